@@ -1,0 +1,258 @@
+"""The settings: defaults, `config.toml`, the environment and flags, in rising order of weight."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import tomllib
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidationError,
+)
+
+from imgsvc import __version__
+from imgsvc.errors import ConfigError
+from imgsvc.models import OutputFormat, Quality, Settings
+
+ENV_PREFIX = "IMGSVC_"
+_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def parse_size(value: object) -> object:
+    """Turn `"256 MiB"` into bytes; leave anything that is not such a text for pydantic to judge."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    if match is None or match[2].lower() not in _SIZE_UNITS:
+        raise ValueError('must be a number of bytes, or a size such as "256 MiB"')
+    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+
+
+def _http_url_or_empty(value: str) -> str:
+    if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value, re.IGNORECASE):
+        raise ValueError('must be "" or an http(s) URL without user name, query or fragment')
+    return value.rstrip("/")
+
+
+def _origin(value: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#@,*]+", value, re.IGNORECASE):
+        raise ValueError('must be an origin such as "https://shop.example"')
+    return value.lower()
+
+
+def _network(value: str) -> str:
+    ipaddress.ip_network(value)
+    return value
+
+
+def _api_key(value: str) -> str:
+    if not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ValueError("must be printable ASCII characters without blanks")
+    return value
+
+
+def _header_value(value: str) -> str:
+    if not re.fullmatch(r"[\x20-\x7e]+", value) or value != value.strip():
+        raise ValueError("must be one line of printable ASCII")
+    return value
+
+
+def _webhook_secret(value: str) -> str:
+    if not re.fullmatch(r"(whsec_([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2,3}={0,2})?)?", value):
+        raise ValueError('must be "" or "whsec_" and base64')
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
+HttpUrl = Annotated[str, AfterValidator(_http_url_or_empty)]
+QualitySetting = Annotated[
+    Quality,
+    BeforeValidator(lambda value: value if isinstance(value, Quality) else Quality.parse(value)),
+    PlainSerializer(str),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+
+class ServerConfig(_Section):
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    public_url: HttpUrl = ""
+    api_keys: tuple[Annotated[str, AfterValidator(_api_key)], ...] = ()
+    cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
+    max_upload_bytes: Annotated[Size, Field(ge=1)] = 256 * 2**20
+    max_images_per_request: Annotated[int, Field(ge=1)] = 1_000_000
+    max_waiting_images: Annotated[int, Field(ge=1)] = 5_000_000
+    upload_idle_seconds: Seconds = 30
+    shutdown_seconds: Seconds = 30
+
+
+class StorageConfig(_Section):
+    data_dir: Path = Path("data")
+    retention_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0
+    min_free_bytes: Size = 256 * 2**20
+
+
+class FetchConfig(_Section):
+    concurrency: Annotated[int, Field(ge=1, le=4_096)] = 64
+    per_host: Annotated[int, Field(ge=1, le=4_096)] = 16
+    total_seconds: Seconds = 60
+    connect_seconds: Seconds = 10
+    idle_seconds: Seconds = 15
+    max_image_bytes: Annotated[Size, Field(ge=1)] = 64 * 2**20
+    attempts: Annotated[int, Field(ge=1, le=100)] = 4
+    allowed_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
+    user_agent: Annotated[str, AfterValidator(_header_value)] = (
+        f"imgsvc/{__version__} (image fetcher; set fetch.user_agent to name a contact)"
+    )
+    proxy: HttpUrl = ""
+
+
+class CompressConfig(_Section):
+    quality: QualitySetting = Quality(50, relative=True)
+    format: OutputFormat = OutputFormat.KEEP
+    progressive: bool = False
+    workers: Annotated[int, Field(ge=0, le=1_024)] = 0
+    max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    seconds: Seconds = 60
+    worker_memory_bytes: Size = 0
+
+    @property
+    def settings(self) -> Settings:
+        """What an upload gets that asks for nothing else."""
+        return Settings(self.quality, self.format, self.progressive)
+
+
+class WebhookConfig(_Section):
+    secret: Annotated[str, AfterValidator(_webhook_secret)] = ""
+    pauses_seconds: tuple[Seconds, ...] = (5, 60, 300, 1_800, 7_200, 18_000, 36_000)
+    timeout_seconds: Seconds = 15
+
+
+class LogConfig(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Config(_Section):
+    """Every setting of the service, by section."""
+
+    server: ServerConfig = ServerConfig()
+    storage: StorageConfig = StorageConfig()
+    fetch: FetchConfig = FetchConfig()
+    compress: CompressConfig = CompressConfig()
+    webhook: WebhookConfig = WebhookConfig()
+    log: LogConfig = LogConfig()
+
+
+def load_config(
+    file: Path | None = None,
+    *,
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Read the configuration.
+
+    `file` is what `--config` named; without it `IMGSVC_CONFIG`, else `./config.toml` if there is one.
+    `flags` are dotted keys (`"server.port"`) with their values. A relative `data_dir` is relative to
+    the file, or to the working directory where there is none. Raises `ConfigError`, which names the
+    key and its source.
+    """
+    path = file or (Path(environ["IMGSVC_CONFIG"]) if environ.get("IMGSVC_CONFIG") else None)
+    if path is None and Path("config.toml").is_file():
+        path = Path("config.toml")
+    values: dict[str, dict[str, Any]] = {}
+    sources: dict[str, str] = {}
+    if path is not None:
+        _merge(values, sources, _read_file(path), str(path))
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX) and "__" in name:
+            section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
+            _merge(values, sources, {section: {key: _from_text(section, key, text, name)}}, name)
+    for dotted, value in (flags or {}).items():
+        section, _, key = dotted.partition(".")
+        _merge(values, sources, {section: {key: value}}, f"--{key.replace('_', '-')}")
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, sources)) from None
+    base = path.parent if path is not None else Path()
+    data_dir = (base / config.storage.data_dir).resolve()
+    return config.model_copy(
+        update={"storage": config.storage.model_copy(update={"data_dir": data_dir})}
+    )
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from None
+
+
+def _merge(
+    values: dict[str, dict[str, Any]],
+    sources: dict[str, str],
+    more: Mapping[str, Any],
+    source: str,
+) -> None:
+    for section, keys in more.items():
+        if not isinstance(keys, Mapping):
+            raise ConfigError(f"{source}: {section} is not a section; did you mean [{section}]?")
+        if section not in Config.model_fields:
+            raise ConfigError(f"{source}: there is no section [{section}]")
+        for key, value in keys.items():
+            values.setdefault(section, {})[key] = value
+            sources[f"{section}.{key}"] = source
+
+
+def _from_text(section: str, key: str, text: str, name: str) -> object:
+    """Read an environment variable: lists are JSON, all else is for pydantic to convert."""
+    field = Config.model_fields.get(section)
+    model = field.annotation if field is not None else None
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return text
+    setting = model.model_fields.get(key)
+    if setting is None or typing.get_origin(setting.annotation) is not tuple:
+        return text
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, list):
+        raise ConfigError(f'{name}: must be a JSON list, such as ["a", "b"]')
+    return value
+
+
+def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        section, key, *rest = (*map(str, problem["loc"]), "")
+        dotted = f"{section}.{key}"
+        where = f"{dotted}[{rest[0]}]" if rest and rest[0].isdigit() else dotted
+        if problem["type"] == "extra_forbidden":
+            message = "there is no such key"
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{sources.get(dotted, 'configuration')}: {where}: {message}")
+    return "\n".join(lines)

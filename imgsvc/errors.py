@@ -1,0 +1,163 @@
+"""Every error has a code that a program can act on and a sentence that helps a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class FaultCode(StrEnum):
+    """What can be wrong with an uploaded table."""
+
+    EMPTY_FILE = "empty_file"
+    NOT_CSV = "not_csv"
+    BAD_ENCODING = "bad_encoding"
+    MISSING_COLUMN = "missing_column"
+    DUPLICATE_COLUMN = "duplicate_column"
+    NO_ROWS = "no_rows"
+    WRONG_CELL_COUNT = "wrong_cell_count"
+    EMPTY_VALUE = "empty_value"
+    TOO_LONG = "too_long"
+    INVALID_URL = "invalid_url"
+    UNSUPPORTED_SCHEME = "unsupported_scheme"
+    TOO_MANY_URLS = "too_many_urls"
+    UNCLOSED_QUOTE = "unclosed_quote"
+    CONTROL_CHARACTER = "control_character"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with an uploaded table, and where.
+
+    `row` is the record's number as a spreadsheet program shows it (the header is 1) and `column` the
+    header's own spelling; both are None where the fault is the whole file's. `value` is the offending
+    text, shortened.
+    """
+
+    code: FaultCode
+    message: str
+    row: int | None = None
+    column: str | None = None
+    value: str | None = None
+
+
+class ImageErrorCode(StrEnum):
+    """Why an image could not be fetched, compressed or stored."""
+
+    INVALID_URL = "invalid_url"
+    BLOCKED_ADDRESS = "blocked_address"
+    DNS_FAILURE = "dns_failure"
+    CONNECT_FAILED = "connect_failed"
+    TLS_ERROR = "tls_error"
+    TIMEOUT = "timeout"
+    HTTP_STATUS = "http_status"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_LARGE = "too_large"
+    EMPTY_BODY = "empty_body"
+    INCOMPLETE_BODY = "incomplete_body"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    CORRUPT_IMAGE = "corrupt_image"
+    COMPRESS_TIMEOUT = "compress_timeout"
+    COMPRESS_CRASHED = "compress_crashed"
+    OUT_OF_MEMORY = "out_of_memory"
+    STORAGE_FAILED = "storage_failed"
+    INTERNAL = "internal"
+
+
+class ImageError(Exception):
+    """An image failed: `code` for programs, `message` a sentence for its reader.
+
+    `http_status` is the origin's answer where `code` is `http_status`; `retry_after` is the number of
+    seconds after which the origin asked to be tried again.
+    """
+
+    def __init__(
+        self,
+        code: ImageErrorCode,
+        message: str,
+        *,
+        http_status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.http_status = http_status
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_image_error, (self.code, self.message, self.http_status, self.retry_after))
+
+
+def _rebuild_image_error(
+    code: ImageErrorCode, message: str, http_status: int | None, retry_after: float | None
+) -> ImageError:
+    return ImageError(code, message, http_status=http_status, retry_after=retry_after)
+
+
+class RefusalCode(StrEnum):
+    """Why the service refuses a call; `web/problems.py` maps each to its HTTP status."""
+
+    INVALID_CSV = "invalid-csv"
+    INVALID_OPTION = "invalid-option"
+    INVALID_BODY = "invalid-body"
+    UNAUTHORIZED = "unauthorized"
+    FOREIGN_ORIGIN = "foreign-origin"
+    NOT_FOUND = "not-found"
+    METHOD_NOT_ALLOWED = "method-not-allowed"
+    UPLOAD_STALLED = "upload-stalled"
+    IDEMPOTENCY_KEY_BUSY = "idempotency-key-busy"
+    IDEMPOTENCY_KEY_REUSED = "idempotency-key-reused"
+    ALREADY_FINISHED = "already-finished"
+    NOT_FINISHED = "not-finished"
+    NOTHING_FAILED = "nothing-failed"
+    TOO_LARGE = "too-large"
+    TOO_MANY_IMAGES = "too-many-images"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    TOO_MUCH_WAITING = "too-much-waiting"
+    UNAVAILABLE = "unavailable"
+    STORAGE_FULL = "storage-full"
+    INTERNAL = "internal"
+
+
+class Refusal(Exception):
+    """The service refuses a call.
+
+    `detail` says what went wrong, where, and what to do. `faults` are the several causes where the
+    refusal is a table's, at most 100 of them, and `fault_count` how many there are in all.
+    `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        code: RefusalCode,
+        detail: str,
+        *,
+        faults: Sequence[Fault] = (),
+        fault_count: int | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+        self.faults = tuple(faults)
+        self.fault_count = len(self.faults) if fault_count is None else fault_count
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
+class ConfigError(Exception):
+    """The configuration is wrong; the message names the key and where it was set."""
+
+
+class StartError(Exception):
+    """The service cannot start; the message says why and what to do."""

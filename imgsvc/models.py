@@ -1,0 +1,422 @@
+"""The nouns: what the service speaks of, in plain immutable values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from imgsvc.errors import ImageErrorCode
+
+
+class ImageStatus(StrEnum):
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+IMAGE_MOVES: Mapping[ImageStatus, frozenset[ImageStatus]] = {
+    ImageStatus.PENDING: frozenset(
+        {ImageStatus.PROCESSING, ImageStatus.FAILED, ImageStatus.CANCELLED}
+    ),
+    ImageStatus.PROCESSING: frozenset(
+        {
+            ImageStatus.PENDING,
+            ImageStatus.COMPLETED,
+            ImageStatus.FAILED,
+            ImageStatus.CANCELLED,
+        }
+    ),
+    ImageStatus.FAILED: frozenset({ImageStatus.PENDING}),
+    ImageStatus.CANCELLED: frozenset(),
+    ImageStatus.COMPLETED: frozenset(),
+}
+"""The legal moves of an image. A failed one moves only when its user asks for a retry."""
+
+
+class IllegalMove(Exception):
+    """An image was to move between two states that no arrow joins: a bug, never a user's doing."""
+
+
+def check_move(before: ImageStatus, after: ImageStatus) -> None:
+    """Raise `IllegalMove` unless an image may go from `before` to `after`."""
+    if after not in IMAGE_MOVES[before]:
+        raise IllegalMove(f"an image that is {before} cannot become {after}")
+
+
+class Status(StrEnum):
+    """The state of a request, and of one row of it."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How many images of a request or a row are in which state."""
+
+    pending: int = 0
+    processing: int = 0
+    completed: int = 0
+    failed: int = 0
+    cancelled: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.pending + self.processing + self.completed + self.failed + self.cancelled
+
+    @property
+    def done(self) -> int:
+        return self.completed + self.failed + self.cancelled
+
+    @property
+    def finished(self) -> bool:
+        return not self.pending and not self.processing
+
+    @property
+    def status(self) -> Status:
+        """The one word for these counts; the same rule serves rows and requests."""
+        if not self.finished:
+            return Status.PROCESSING if self.processing or self.done else Status.PENDING
+        if self.cancelled:
+            return Status.CANCELLED
+        if not self.failed:
+            return Status.COMPLETED
+        return Status.PARTIAL if self.completed else Status.FAILED
+
+
+class OutputFormat(StrEnum):
+    KEEP = "keep"
+    JPEG = "jpeg"
+    WEBP = "webp"
+    AVIF = "avif"
+    PNG = "png"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A quality to compress at: `50%` is half of the source's own, `50` is absolute.
+
+    `value` is 1–100 on libjpeg's scale, or a percentage of the source's quality where `relative`.
+    """
+
+    value: int
+    relative: bool
+
+    @classmethod
+    def parse(cls, text: str | int) -> Quality:
+        """Read `"50%"`, `"50"` or `50`; raise ValueError for anything else."""
+        match = re.fullmatch(r"([1-9][0-9]?|100)(%?)", str(text).strip())
+        if match is None or isinstance(text, bool):
+            raise ValueError('must be a whole number from 1 to 100, or a percentage such as "50%"')
+        return cls(int(match[1]), bool(match[2]))
+
+    def of(self, source: int | None) -> int:
+        """The quality to use for a source of quality `source` (None: its format records none).
+
+        Rounded up, and at least 1.
+        """
+        if not self.relative:
+            return self.value
+        return max(1, -(-(100 if source is None else source) * self.value // 100))
+
+    def __str__(self) -> str:
+        return f"{self.value}%" if self.relative else str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How an image is to be compressed. Equal settings on equal bytes give equal results."""
+
+    quality: Quality = Quality(50, relative=True)
+    format: OutputFormat = OutputFormat.KEEP
+    progressive: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.quality} {self.format}{' progressive' if self.progressive else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is known of a compressed image besides its bytes. Formats are lower-case names.
+
+    `source_quality` is None where the source's format records none; `quality` is None where the
+    source's own picture was kept.
+    """
+
+    input_bytes: int
+    output_bytes: int
+    width: int
+    height: int
+    input_format: str
+    output_format: str
+    source_quality: int | None
+    quality: int | None
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """A compressed image: its bytes and what is known of it."""
+
+    data: bytes
+    picture: Picture
+
+
+EXTENSIONS: Mapping[str, str] = {
+    "jpeg": "jpg",
+    "png": "png",
+    "webp": "webp",
+    "gif": "gif",
+    "avif": "avif",
+    "heic": "heic",
+}
+"""The file name extension of each output format."""
+
+MEDIA_TYPES: Mapping[str, str] = {
+    "jpg": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "gif": "image/gif",
+    "avif": "image/avif",
+    "heic": "image/heic",
+}
+"""The media type of each output extension."""
+
+
+# --- the table that comes in -------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    """What a column of the uploaded table is for."""
+
+    SERIAL = "serial"
+    NAME = "name"
+    URLS = "urls"
+    EXTRA = "extra"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The uploaded table's own columns, in their order: header text and role.
+
+    Columns that are dropped (empty unnamed ones, those with the names of our own output columns) are
+    not among them.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[Role, ...]
+
+    @property
+    def extra(self) -> tuple[str, ...]:
+        return tuple(n for n, r in zip(self.names, self.roles, strict=True) if r is Role.EXTRA)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """One image URL of a row.
+
+    `given` is the user's spelling, trimmed, and what is shown; `fetched` is the valid ASCII form that
+    goes on the wire; `origin` is its `scheme://host:port`.
+    """
+
+    given: str
+    fetched: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One row of the uploaded table. `extra` are the cells of `Columns.extra`, in that order."""
+
+    row: int
+    serial_number: str
+    name: str
+    images: tuple[ImageUrl, ...]
+    extra: tuple[str, ...] = ()
+
+
+# --- requests, as the database gives them ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What a user asked for beside the table itself."""
+
+    settings: Settings
+    webhook_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryState:
+    """Where the request's latest webhook stands: `pending`, `delivered` or `failed`."""
+
+    url: str
+    status: str
+    attempts: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailureCount:
+    """So many images of one host failed with one code."""
+
+    host: str
+    code: ImageErrorCode
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A user's request, as one database snapshot shows it. Times are Unix seconds, UTC.
+
+    `version` grows with every change that a status shows. `key` is the database's own number for the
+    request, which never leaves the service. `input_bytes` and `output_bytes` count completed images.
+    """
+
+    key: int
+    request_id: str
+    created_at: float
+    started_at: float | None
+    finished_at: float | None
+    version: int
+    products: int
+    progress: Progress
+    input_bytes: int
+    output_bytes: int
+    columns: Columns
+    options: RequestOptions
+    webhook: DeliveryState | None = None
+    failures: tuple[FailureCount, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRow:
+    """One image of a product, as a status shows it. `file` is its public name, `TOKEN.EXT`."""
+
+    url: str
+    status: ImageStatus
+    attempts: int
+    file: str | None = None
+    picture: Picture | None = None
+    error_code: ImageErrorCode | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProductRow:
+    """One row of a request, as a status shows it."""
+
+    number: int
+    serial_number: str
+    name: str
+    extra: tuple[str, ...]
+    images: tuple[ImageRow, ...]
+
+    @property
+    def progress(self) -> Progress:
+        counts = dict.fromkeys(ImageStatus, 0)
+        for image in self.images:
+            counts[image.status] += 1
+        return Progress(**{str(status): count for status, count in counts.items()})
+
+
+# --- work ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An image that is this process's to do, together with those of its request that share its URL.
+
+    `numbers` are the images' numbers within the request; the first one's `token` names the file that
+    the outcome is written to.
+    """
+
+    request_key: int
+    request_id: str
+    numbers: tuple[int, ...]
+    token: str
+    url: str
+    origin: str
+    attempts: int
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The claim's image is stored.
+
+    `source_digest` is the SHA-256 of the source's bytes; `file` names the stored file, `TOKEN.EXT`,
+    which is this claim's own or that of an earlier image with the same source and settings.
+    """
+
+    claim: Claim
+    source_digest: bytes
+    file: str
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The claim's image failed for good. `attempts` counts this one, where one was made."""
+
+    claim: Claim
+    attempts: int
+    code: ImageErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """The claim's image waits again, until `not_before` (Unix seconds; 0: no longer)."""
+
+    claim: Claim
+    attempts: int
+    not_before: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The claim's image was given up because its request was cancelled."""
+
+    claim: Claim
+
+
+Outcome = Completed | Failed | PutBack | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A stored output: the file's name on disk and what is known of it."""
+
+    name: str
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One webhook that is to be sent. `body` is the JSON text; `attempts` were made before."""
+
+    delivery_id: str
+    request_key: int
+    request_id: str
+    url: str
+    body: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A request has just finished; what `events` tells whoever watches."""
+
+    request_key: int
+    request_id: str
+    status: Status
+    progress: Progress = field(default_factory=Progress)
