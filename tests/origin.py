@@ -1,0 +1,297 @@
+"""An HTTP origin in a process of its own, which does what a test tells it to.
+
+    origin.url("/photo/7.jpg")            the picture 7 of tests/pictures.py; also .png, .webp, …;
+                                          ?w=640&h=480 for another size
+    origin.script("/a.jpg", Reply(503), Reply(photo="/photo/7.jpg"))
+                                          first a 503, then (and from then on) the picture
+    origin.seen("/a.jpg")                 the calls that came for this path, in their order
+    origin.script("/b.jpg", Reply(gate="b"))  …  origin.open_gate("b")
+                                          the answer waits until the test opens the gate
+
+It also takes POST, and so serves as the receiver of webhooks. It speaks HTTP/1.1 by hand: a test may
+want answers that no proper server gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests import pictures
+
+ROOT = Path(__file__).parent.parent
+CONTROL = "/_control"
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer. Without `body` and `photo` a 200 sends the picture that the path itself names.
+
+    `delay` (seconds) and `gate` hold back the whole answer. `drip` sends the body in pieces of
+    (bytes, seconds apart). `cut` breaks the connection after so many bytes of the body. `length`
+    claims another Content-Length, `chunked` sends none. `raw` is sent as it is instead of any of this.
+    """
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    photo: str | None = None
+    delay: float = 0.0
+    gate: str | None = None
+    drip: tuple[int, float] | None = None
+    cut: int | None = None
+    length: int | None = None
+    chunked: bool = False
+    raw: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One call that came. `target` is the request line's, as it came; header names are lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+    at: float
+
+
+def _to_json(value: Any) -> str:
+    def default(thing: Any) -> Any:
+        return {"base64": base64.b64encode(thing).decode()}
+
+    return json.dumps(value, default=default)
+
+
+def _from_json(text: str | bytes) -> Any:
+    def hook(thing: dict[str, Any]) -> Any:
+        return base64.b64decode(thing["base64"]) if thing.keys() == {"base64"} else thing
+
+    return json.loads(text, object_hook=hook)
+
+
+class Origin:
+    """The test's handle on the origin's process."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.origin", host],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        self.host = host
+        self.port = int(self._process.stdout.readline())
+        self.base = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    def url(self, path: str) -> str:
+        return self.base + path
+
+    def photo(self, number: int, extension: str = "jpg", query: str = "") -> str:
+        """The URL of the picture `number`."""
+        return self.url(f"/photo/{number}.{extension}{query}")
+
+    def script(self, path: str, *replies: Reply) -> str:
+        """Answer `path` so, in this order, the last one for ever; return its URL."""
+        self._control("script", path=path, replies=[asdict(reply) for reply in replies])
+        return self.url(path)
+
+    def serve(self, path: str, body: bytes, content_type: str = "image/jpeg") -> str:
+        """Answer `path` with these bytes; return its URL."""
+        return self.script(path, Reply(headers={"Content-Type": content_type}, body=body))
+
+    def open_gate(self, gate: str) -> None:
+        self._control("open_gate", gate=gate)
+
+    def seen(self, path: str | None = None) -> list[Seen]:
+        """The calls that came for `path` (without its query), or all of them."""
+        return [Seen(**seen) for seen in self._control("seen", path=path)]
+
+    def hits(self, path: str | None = None) -> int:
+        """How many calls came for `path`, or in all."""
+        return int(self._control("hits", path=path))
+
+    def peak(self) -> int:
+        """The most calls that were being answered at the same time."""
+        return int(self._control("peak"))
+
+    def wait_for_hits(self, path: str | None, count: int, seconds: float = 30) -> None:
+        wait_until(lambda: self.hits(path) >= count, seconds, f"{count} calls for {path}")
+
+    def reset(self) -> None:
+        """Forget scripts and calls, and open all gates."""
+        self._control("reset")
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.communicate(timeout=10)
+
+    def _control(self, verb: str, **arguments: Any) -> Any:
+        connection = HTTPConnection(self.host, self.port, timeout=30)
+        try:
+            connection.request("POST", CONTROL, _to_json({"verb": verb, **arguments}))
+            answer = connection.getresponse()
+            body = answer.read()
+            assert answer.status == 200, body
+            return _from_json(body)
+        finally:
+            connection.close()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 30, what: str = "it") -> None:
+    """Look again and again until `condition()` is true; fail when that takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+class _Server:
+    """What runs in the origin's process."""
+
+    def __init__(self) -> None:
+        self._scripts: dict[str, list[Reply]] = {}
+        self._gates: dict[str, asyncio.Event] = {}
+        self._seen: list[Seen] = []
+        self._active = self._peak = 0
+        self._photos: dict[str, tuple[bytes, str]] = {}
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while await self._exchange(reader, writer):
+                pass
+        writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, target, _ = head[0].split(" ", 2)
+        pairs = (line.partition(":") for line in head[1:] if line)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        if target == CONTROL:
+            answer = _to_json(self._obey(**_from_json(body))).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+            await writer.drain()
+            return True
+        self._seen.append(Seen(method, target, headers, body, time.time()))
+        self._active += 1
+        self._peak = max(self._peak, self._active)
+        try:
+            return await self._answer(method, target, writer)
+        finally:
+            self._active -= 1
+
+    def _obey(self, verb: str, **arguments: Any) -> Any:
+        path = arguments.get("path")
+        match verb:
+            case "script":
+                self._scripts[arguments["path"]] = [Reply(**r) for r in arguments["replies"]]
+            case "open_gate":
+                self._gate(arguments["gate"]).set()
+            case "seen":
+                return [asdict(s) for s in self._seen if path in (None, s.target.split("?")[0])]
+            case "hits":
+                return sum(path in (None, s.target.split("?")[0]) for s in self._seen)
+            case "peak":
+                return self._peak
+            case "reset":
+                for gate in self._gates.values():
+                    gate.set()
+                self._scripts, self._gates, self._seen, self._peak = {}, {}, [], 0
+            case _:
+                raise AssertionError(verb)
+        return None
+
+    def _gate(self, name: str) -> asyncio.Event:
+        return self._gates.setdefault(name, asyncio.Event())
+
+    async def _answer(self, method: str, target: str, writer: asyncio.StreamWriter) -> bool:
+        path = target.partition("?")[0]
+        replies = self._scripts.get(path, [Reply()])
+        reply = replies.pop(0) if len(replies) > 1 else replies[0]
+        if reply.delay:
+            await asyncio.sleep(reply.delay)
+        if reply.gate is not None:
+            await self._gate(reply.gate).wait()
+        if reply.raw is not None:
+            writer.write(reply.raw)
+            await writer.drain()
+            return False
+        reply, body = await self._complete(reply, target)
+        lines = [
+            f"HTTP/1.1 {reply.status} Scripted",
+            *(f"{k}: {v}" for k, v in reply.headers.items()),
+        ]
+        lines += (
+            ["Transfer-Encoding: chunked"]
+            if reply.chunked
+            else [f"Content-Length: {len(body) if reply.length is None else reply.length}"]
+        )
+        writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        if method == "HEAD" or reply.status in {204, 304}:
+            await writer.drain()
+            return True
+        return await self._send(reply, body, writer)
+
+    async def _send(self, reply: Reply, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        whole = body if reply.cut is None else body[: reply.cut]
+        size, pause = reply.drip or (max(1, len(whole)), 0.0)
+        for start in range(0, len(whole), size):
+            piece = whole[start : start + size]
+            writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if reply.chunked else piece)
+            await writer.drain()
+            if pause:
+                await asyncio.sleep(pause)
+        if reply.cut is not None or (reply.length or 0) > len(body):
+            return False
+        if reply.chunked:
+            writer.write(b"0\r\n\r\n")
+        await writer.drain()
+        return True
+
+    async def _complete(self, reply: Reply, target: str) -> tuple[Reply, bytes]:
+        """Find the body and its content type; a path that names no picture is a 404."""
+        if reply.body is not None or (reply.status != 200 and reply.photo is None):
+            return reply, reply.body or b""
+        try:
+            body, content_type = await self._photo(reply.photo or target)
+        except (ValueError, KeyError):
+            return replace(reply, status=404), b"no such picture"
+        return replace(reply, headers={"Content-Type": content_type, **reply.headers}), body
+
+    async def _photo(self, target: str) -> tuple[bytes, str]:
+        if target not in self._photos:
+            url = urlsplit(target)
+            folder, _, name = url.path.removeprefix("/").partition("/")
+            number, _, extension = name.partition(".")
+            if folder != "photo":
+                raise ValueError(target)
+            query = parse_qs(url.query)
+            size = int(query.get("w", ["320"])[0]), int(query.get("h", ["240"])[0])
+            body = await asyncio.to_thread(pictures.encoded, int(number), extension, *size)
+            self._photos[target] = body, pictures.media_type(extension)
+        return self._photos[target]
+
+
+async def _serve(host: str) -> None:
+    server = await asyncio.start_server(_Server().connected, host, 0, limit=2**20, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    # The test's process holds the other end of stdin: when it is gone, however it ended, so are we.
+    await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        asyncio.run(_serve(sys.argv[1]))
