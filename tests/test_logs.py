@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from imgsvc import logs
+from imgsvc.config import LogConfig
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = before
+
+
+def lines(out: io.StringIO) -> list[Any]:
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_an_event_is_one_line_of_json_with_its_fields() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(), out)
+    logging.getLogger("imgsvc.x").info("stored %s", "é\n", extra={"images": 3, "path": io})
+    (event,) = lines(out)
+    assert event.pop("time").endswith("+00:00")
+    assert event == {
+        "level": "info",
+        "logger": "imgsvc.x",
+        "message": "stored é\n",
+        "images": 3,
+        "path": str(io),
+    }
+
+
+def test_an_exception_stays_in_its_line() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(format="json"), out)
+    try:
+        raise RuntimeError("boom")
+    except RuntimeError:
+        logging.getLogger("x").exception("failed")
+    (event,) = lines(out)
+    assert event["level"] == "error"
+    assert event["exception"].splitlines()[-1] == "RuntimeError: boom"
+
+
+def test_a_field_does_not_replace_the_event_itself() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(format="json"), out)
+    logging.getLogger("x").warning("said", extra={"level": "none", "time": 0})
+    (event,) = lines(out)
+    assert event["level"] == "warning"
+    assert event["time"]
+
+
+@pytest.mark.parametrize(
+    ("level", "seen"),
+    [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)],
+)
+def test_the_level_says_what_is_left_out(level: Any, seen: int) -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(level=level), out)
+    log = logging.getLogger("imgsvc.y")
+    log.debug("1")
+    log.info("2")
+    log.warning("3")
+    log.error("4")
+    assert len(lines(out)) == seen
+
+
+def test_libraries_do_not_tell_query_strings() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(level="debug"), out)
+    for name in ("aiohttp.access", "aiosqlite", "asyncio"):
+        logging.getLogger(name).info("GET /?key=secret")
+    logging.getLogger("asyncio").error("task was destroyed")
+    assert [event["message"] for event in lines(out)] == ["task was destroyed"]
+
+
+def test_a_terminal_gets_plain_text_that_cannot_play_tricks() -> None:
+    out = Terminal()
+    logs.setup(LogConfig(), out)
+    logging.getLogger("x").warning(
+        "odd\x1b[2J name\nsecond", extra={"url": "http://a/ b\x07", "n": 1, "empty": ""}
+    )
+    (line,) = out.getvalue().splitlines()
+    assert line[9:] == 'warning odd\\x1b[2J name\\nsecond  url="http://a/ b\\x07"  n=1  empty=""'
+
+
+def test_the_format_can_be_forced() -> None:
+    out = Terminal()
+    logs.setup(LogConfig(format="json"), out)
+    logging.getLogger("x").warning("a")
+    assert lines(out)
+    out = Terminal()
+    logs.setup(LogConfig(format="console"), io.StringIO())
+    logging.getLogger("x").warning("a")
+    assert not out.getvalue()
+
+
+def test_setting_up_twice_tells_each_event_once() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(), out)
+    logs.setup(LogConfig(), out)
+    logging.getLogger("x").warning("a")
+    assert len(lines(out)) == 1
