@@ -1,0 +1,280 @@
+"""An upload's way in: stream of bytes → table → database, or a refusal that says why."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from imgsvc.config import ServerConfig
+from imgsvc.database.uploads import Uploads
+from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.metrics import Metrics
+from imgsvc.models import Product, Request, RequestOptions
+from imgsvc.table.reader import TableReader
+
+log = logging.getLogger(__name__)
+
+STAGED_ROWS = 1_000
+"""Rows in one transaction: few milliseconds, so that an upload holds up nobody's writes."""
+FEED_BYTES = 128 * 1024
+"""Bytes that are parsed without a pause, so that a large chunk holds up nobody's answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadOptions:
+    """What came with the upload beside the table."""
+
+    options: RequestOptions
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of an upload. `request` is None for a dry run, which stores nothing."""
+
+    request: Request | None
+    products: int
+    images: int
+    replayed: bool = False
+
+
+class Intake:
+    """Takes uploads.
+
+    `has_room` says whether the disk has room for more; `accepted` is called after each request that
+    was accepted, `discarded` after each that left something to clean up.
+    """
+
+    def __init__(
+        self,
+        uploads: Uploads,
+        config: ServerConfig,
+        metrics: Metrics,
+        *,
+        has_room: Callable[[], bool],
+        accepted: Callable[[], None],
+        discarded: Callable[[], None],
+    ) -> None:
+        self._uploads = uploads
+        self._config = config
+        self._metrics = metrics
+        self._has_room = has_room
+        self._accepted = accepted
+        self._discarded = discarded
+        self._keys_in_progress: set[str] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._stopping = False
+
+    async def upload(
+        self,
+        chunks: AsyncIterator[bytes],
+        options: Callable[[], UploadOptions],
+        *,
+        idempotency_key: str | None = None,
+    ) -> Accepted:
+        """Read an upload to its end and accept it, or raise `Refusal`.
+
+        `options` gives what is known of the options so far, and all of them once `chunks` has ended.
+        A request that was accepted is on disk; of one that was refused nothing stays.
+        """
+        self._check_open()
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+        try:
+            accepted = await self._keyed(chunks, options, idempotency_key)
+        except asyncio.CancelledError:
+            if not self._stopping or task is None or task.uncancel():
+                raise
+            raise _stopping() from None
+        except Refusal as refusal:
+            self._metrics.uploads.labels(refusal.code).inc()
+            raise
+        finally:
+            if task is not None:
+                self._tasks.discard(task)
+        self._metrics.uploads.labels(_outcome(accepted)).inc()
+        if accepted.request is not None and not accepted.replayed:
+            self._accepted()
+        return accepted
+
+    def stop(self) -> None:
+        """Refuse what comes, and what is still being uploaded."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise _stopping()
+        if not self._has_room():
+            raise Refusal(
+                RefusalCode.STORAGE_FULL,
+                "The storage has no room for more work. Try again when some has been freed.",
+                retry_after=60,
+            )
+
+    async def _keyed(
+        self,
+        chunks: AsyncIterator[bytes],
+        options: Callable[[], UploadOptions],
+        idempotency_key: str | None,
+    ) -> Accepted:
+        if idempotency_key is None:
+            return await self._upload().run(chunks, options, None)
+        if idempotency_key in self._keys_in_progress:
+            raise Refusal(
+                RefusalCode.IDEMPOTENCY_KEY_BUSY,
+                "An upload with this Idempotency-Key is still in progress. Wait for its answer.",
+                retry_after=1,
+            )
+        self._keys_in_progress.add(idempotency_key)
+        try:
+            bound = await self._uploads.find_idempotent(idempotency_key)
+            if bound is not None:
+                return await self._replay(chunks, options, *bound)
+            return await self._upload().run(chunks, options, idempotency_key)
+        finally:
+            self._keys_in_progress.discard(idempotency_key)
+
+    async def _replay(
+        self,
+        chunks: AsyncIterator[bytes],
+        options: Callable[[], UploadOptions],
+        fingerprint: str,
+        request: Request,
+    ) -> Accepted:
+        digest = hashlib.sha256()
+        async for chunk in chunks:
+            digest.update(chunk)
+        if _fingerprint(digest.digest(), options()) != fingerprint:
+            raise Refusal(
+                RefusalCode.IDEMPOTENCY_KEY_REUSED,
+                "This Idempotency-Key came before with another table or other options. "
+                "Use a new key for a new upload.",
+            )
+        return Accepted(request, request.products, request.progress.total, replayed=True)
+
+    def _upload(self) -> _Upload:
+        return _Upload(self._uploads, self._config, self._discarded)
+
+
+class _Upload:
+    """One upload on its way: rows are staged under a request that nobody sees until it is accepted."""
+
+    def __init__(
+        self, uploads: Uploads, config: ServerConfig, discarded: Callable[[], None]
+    ) -> None:
+        self._uploads = uploads
+        self._config = config
+        self._discarded = discarded
+        self._reader = TableReader(max_images=config.max_images_per_request)
+        self._digest = hashlib.sha256()
+        self._rows: list[Product] = []
+        self._request_key: int | None = None
+
+    async def run(
+        self,
+        chunks: AsyncIterator[bytes],
+        options: Callable[[], UploadOptions],
+        idempotency_key: str | None,
+    ) -> Accepted:
+        accepted = False
+        try:
+            await self._read(chunks, store=not options().dry_run)
+            given = options()
+            self._check_table()
+            if given.dry_run:
+                return Accepted(None, self._reader.products, self._reader.images)
+            request = await self._accept(given, idempotency_key)
+            accepted = True
+        finally:
+            if not accepted and self._request_key is not None:
+                await asyncio.shield(self._uploads.discard(self._request_key))
+                self._discarded()
+        return Accepted(request, self._reader.products, self._reader.images)
+
+    async def _read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
+        async for chunk in chunks:
+            self._digest.update(chunk)
+            for start in range(0, len(chunk), FEED_BYTES):
+                await self._take(self._reader.feed(chunk[start : start + FEED_BYTES]), store=store)
+        await self._take(self._reader.close(), store=store, last=True)
+
+    async def _take(self, rows: list[Product], *, store: bool, last: bool = False) -> None:
+        if self._reader.images > self._config.max_images_per_request:
+            raise Refusal(
+                RefusalCode.TOO_MANY_IMAGES,
+                f"The table has more than {self._config.max_images_per_request:,} images "
+                "(server.max_images_per_request). Split it into several uploads.",
+            )
+        if not store or self._reader.fault_count:
+            self._rows.clear()
+            await asyncio.sleep(0)
+            return
+        self._rows += rows
+        while len(self._rows) >= STAGED_ROWS or (last and self._rows):
+            batch, self._rows = self._rows[:STAGED_ROWS], self._rows[STAGED_ROWS:]
+            await self._stage(batch)
+        await asyncio.sleep(0)
+
+    async def _stage(self, rows: list[Product]) -> None:
+        if self._request_key is None:
+            columns = self._reader.columns
+            assert columns is not None, "rows come after their header"
+            self._request_key = await self._uploads.begin(columns)
+        await self._uploads.stage(self._request_key, rows)
+
+    def _check_table(self) -> None:
+        count = self._reader.fault_count
+        if count:
+            raise Refusal(
+                RefusalCode.INVALID_CSV,
+                f"The table has {count:,} fault{'s' if count > 1 else ''}; nothing was stored. "
+                "Mend what `errors` lists and upload it again.",
+                faults=self._reader.faults,
+                fault_count=count,
+            )
+
+    async def _accept(self, given: UploadOptions, idempotency_key: str | None) -> Request:
+        assert self._request_key is not None, "a table without faults has rows"
+        idempotency = None
+        if idempotency_key is not None:
+            idempotency = (idempotency_key, _fingerprint(self._digest.digest(), given))
+        request = await self._uploads.accept(
+            self._request_key,
+            given.options,
+            max_waiting=self._config.max_waiting_images,
+            idempotency=idempotency,
+        )
+        log.info(
+            "accepted",
+            extra={
+                "request": request.request_id,
+                "products": request.products,
+                "images": request.progress.total,
+            },
+        )
+        return request
+
+
+def _fingerprint(digest: bytes, given: UploadOptions) -> str:
+    """Tell the table's bytes and the options' values apart from any others."""
+    options = [str(given.options.settings), given.options.webhook_url, given.dry_run]
+    return hashlib.sha256(digest + json.dumps(options).encode()).hexdigest()
+
+
+def _outcome(accepted: Accepted) -> str:
+    if accepted.request is None:
+        return "dry-run"
+    return "replayed" if accepted.replayed else "accepted"
+
+
+def _stopping() -> Refusal:
+    return Refusal(
+        RefusalCode.UNAVAILABLE, "The service is stopping. Try again in a moment.", retry_after=5
+    )

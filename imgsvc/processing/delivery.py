@@ -1,0 +1,113 @@
+"""Due webhooks: taken from the database, sent, and their outcome written back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from imgsvc.config import WebhookConfig
+from imgsvc.database.deliveries import Deliveries
+from imgsvc.metrics import Metrics
+from imgsvc.models import Delivery
+from imgsvc.network.retry import webhook_pause
+from imgsvc.network.webhooks import WebhookSender
+
+log = logging.getLogger(__name__)
+
+SENT_AT_ONCE = 16
+IDLE_SECONDS = 60.0
+UNNOTED_SECONDS = 10.0
+"""How long a delivery rests whose outcome could not be written down."""
+
+
+class DeliveryQueue:
+    """Sends what is due. The delivery's row is the truth: it is written in the commit that finishes
+    the request, and a process that dies between sending and noting it sends again under the same id.
+    """
+
+    def __init__(
+        self,
+        deliveries: Deliveries,
+        sender: WebhookSender,
+        config: WebhookConfig,
+        metrics: Metrics,
+        *,
+        touch: Callable[[Iterable[int]], None],
+    ) -> None:
+        self._deliveries = deliveries
+        self._sender = sender
+        self._config = config
+        self._metrics = metrics
+        self._touch = touch
+        self._wake = asyncio.Event()
+        self._sending: dict[str, asyncio.Task[None]] = {}
+
+    def wake(self) -> None:
+        """Say that there may be something new to deliver."""
+        self._wake.set()
+
+    async def deliver_due(self) -> None:
+        """Deliver for as long as the service runs; when cancelled, what is being sent is given up."""
+        try:
+            while True:
+                self._wake.clear()
+                try:
+                    pause = await self._start_due()
+                except Exception:
+                    log.exception("due webhooks could not be read; trying again")
+                    pause = 5.0
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            for task in self._sending.values():
+                task.cancel()
+            await asyncio.gather(*self._sending.values(), return_exceptions=True)
+
+    async def _start_due(self) -> float:
+        """Start what is due; give the seconds until there may be more."""
+        room = SENT_AT_ONCE - len(self._sending)
+        if room <= 0:
+            return IDLE_SECONDS
+        now = time.time()
+        for delivery in await self._deliveries.due(now, limit=SENT_AT_ONCE * 2):
+            if room > 0 and delivery.delivery_id not in self._sending:
+                room -= 1
+                task = asyncio.create_task(self._attempt(delivery))
+                self._sending[delivery.delivery_id] = task
+                task.add_done_callback(lambda _, key=delivery.delivery_id: self._sent(key))
+        due = await self._deliveries.next_due(after=now)
+        return IDLE_SECONDS if due is None else min(IDLE_SECONDS, max(0.05, due - time.time()))
+
+    def _sent(self, delivery_id: str) -> None:
+        del self._sending[delivery_id]
+        self._wake.set()
+
+    async def _attempt(self, delivery: Delivery) -> None:
+        try:
+            await self._deliver(delivery)
+        except Exception:
+            log.exception("a webhook's outcome could not be noted; it will be sent again")
+            await asyncio.sleep(UNNOTED_SECONDS)
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        result = await self._sender.send(delivery)
+        attempts = delivery.attempts + 1
+        extra = {"request": delivery.request_id, "delivery": delivery.delivery_id}
+        if result.ok:
+            await self._deliveries.delivered(delivery.delivery_id)
+            log.info("webhook delivered", extra=extra | {"attempts": attempts})
+        else:
+            pause = None if result.gone else webhook_pause(attempts, self._config.pauses_seconds)
+            next_at = None if pause is None else time.time() + pause
+            error = result.error or "the receiver did not accept it"
+            await self._deliveries.failed_attempt(delivery.delivery_id, error, next_at)
+            log.warning(
+                "webhook failed", extra=extra | {"error": error, "next_try_in_seconds": pause}
+            )
+        self._metrics.webhooks.labels("delivered" if result.ok else "failed").inc()
+        self._touch([delivery.request_key])

@@ -1,0 +1,280 @@
+"""The whole way, as a user goes it: a CSV in, the images at half their quality, the CSV back."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from PIL import Image
+
+from tests import pictures
+from tests.conftest import StartService
+from tests.launcher import Service, table
+from tests.origin import Origin, Reply, wait_until
+
+EXTENSIONS = ("jpg", "jpg", "png", "webp")
+
+
+def jpeg_quality(data: bytes) -> int:
+    """The quality whose tables libjpeg would write: tried one by one, so that it is nobody's guess."""
+    with Image.open(io.BytesIO(data)) as image:
+        tables = image.quantization  # type: ignore[attr-defined]
+    for quality in range(1, 101):
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(out, "JPEG", quality=quality)
+        with Image.open(io.BytesIO(out.getvalue())) as image:
+            if image.quantization[0] == tables[0]:  # type: ignore[attr-defined]
+                return quality
+    raise AssertionError("these are not libjpeg's tables")
+
+
+def test_every_image_comes_back_at_half_its_quality(service: Service, origin: Origin) -> None:
+    rows = [
+        (
+            f"P-{row}",
+            f"Product {row}",
+            [origin.photo(n, EXTENSIONS[n % 4]) for n in range(row, row + 3)],
+        )
+        for row in range(0, 60, 3)
+    ]
+    request_id = service.upload(table(rows))
+    status = service.finished(request_id)
+    assert status["status"] == "completed"
+    assert status["progress"]["completed"] == status["progress"]["total"] == 60
+    back = service.get(f"/checkStatus/{request_id}").rows()
+    assert [(r["S. No."], r["Product Name"]) for r in back] == [(r[0], r[1]) for r in rows]
+    for (_, _, given), row in zip(rows, back, strict=True):
+        assert row["Status"] == "completed"
+        assert row["Request Id"] == request_id
+        assert row["Input Image Urls"].split(",") == given
+        outputs = row["Output Image Urls"].split(",")
+        assert len(outputs) == len(given)
+        for source, output in zip(given, outputs, strict=True):
+            number, _, extension = source.rpartition("/")[2].partition(".")
+            answer = service.get(output)
+            assert answer.status == 200
+            assert answer.headers["Content-Type"] == pictures.media_type(extension)
+            assert pictures.is_picture(answer.body, int(number), 14.0)
+            if extension == "jpg":
+                half = (pictures.quality_of(int(number)) + 1) // 2
+                assert jpeg_quality(answer.body) == half
+
+
+def test_an_image_that_fails_fails_alone(service: Service, origin: Origin) -> None:
+    gone = origin.script("/gone.jpg", Reply(404))
+    page = origin.serve("/page.jpg", b"<html><title>Sign in</title></html>", "text/html")
+    forbidden = "http://10.255.255.1/a.jpg"
+    rows = [
+        (1, "mixed", [origin.photo(1), gone, origin.photo(2)]),
+        (2, "lost", [gone, forbidden, page]),
+        (3, "fine", [origin.photo(3)]),
+    ]
+    request_id = service.upload(table(rows))
+    status = service.finished(request_id)
+    assert status["status"] == "partial"
+    first, second, third = service.get(f"/checkStatus/{request_id}").rows()
+    assert first["Status"] == "partial"
+    assert first["Output Image Urls"].count(",") == 2
+    assert first["Output Image Urls"].split(",")[1] == ""
+    assert first["Error"] == "2: http_status: 404 Not Found"
+    assert second["Status"] == "failed"
+    assert second["Output Image Urls"] == ",,"
+    errors = second["Error"].split("; ")
+    assert errors[0] == "1: http_status: 404 Not Found"
+    assert errors[1].startswith("2: blocked_address: ")
+    assert errors[2].startswith("3: not_an_image: ")
+    assert "Sign in" in errors[2]
+    assert third["Status"] == "completed"
+    assert third["Error"] == ""
+    assert origin.hits("/gone.jpg") == 1, "the same URL in a request is fetched once"
+    failures = {(f["code"], f["count"]) for f in status["failures"]}
+    assert failures == {("http_status", 2), ("blocked_address", 1), ("not_an_image", 1)}
+
+
+def test_failed_rows_can_be_mended_and_uploaded_again(service: Service, origin: Origin) -> None:
+    url = origin.script("/later.jpg", Reply(404), Reply(photo="/photo/9.jpg"))
+    header = ("Sku", "product_name", "S. No.", "Image URLs")
+    body = table(
+        [("a", "one", "7", [origin.photo(1), url]), ("b", "two", "8", [origin.photo(2)])],
+        ("Sku", "product_name", "S. No.", "Input Image Urls"),
+    )
+    assert header[0] == "Sku"
+    request_id = service.upload(body)
+    service.finished(request_id)
+    answer = service.get(f"/checkStatus/{request_id}?only=failed")
+    mended = list(csv.reader(io.StringIO(answer.body.decode())))
+    assert mended == [["Sku", "product_name", "S. No.", "Input Image Urls"], ["a", "one", "7", url]]
+    again = service.upload(answer.body)
+    assert service.finished(again)["status"] == "completed"
+
+
+def test_a_fault_refuses_the_whole_table_and_names_its_place(service: Service) -> None:
+    body = table([(1, "good", "https://example.com/1.jpg"), (2, "", "ftp://example.com/2.jpg")])
+    answer = service.post("/processImages", body)
+    assert answer.status == 400
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    problem = answer.json()
+    found = {(e["row"], e["column"], e["code"]) for e in problem["errors"]}
+    assert found == {
+        (3, "Product Name", "empty_value"),
+        (3, "Input Image Urls", "unsupported_scheme"),
+    }
+    assert problem["errorCount"] == 2
+    assert service.get("/listRequests").json()["requests"] == []
+
+
+def test_what_is_not_there_is_said_so(service: Service) -> None:
+    for method, path, status in (
+        ("GET", "/checkStatus/0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1", 404),
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/processImages", 405),
+        ("GET", "/images/00000000000000000000000000000000.jpg", 404),
+    ):
+        answer = service.call(method, path)
+        assert answer.status == status, path
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.json()["status"] == status
+        assert status != 405 or "POST" in answer.headers["Allow"]
+
+
+def test_transient_failures_are_tried_again(service: Service, origin: Origin) -> None:
+    url = origin.script("/busy.jpg", Reply(503), Reply(429), Reply(photo="/photo/4.jpg"))
+    request_id = service.upload(table([(1, "busy", url)]))
+    status = service.finished(request_id)
+    assert status["status"] == "completed"
+    assert origin.hits("/busy.jpg") == 3
+    assert status["products"][0]["images"][0]["attempts"] == 3
+
+
+def test_equal_sources_are_compressed_once(service: Service, origin: Origin) -> None:
+    data = pictures.encoded(5)
+    urls = [origin.serve(f"/same-{n}.jpg", data) for n in range(12)]
+    first = service.upload(table([(n, "same", url) for n, url in enumerate(urls)]))
+    second = service.upload(table([(1, "again", urls[0])]))
+    assert service.finished(first)["status"] == service.finished(second)["status"] == "completed"
+    stored = [p for p in (service.data_dir / "outputs").rglob("*") if p.is_file()]
+    assert len(stored) == 1
+    outputs = {
+        row["Output Image Urls"]
+        for request_id in (first, second)
+        for row in service.get(f"/checkStatus/{request_id}").rows()
+    }
+    assert len(outputs) == 13, "each image has a URL of its own"
+    assert service.call("DELETE", f"/deleteRequest/{first}").status == 204
+    kept = service.get(f"/checkStatus/{second}").rows()[0]["Output Image Urls"]
+    assert service.get(kept).status == 200
+    assert {service.get(url).status for url in outputs - {kept}} == {404}
+    assert service.call("DELETE", f"/deleteRequest/{second}").status == 204
+    assert not [p for p in (service.data_dir / "outputs").rglob("*") if p.is_file()]
+
+
+def test_options_of_an_upload_override_the_settings(service: Service, origin: Origin) -> None:
+    body = table([(1, "photo", origin.photo(3))])
+    request_id = service.upload(body, "?quality=30&format=webp")
+    image = service.finished(request_id)["products"][0]["images"][0]
+    assert (image["quality"], image["outputFormat"]) == (30, "webp")
+    assert image["sourceQuality"] == pictures.quality_of(3)
+    assert service.get(image["outputUrl"]).headers["Content-Type"] == "image/webp"
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
+def test_the_webhook_tells_that_a_request_has_finished(
+    start_service: StartService, origin: Origin, secret: str
+) -> None:
+    service = start_service(webhook={"secret": secret, "pauses_seconds": [0.2, 0.2]})
+    hook = origin.script("/hook", Reply(500), Reply(302), Reply(200, body=b"thanks"))
+    query = f"?webhookUrl={hook}"
+    request_id = service.upload(table([(1, "p", [origin.photo(1), origin.photo(2)])]), query)
+    service.finished(request_id)
+    wait_until(
+        lambda: service.status(request_id)["webhook"]["status"] == "delivered", 30, "delivery"
+    )
+    calls = origin.seen("/hook")
+    assert len(calls) == 3
+    assert len({call.headers["webhook-id"] for call in calls}) == 1
+    assert len({call.body for call in calls}) == 1
+    import json
+
+    event = json.loads(calls[0].body)
+    assert event["type"] == "request.finished"
+    assert event["requestId"] == request_id
+    assert event["status"] == "completed"
+    assert "products" not in event or isinstance(event["products"], int)
+    if secret:
+        from standardwebhooks import Webhook
+
+        Webhook(secret).verify(calls[2].body, dict(calls[2].headers))
+    else:
+        assert "webhook-signature" not in calls[0].headers
+
+
+def test_cancelling_keeps_what_is_done_and_finishes_the_request(
+    start_service: StartService, origin: Origin
+) -> None:
+    service = start_service(fetch={"per_host": 2})
+    held = [origin.script(f"/held-{n}.jpg", Reply(gate="held")) for n in range(20)]
+    rows = [(0, "done", origin.photo(1)), *((n, "held", url) for n, url in enumerate(held))]
+    request_id = service.upload(table(rows))
+    wait_until(lambda: service.status(request_id)["progress"]["completed"] == 1, 30, "the first")
+    answer = service.post(f"/cancelRequest/{request_id}")
+    assert answer.status == 200
+    assert answer.json()["status"] == "cancelled"
+    assert answer.json()["progress"] | {"etaSeconds": None} == {
+        "total": 21,
+        "pending": 0,
+        "processing": 0,
+        "completed": 1,
+        "failed": 0,
+        "cancelled": 20,
+        "percent": 100,
+        "etaSeconds": None,
+    }
+    assert service.post(f"/cancelRequest/{request_id}").status == 409
+    assert service.post(f"/retryFailed/{request_id}").status == 409
+    rows_back = service.get(f"/checkStatus/{request_id}").rows()
+    assert service.get(rows_back[0]["Output Image Urls"]).status == 200
+    assert {row["Status"] for row in rows_back[1:]} == {"cancelled"}
+
+
+def test_retrying_finishes_a_request_anew(start_service: StartService, origin: Origin) -> None:
+    service = start_service()
+    hook = origin.script("/hook", Reply(200))
+    url = origin.script("/flaky.jpg", Reply(404), Reply(photo="/photo/2.jpg"))
+    request_id = service.upload(table([(1, "p", [origin.photo(1), url])]), f"?webhookUrl={hook}")
+    assert service.finished(request_id)["status"] == "partial"
+    origin.wait_for_hits("/hook", 1)
+    answer = service.post(f"/retryFailed/{request_id}")
+    assert answer.status == 202
+    status = service.finished(request_id)
+    assert status["status"] == "completed"
+    assert status["failures"] == []
+    origin.wait_for_hits("/hook", 2)
+    assert len({call.headers["webhook-id"] for call in origin.seen("/hook")}) == 2
+    assert origin.hits("/photo/1.jpg") == 1
+
+
+def test_an_idempotency_key_is_bound_to_its_upload(service: Service, origin: Origin) -> None:
+    body = table([(1, "p", origin.photo(1))])
+    headers = {"Idempotency-Key": "order-1"}
+    bad = service.post("/processImages", b"nonsense", headers)
+    assert bad.status == 400
+    first = service.post("/processImages", body, headers)
+    again = service.post("/processImages", body, headers)
+    assert (first.status, again.status) == (201, 201)
+    assert first.json() == again.json()
+    assert first.headers["Idempotent-Replayed"] is None
+    assert again.headers["Idempotent-Replayed"] == "true"
+    other = service.post("/processImages?quality=30", body, headers)
+    assert other.status == 422
+    assert service.post("/processImages", body + b"\r\n", headers).status == 422
+    assert len(service.get("/listRequests").json()["requests"]) == 1
+
+
+def test_a_dry_run_stores_nothing(service: Service, origin: Origin) -> None:
+    body = table([(1, "p", [origin.photo(1), origin.photo(2)]), (2, "q", origin.photo(3))])
+    answer = service.post("/processImages?dryRun=true", body)
+    assert answer.status == 200
+    assert (answer.json()["products"], answer.json()["images"]) == (2, 3)
+    assert service.get("/listRequests").json()["requests"] == []
+    assert origin.hits() == 0

@@ -1,0 +1,208 @@
+"""What survives: crashes, signals, dying workers. Nothing lost, nothing stuck, nothing done twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import StartService
+from tests.launcher import Service, table
+from tests.origin import Origin, Reply, wait_until
+
+
+def photo_rows(origin: Origin, numbers: Iterable[int]) -> list[tuple[object, ...]]:
+    return [(n, f"Product {n}", origin.photo(n)) for n in numbers]
+
+
+def stored_files(service: Service) -> set[str]:
+    return {p.name for p in (service.data_dir / "outputs").rglob("*") if p.is_file()}
+
+
+def children(service: Service) -> list[psutil.Process]:
+    assert service.process is not None
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+def check_whole(service: Service, request_id: str) -> None:
+    """Each image is completed, its file is there and whole, and no other file is."""
+    status = service.status(request_id)
+    images = [image for product in status["products"] for image in product["images"]]
+    assert {image["status"] for image in images} == {"completed"}
+    for image in images:
+        answer = service.get(image["outputUrl"])
+        assert answer.status == 200
+        assert len(answer.body) == image["outputBytes"]
+    with sqlite3.connect(service.data_dir / "imgsvc.db") as database:
+        names = {name for (name,) in database.execute("SELECT name FROM files")}
+    database.close()
+    assert stored_files(service) == names
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kill_half_way_loses_nothing_and_does_nothing_twice(
+    start_service: StartService, origin: Origin, seed: int
+) -> None:
+    service = start_service()
+    request_id = service.upload(table(photo_rows(origin, range(120))))
+    shown: set[str] = set()
+    goal = random.Random(seed).randrange(5, 100)
+    while len(shown) < goal:
+        status = service.status(request_id)
+        shown |= {
+            image["inputUrl"]
+            for product in status["products"]
+            for image in product["images"]
+            if image["status"] == "completed"
+        }
+    workers = children(service)
+    service.kill()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive, "workers end with their process"
+    before = {url: origin.hits("/" + url.split("/", 3)[3]) for url in shown}
+    service.restart()
+    assert service.finished(request_id)["status"] == "completed"
+    check_whole(service, request_id)
+    after = {url: origin.hits("/" + url.split("/", 3)[3]) for url in shown}
+    assert after == before, "what was shown as completed is never fetched again"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_ends_it_in_order(
+    start_service: StartService, origin: Origin, number: signal.Signals
+) -> None:
+    service = start_service(server={"shutdown_seconds": 20})
+    held = [origin.script(f"/held-{n}.jpg", Reply(gate="held")) for n in range(4)]
+    rows = [*photo_rows(origin, range(40)), *((n, "held", url) for n, url in enumerate(held))]
+    request_id = service.upload(table(rows))
+    wait_until(lambda: service.status(request_id)["progress"]["completed"] > 3, 30, "some")
+    workers = children(service)
+    assert service.process is not None
+    os.killpg(service.process.pid, number)
+    assert service.process.wait(30) == 0
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+    origin.open_gate("held")
+    for n in range(4):
+        origin.script(f"/held-{n}.jpg", Reply(photo=f"/photo/{200 + n}.jpg"))
+    service.restart()
+    status = service.finished(request_id)
+    assert status["status"] == "completed"
+    assert {i["attempts"] for p in status["products"] for i in p["images"]} == {1}
+    check_whole(service, request_id)
+
+
+def test_a_second_signal_exits_at_once(start_service: StartService, origin: Origin) -> None:
+    service = start_service(compress={"seconds": 600})
+    stuck = origin.script("/stuck.jpg", Reply(gate="stuck"))
+    service.upload(table([(1, "p", stuck)]))
+    origin.wait_for_hits("/stuck.jpg", 1)
+    workers = children(service)
+    assert service.process is not None
+    service.process.send_signal(signal.SIGTERM)
+    service.process.send_signal(signal.SIGTERM)
+    service.process.wait(10)
+    _, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+
+
+def test_a_second_process_on_the_same_folder_refuses(start_service: StartService) -> None:
+    service = start_service()
+    with pytest.raises(AssertionError, match="in use|another|already"):
+        start_service(storage={"data_dir": str(service.data_dir)})
+    assert service.is_ready()
+
+
+def test_a_new_database_in_a_folder_with_outputs_refuses(
+    start_service: StartService, origin: Origin
+) -> None:
+    service = start_service()
+    service.finished(service.upload(table(photo_rows(origin, range(3)))))
+    assert service.stop() == 0
+    kept = stored_files(service)
+    for file in service.data_dir.glob("imgsvc.db*"):
+        file.unlink()
+    with pytest.raises(AssertionError, match="outputs"):
+        service.start()
+    assert stored_files(service) == kept
+
+
+def test_the_start_removes_leftovers_and_nothing_else(
+    start_service: StartService, origin: Origin
+) -> None:
+    service = start_service()
+    request_id = service.upload(table(photo_rows(origin, range(3))))
+    service.finished(request_id)
+    service.kill()
+    foreign = service.data_dir / "outputs" / "ab" / "my-own.jpg"
+    foreign.parent.mkdir(exist_ok=True)
+    foreign.write_bytes(b"mine")
+    unknown = service.data_dir / "outputs" / "ab" / ("ab" + "0" * 30 + ".jpg")
+    unknown.write_bytes(b"an output that this database does not know")
+    service.restart()
+    assert foreign.read_bytes() == b"mine"
+    assert unknown.exists()
+    assert service.finished(request_id)["status"] == "completed"
+
+
+def test_workers_that_are_killed_cost_no_image(start_service: StartService, origin: Origin) -> None:
+    service = start_service()
+    request_id = service.upload(table(photo_rows(origin, range(300))))
+    chance = random.Random(7)
+    kills = 0
+    while service.status(request_id, "?products=false")["finishedAt"] is None and kills < 12:
+        workers = [p for p in children(service) if not p.children() and is_worker(p)]
+        if workers:
+            chance.choice(workers).kill()
+            kills += 1
+        time.sleep(0.1)  # only spreads the kills: nothing is decided by it
+    assert kills
+    assert service.finished(request_id)["status"] == "completed"
+    check_whole(service, request_id)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it has worked: the resource tracker and the fork server never do."""
+    try:
+        return process.nice() > 0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_small_request_does_not_wait_for_a_large_one(
+    start_service: StartService, origin: Origin
+) -> None:
+    service = start_service()
+    large = service.upload(table(photo_rows(origin, range(1_000))))
+    wait_until(lambda: service.status(large)["progress"]["completed"] > 0, 30, "a start")
+    small = service.upload(table(photo_rows(origin, range(2_000, 2_005))))
+    assert service.finished(small)["status"] == "completed"
+    progress = service.status(large, "?products=false")["progress"]
+    assert progress["pending"] > 0, "the large one had far to go when the small one was done"
+
+
+def test_uploads_that_came_to_nothing_leave_nothing(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    service = start_service()
+    rows = [(n, f"Product {n}", f"http://192.0.2.1/{n}.jpg") for n in range(20_000)]
+    answer = service.post("/processImages", table([*rows, (1, "", "http://192.0.2.1/a.jpg")]))
+    assert answer.status == 400
+    assert answer.json()["errors"][0]["row"] == 20_002
+
+    def left() -> int:
+        with sqlite3.connect(service.data_dir / "imgsvc.db") as database:
+            count: int = database.execute(
+                "SELECT (SELECT count(*) FROM images) + (SELECT count(*) FROM requests)"
+            ).fetchone()[0]
+        database.close()
+        return count
+
+    wait_until(lambda: left() == 0, 30, "what was staged to be removed")
