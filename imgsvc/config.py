@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import json
 import os
@@ -20,6 +21,8 @@ from pydantic import (
     Field,
     PlainSerializer,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from imgsvc import __version__
@@ -27,15 +30,15 @@ from imgsvc.errors import ConfigError
 from imgsvc.models import OutputFormat, Quality, Settings
 
 ENV_PREFIX = "IMGSVC_"
-_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
-_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def parse_size(value: object) -> object:
     """Turn `"256 MiB"` into bytes; leave anything that is not such a text for pydantic to judge."""
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value)
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", value.strip())
     if match is None or match[2].lower() not in _SIZE_UNITS:
         raise ValueError('must be a number of bytes, or a size such as "256 MiB"')
     return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
@@ -71,7 +74,11 @@ def _header_value(value: str) -> str:
 
 
 def _webhook_secret(value: str) -> str:
-    if not re.fullmatch(r"(whsec_([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2,3}={0,2})?)?", value):
+    try:
+        key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if value and not (value.startswith("whsec_") and key):
         raise ValueError('must be "" or "whsec_" and base64')
     return value
 
@@ -90,6 +97,15 @@ class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse `port = true`, which pydantic would take for 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation in {int, float}:
+            raise ValueError("must be a number")
+        return value
 
 
 class ServerConfig(_Section):
@@ -195,7 +211,7 @@ def load_config(
     except ValidationError as error:
         raise ConfigError(_explain(error, sources)) from None
     base = path.parent if path is not None else Path()
-    data_dir = (base / config.storage.data_dir).resolve()
+    data_dir = (base / config.storage.data_dir.expanduser()).resolve()
     return config.model_copy(
         update={"storage": config.storage.model_copy(update={"data_dir": data_dir})}
     )
@@ -203,7 +219,7 @@ def load_config(
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
