@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 
 import pytest
 from PIL import Image
+from standardwebhooks import Webhook
 
 from tests import pictures
 from tests.conftest import StartService
@@ -194,16 +196,12 @@ def test_the_webhook_tells_that_a_request_has_finished(
     assert len(calls) == 3
     assert len({call.headers["webhook-id"] for call in calls}) == 1
     assert len({call.body for call in calls}) == 1
-    import json
-
     event = json.loads(calls[0].body)
     assert event["type"] == "request.finished"
     assert event["requestId"] == request_id
     assert event["status"] == "completed"
-    assert "products" not in event or isinstance(event["products"], int)
+    assert "products" not in event
     if secret:
-        from standardwebhooks import Webhook
-
         Webhook(secret).verify(calls[2].body, dict(calls[2].headers))
     else:
         assert "webhook-signature" not in calls[0].headers

@@ -115,7 +115,7 @@ def test_a_second_signal_exits_at_once(start_service: StartService, origin: Orig
 
 def test_a_second_process_on_the_same_folder_refuses(start_service: StartService) -> None:
     service = start_service()
-    with pytest.raises(AssertionError, match="in use|another|already"):
+    with pytest.raises(AssertionError, match=r"another|already"):
         start_service(storage={"data_dir": str(service.data_dir)})
     assert service.is_ready()
 

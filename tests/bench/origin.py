@@ -1,0 +1,86 @@
+"""An origin that costs as little as it can: the corpus in memory, answered by an asyncio protocol.
+
+    python -m tests.bench.origin FOLDER LATENCY_SECONDS   prints its port
+
+Each URL has bytes of its own, so that nothing can be saved by knowing them: the number of the image
+follows the file. `/…/N.jpg` serves the picture N modulo what there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from tests.bench.corpus import DISTINCT
+
+TYPES = {"jpg": b"image/jpeg", "png": b"image/png", "webp": b"image/webp"}
+
+
+class Bodies:
+    """The corpus, read once."""
+
+    def __init__(self, root: Path) -> None:
+        self._bodies = {
+            f"{file.parent.name}/{file.name}": file.read_bytes()
+            for file in root.glob("*/*")
+            if file.suffix != ".partial"
+        }
+
+    def answer(self, path: str) -> bytes:
+        kind, _, name = path.lstrip("/").partition("/")
+        number, _, extension = name.partition(".")
+        body = self._bodies.get(f"{kind}/{int(number) % DISTINCT}.{extension}")
+        if body is None:
+            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+        body += b"#%d" % int(number)
+        return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+            TYPES[extension],
+            len(body),
+            body,
+        )
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; calls are answered in order, `latency` seconds after they came."""
+
+    def __init__(self, bodies: Bodies, latency: float) -> None:
+        self._bodies = bodies
+        self._latency = latency
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while b"\r\n\r\n" in self._buffer:
+            head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
+            path = head.split(b" ", 2)[1].decode()
+            if self._latency:
+                asyncio.get_running_loop().call_later(self._latency, self._send, path)
+            else:
+                self._send(path)
+
+    def _send(self, path: str) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.write(self._bodies.answer(path))
+
+
+async def serve(root: Path, latency: float) -> None:
+    bodies = Bodies(root)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: Connection(bodies, latency), "127.0.0.1", 0, backlog=1024
+    )
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):
+        asyncio.run(serve(Path(sys.argv[1]), float(sys.argv[2])))

@@ -1,0 +1,28 @@
+"""img2dataset over the same URLs: python img2dataset_run.py URLS OUT   prints {"seconds", "bytes"}."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+begun = time.perf_counter()
+
+from img2dataset import download  # noqa: E402
+
+if __name__ == "__main__":
+    download(
+        url_list=sys.argv[1],
+        output_folder=sys.argv[2] + "/out",
+        output_format="files",
+        input_format="txt",
+        processes_count=2,
+        thread_count=32,
+        number_sample_per_shard=200,
+        resize_mode="no",
+        encode_quality=45,
+        encode_format="jpg",
+        disable_all_reencoding=False,
+        user_agent_token="bench",
+    )
+    total = sum(file.stat().st_size for file in Path(sys.argv[2]).rglob("*.jpg"))
+    print(json.dumps({"seconds": time.perf_counter() - begun, "bytes": total}))
