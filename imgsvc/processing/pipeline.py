@@ -57,9 +57,9 @@ class Pipeline:
         fetcher: Fetcher,
         pool: Pool,
         files: Files,
+        *,
         turns: Turns,
         metrics: Metrics,
-        *,
         has_room: Callable[[], bool],
         may_fetch: Callable[[int], bool],
     ) -> None:

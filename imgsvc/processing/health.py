@@ -1,0 +1,68 @@
+"""Is the service well? An origin's troubles are no part of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from imgsvc.database.connection import Database
+from imgsvc.images.pool import Pool
+
+log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 2.0
+SILENT_SECONDS = 5.0
+"""A database that has taken no write for so long is not well."""
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether the service is fit for work, and if not, why."""
+
+    state: State
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def ready(self) -> bool:
+        return self.state is State.RUNNING and not self.reasons
+
+
+class Monitor:
+    """Knows the state of the service, and watches what it stands on."""
+
+    def __init__(self, database: Database, pool: Pool, *, has_room: Callable[[], bool]) -> None:
+        self._database = database
+        self._pool = pool
+        self._has_room = has_room
+        self._written = time.monotonic()
+        self.state = State.STARTING
+
+    def health(self) -> Health:
+        reasons = []
+        if not self._has_room():
+            reasons.append("the disk is full")
+        if time.monotonic() - self._written > SILENT_SECONDS:
+            reasons.append(f"the database has taken no write for {SILENT_SECONDS:.0f} s")
+        if not self._pool.healthy:
+            reasons.append("no worker process can be started")
+        return Health(self.state, tuple(reasons))
+
+    async def watch(self) -> None:
+        """Write to the database now and then, for as long as the service runs."""
+        while True:
+            try:
+                await self._database.probe()
+                self._written = time.monotonic()
+            except Exception:
+                log.exception("the database takes no write")
+            await asyncio.sleep(PROBE_SECONDS)

@@ -1,0 +1,273 @@
+"""The composition root: builds everything, in order, and takes it down in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from ipaddress import ip_address
+
+from aiohttp import web
+
+from imgsvc.config import Config
+from imgsvc.database.connection import Database
+from imgsvc.database.deliveries import Deliveries
+from imgsvc.database.snapshots import Snapshots
+from imgsvc.database.uploads import Uploads
+from imgsvc.database.work import Work
+from imgsvc.errors import StartError
+from imgsvc.images.pool import Pool
+from imgsvc.intake import Intake
+from imgsvc.metrics import Metrics
+from imgsvc.network.addresses import AddressRules
+from imgsvc.network.breaker import Breakers
+from imgsvc.network.budget import ByteBudget
+from imgsvc.network.fetch import Fetcher
+from imgsvc.network.outbound import open_session
+from imgsvc.network.webhooks import WebhookSender
+from imgsvc.processing.control import Control
+from imgsvc.processing.delivery import DeliveryQueue
+from imgsvc.processing.events import Events
+from imgsvc.processing.health import Monitor, State
+from imgsvc.processing.housekeeping import Housekeeping
+from imgsvc.processing.pipeline import Pipeline
+from imgsvc.processing.queue import ProcessQueue
+from imgsvc.processing.turns import Turns
+from imgsvc.report import webhook_body
+from imgsvc.storage.files import Files
+from imgsvc.storage.lock import lock_data_dir
+from imgsvc.storage.space import Space
+from imgsvc.web.app import Parts, create_app
+
+log = logging.getLogger(__name__)
+
+DATABASE = "imgsvc.db"
+FETCHED_BYTES = 96 * 2**20
+"""Bytes that are fetched and not yet compressed, in all."""
+FETCHED_AHEAD = 16
+"""Images that may be fetched ahead for each worker: two messages full of small ones."""
+CLOSE_SECONDS = 2.0
+"""What is left of the time to shut down for closing what is quick to close."""
+
+
+class Service:
+    """All parts of one running service. `running` makes one."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self.config = config
+        self.url = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._processing: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+        self.metrics = metrics = Metrics()
+        self.snapshots = Snapshots(database)
+        self.events = events = Events(self.snapshots)
+        self._database = database
+        self._space = space = Space(config.storage.data_dir, config.storage.min_free_bytes)
+        self.files = files = Files(config.storage.data_dir)
+        self._uploads = uploads = Uploads(database)
+        self._work = work = Work(database, webhook_body)
+        self._pool = pool = Pool(config.compress)
+        self.monitor = Monitor(database, pool, has_room=space.has_room)
+        self._housekeeping = Housekeeping(uploads, files, config.storage)
+        self._rules = rules = AddressRules(config.fetch.allowed_networks)
+        self._session = session = open_session(config.fetch, rules)
+        self._breakers = breakers = Breakers()
+        fetcher = Fetcher(session, config.fetch, rules, ByteBudget(FETCHED_BYTES))
+        self._deliveries = DeliveryQueue(
+            Deliveries(database),
+            WebhookSender(session, config.webhook),
+            config.webhook,
+            metrics,
+            touch=events.touch,
+        )
+        pipeline = Pipeline(
+            work,
+            fetcher,
+            pool,
+            files,
+            turns=Turns(config.fetch.concurrency, config.fetch.per_host),
+            metrics=metrics,
+            has_room=space.has_room,
+            may_fetch=breakers.may_fetch,
+        )
+        self.queue = queue = ProcessQueue(
+            work,
+            pipeline,
+            breakers,
+            config.fetch,
+            metrics,
+            fetched_ahead=FETCHED_AHEAD * pool.workers,
+            has_room=space.has_room,
+            touch=events.touch,
+            finished=lambda _: self._deliveries.wake(),
+            unused=self._housekeeping.delete_unused,
+        )
+        self.control = Control(work, uploads, queue, self._housekeeping, touch=events.touch)
+        self.intake = Intake(
+            uploads,
+            config.server,
+            metrics,
+            has_room=space.has_room,
+            accepted=queue.wake,
+            discarded=self._housekeeping.wake,
+        )
+
+    @property
+    def parts(self) -> Parts:
+        """What the web layer gets."""
+        return Parts(
+            config=self.config,
+            intake=self.intake,
+            snapshots=self.snapshots,
+            control=self.control,
+            files=self.files,
+            events=self.events,
+            health=self.monitor.health,
+            metrics=self.metrics.registry,
+        )
+
+    async def start(self) -> None:
+        """Recover what an earlier process left, and begin to work."""
+        self._measure()
+        await self.files.sweep(await self._work.recover())
+        await self._uploads.abandon_staged()
+        await self._pool.start()
+        self._own(self.monitor.watch())
+        self._own(self.events.publish())
+        self._own(self._housekeeping.keep_house())
+        self._processing = self._own(self.queue.process_queue())
+        self._own(self._deliveries.deliver_due())
+        self._own(self.control.resume())
+        self.monitor.state = State.RUNNING
+
+    async def stop(self) -> None:
+        """Refuse what comes, finish or put back what is in flight, in time, and let go of the rest."""
+        deadline = time.monotonic() + self.config.server.shutdown_seconds - CLOSE_SECONDS
+        self.monitor.state = State.STOPPING
+        self.intake.stop()
+        self.events.close()
+        await self.control.close()
+        await self.queue.stop(deadline - time.monotonic())
+        if self._processing is not None:
+            await asyncio.wait({self._processing}, timeout=CLOSE_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._pool.close(max(0.0, deadline - time.monotonic()))
+        await self._session.close()
+        await self.files.close()
+
+    async def ended(self) -> None:
+        """Wait until a part has ended that should not have: the service is of no use any more."""
+        await self._ended.wait()
+
+    def _own(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=work.__qualname__)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_ended)
+        return task
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("a part of the service has failed: %s", task.get_name(), exc_info=error)
+            self._ended.set()
+
+    def _measure(self) -> None:
+        self.metrics.gauge("in_flight", "Images in flight.", lambda: self.queue.in_flight)
+        self.metrics.gauge(
+            "watchers", "Clients that watch a request.", lambda: self.events.watchers
+        )
+        self.metrics.gauge("free_bytes", "Free bytes in data_dir.", self._space.free)
+        self.metrics.gauge("workers", "Worker processes.", lambda: self._pool.workers)
+        self.metrics.gauge("workers_busy", "Worker processes at work.", lambda: self._pool.busy)
+
+
+@asynccontextmanager
+async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Service]:
+    """Run the service, over HTTP unless told not to, until the block ends.
+
+    Raises `StartError` where it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
+        database = await Database.open(config.storage.data_dir / DATABASE)
+        stack.push_async_callback(database.close)
+        service = Service(config, database)
+        if listen:
+            await stack.enter_async_context(_listening(service))
+        stack.push_async_callback(service.stop)
+        await service.start()
+        yield service
+
+
+@asynccontextmanager
+async def _listening(service: Service) -> AsyncIterator[None]:
+    server = service.config.server
+    runner = web.AppRunner(
+        create_app(service.parts),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=CLOSE_SECONDS,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, server.host, server.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartError(
+                f"cannot listen on {server.host}:{server.port}: {error.strerror}. "
+                "Is another service there? Choose another server.port."
+            ) from None
+        _warn_if_open(service.config)
+        host, port = runner.addresses[0][:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("listening", extra={"url": url})
+        service.url = url
+        yield
+    finally:
+        await runner.cleanup()
+
+
+def _warn_if_open(config: Config) -> None:
+    if not config.server.api_keys and not _is_loopback(config.server.host):
+        log.warning(
+            "ANYONE WHO REACHES THIS ADDRESS CAN USE THIS SERVICE: it listens on %s without API "
+            "keys. Set server.api_keys, or listen on 127.0.0.1.",
+            config.server.host,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def serve(config: Config) -> int:
+    """Serve until a signal comes; return the exit code. A second signal exits at once."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if asked.is_set():
+            os._exit(128 + number)
+        log.info("stopping", extra={"signal": number.name})
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    async with running(config) as service:
+        waits = {asyncio.create_task(asked.wait()), asyncio.create_task(service.ended())}
+        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+    log.info("stopped")
+    return 0 if asked.is_set() else 1
