@@ -72,7 +72,8 @@ class ImageError(Exception):
     """An image failed: `code` for programs, `message` a sentence for its reader.
 
     `http_status` is the origin's answer where `code` is `http_status`; `retry_after` is the number of
-    seconds after which the origin asked to be tried again.
+    seconds after which the origin asked to be tried again. `redirected` says that it was not the URL's
+    own origin that failed, but one that it redirects to.
     """
 
     def __init__(
@@ -82,24 +83,33 @@ class ImageError(Exception):
         *,
         http_status: int | None = None,
         retry_after: float | None = None,
+        redirected: bool = False,
     ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.http_status = http_status
         self.retry_after = retry_after
+        self.redirected = redirected
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_rebuild_image_error, (self.code, self.message, self.http_status, self.retry_after))
+        more = (self.http_status, self.retry_after, self.redirected)
+        return (_rebuild_image_error, (self.code, self.message, *more))
 
 
 def _rebuild_image_error(
-    code: ImageErrorCode, message: str, http_status: int | None, retry_after: float | None
+    code: ImageErrorCode,
+    message: str,
+    http_status: int | None,
+    retry_after: float | None,
+    redirected: bool,
 ) -> ImageError:
-    return ImageError(code, message, http_status=http_status, retry_after=retry_after)
+    return ImageError(
+        code, message, http_status=http_status, retry_after=retry_after, redirected=redirected
+    )
 
 
 class RefusalCode(StrEnum):

@@ -1,0 +1,227 @@
+"""A client session that dials only what the address rules allow, and says honestly who it is."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import ip_address
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from imgsvc.config import FetchConfig
+from imgsvc.network.addresses import AddressRules, BlockedAddress
+from imgsvc.network.failures import NoAnswer
+
+READ_BYTES = 64 * 1024
+"""How much of a body aiohttp holds for us (twice that, and one read from the socket)."""
+HEADER_BYTES = 16 * 1024
+"""The longest header, or status line, that is taken from a server; and at most this many headers:"""
+HEADERS = 128
+KEEP_ALIVE_SECONDS = 4.0
+"""Less than the 5 s after which common servers hang up, so that we are not surprised by it."""
+NAMES_KEPT_SECONDS = 60
+ADDRESSES_PER_NAME = 8
+"""Of more addresses than this only the first are tried: a name is not to make us dial a hundred."""
+
+Lookup = Callable[[str, int], list[str]]
+"""Name and port → addresses. Blocks; raises OSError."""
+
+
+def open_session(
+    config: FetchConfig, rules: AddressRules, *, lookup: Lookup | None = None
+) -> aiohttp.ClientSession:
+    """Open a session for everything that leaves the machine; the caller closes it.
+
+    It dials no address that `rules` forbid: each is judged at the very moment it is dialled. With a
+    proxy configured every connection goes to the proxy, whose own address is the operator's choice;
+    the target's address is then judged as far as it can be from here (`_JudgeTargets`). It keeps no
+    cookies, reads no environment, and follows redirects only if told to. `lookup` replaces the
+    system's name resolution.
+    """
+    # Names that hang keep their thread longer than their image waits: twice as many as images.
+    resolver = Resolver(rules, lookup or look_up, threads=min(2 * config.concurrency, 256))
+    middlewares: list[aiohttp.ClientMiddlewareType] = [_tell_no_answer]
+    if config.proxy:
+        middlewares.insert(0, _JudgeTargets(rules, resolver))
+    connector = aiohttp.TCPConnector(
+        limit=0,
+        resolver=resolver,
+        ttl_dns_cache=NAMES_KEPT_SECONDS,
+        keepalive_timeout=KEEP_ALIVE_SECONDS,
+        socket_factory=None if config.proxy else _Guard(rules),
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        proxy=config.proxy or None,
+        headers={
+            "User-Agent": config.user_agent,
+            "Accept": "image/*",
+            "Accept-Encoding": "identity",
+        },
+        cookie_jar=aiohttp.DummyCookieJar(),
+        timeout=aiohttp.ClientTimeout(
+            connect=config.connect_seconds, sock_read=config.idle_seconds
+        ),
+        requote_redirect_url=False,
+        trust_env=False,
+        read_bufsize=READ_BYTES,
+        max_line_size=HEADER_BYTES,
+        max_field_size=HEADER_BYTES,
+        max_headers=HEADERS,
+        middlewares=middlewares,
+    )
+
+
+class _Guard:
+    """Makes the sockets, and so sees every address that is really dialled, whoever named it."""
+
+    def __init__(self, rules: AddressRules) -> None:
+        self._rules = rules
+
+    def __call__(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, where = address
+        self._rules.check(str(where[0]))
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def look_up(host: str, port: int) -> list[str]:
+    """Ask the system for a name's addresses, best first. Blocks; raises `socket.gaierror`."""
+    try:
+        found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=getattr(socket, "AI_ADDRCONFIG", 0)
+        )
+    except UnicodeError:  # a label too long or empty: no such name can be
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
+    return [str(where[0]) for _, _, _, _, where in found]
+
+
+class Resolver(AbstractResolver):
+    """Looks names up, each in a thread of its own, at most `threads` at once.
+
+    A pool of threads would do, but the interpreter waits for a pool's threads before it exits, and a
+    dead name server holds one for half a minute. Forbidden addresses are left out where a name has
+    others too; where it has no others they stay, for the guard to refuse.
+    """
+
+    def __init__(self, rules: AddressRules, lookup: Lookup, *, threads: int) -> None:
+        self._rules = rules
+        self._lookup = lookup
+        self._room = asyncio.Semaphore(threads)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Give the addresses of a name. Raises OSError where it has none."""
+        found = [*dict.fromkeys(await self.addresses(host, port))]
+        allowed = [address for address in found if self._rules.allows(address)]
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in (allowed or found)[:ADDRESSES_PER_NAME]
+        ]
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Give all addresses of a name, unjudged. Raises OSError where it has none."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[list[str]] = loop.create_future()
+
+        def tell(found: list[str], error: OSError | None) -> None:
+            self._room.release()
+            if answer.cancelled():
+                return
+            if error is None and not found:
+                error = socket.gaierror(socket.EAI_NONAME, "no address")
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(found)
+
+        def look() -> None:
+            found: list[str] = []
+            failure: OSError | None = None
+            try:
+                found = self._lookup(host, port)
+            except OSError as error:
+                failure = error
+            except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the end
+                failure = socket.gaierror(socket.EAI_FAIL, str(error))
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(tell, found, failure)
+
+        await self._room.acquire()
+        try:
+            threading.Thread(target=look, name=f"look up {host}", daemon=True).start()
+        except RuntimeError:
+            self._room.release()
+            raise socket.gaierror(socket.EAI_AGAIN, "no thread to look it up") from None
+        return await answer
+
+    async def close(self) -> None:
+        """Do nothing: lookups that hang end by themselves, and hold up nobody."""
+
+
+async def _tell_no_answer(
+    request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating at once what broke off without an answer: our attempts are counted,
+    and have pauses between them.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+        raise NoAnswer from error
+
+
+class _JudgeTargets:
+    """Judges the targets of requests that go through a proxy, which dials them in our place.
+
+    An address in the URL, however it is spelled, is held against the rules. A name is looked up here:
+    where one of its addresses is forbidden, so is the name. A name that cannot be looked up here is
+    left to the proxy, and what the proxy finds when it looks again cannot be seen: a proxy is to have
+    rules of its own.
+    """
+
+    def __init__(self, rules: AddressRules, resolver: Resolver) -> None:
+        self._rules = rules
+        self._resolver = resolver
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        await self._judge(request.url)
+        return await handler(request)
+
+    async def _judge(self, url: URL) -> None:
+        host = url.raw_host or ""
+        if _is_address(host):
+            self._rules.check(host)
+            return
+        try:
+            found = await self._resolver.addresses(host, url.port or 0)
+        except BlockedAddress:
+            raise
+        except OSError:
+            return
+        for address in found:
+            self._rules.check(address)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return ":" in host
+    return True
