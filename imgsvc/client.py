@@ -103,6 +103,11 @@ class Client:
             if status["finishedAt"] is not None:
                 return
 
+    async def get(self, path: str) -> bytes:
+        """The body of anything small that the service serves."""
+        async with self._call("GET", path) as answer:
+            return await answer.read()
+
     async def save_csv(self, request_id: str, out: Path) -> None:
         """Write the request's CSV to `out`, which keeps its old contents until all is there."""
         async with self._call(

@@ -1,0 +1,26 @@
+FROM python:3.13-slim AS build
+COPY requirements.lock /
+RUN python -m venv /opt/imgsvc \
+ && /opt/imgsvc/bin/pip install --no-cache-dir --no-deps --require-hashes -r /requirements.lock \
+ && rm -r /opt/imgsvc/lib/python*/site-packages/pip*
+COPY imgsvc /opt/imgsvc/app/imgsvc
+RUN /opt/imgsvc/bin/python -m compileall -q /opt/imgsvc/app
+
+FROM python:3.13-slim
+RUN useradd --system --uid 10001 --no-create-home imgsvc \
+ && install -d -o imgsvc -g imgsvc /data
+COPY --from=build /opt/imgsvc /opt/imgsvc
+ENV PATH=/opt/imgsvc/bin:$PATH \
+    PYTHONPATH=/opt/imgsvc/app \
+    PYTHONDONTWRITEBYTECODE=1 \
+    IMGSVC_SERVER__HOST=0.0.0.0 \
+    IMGSVC_STORAGE__DATA_DIR=/data \
+    IMGSVC_LOG__FORMAT=json
+USER imgsvc
+WORKDIR /data
+VOLUME /data
+EXPOSE 8080
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+  CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/health/live' % os.environ.get('IMGSVC_SERVER__PORT', '8080'), timeout=4)"]
+ENTRYPOINT ["python", "-P", "-m", "imgsvc"]
+CMD ["serve"]
