@@ -1,0 +1,102 @@
+"""Frames in, bytes out."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import Image
+
+from imgsvc.images import colour, gifwriter, jpeg, palette, webp
+from imgsvc.images.compose import Frame
+from imgsvc.images.decode import Source
+from imgsvc.images.sniff import Kind
+
+_MAX_SIDES = {Kind.JPEG: jpeg.MAX_SIDE, Kind.WEBP: webp.MAX_SIDE, Kind.AVIF: 65_535}
+_ANIMATED = {Kind.GIF, Kind.WEBP, Kind.PNG, Kind.AVIF}
+_WEBP_METHOD = 4
+_AVIF_SPEED = 8
+_MAX_LOOPS = 65_535
+
+
+def holds_animation(kind: Kind) -> bool:
+    return kind in _ANIMATED
+
+
+def fits(kind: Kind, size: tuple[int, int]) -> bool:
+    """Whether a picture of that size can be written in the format."""
+    return max(size) <= _MAX_SIDES.get(kind, 2**31 - 1)
+
+
+def encode(source: Source, kind: Kind, quality: int, *, progressive: bool) -> bytes:
+    """The picture in the format `kind`, one that can be written, at `quality` (1 to 100).
+
+    For PNG and GIF the quality is that share of 256 colours.
+    """
+    if kind is Kind.JPEG:
+        return _jpeg(source, quality, progressive)
+    if kind is Kind.WEBP:
+        return _webp(source, quality)
+    if kind is Kind.AVIF:
+        return _avif(source, quality)
+    colours = max(2, 256 * quality // 100)
+    if kind is Kind.GIF:
+        return gifwriter.write(source.frames, source.plays, colours)
+    return _png(source, colours)
+
+
+def _jpeg(source: Source, quality: int, progressive: bool) -> bytes:
+    image = colour.on_white(source.first)
+    return _save(
+        image,
+        "JPEG",
+        quality=quality,
+        optimize=True,
+        progressive=progressive,
+        icc_profile=source.icc,
+    )
+
+
+def _webp(source: Source, quality: int) -> bytes:
+    frames, icc = _as_rgb(source)
+    options: dict[str, Any] = {"quality": quality, "method": _WEBP_METHOD, "icc_profile": icc}
+    if len(frames) > 1:
+        options |= _film_options(frames) | {"loop": min(source.plays, _MAX_LOOPS)}
+    return _save(frames[0].image, "WEBP", **options)
+
+
+def _avif(source: Source, quality: int) -> bytes:
+    options: dict[str, Any] = {"quality": quality, "speed": _AVIF_SPEED, "max_threads": 1}
+    if len(source.frames) > 1:
+        options |= _film_options(source.frames)
+    return _save(source.first, "AVIF", icc_profile=source.icc or b"", **options)
+
+
+def _png(source: Source, colours: int) -> bytes:
+    frames, icc = _as_rgb(source)
+    reduced = palette.reduce([frame.image for frame in frames], colours)
+    frames = [Frame(image, frame.duration) for image, frame in zip(reduced, frames, strict=True)]
+    options: dict[str, Any] = {"icc_profile": icc, "optimize": True}
+    if len(frames) > 1:
+        options |= _film_options(frames) | {"loop": source.plays}
+    return _save(frames[0].image, "PNG", **options)
+
+
+def _as_rgb(source: Source) -> tuple[list[Frame], bytes | None]:
+    pairs = [(colour.as_rgb(frame.image, source.icc), frame.duration) for frame in source.frames]
+    return [Frame(image, duration) for (image, _), duration in pairs], pairs[0][0][1]
+
+
+def _film_options(frames: list[Frame]) -> dict[str, Any]:
+    return {
+        "save_all": True,
+        "append_images": [frame.image for frame in frames[1:]],
+        "duration": [frame.duration for frame in frames],
+    }
+
+
+def _save(image: Image.Image, form: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    image.info = {}
+    image.save(out, form, **options)
+    return out.getvalue()

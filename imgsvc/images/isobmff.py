@@ -1,0 +1,120 @@
+"""The container of AVIF and HEIC (ISO/IEC 14496-12 and 23008-12), as far as metadata needs it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from imgsvc.images.faults import truncated
+
+_EMPTY_EXIF = struct.pack(">I", 0) + struct.pack("<4sIHI", b"II*\0", 8, 0, 0)
+
+
+class Box(NamedTuple):
+    """A box's type, and where its body lies in the file."""
+
+    kind: bytes
+    start: int
+    end: int
+
+
+def boxes(data: bytes, start: int = 0, limit: int | None = None) -> Iterator[Box]:
+    """The boxes between `start` and `limit`. Raises `corrupt_image` where one is cut short."""
+    limit = len(data) if limit is None else limit
+    while start + 8 <= limit:
+        size, kind = struct.unpack_from(">I4s", data, start)
+        head = 8
+        if size == 1:
+            if start + 16 > limit:
+                raise truncated()
+            size, head = struct.unpack_from(">Q", data, start + 8)[0], 16
+        end = limit if size == 0 else start + size
+        if (size and size < head) or end > limit:
+            raise truncated()
+        yield Box(kind, start + head, end)
+        start = end
+
+
+def check_whole(data: bytes) -> None:
+    """Raise `corrupt_image` where the file ends before its last box does."""
+    for _ in boxes(data):
+        pass
+
+
+def strip(data: bytes) -> bytes:
+    """The file with its EXIF and XMP emptied in place.
+
+    Nothing moves, so no offset in the file has to change. The orientation lies elsewhere
+    (`irot`, `imir`), and stays.
+    """
+    out = bytearray(data)
+    for box in boxes(data):
+        if box.kind == b"meta":
+            _empty_items(data, out, list(boxes(data, box.start + 4, box.end)))
+    return bytes(out)
+
+
+def _empty_items(data: bytes, out: bytearray, inside: list[Box]) -> None:
+    find = {box.kind: box for box in inside}
+    if b"iinf" not in find or b"iloc" not in find:
+        return
+    kinds = dict(_item_kinds(data, find[b"iinf"]))
+    within = find.get(b"idat")
+    for item, method, extents in _locations(data, find[b"iloc"]):
+        if item not in kinds or method > 1 or (method == 1 and within is None):
+            continue
+        base = within.start if method == 1 and within is not None else 0
+        filling = _EMPTY_EXIF if kinds[item] == b"Exif" else b""
+        pad = b"\0" if kinds[item] == b"Exif" else b" "
+        for offset, declared in extents:
+            first = base + offset
+            length = min(declared or len(data), len(data) - first)
+            if length > 0:
+                out[first : first + length] = filling[:length].ljust(length, pad)
+                filling = filling[length:]
+
+
+def _item_kinds(data: bytes, box: Box) -> Iterator[tuple[int, bytes]]:
+    """The items that are metadata: their numbers and types."""
+    counted = box.start + (6 if data[box.start] == 0 else 8)
+    for entry in boxes(data, counted, box.end):
+        version, at = data[entry.start], entry.start + 4
+        if entry.kind != b"infe" or version < 2:
+            continue
+        wide = 2 if version == 2 else 4
+        item = int.from_bytes(data[at : at + wide], "big")
+        kind = data[at + wide + 2 : at + wide + 6]
+        about = data[at + wide + 6 : entry.end]
+        if kind == b"Exif" or (kind == b"mime" and b"rdf+xml" in about):
+            yield item, kind
+
+
+def _locations(data: bytes, box: Box) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+    """Each item's number, how its place is told, and its extents (offset, length)."""
+    version = data[box.start]
+    at = box.start + 4
+    sizes = data[at : at + 2]
+    offset_size, length_size = sizes[0] >> 4, sizes[0] & 15
+    base_size, index_size = sizes[1] >> 4, sizes[1] & 15 if version else 0
+    at += 2
+
+    def number(size: int) -> int:
+        nonlocal at
+        if at + size > box.end:
+            raise truncated()
+        at += size
+        return int.from_bytes(data[at - size : at], "big")
+
+    wide = 4 if version == 2 else 2
+    for _ in range(number(wide)):
+        item = number(wide)
+        method = number(2) & 15 if version else 0
+        number(2)
+        base = number(base_size)
+        extents = []
+        for _ in range(number(2)):
+            number(index_size)
+            offset = base + number(offset_size)
+            extents.append((offset, number(length_size)))
+        yield item, method, extents

@@ -1,0 +1,111 @@
+"""JPEG files, segment by segment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from imgsvc.errors import ImageError
+from imgsvc.images import exif
+from imgsvc.images.faults import corrupt, truncated
+
+MAX_SIDE = 65_500
+"""libjpeg's JPEG_MAX_DIMENSION."""
+
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_READ_FRAMES = {0xC0, 0xC1, 0xC2}
+_STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_AFTER_SCAN = re.compile(rb"\xff+[\x02-\xcf\xd8-\xfe]")
+"""The next marker behind entropy-coded data; stuffed bytes and restart markers belong to the data."""
+
+
+class Segment(NamedTuple):
+    marker: int
+    start: int
+    end: int
+
+
+def segments(data: bytes) -> Iterator[Segment]:
+    """The segments of the first picture in `data`, scans with their coded data, EOI included.
+
+    `start` and `end` enclose a segment with its marker; bytes between segments are filling. Raises
+    `corrupt_image` where the file ends before its EOI.
+    """
+    yield Segment(_SOI, 0, 2)
+    at = 2
+    while True:
+        at = data.find(b"\xff", at)
+        if at < 0:
+            raise truncated()
+        while data[at + 1 : at + 2] == b"\xff":
+            at += 1
+        if at + 1 >= len(data):
+            raise truncated()
+        marker = data[at + 1]
+        if marker == _EOI:
+            yield Segment(marker, at, at + 2)
+            return
+        if marker == 0 or marker in _STANDALONE:
+            at += 2
+            continue
+        length = int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2:
+            raise corrupt("A segment of the JPEG file has no length: the file is damaged")
+        end = at + 2 + length
+        if marker == _SOS:
+            following = _AFTER_SCAN.search(data, end)
+            if following is None:
+                raise truncated()
+            end = following.start()
+        yield Segment(marker, at, end)
+        at = end
+
+
+def unusual(data: bytes) -> str | None:
+    """What is rare about a JPEG file whose coding no decoder at hand reads; None where nothing is."""
+    try:
+        for segment in segments(data):
+            if segment.marker in _FRAMES:
+                if segment.marker not in _READ_FRAMES:
+                    return "JPEG with lossless, hierarchical or arithmetic coding"
+                depth = data[segment.start + 4]
+                return None if depth == 8 else f"JPEG with {depth} bits per sample"
+    except (ImageError, IndexError):
+        pass
+    return None
+
+
+def strip(data: bytes) -> bytes:
+    """The first picture of a JPEG file without metadata, and without anything behind it.
+
+    What decides its looks stays: JFIF and Adobe markers, the colour profile, and, where the picture
+    is not upright, an EXIF block with nothing but the orientation.
+    """
+    kept = []
+    turn = 1
+    turn_known = False
+    for segment in segments(data):
+        if segment.marker == _APP1 and not turn_known:
+            body = data[segment.start + 4 : segment.end]
+            if body.startswith(b"Exif\0\0"):
+                turn, turn_known = exif.orientation(body), True
+        if not _is_metadata(data, segment):
+            kept.append(data[segment.start : segment.end])
+    if turn != 1:
+        body = b"Exif\0\0" + exif.only_orientation(turn)
+        place = 2 if len(kept) > 1 and kept[1].startswith(b"\xff\xe0") else 1
+        kept.insert(place, b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body)
+    return b"".join(kept)
+
+
+def _is_metadata(data: bytes, segment: Segment) -> bool:
+    if segment.marker == _COM:
+        return True
+    if not _APP0 <= segment.marker <= _APP15:
+        return False
+    keeps = {_APP0: b"JFIF\0", _APP2: b"ICC_PROFILE\0", _APP14: b"Adobe"}
+    keep = keeps.get(segment.marker)
+    return keep is None or not data.startswith(keep, segment.start + 4)

@@ -1,0 +1,168 @@
+"""What a file is, by its first bytes: never by its name or what its server called it."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+from imgsvc.images.faults import not_an_image, unsupported
+
+
+class Kind(StrEnum):
+    """The formats that can be read; each value is the format's name in a status."""
+
+    JPEG = "jpeg"
+    PNG = "png"
+    WEBP = "webp"
+    GIF = "gif"
+    AVIF = "avif"
+    BMP = "bmp"
+    TIFF = "tiff"
+    HEIC = "heic"
+
+
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
+
+_OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"8BPS\0\x01", "PSD (Photoshop)"),
+    (0, b"8BPS\0\x02", "PSB (Photoshop)"),
+    (0, b"8BPS", "PSD (Photoshop)"),
+    (0, b"%!PS", "EPS (PostScript)"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS (PostScript)"),
+    (0, b"\0\0\x01\0", "ICO (icon)"),
+    (0, b"\0\0\x02\0", "CUR (cursor)"),
+    (0, b"icns", "ICNS (icon)"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"II\xbc", "JPEG XR"),
+    (0, b"\x8aMNG\r\n\x1a\n", "MNG"),
+    (0, b"\x8bJNG\r\n\x1a\n", "JNG"),
+    (0, b"DDS ", "DDS"),
+    (0, b"qoif", "QOI"),
+    (0, b"SIMPLE  =", "FITS"),
+    (0, b"\x76\x2f\x31\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"#?RGBE", "Radiance HDR"),
+    (0, b"gimp xcf", "XCF (GIMP)"),
+    (0, b"AT&TFORM", "DjVu"),
+    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    (40, b" EMF", "EMF"),
+    (0, b"\x01\xda", "SGI"),
+    (0, b"\x59\xa6\x6a\x95", "Sun raster"),
+    (0, b"BPG\xfb", "BPG"),
+    (0, b"FLIF", "FLIF"),
+    (0, b"/* XPM", "XPM"),
+    (0, b"FUJIFILMCCD-RAW", "RAF (camera raw)"),
+    (0, b"IIRO", "ORF (camera raw)"),
+    (0, b"IIRS", "ORF (camera raw)"),
+    (0, b"IIU\0", "RW2 (camera raw)"),
+    (8, b"CR\x02", "CR2 (camera raw)"),
+    (4, b"ftypcrx ", "CR3 (camera raw)"),
+    (0, b"BA", "OS/2 bitmap array"),
+)
+_OTHER_FILES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"PK\x03\x04", "a ZIP archive or an office document"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+    (4, b"ftyp", "a video"),
+    (0, b"\x1a\x45\xdf\xa3", "a video"),
+    (0, b"\0\0\x01\xba", "a video"),
+    (0, b"ID3", "a sound file"),
+    (0, b"OggS", "a sound file"),
+    (0, b"\x7fELF", "a program"),
+    (0, b"MZ", "a program"),
+)
+_PCX = re.compile(rb"\x0a[\0\x02-\x05][\0\x01][\x01\x02\x04\x08]", re.DOTALL)
+_NETPBM = re.compile(rb"P[1-7Ff][\s#]+[\d#WT-]")
+_XBM = re.compile(rb"\s*(/\*.*?\*/\s*)?#define\s+\S+_width\s", re.DOTALL)
+_SVG = re.compile(rb"<(?:\w+:)?svg[\s>]", re.IGNORECASE)
+_HTML = re.compile(rb"<(!doctype\s+html|html|head|body|title|script|meta|div)\b", re.IGNORECASE)
+_LOOKED_AT = 4_096
+
+
+def sniff(data: bytes) -> Kind:
+    """The format of a picture.
+
+    Raises `unsupported_format` for pictures that are not read, and `not_an_image` for all else.
+    """
+    head = data[:_LOOKED_AT]
+    kind = _readable(head)
+    if kind is not None:
+        return kind
+    for offset, magic, name in _OTHER_PICTURES:
+        if head.startswith(magic, offset):
+            raise unsupported(name)
+    if _PCX.match(head) and len(head) > 128:
+        raise unsupported("PCX")
+    if _NETPBM.match(head):
+        raise unsupported("PNM (Netpbm)")
+    if _XBM.match(head):
+        raise unsupported("XBM")
+    if data[-18:] == b"TRUEVISION-XFILE.\0":
+        raise unsupported("TGA")
+    if b"%PDF-" in head[:1_024]:
+        raise unsupported("PDF")
+    _reject_text(head)
+    for offset, magic, name in _OTHER_FILES:
+        if head.startswith(magic, offset):
+            raise not_an_image(f"The file is {name}, not a picture")
+    raise not_an_image("The file is not a picture in any format that is known here")
+
+
+def _readable(head: bytes) -> Kind | None:
+    if head.startswith(b"\xff\xd8\xff"):
+        if head[3:4] == b"\xf7":
+            raise unsupported("JPEG-LS")
+        return Kind.JPEG
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return Kind.PNG
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return Kind.GIF
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return Kind.WEBP
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
+        return Kind.BMP
+    if head.startswith(_TIFF) and not head.startswith(b"CR\x02", 8):
+        return Kind.TIFF
+    return _isobmff(head) if head.startswith(b"ftyp", 4) else None
+
+
+def _isobmff(head: bytes) -> Kind | None:
+    """AVIF and HEIC by the brands of the file type box, the major one before the compatible."""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = [head[8:12]] + [head[at : at + 4] for at in range(16, end - 3, 4)]
+    for brand in brands:
+        if brand in _AVIF_BRANDS:
+            return Kind.AVIF
+        if brand in _HEIC_BRANDS:
+            return Kind.HEIC
+    if head[8:12] in {b"mif1", b"msf1"}:
+        raise unsupported("HEIF with this kind of coding")
+    return None
+
+
+def _reject_text(head: bytes) -> None:
+    """Raise where the file is text, and say of which kind."""
+    text = head.lstrip(b"\xef\xbb\xbf\t\r\n ")
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head:
+        text = head[2:].replace(b"\0", b"").lstrip()
+    if not text:
+        raise not_an_image("The file is empty")
+    if _SVG.search(text) and text.startswith(b"<"):
+        raise unsupported("SVG", "it is a drawing, not a raster picture")
+    if _HTML.match(text):
+        raise not_an_image(
+            "The file is a web page, not a picture; check that the URL leads to the picture itself"
+        )
+    if text.startswith((b"<?xml", b"<")):
+        raise not_an_image("The file is XML, not a picture")
+    if text.startswith((b"{", b"[")):
+        raise not_an_image("The file looks like JSON, not a picture")
+    if all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in text):
+        raise not_an_image("The file is text, not a picture")
