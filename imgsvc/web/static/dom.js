@@ -1,0 +1,98 @@
+// Building the document. Text only ever goes in as text nodes: nothing that came from a file or from
+// the service can become markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * Make an element. Properties: `class`, `on` ({event: handler}), `data` (dataset), anything else is an
+ * attribute; true sets it empty, false, null and undefined leave it out. Children are nodes, texts,
+ * or lists of these; null and false are skipped.
+ */
+export function h(tag, properties, ...children) {
+  return fill(document.createElement(tag), properties, children);
+}
+
+/** The same for an SVG element. */
+export function s(tag, properties, ...children) {
+  return fill(document.createElementNS(SVG, tag), properties, children);
+}
+
+function fill(element, properties, children) {
+  for (const [name, value] of Object.entries(properties ?? {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "on") {
+      for (const [event, handler] of Object.entries(value)) element.addEventListener(event, handler);
+    } else if (name === "data") Object.assign(element.dataset, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
+  return element;
+}
+
+const ICONS = {
+  upload: "M12 16V4m0 0L7 9m5-5 5 5M4 16v3a1 1 0 0 0 1 1h14a1 1 0 0 0 1-1v-3",
+  file: "M14 3H6a1 1 0 0 0-1 1v16a1 1 0 0 0 1 1h12a1 1 0 0 0 1-1V8zm0 0v5h5M9 13h6m-6 4h6",
+  download: "M12 4v12m0 0-5-5m5 5 5-5M4 20h16",
+  check: "m5 13 4 4L19 7",
+  alert: "M12 8v5m0 3.5v.1M12 3 2 20h20z",
+  clock: "M12 7v5l3 2m6-2a9 9 0 1 1-18 0 9 9 0 0 1 18 0",
+  stop: "M6 6l12 12M18 6 6 18",
+  back: "M15 5l-7 7 7 7",
+  next: "M9 5l7 7-7 7",
+  sun: "M12 3v2m0 14v2m9-9h-2M5 12H3m15.4-6.4L17 7M7 17l-1.4 1.4m12.8 0L17 17M7 7 5.6 5.6M16 12a4 4 0 1 1-8 0 4 4 0 0 1 8 0",
+  moon: "M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5",
+  copy: "M9 9h10v11H9zM5 15V4h10",
+  retry: "M4 12a8 8 0 1 0 2.5-5.8L4 8.500M4 4v4.500h4.500",
+};
+
+/** A small line icon that assistive technology skips: its meaning stands in text beside it. */
+export function icon(name) {
+  const path = s("path", { d: ICONS[name] });
+  return s("svg", { class: "glyph", viewBox: "0 0 24 24", "aria-hidden": "true" }, path);
+}
+
+/** Tell a screen reader something without moving its place. */
+export function announce(text) {
+  document.getElementById("live").textContent = text;
+}
+
+let toastTimer = 0;
+
+/** Say something short at the foot of the page; it goes away by itself. */
+export function toast(text) {
+  const box = document.getElementById("toast");
+  clearTimeout(toastTimer);
+  box.hidden = false;
+  box.textContent = text;
+  toastTimer = setTimeout(() => {
+    box.hidden = true;
+  }, 5000);
+}
+
+/** The URL if a link to it does no harm, else null (`javascript:` and its kin). */
+export function safeHref(url) {
+  try {
+    return ["http:", "https:"].includes(new URL(url).protocol) ? url : null;
+  } catch {
+    return null;
+  }
+}
+
+/** Read and write what this browser remembers; where storage is blocked, nothing is remembered. */
+export const memory = {
+  get(key) {
+    try {
+      return localStorage.getItem(`imgsvc.${key}`);
+    } catch {
+      return null;
+    }
+  },
+  set(key, value) {
+    try {
+      if (value === null) localStorage.removeItem(`imgsvc.${key}`);
+      else localStorage.setItem(`imgsvc.${key}`, value);
+    } catch {
+      // Blocked or full; the page works without.
+    }
+  },
+};

@@ -1,0 +1,63 @@
+// What is wrong with a file, shown in the file's own rows.
+
+import { h, icon } from "./dom.js";
+import { count, many } from "./format.js";
+import { readRows } from "./csv.js";
+
+const MOST_CELL = 400;
+
+/** A section with every fault the service found; rows are read from `file`, where that is possible. */
+export async function faultsPanel(problem, file) {
+  const faults = problem.errors;
+  const whole = faults.filter((f) => !f.row);
+  const byRow = Map.groupBy(faults.filter((f) => f.row), (f) => f.row);
+  const rows = await readRows(file, [...byRow.keys()]);
+  const rest = problem.errorCount - faults.length;
+  return h("section", { class: "panel faults", "aria-labelledby": "faults-title" },
+    h("h2", { id: "faults-title", tabindex: "-1" }, icon("alert"),
+      `${many(problem.errorCount, "thing")} to mend in ${file.name}`),
+    h("p", { class: "muted" }, "Nothing was stored. Mend the file, save it as CSV, and choose it again."),
+    whole.length > 0 && h("ul", { class: "whole-file" }, whole.map((f) => h("li", {}, sentence(f)))),
+    byRow.size > 0 && rowsTable(byRow, rows),
+    rest > 0 && h("p", { class: "muted" }, `These are the first ${count(faults.length)}; ${count(rest)} more were found.`));
+}
+
+function sentence(fault) {
+  return [fault.message, fault.value && [" ", h("code", {}, clip(fault.value))]];
+}
+
+function rowsTable(byRow, rows) {
+  const header = rows?.get(1) ?? null;
+  return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with faults" },
+    h("table", { class: "rows" },
+      h("thead", {}, h("tr", {},
+        h("th", { scope: "col" }, "Row"),
+        h("th", { scope: "col" }, "What is wrong"),
+        header?.map((name) => h("th", { scope: "col" }, name || "–")))),
+      h("tbody", {}, [...byRow].map(([number, faults]) => faultyRow(number, faults, header, rows?.get(number))))));
+}
+
+function faultyRow(number, faults, header, cells) {
+  const broken = new Map(faults.map((f) => [header?.findIndex((name) => same(name, f.column)) ?? -1, f]));
+  return h("tr", {},
+    h("th", { scope: "row" }, count(number)),
+    h("td", { class: "messages" }, h("ul", {}, faults.map((fault) =>
+      h("li", {}, fault.column && h("b", {}, fault.column, ": "), !cells || !fault.column ? sentence(fault) : fault.message)))),
+    header && Array.from({ length: Math.max(header.length, cells?.length ?? 0) }, (_, at) => {
+      // Cells beyond the header belong to a list of URLs that was never quoted.
+      const fault = broken.get(at) ?? (at >= header.length ? broken.get(header.length - 1) : undefined);
+      return h("td", { class: fault ? "faulty" : "" }, cellText(cells?.[at] ?? "", fault?.value));
+    }));
+}
+
+const same = (name, column) => column && name.trim().toLowerCase() === column.trim().toLowerCase();
+
+const clip = (text) => (text.length > MOST_CELL ? `${text.slice(0, MOST_CELL)}…` : text);
+
+function cellText(cell, value) {
+  if (!cell) return h("span", { class: "muted" }, "empty");
+  const at = value ? cell.indexOf(value) : -1;
+  if (at < 0) return clip(cell);
+  const from = Math.max(0, at - 80);
+  return [from > 0 && "…", cell.slice(from, at), h("mark", {}, clip(value)), clip(cell.slice(at + value.length))];
+}
