@@ -1,0 +1,139 @@
+"""Every way to write an address that is not on the public internet."""
+
+from __future__ import annotations
+
+import ipaddress
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgsvc.network.addresses import DENIED_NETWORKS, AddressRules, BlockedAddress, is_public
+
+PUBLIC = """
+1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.1
+168.63.129.15 168.63.129.17 169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.0.1.0
+192.0.3.0 192.167.255.255 192.169.0.0 198.17.255.255 198.20.0.0 198.51.99.255 198.51.101.0
+203.0.112.255 203.0.114.0 223.255.255.255 93.184.216.34
+2606:4700:4700::1111 2a00:1450:4001:82b::200e 2001:200::1 2001:4860:4860::8888 2400:cb00::1
+2001:db7:ffff::1 2001:db9::1 2003::1 3ffd::1 3fff:1000::1 2620:4f:7fff::1 2620:4f:8001::1
+""".split()
+
+NOT_PUBLIC = """
+0.0.0.0 0.1.2.3 0.255.255.255 10.0.0.0 10.255.255.255 100.64.0.0 100.100.100.200 100.127.255.255
+127.0.0.0 127.0.0.1 127.1.2.3 127.255.255.255 168.63.129.16 169.254.0.0 169.254.169.254
+169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.0 192.0.0.9 192.0.0.192 192.0.2.1 192.31.196.1
+192.52.193.1 192.88.99.1 192.168.0.1 192.168.255.255 192.175.48.1 198.18.0.1 198.19.255.255
+198.51.100.1 203.0.113.255 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.254 255.255.255.255
+:: ::1 ::2 ::127.0.0.1 ::8.8.8.8 ::ffff:127.0.0.1 ::ffff:8.8.8.8 ::ffff:0:127.0.0.1
+64:ff9b::127.0.0.1 64:ff9b::8.8.8.8 64:ff9b:1::1 64:ff9b:1:ffff:ffff:ffff:ffff:ffff
+100::1 100:0:0:1::1 2001::1 2001:0:4136:e378:8000:63bf:3fff:fdd2 2001:2::1 2001:10::1 2001:1ff::1
+2001:20::1 2001:30::1 2001:db8::1 2001:db8:ffff::1 2002::1 2002:7f00:1::1 2002:808:808::1
+2620:4f:8000::1 3ffe::1 3fff::1 3fff:fff::1 4000::1 5f00::1 8000::1 fc00::1 fd00:ec2::254
+fd20:ce::254 fe80::1 febf::1 fec0::1 feff::1 ff02::1 ff0e::1 ffff::1 1fff::1 400::1 800::1
+2606:4700::5efe:7f00:1 2606:4700::5efe:127.0.0.1 2606:4700::200:5efe:10.0.0.1
+2606:4700:0:1:100:5efe:8.8.8.8 2606:4700:0:1:300:5efe:8.8.8.8
+""".split()
+
+NOT_ADDRESSES = """
+localhost 2130706433 0x7f000001 0x7f.1 127.1 127.0.1 0177.0.0.1 127.0.0.01 127.0.0.1. 127.0.0.256
+①②⑦.⓪.⓪.① 127。0。0。1 [::1] [8.8.8.8] fe80::1% 8.8.8.8/32 8.8.8.8:80 v1.x:y
+1.1.1.1%eth0 8.8.8.8\x00 ٨.٨.٨.٨ ::ffff:127.0.0.1.
+""".split()
+
+
+@pytest.mark.parametrize("ip", PUBLIC)
+def test_the_public_internet_may_be_reached(ip: str) -> None:
+    AddressRules().check(ip)
+
+
+@pytest.mark.parametrize("ip", NOT_PUBLIC)
+def test_nothing_else_may_be_reached(ip: str) -> None:
+    with pytest.raises(BlockedAddress):
+        AddressRules().check(ip)
+
+
+@pytest.mark.parametrize("ip", [*NOT_ADDRESSES, "", " ", " 8.8.8.8", "8.8.8.8 ", "8.8.8.8\n"])
+def test_what_is_not_an_address_as_usually_written_is_refused(ip: str) -> None:
+    with pytest.raises(BlockedAddress):
+        AddressRules(["0.0.0.0/0", "::/0"]).check(ip)
+
+
+@pytest.mark.parametrize("ip", ["fe80::1%eth0", "::1%lo", "2606:4700::1%1", "fe80::1%25eth0"])
+def test_an_address_with_a_zone_is_refused_whatever_is_allowed(ip: str) -> None:
+    assert not AddressRules(["::/0"]).allows(ip)
+
+
+@pytest.mark.parametrize(
+    ("network", "opened", "still_closed"),
+    [
+        ("127.0.0.1/32", "127.0.0.1", ["127.0.0.2", "127.0.0.0", "::1", "10.0.0.1"]),
+        ("127.0.0.0/8", "127.3.2.1", ["::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1"]),
+        ("10.0.0.0/8", "10.1.2.3", ["2002:a00:1::1", "11.0.0.0:1", "2606:4700::5efe:10.0.0.1"]),
+        ("::1", "::1", ["::2", "::", "127.0.0.1", "::ffff:0:1"]),
+        ("::ffff:127.0.0.0/104", "::ffff:127.0.0.1", ["127.0.0.1", "::ffff:10.0.0.1"]),
+        ("fd00::/8", "fd12::1", ["fc00::1", "fe80::1"]),
+        ("0.0.0.0/0", "169.254.169.254", ["::ffff:169.254.169.254", "::1"]),
+        ("64:ff9b::/96", "64:ff9b::10.0.0.1", ["64:ff9b:1::1", "10.0.0.1"]),
+    ],
+)
+def test_a_named_network_opens_itself_and_no_disguise(
+    network: str, opened: str, still_closed: list[str]
+) -> None:
+    rules = AddressRules([network])
+    rules.check(opened)
+    rules.check("8.8.8.8")
+    for ip in still_closed:
+        assert not rules.allows(ip), ip
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_ipv4_address_is_looser_than_the_standard_library(number: int) -> None:
+    address = IPv4Address(number)
+    if is_public(address):
+        assert address.is_global
+        assert not address.is_multicast
+        assert not address.is_reserved
+
+
+@given(st.integers(0, 2**128 - 1))
+def test_no_ipv6_address_is_looser_than_the_standard_library(number: int) -> None:
+    address = IPv6Address(number)
+    if is_public(address):
+        assert address.is_global
+        assert not address.is_multicast
+        assert address.sixtofour is address.teredo is address.ipv4_mapped is None
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
+def test_no_ipv6_address_may_carry_an_ipv4_address(inner: int, high: int) -> None:
+    four = IPv4Address(inner)
+    packed = four.packed.hex()
+    disguises = [
+        IPv6Address(inner),
+        IPv6Address(0xFFFF << 32 | inner),
+        IPv6Address(0xFFFF << 48 | inner),
+        IPv6Address(f"64:ff9b::{four}"),
+        IPv6Address(f"64:ff9b:1::{four}"),
+        IPv6Address(f"2002:{packed[:4]}:{packed[4:]}::1"),
+        IPv6Address(f"2001:0:{packed[:4]}:{packed[4:]}::1"),
+        IPv6Address(0x2001 << 112 | (inner ^ 0xFFFFFFFF)),
+        IPv6Address(high << 64 | 0x00005EFE << 32 | inner),
+        IPv6Address(high << 64 | 0x02005EFE << 32 | inner),
+    ]
+    assert not [str(address) for address in disguises if is_public(address)]
+
+
+@pytest.mark.parametrize("network", DENIED_NETWORKS, ids=str)
+def test_a_denied_network_is_denied_from_end_to_end(
+    network: ipaddress.IPv4Network | ipaddress.IPv6Network,
+) -> None:
+    for address in (network[0], network[-1], network[network.num_addresses // 2]):
+        assert not is_public(address)
+
+
+def test_the_refusal_is_an_oserror_that_names_no_address() -> None:
+    with pytest.raises(OSError, match="not on the public internet") as caught:
+        AddressRules().check("10.11.12.13")
+    assert "10.11" not in str(caught.value)
