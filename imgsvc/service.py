@@ -137,12 +137,12 @@ class Service:
         await self.files.sweep(await self._work.recover())
         await self._uploads.abandon_staged()
         await self._pool.start()
-        self._own(self.monitor.watch())
-        self._own(self.events.publish())
-        self._own(self._housekeeping.keep_house())
-        self._processing = self._own(self.queue.process_queue())
-        self._own(self._deliveries.deliver_due())
-        self._own(self.control.resume())
+        self._own(self.monitor.watch(), "watch")
+        self._own(self.events.publish(), "events")
+        self._own(self._housekeeping.keep_house(), "housekeeping")
+        self._processing = self._own(self.queue.process_queue(), "queue")
+        self._own(self._deliveries.deliver_due(), "webhooks")
+        self._own(self.control.resume(), "cancelling")
         self.monitor.state = State.RUNNING
 
     async def stop(self) -> None:
@@ -166,8 +166,8 @@ class Service:
         """Wait until a part has ended that should not have: the service is of no use any more."""
         await self._ended.wait()
 
-    def _own(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=work.__qualname__)
+    def _own(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
         return task

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from imgsvc.config import WebhookConfig
 from imgsvc.database.deliveries import Deliveries
@@ -79,11 +80,11 @@ class DeliveryQueue:
                 room -= 1
                 task = asyncio.create_task(self._attempt(delivery))
                 self._sending[delivery.delivery_id] = task
-                task.add_done_callback(lambda _, key=delivery.delivery_id: self._sent(key))
+                task.add_done_callback(partial(self._sent, delivery.delivery_id))
         due = await self._deliveries.next_due(after=now)
         return IDLE_SECONDS if due is None else min(IDLE_SECONDS, max(0.05, due - time.time()))
 
-    def _sent(self, delivery_id: str) -> None:
+    def _sent(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
         del self._sending[delivery_id]
         self._wake.set()
 
