@@ -12,13 +12,12 @@ Talk = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawOrigin:
-    """Listens on one loopback address. `heads` are the requests that came, `connections` their number."""
+    """Listens on one loopback address; keeps the heads of requests, and the bodies of posts."""
 
     def __init__(self, talk: Talk, host: str) -> None:
         self._talk = talk
         self.host = host
         self.port = 0
-        self.connections = 0
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
 
@@ -32,7 +31,6 @@ class RawOrigin:
         return [head.split(" ")[1] for head in self.heads]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             for line in head.lower().split("\r\n"):
@@ -41,7 +39,6 @@ class RawOrigin:
             self.heads.append(head)
             await self._talk(head, writer)
             await writer.drain()
-        writer.close()
 
 
 @asynccontextmanager
@@ -61,9 +58,14 @@ async def raw_origin(
         task = asyncio.current_task()
         assert task is not None
         tasks.add(task)
-        task.add_done_callback(tasks.discard)
-        with suppress(asyncio.CancelledError):
+        try:
             await origin.serve(reader, writer)
+            writer.close()
+            await writer.wait_closed()
+        except (asyncio.CancelledError, OSError):
+            writer.transport.abort()
+        finally:
+            tasks.discard(task)
 
     server = await asyncio.start_server(connected, host, 0, ssl=tls, backlog=256)
     origin.port = server.sockets[0].getsockname()[1]
@@ -74,6 +76,7 @@ async def raw_origin(
         for task in [*tasks]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0.01)  # for transports to say goodbye
         await server.wait_closed()
 
 

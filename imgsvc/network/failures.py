@@ -78,7 +78,8 @@ def explain(error: Exception, *, answered: bool = False) -> ImageError:
     """Turn what aiohttp or the system raised into a code and a sentence.
 
     `answered` tells whether the answer's head had arrived: what fails before is a connection that
-    failed, what fails after is an incomplete body. What is not known is `internal`, and logged.
+    failed, what fails after is an incomplete body, and so is an answer that is no HTTP. What is not
+    known is `internal`, and logged.
     Timeouts are for the caller, who knows the clocks.
     """
     chain = [*_causes(error)]
@@ -102,6 +103,13 @@ def explain(error: Exception, *, answered: bool = False) -> ImageError:
         return ImageError(
             ImageErrorCode.INVALID_URL,
             "the host is neither a name nor an address as usually written",
+        )
+    if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
+        error, aiohttp.ClientHttpProxyError
+    ):
+        return ImageError(
+            ImageErrorCode.INCOMPLETE_BODY,
+            "the server's answer is not valid HTTP, or its headers are too large",
         )
     if answered and isinstance(error, (aiohttp.ClientError, OSError)):
         return ImageError(
@@ -133,8 +141,6 @@ def _connect_sentence(error: Exception, chain: list[BaseException]) -> str | Non
             return f"the proxy answered {status_line(error.status)}"
         case aiohttp.ClientProxyConnectionError():
             return "the proxy cannot be reached"
-        case aiohttp.ClientResponseError():
-            return "the server's answer is not valid HTTP, or its headers are too large"
     for cause in chain:
         if isinstance(cause, OSError) and cause.errno in _CONNECT_SENTENCES:
             return _CONNECT_SENTENCES[cause.errno]
