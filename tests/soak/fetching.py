@@ -1,0 +1,115 @@
+"""Slow, dead and hostile origins."""
+
+from __future__ import annotations
+
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.bench.corpus import MIXES
+from tests.bench.corpus import folder as corpus
+from tests.launcher import Service, table
+from tests.origin import ROOT, Origin
+from tests.soak.endless import HOSTS
+from tests.soak.watch import Peak
+
+MB = 1_000_000
+
+
+def _seconds(
+    folder: Path, name: str, fetch: dict[str, object], urls: list[str], other: str = ""
+) -> float:
+    """How long a request takes; `other` is an URL that is uploaded before it, as another request."""
+    where = folder / name
+    where.mkdir()
+    service = Service(
+        where, {"log": {"level": "info"}, "fetch": {"allowed_networks": ["127.0.0.0/8"], **fetch}}
+    )
+    service.start()
+    try:
+        service.finished(service.upload(table([(1, "warm", urls[-1] + "?warm")])))
+        if other:
+            service.upload(table([(n, "other", f"{other}/{n}.jpg") for n in range(200)]))
+        begun = time.perf_counter()
+        status = service.finished(
+            service.upload(table([(n, f"P{n}", u) for n, u in enumerate(urls)])), 600
+        )
+        seconds = time.perf_counter() - begun
+        assert status["status"] == "completed", status["failures"]
+        return seconds
+    finally:
+        service.close()
+
+
+def latency(folder: Path) -> list[str]:
+    """2,000 images from an origin with 100 ms of latency: 64 at a time beside one at a time."""
+    root = corpus(MIXES["s"])
+    origin = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.origin", str(root), "0.1"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert origin.stdout is not None
+    base = f"http://127.0.0.1:{int(origin.stdout.readline())}/s"
+    try:
+        urls = [f"{base}/{n}.jpg" for n in range(2_000)]
+        many = _seconds(folder, "many", {"per_host": 64, "concurrency": 64}, urls)
+        one = _seconds(folder, "one", {"per_host": 64, "concurrency": 1}, urls[:200]) * 10
+        print(
+            f"64 at a time {many:.1f} s, one at a time {one:.1f} s (200 of them × 10): {one / many:.1f} ×"
+        )
+        return [f"only {one / many:.1f} ×"] if one / many < 8 else []
+    finally:
+        origin.terminate()
+        origin.communicate()
+
+
+def dead_host(folder: Path) -> list[str]:
+    """20 hosts, one of which accepts connections and never answers: what the other 19 lose."""
+    origins = [Origin(f"127.0.0.{n}") for n in range(2, 21)]
+    silent = socket.create_server(("127.0.0.30", 0), backlog=512)
+    dead = f"http://127.0.0.30:{silent.getsockname()[1]}"
+    try:
+        urls = [origin.photo(n, query="?w=500&h=500") for n in range(40) for origin in origins]
+        for origin in origins:  # pictures are made before anything is measured
+            _seconds(
+                folder, f"warm-{origin.host}", {}, [u for u in urls if u.startswith(origin.base)]
+            )
+        fetch: dict[str, object] = {"total_seconds": 20, "idle_seconds": 10}
+        without = [_seconds(folder, f"without-{n}", fetch, urls) for n in range(3)]
+        beside = [_seconds(folder, f"beside-{n}", fetch, urls, dead) for n in range(3)]
+        ratio = statistics.median(beside) / statistics.median(without)
+        print(f"with a dead host {ratio:.2f} × the time: {without} {beside}")
+        return [f"{ratio:.2f} ×"] if ratio > 1.2 else []
+    finally:
+        silent.close()
+        for origin in origins:
+            origin.close()
+
+
+def endless_bodies(folder: Path) -> list[str]:
+    """64 origins that send endless bodies: the main process's peak memory above idle."""
+    origin = subprocess.Popen(
+        [sys.executable, "-m", "tests.soak.endless"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert origin.stdout is not None
+    port = int(origin.stdout.readline())
+    service = Service(folder, {"log": {"level": "info"}})
+    service.start()
+    try:
+        rows = [(n, "endless", f"http://{host}:{port}/{n}.jpg") for n, host in enumerate(HOSTS)]
+        with Peak(service) as peak:
+            status = service.finished(service.upload(table(rows)), 300)
+        print(f"{peak.above / MB:.0f} MB above idle; {status['failures'][:1]}")
+        return ["memory"] if peak.above > 150 * MB else []
+    finally:
+        service.close()
+        origin.terminate()
+        origin.communicate()

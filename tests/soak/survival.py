@@ -1,0 +1,142 @@
+"""Crashes, dying workers and a full disk, many times over."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+from tests.launcher import Service, table
+from tests.origin import Origin, wait_until
+from tests.soak.watch import children, is_worker
+
+KILLS = 100
+REQUESTS = 20
+IMAGES = 60
+
+
+def kills(folder: Path) -> list[str]:
+    """100 × kill -9 of the whole group at random moments over 20 requests."""
+    chance = random.Random(1)
+    origin, service = Origin(), Service(folder, {"compress": {"workers": 2}})
+    service.start()
+    ids: list[str] = []
+    shown: dict[str, int] = {}
+    try:
+        for kill in range(KILLS):
+            while len(ids) < min(REQUESTS, 1 + kill // 4):
+                first = len(ids) * IMAGES
+                rows = [(n, f"P{n}", origin.photo(n)) for n in range(first, first + IMAGES)]
+                ids.append(service.upload(table(rows)))
+            time.sleep(chance.uniform(0, 0.6))
+            for url in completed(service, ids):
+                shown.setdefault(url, origin.hits("/photo/" + url.rpartition("/")[2]))
+            assert service.process is not None
+            os.killpg(service.process.pid, signal.SIGKILL)
+            service.process.wait()
+            service.restart()
+        problems = []
+        for request_id in ids:
+            status = service.finished(request_id, 300)
+            if status["status"] != "completed":
+                problems.append(f"{request_id} ended {status['status']}: {status['failures']}")
+        for url, hits in shown.items():
+            if origin.hits("/photo/" + url.rpartition("/")[2]) != hits:
+                problems.append(f"{url} was completed and fetched again")
+        problems += missing_files(service, ids)
+        print(
+            f"{KILLS} kills, {len(ids)} requests, {len(shown)} images seen completed before a kill"
+        )
+        return problems
+    finally:
+        service.close()
+        origin.close()
+
+
+def completed(service: Service, ids: list[str]) -> list[str]:
+    return [
+        image["inputUrl"]
+        for request_id in ids
+        for product in service.status(request_id)["products"]
+        for image in product["images"]
+        if image["status"] == "completed"
+    ]
+
+
+def missing_files(service: Service, ids: list[str]) -> list[str]:
+    problems = []
+    for request_id in ids:
+        for product in service.status(request_id)["products"]:
+            for image in product["images"]:
+                answer = service.get(image["outputUrl"])
+                if answer.status != 200 or len(answer.body) != image["outputBytes"]:
+                    problems.append(f"{image['outputUrl']} is not whole")
+    with sqlite3.connect(service.data_dir / "imgsvc.db") as database:
+        names = {name for (name,) in database.execute("SELECT name FROM files")}
+    database.close()
+    files = {p.name for p in (service.data_dir / "outputs").rglob("*") if p.is_file()}
+    problems += [f"{name} belongs to nobody" for name in files - names]
+    leftovers = [p for p in service.data_dir.rglob("*") if p.is_file() and "tmp" in p.parts]
+    problems += [f"{path} is left over" for path in leftovers]
+    return problems
+
+
+def killed_workers(folder: Path) -> list[str]:
+    """Workers killed at random during 2,000 images."""
+    chance = random.Random(2)
+    origin, service = Origin(), Service(folder)
+    service.start()
+    try:
+        rows = [(n, f"P{n}", origin.photo(n)) for n in range(2_000)]
+        request_id = service.upload(table(rows))
+        killed = 0
+        while service.status(request_id, "?products=false")["finishedAt"] is None:
+            workers = [p for p in children(service) if is_worker(p)]
+            if workers:
+                chance.choice(workers).kill()
+                killed += 1
+            time.sleep(chance.uniform(0.05, 0.4))
+        status = service.status(request_id, "?products=false")
+        print(f"{killed} workers killed; {status['progress']}")
+        return [] if status["status"] == "completed" else [f"failures: {status['failures']}"]
+    finally:
+        service.close()
+        origin.close()
+
+
+def full_disk(folder: Path) -> list[str]:
+    """A small tmpfs as data_dir that fills, and is freed: everything completes. Needs root."""
+    mount = folder / "disk"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], check=True)
+    origin = Origin()
+    service = Service(folder, {"storage": {"data_dir": str(mount), "min_free_bytes": "2 MiB"}})
+    service.data_dir = mount
+    try:
+        service.start()
+        rows = [(n, f"P{n}", origin.photo(n, query="?w=500&h=500")) for n in range(300)]
+        request_id = service.upload(table(rows))
+        ballast = mount / "ballast"
+        wait_until(lambda: service.status(request_id)["progress"]["completed"] > 10, 60, "a start")
+        with ballast.open("wb") as file:
+            while shutil.disk_usage(mount).free > 1_500_000:
+                file.write(b"x" * 100_000)
+                file.flush()
+        wait_until(lambda: service.get("/health/ready").status == 503, 30, "not ready")
+        refused = service.post("/processImages", table(rows))
+        stuck = service.status(request_id, "?products=false")["progress"]
+        ballast.unlink()
+        wait_until(lambda: service.get("/health/ready").status == 200, 30, "ready again")
+        status = service.finished(request_id, 120)
+        print(f"full: upload answered {refused.status}, {stuck}; freed: {status['progress']}")
+        problems = [] if status["status"] == "completed" else [f"{status['failures']}"]
+        return problems + ([] if refused.status == 503 else [f"upload: {refused.status}"])
+    finally:
+        service.close()
+        origin.close()
+        subprocess.run(["umount", str(mount)], check=False)

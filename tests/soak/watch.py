@@ -1,0 +1,59 @@
+"""Looking at the service's processes from outside."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import psutil
+
+from tests.launcher import Service
+
+
+def children(service: Service) -> list[psutil.Process]:
+    assert service.process is not None
+    return psutil.Process(service.process.pid).children(recursive=True)
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it works on images: only those have made themselves nice."""
+    try:
+        return process.nice() > 0
+    except psutil.NoSuchProcess:
+        return False
+
+
+def resident(service: Service) -> tuple[int, int]:
+    """Resident bytes of the main process, and of all others."""
+    assert service.process is not None
+    main = psutil.Process(service.process.pid).memory_info().rss
+    return main, sum(p.memory_info().rss for p in children(service))
+
+
+class Peak:
+    """The main process's peak resident memory while the block runs, in bytes above its start."""
+
+    def __init__(self, service: Service) -> None:
+        assert service.process is not None
+        self._pid = service.process.pid
+        self._stop = threading.Event()
+        self._before = self._read()
+        self.above = 0
+        self._thread = threading.Thread(target=self._watch)
+
+    def _read(self) -> int:
+        text = Path(f"/proc/{self._pid}/status").read_text()
+        line = next(line for line in text.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) * 1024
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.05):
+            self.above = max(self.above, self._read() - self._before)
+
+    def __enter__(self) -> Peak:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
