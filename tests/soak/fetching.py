@@ -60,7 +60,7 @@ def latency(folder: Path) -> list[str]:
         many = _seconds(folder, "many", {"per_host": 64, "concurrency": 64}, urls)
         one = _seconds(folder, "one", {"per_host": 64, "concurrency": 1}, urls[:200]) * 10
         print(
-            f"64 at a time {many:.1f} s, one at a time {one:.1f} s (200 of them × 10): {one / many:.1f} ×"
+            f"64 at once {many:.1f} s, one by one {one:.1f} s (200 of them × 10): {one / many:.1f} ×"
         )
         return [f"only {one / many:.1f} ×"] if one / many < 8 else []
     finally:

@@ -9,7 +9,6 @@ import statistics
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 
 from tests.launcher import Service, table
