@@ -7,7 +7,7 @@ COPY imgsvc /opt/imgsvc/app/imgsvc
 RUN /opt/imgsvc/bin/python -m compileall -q /opt/imgsvc/app
 
 FROM python:3.13-slim
-RUN useradd --system --uid 10001 --no-create-home imgsvc \
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin imgsvc \
  && install -d -o imgsvc -g imgsvc /data
 COPY --from=build /opt/imgsvc /opt/imgsvc
 ENV PATH=/opt/imgsvc/bin:$PATH \

@@ -335,5 +335,7 @@ def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     On the same file system the images are hard links, and take no space of their own.
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    files = asyncio.run(back_up(load_config(file, flags=flags).storage.data_dir, dest))
-    click.echo(f"backed up to {dest}: the database and {files:,} images", err=True)
+    made = back_up(load_config(file, flags=flags).storage.data_dir, dest)
+    click.echo(f"backed up to {dest}: the database and {made.files:,} images", err=True)
+    if made.missing:
+        click.echo(f"{made.missing:,} images that the database names are not there", err=True)

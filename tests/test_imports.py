@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": LEAVES | CORE | {"processing", "intake", "report", "web"},
     "client": LEAVES,
     "terminal": LEAVES,
-    "backup": LEAVES | {"database", "storage"},
+    "backup": LEAVES | {"database", "storage", "service"},
     "whole_file": LEAVES | {"service", "intake", "report", "database"},
     "demo": LEAVES | {"service", "client", "terminal"},
     "cli": LEAVES | {"service", "client", "terminal", "backup", "whole_file", "demo"},

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -235,3 +236,45 @@ def test_the_lock_files_agree_with_each_other_and_with_the_project() -> None:
                 assert [int(n) for n in re.findall(r"\d+", version)] >= [
                     int(n) for n in least.split(".")
                 ]
+
+
+# --- with a package index ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The project's own files, as a clean checkout has them."""
+    folder = tmp_path / "checkout"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target)
+    return folder
+
+
+@pytest.mark.external
+def test_a_clean_checkout_starts(checkout: Path) -> None:
+    command = [BASE_PYTHON, str(checkout / "run.py"), "--version"]
+    for said in ("the environment is ready", ""):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("imgsvc ")
+        assert said in done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.external
+def test_the_wheel_has_what_is_not_python(checkout: Path, tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "-w", str(tmp_path), str(checkout)], check=True, timeout=300)
+    (wheel,) = tmp_path.glob("imgsvc-*.whl")
+    with ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    package = checkout / "imgsvc"
+    ours = {str(f.relative_to(checkout)) for f in package.rglob("*") if f.is_file()}
+    assert ours <= packed
+    assert any(name.endswith(".sql") for name in packed)
+    assert any("/static/" in name for name in packed)
