@@ -31,12 +31,12 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h${minutes % 60 ? ` ${minutes % 60} min` : ""}`;
 }
 
-/** The same, as roughly as a forecast deserves. */
+/** A forecast, as roughly as it deserves: "about 2 min left". */
 export function roughly(seconds) {
-  if (seconds < 10) return "a few seconds";
-  if (seconds < 55) return `${Math.ceil(seconds / 10) * 10} s`;
-  if (seconds < 3570) return `${Math.max(1, Math.round(seconds / 60))} min`;
-  return `${(seconds / 3600).toFixed(1).replace(".0", "")} h`;
+  if (seconds < 10) return "a few seconds left";
+  if (seconds < 55) return `about ${Math.ceil(seconds / 10) * 10} s left`;
+  if (seconds < 3570) return `about ${Math.max(1, Math.round(seconds / 60))} min left`;
+  return `about ${(seconds / 3600).toFixed(1).replace(".0", "")} h left`;
 }
 
 export const when = (time) => WHEN.format(new Date(time));

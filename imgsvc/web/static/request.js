@@ -11,6 +11,7 @@ import { nameOf } from "./requests.js";
 import { Rate, watch } from "./watch.js";
 
 const ANNOUNCE_SECONDS = 15;
+const MOST_FAILURES = 5;
 
 /** Show the view in `main` until `signal` aborts. */
 export async function view(main, { id, signal, go }) {
@@ -50,16 +51,21 @@ class RequestPage {
     this.lost = h("p", { class: "notice", role: "status", hidden: true }, "The connection is lost; trying again…");
     this.chart = savingsChart();
     this.actions = h("div", { class: "stack" });
-    this.notes = h("div", { class: "stack" });
+    this.problem = h("div", {});
+    this.failures = h("section", { class: "panel stack", "aria-labelledby": "failures-title", hidden: true });
+    this.facts = h("div", { class: "facts" });
     this.gallery = new Gallery(id, signal);
   }
 
   start(status) {
     this.body.replaceChildren(
       h("div", { class: "overview" },
-        h("section", { class: "panel stack", "aria-label": "Progress" }, this.line, this.bar.element, this.detail, this.lost, this.chart.element),
-        h("section", { class: "panel stack", "aria-label": "Downloads and actions" }, this.actions)),
-      this.notes, this.gallery.element);
+        h("section", { class: "panel stack", "aria-label": "Progress" }, this.line, this.bar.element, this.detail, this.lost, this.chart.element, this.facts),
+        h("div", { class: "stack" },
+          this.problem,
+          h("section", { class: "panel stack", "aria-label": "Downloads and actions" }, this.actions),
+          this.failures)),
+      this.gallery.element);
     this.gallery.start(status.progress);
     this.follow(status);
   }
@@ -122,7 +128,7 @@ class RequestPage {
     const rate = this.#rate.perSecond;
     const left = progress.etaSeconds ?? (rate ? (progress.total - done) / rate : null);
     const speed = rate && (rate >= 1 ? `${count(Math.round(rate))} images/s` : `${Math.max(1, Math.round(rate * 60))} images/min`);
-    const parts = [speed, left !== null && `about ${roughly(left)} left`].filter(Boolean);
+    const parts = [speed, left !== null && roughly(left)].filter(Boolean);
     return parts.length ? parts.join(" · ") : progress.processing || done ? "Working…" : "Waiting for its turn…";
   }
 
@@ -137,8 +143,9 @@ class RequestPage {
     const state = JSON.stringify([status.failures, status.webhook, status.expiresAt]);
     if (state === this.noted) return;
     this.noted = state;
-    const notes = [failures(status, () => this.gallery.filter("failed")), webhook(status), facts(status)];
-    this.notes.replaceChildren(...notes.filter(Boolean));
+    this.failures.hidden = !status.failures?.length;
+    this.failures.replaceChildren(...failures(status, () => this.gallery.filter("failed")));
+    this.facts.replaceChildren(...[webhook(status), facts(status)].filter(Boolean));
   }
 
   // Rebuilding buttons throws the focus away: that is done only when what they offer changes.
@@ -179,12 +186,12 @@ class RequestPage {
   async act(method, name, done) {
     const buttons = this.actions.querySelectorAll("button");
     for (const button of buttons) button.disabled = true;
+    this.problem.replaceChildren();
     try {
       done(await call(method, path(name, this.id), { signal: this.signal }));
     } catch (problem) {
       if (this.signal.aborted) return;
-      this.noted = null;
-      this.notes.replaceChildren(problemPanel(problem));
+      this.problem.replaceChildren(problemPanel(problem));
       announce(problem.message);
       // Another page may have cancelled or finished it: show what it is now.
       this.offer = null;
@@ -236,16 +243,18 @@ function past({ startedAt, createdAt, finishedAt, progress }) {
   return `${parts.join(", ")}, in ${duration(seconds)}`;
 }
 
-function failures({ failures: list }, showFailed) {
-  if (!list?.length) return null;
-  return h("section", { class: "panel stack", "aria-labelledby": "failures-title" },
-    h("div", { class: "section-head" }, h("h2", { id: "failures-title" }, "What went wrong"),
-      h("button", { type: "button", class: "link", on: { click: showFailed } }, "Show these images")),
-    h("table", { class: "plain" },
-      h("thead", {}, h("tr", {}, ["Reason", "Host", "Images"].map((t) => h("th", { scope: "col" }, t)))),
-      h("tbody", {}, list.slice(0, 10).map((f) =>
-        h("tr", {}, h("th", { scope: "row" }, reason(f.code)), h("td", {}, f.host), h("td", {}, count(f.count)))))),
-    list.length > 10 && h("p", { class: "muted" }, `and ${many(list.length - 10, "other kind")}, in the CSV’s column Error`));
+function failures({ failures: list, progress }, showFailed) {
+  if (!list?.length) return [];
+  const rest = list.slice(MOST_FAILURES).reduce((sum, f) => sum + f.count, 0);
+  return [
+    h("div", { class: "section-head" }, h("h2", { id: "failures-title", class: "label" }, `${many(progress.failed, "image")} failed`),
+      h("button", { type: "button", class: "link", on: { click: showFailed } }, "Show them")),
+    h("table", { class: "plain", "aria-labelledby": "failures-title" },
+      h("thead", { class: "hidden-visually" }, h("tr", {}, ["Reason and host", "Images"].map((t) => h("th", { scope: "col" }, t)))),
+      h("tbody", {}, list.slice(0, MOST_FAILURES).map((f) =>
+        h("tr", {}, h("th", { scope: "row" }, reason(f.code), h("span", { class: "muted" }, f.host)), h("td", {}, count(f.count)))))),
+    rest > 0 && h("p", { class: "muted" }, `${count(rest)} more, for other reasons: see the CSV’s column Error.`),
+  ].filter(Boolean);
 }
 
 function webhook({ webhook: hook }) {
@@ -258,7 +267,7 @@ function webhook({ webhook: hook }) {
 }
 
 function facts({ requestId, createdAt, expiresAt }) {
-  return h("p", { class: "facts muted" },
+  return h("p", { class: "muted" },
     `Created ${when(createdAt)}`, expiresAt && ` · kept until ${when(expiresAt)}`, " · id ",
     h("code", {}, requestId), " ",
     navigator.clipboard && h("button", { type: "button", class: "quiet icon", "aria-label": "Copy the id", on: {

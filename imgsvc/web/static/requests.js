@@ -26,7 +26,7 @@ function requestRow({ requestId, status, createdAt, progress, bytes: sizes }) {
     h("td", { class: "muted" }, h("time", { datetime: createdAt }, when(createdAt))),
     h("td", { data: { label: "Images" } },
       unfinished ? `${count(done)} of ${count(progress.total)}` : count(progress.total),
-      progress.failed > 0 && h("span", { class: "bad" }, ` ${count(progress.failed)} failed`)),
+      progress.failed > 0 && h("span", { class: "bad" }, ` · ${count(progress.failed)} failed`)),
     h("td", { data: { label: "Saved" } },
       sizes?.input ? `${bytes(sizes.input - sizes.output)} (${change(Math.round((1 - sizes.output / sizes.input) * 100))})` : "–"),
     h("td", {}, badge(status)));

@@ -76,7 +76,7 @@ export class WindowedGrid {
     const top = -this.element.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(top / size.height) - OVERSCAN_ROWS) * size.columns;
     const end = (Math.ceil((top + innerHeight) / size.height) + OVERSCAN_ROWS) * size.columns;
-    const last = Math.min(this.#items.length, Math.max(0, end));
+    const last = Math.min(this.#items.length, Math.max(OVERSCAN_ROWS * size.columns, end));
     this.#drop(first, last);
     for (let index = first; index < last; index += 1) this.#place(index, size);
     this.#tabStop(first, last);

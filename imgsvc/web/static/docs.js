@@ -1,0 +1,115 @@
+// The API's description, drawn from openapi.json, with a form to try each call.
+
+import { h, icon } from "./dom.js";
+import { call, url } from "./api.js";
+import { startSession } from "./dialogs.js";
+import { problemPanel, skeleton } from "./parts.js";
+import { prose, resolve, schemaView } from "./schema.js";
+import { startTheme } from "./theme-button.js";
+import { tryForm } from "./try.js";
+
+const METHODS = ["get", "post", "put", "patch", "delete", "head", "options"];
+const main = document.getElementById("main");
+
+startTheme(document.getElementById("theme"));
+startSession(() => {});
+show();
+
+async function show() {
+  main.replaceChildren(skeleton(6));
+  try {
+    draw(await call("GET", "openapi.json"));
+  } catch (problem) {
+    main.replaceChildren(problemPanel(problem, show));
+  }
+}
+
+function draw(api) {
+  const operations = operationsOf(api);
+  const groups = Map.groupBy(operations, (operation) => operation.tags?.[0] ?? "API");
+  const tags = new Map((api.tags ?? []).map((tag) => [tag.name, tag.description]));
+  const key = h("input", { type: "password", id: "api-key", autocomplete: "off", spellcheck: "false" });
+  main.replaceChildren(
+    h("div", { class: "stack" },
+      h("h1", { tabindex: "-1" }, api.info.title ?? "API", " ", h("small", { class: "muted" }, api.info.version)),
+      prose(api.info.description),
+      h("p", {}, "Described by ", h("a", { href: url("openapi.json").href }, "openapi.json"), "; as a collection to run: ", h("a", { href: url("postman.json").href, download: "imgsvc.postman_collection.json" }, "postman.json"), "."),
+      h("section", { class: "panel stack", "aria-labelledby": "base-title" },
+        h("h2", { id: "base-title" }, "Where, and with which key"),
+        h("p", {}, "Base URL ", h("code", {}, base())),
+        h("div", { class: "field narrow" }, h("label", { for: "api-key" }, "API key for the calls below ", h("span", { class: "muted" }, "where the service wants one")), key,
+          h("p", { class: "hint" }, "Sent as Authorization: Bearer, kept nowhere. Whoever is signed in on this page needs none.")))),
+    ...[...groups].map(([name, list]) => h("section", { class: "group stack", "aria-label": name },
+      h("h2", {}, name), prose(tags.get(name)), list.map((o) => operationView(api, o, () => key.value)))));
+  document.getElementById("contents").replaceChildren(...[...groups].map(([name, list]) => h("div", {},
+    h("p", { class: "muted" }, name),
+    h("ul", {}, list.map((o) => h("li", {}, h("a", { href: `#${o.anchor}` }, method(o.method), h("span", {}, o.path))))))));
+  arrive();
+}
+
+const base = () => url(".").href.replace(/\/$/, "");
+
+function operationsOf(api) {
+  return Object.entries(api.paths).flatMap(([path, item]) =>
+    METHODS.filter((name) => item[name]).map((name) => ({
+      ...item[name],
+      path,
+      method: name,
+      anchor: item[name].operationId ?? `${name}${path.replaceAll(/[^\w]+/g, "-")}`,
+      parameters: [...(item.parameters ?? []), ...(item[name].parameters ?? [])].map((p) => resolve(api, p)),
+      requestBody: item[name].requestBody && resolve(api, item[name].requestBody),
+    })));
+}
+
+const method = (name) => h("span", { class: `method ${name}` }, name.toUpperCase());
+
+function operationView(api, operation, key) {
+  const { parameters, requestBody, responses = {} } = operation;
+  return h("article", { class: "operation panel stack", id: operation.anchor, tabindex: "-1", "aria-labelledby": `${operation.anchor}-title` },
+    h("h3", { id: `${operation.anchor}-title` }, method(operation.method), h("code", {}, operation.path)),
+    operation.summary && h("p", { class: "summary" }, operation.summary),
+    prose(operation.description),
+    parameters.length > 0 && [h("h4", {}, "Parameters"), parametersView(api, parameters)],
+    requestBody && bodyView(api, requestBody),
+    h("h4", {}, "Answers"),
+    h("div", { class: "answers" }, Object.entries(responses).map(([status, r]) => answerView(api, status, resolve(api, r)))),
+    h("details", { class: "try" }, h("summary", {}, icon("next"), "Try it"), tryForm(api, operation, key)));
+}
+
+function parametersView(api, parameters) {
+  return h("dl", { class: "properties" }, parameters.map((p) => h("div", {},
+    h("dt", {}, h("code", {}, p.name), h("span", { class: "muted" }, ` ${p.in}`), p.required && h("span", { class: "required" }, " required")),
+    h("dd", {}, prose(p.description), schemaView(api, p.schema ?? {})))));
+}
+
+function bodyView(api, body) {
+  return [
+    h("h4", {}, "Body", body.required && h("span", { class: "required" }, " required")),
+    prose(body.description),
+    Object.entries(body.content ?? {}).map(([type, { schema }]) =>
+      h("details", {}, h("summary", {}, h("code", {}, type)), schemaView(api, schema ?? {}))),
+  ];
+}
+
+function answerView(api, status, answer) {
+  const content = Object.entries(answer.content ?? {});
+  const headers = Object.entries(answer.headers ?? {});
+  const head = [h("span", { class: `status s${status[0]}` }, status), " ", h("span", {}, answer.description)];
+  if (!content.length && !headers.length) return h("p", { class: "answer-line" }, head);
+  return h("details", {}, h("summary", { class: "answer-line" }, head),
+    headers.length > 0 && h("dl", { class: "properties" }, headers.map(([name, header]) =>
+      h("div", {}, h("dt", {}, h("code", {}, name), h("span", { class: "muted" }, " header")), h("dd", {}, prose(resolve(api, header).description))))),
+    content.map(([type, { schema, example }]) => [
+      h("p", {}, h("code", {}, type)), schema && schemaView(api, schema),
+      example !== undefined && h("pre", { tabindex: "0" }, typeof example === "string" ? example : JSON.stringify(example, null, 2)),
+    ]));
+}
+
+function arrive() {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  if (target && target !== main) {
+    target.scrollIntoView();
+    target.focus({ preventScroll: true });
+  }
+}
+addEventListener("hashchange", arrive);
