@@ -68,7 +68,7 @@ def outcome(error: ImageError) -> tuple[str, str]:
     return error.code, error.message
 
 
-# --- what works ----------------------------------------------------------------------------------
+# --- what works ------------------------------------------------------------------------------
 
 
 async def test_the_bytes_and_the_type_come_back_and_count_until_the_block_ends() -> None:
@@ -138,7 +138,7 @@ async def test_the_url_goes_out_exactly_as_it_stands(target: str) -> None:
         assert other.targets == [target]
 
 
-# --- redirects -----------------------------------------------------------------------------------
+# --- redirects -------------------------------------------------------------------------------
 
 
 def hops(count: int, status: str = "302 Found") -> Talk:
@@ -206,7 +206,7 @@ async def test_a_failure_behind_a_redirect_is_not_the_first_hosts() -> None:
         assert error.http_status == 500
 
 
-# --- what the server says no to --------------------------------------------------------------------
+# --- what the server says no to --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ async def test_retry_after_is_heard() -> None:
     assert 100 < error.retry_after < 201
 
 
-# --- bodies ----------------------------------------------------------------------------------------
+# --- bodies ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["200 OK", "204 No Content"])
@@ -324,7 +324,7 @@ async def test_an_announced_size_saves_the_download() -> None:
     assert outcome(error) == ("too_large", "larger than 1,000 bytes")
 
 
-# --- content encodings that were not asked for -------------------------------------------------------
+# --- content encodings that were not asked for -----------------------------------------------
 
 
 def encoded(body: bytes, encoding: str) -> bytes:
@@ -367,7 +367,7 @@ async def test_an_encoding_that_cannot_be_undone(encoding: str) -> None:
     assert error.code == "corrupt_image"
 
 
-# --- clocks ------------------------------------------------------------------------------------------
+# --- clocks ----------------------------------------------------------------------------------
 
 
 async def silent(head: str, writer: asyncio.StreamWriter) -> None:
@@ -460,7 +460,7 @@ async def test_waiting_for_the_budget_is_not_held_against_an_image() -> None:
             assert await task == b"p" * 500
 
 
-# --- what is no HTTP at all ----------------------------------------------------------------------------
+# --- what is no HTTP at all ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\nX: y\r\n"])
@@ -597,7 +597,7 @@ async def test_connections_are_used_again() -> None:
     assert connections == 1
 
 
-# --- what came in place of an image ------------------------------------------------------------------
+# --- what came in place of an image ----------------------------------------------------------
 
 PAGE = b"<!DOCTYPE html>\n<html><head><title>\n Sign in &ndash; Google Drive </title>"
 

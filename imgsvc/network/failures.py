@@ -90,7 +90,7 @@ def explain(error: Exception, *, answered: bool = False) -> ImageError:
             "and not in a network that this service was told to allow",
         )
     for cause in chain:
-        if isinstance(cause, ssl.SSLError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             return ImageError(ImageErrorCode.TLS_ERROR, _tls_sentence(cause))
         if isinstance(cause, ContentEncodingError):
             return ImageError(
