@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ def compress_image(data: bytes, settings: Settings, max_pixels: int) -> Compress
 
 def warm_up() -> None:
     """Load what the first picture would otherwise have to wait for."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it says of damaged files, we say
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "JPEG")
     compress_image(pixel.getvalue(), Settings(), 1)

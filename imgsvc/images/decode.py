@@ -20,9 +20,9 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.images import colour, exif, gif, isobmff, jpeg, png, tiff, webp
+from imgsvc.images import bmp, colour, exif, gif, isobmff, jpeg, png, tiff, webp
 from imgsvc.images.compose import Frame, Layer, compose
-from imgsvc.images.faults import corrupt, too_many_pixels, unsupported
+from imgsvc.images.faults import corrupt, too_many_pixels, truncated, unsupported
 from imgsvc.images.quality import jpeg_quality
 from imgsvc.images.sniff import Kind
 
@@ -81,8 +81,17 @@ def decode(data: bytes, kind: Kind, limits: Limits) -> Source:
 
 def unusual(data: bytes, kind: Kind) -> ImageError | None:
     """`unsupported_format` where a file that could not be decoded is whole, but of a rare kind."""
-    name = jpeg.unusual(data) if kind is Kind.JPEG else None
-    return unsupported(name) if name else None
+    if kind is Kind.JPEG:
+        name = jpeg.unusual(data)
+        return unsupported(name) if name else None
+    opener = {Kind.BMP: BmpImageFile, Kind.TIFF: TiffImageFile}.get(kind)
+    if opener is None or not {Kind.BMP: bmp.has_header, Kind.TIFF: tiff.has_header}[kind](data):
+        return None
+    try:
+        opener(io.BytesIO(data)).close()
+    except Exception:  # noqa: BLE001 - Pillow raises anything for what it does not read
+        return unsupported(f"This variant of {kind.upper()}")
+    return None
 
 
 def _jpeg(data: bytes, limits: Limits) -> Source:
@@ -127,14 +136,15 @@ def _png(data: bytes, limits: Limits) -> Source:
     limits.check(file.width, file.height, max(len(file.parts), 1))
     turn = exif.orientation(file.exif)
     if not file.parts:
-        settled = colour.settle(_png_pixels(file.still(), file), file.icc)
+        settled = colour.settle(_png_pixels(file.still(), file), file.profile)
         return _still(Kind.PNG, *settled, turn)
     source = Source(Kind.PNG, [], plays=file.plays)
+    profile = file.profile
 
     def layers() -> Iterator[Layer]:
         for part in file.parts:
             pixels = _png_pixels(file.frame(part), file)
-            image, source.icc = colour.as_rgb(*colour.settle(pixels, file.icc))
+            image, source.icc = colour.as_rgb(*colour.settle(pixels, profile))
             offset = part.box[:2]
             yield Layer(image.convert("RGBA"), offset, part.disposal, part.over, part.duration)
 
@@ -210,7 +220,7 @@ def _avif(data: bytes, limits: Limits) -> Source:
         turn = exif.orientation(image.info.get("exif"))
         if image.n_frames == 1:
             return _still(Kind.AVIF, *_settled(image), turn)
-        return _film(Source(Kind.AVIF, []), image, limits, turn)
+        return _film(Source(Kind.AVIF, [], plays=isobmff.plays(data)), image, limits, turn)
 
 
 def _heic(data: bytes, limits: Limits) -> Source:
@@ -232,6 +242,8 @@ def _bmp(data: bytes, limits: Limits) -> Source:
 
 
 def _tiff(data: bytes, limits: Limits) -> Source:
+    if not tiff.has_header(data):
+        raise truncated()
     with TiffImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         page = tiff.page(image)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+from itertools import accumulate, pairwise
 from typing import Any
 
 from PIL import Image
 
-from imgsvc.images import colour, gifwriter, jpeg, palette, webp
+from imgsvc.images import colour, gifwriter, isobmff, jpeg, palette, webp
 from imgsvc.images.compose import Frame
 from imgsvc.images.decode import Source
 from imgsvc.images.sniff import Kind
@@ -69,7 +70,10 @@ def _avif(source: Source, quality: int) -> bytes:
     options: dict[str, Any] = {"quality": quality, "speed": _AVIF_SPEED, "max_threads": 1}
     if len(source.frames) > 1:
         options |= _film_options(source.frames)
-    return _save(source.first, "AVIF", icc_profile=source.icc or b"", **options)
+    data = _save(source.first, "AVIF", icc_profile=source.icc or b"", **options)
+    return (
+        isobmff.with_plays(data, source.plays) if len(source.frames) > 1 and source.plays else data
+    )
 
 
 def _png(source: Source, colours: int) -> bytes:
@@ -79,6 +83,7 @@ def _png(source: Source, colours: int) -> bytes:
     options: dict[str, Any] = {"icc_profile": icc, "optimize": True}
     if len(frames) > 1:
         options |= _film_options(frames) | {"loop": source.plays}
+        options["duration"] = [frame.duration for frame in frames]
     return _save(frames[0].image, "PNG", **options)
 
 
@@ -91,8 +96,14 @@ def _film_options(frames: list[Frame]) -> dict[str, Any]:
     return {
         "save_all": True,
         "append_images": [frame.image for frame in frames[1:]],
-        "duration": [frame.duration for frame in frames],
+        "duration": _whole_durations(frames),
     }
+
+
+def _whole_durations(frames: list[Frame]) -> list[int]:
+    """Durations in whole milliseconds, rounded so that their sum is right at each frame."""
+    ends = [round(end) for end in accumulate(frame.duration for frame in frames)]
+    return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _save(image: Image.Image, form: str, **options: Any) -> bytes:

@@ -92,7 +92,9 @@ class _Reader:
                 self._extension(gif)
             elif kind == _IMAGE:
                 self._image(gif)
-            elif kind:
+            elif gif.parts:  # junk behind a frame ends the file, as it does in browsers
+                break
+            else:
                 raise corrupt("A block of the GIF file is of no known kind: the file is damaged")
         if not gif.parts:
             raise corrupt("The GIF file has no picture data")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from imgsvc.images.faults import truncated
 
+_REPEATS = 1
 _EMPTY_EXIF = struct.pack(">I", 0) + struct.pack("<4sIHI", b"II*\0", 8, 0, 0)
 
 
@@ -53,6 +54,64 @@ def strip(data: bytes) -> bytes:
         if box.kind == b"meta":
             _empty_items(data, out, list(boxes(data, box.start + 4, box.end)))
     return bytes(out)
+
+
+def plays(data: bytes) -> int:
+    """How often an AVIF sequence runs, 0 for ever, as libavif reads it from its first track."""
+    track = next(_inside(data, b"moov", b"trak"), None)
+    if track is None:
+        return 0
+    head = next(_find(data, b"tkhd", track), None)
+    edits = next(_edits(data, track), None)
+    if head is None or edits is None or not data[edits.start + 3] & _REPEATS:
+        return 0 if edits is None else 1
+    once = int.from_bytes(data[slice(*_span(data, edits, (8, 4), (8, 8)))], "big")
+    span = _track_duration(data, head)
+    whole = int.from_bytes(data[slice(*span)], "big")
+    if not once or whole == (1 << 8 * (span[1] - span[0])) - 1:
+        return 0
+    return -(-whole // once)
+
+
+def with_plays(data: bytes, count: int) -> bytes:
+    """The AVIF sequence that libavif wrote to run for ever, made to run `count` times."""
+    out = bytearray(data)
+    once = 0
+    for track in _inside(data, b"moov", b"trak"):
+        edits = next(_edits(data, track))
+        once = int.from_bytes(data[slice(*_span(data, edits, (8, 4), (8, 8)))], "big")
+        head = next(_find(data, b"tkhd", track))
+        first, end = _track_duration(data, head)
+        out[first:end] = (once * count).to_bytes(end - first, "big")
+    for head in _inside(data, b"moov", b"mvhd"):
+        first, end = _span(data, head, (16, 4), (24, 8))
+        out[first:end] = (once * count).to_bytes(end - first, "big")
+    return bytes(out)
+
+
+def _track_duration(data: bytes, head: Box) -> tuple[int, int]:
+    return _span(data, head, (20, 4), (28, 8))
+
+
+def _span(data: bytes, box: Box, old: tuple[int, int], new: tuple[int, int]) -> tuple[int, int]:
+    """Where a field lies whose offset and size differ between a box's versions 0 and 1."""
+    offset, size = new if data[box.start] else old
+    return box.start + offset, box.start + offset + size
+
+
+def _find(data: bytes, kind: bytes, within: Box) -> Iterator[Box]:
+    return (box for box in boxes(data, within.start, within.end) if box.kind == kind)
+
+
+def _edits(data: bytes, track: Box) -> Iterator[Box]:
+    for edts in _find(data, b"edts", track):
+        yield from _find(data, b"elst", edts)
+
+
+def _inside(data: bytes, outer: bytes, kind: bytes) -> Iterator[Box]:
+    for box in boxes(data):
+        if box.kind == outer:
+            yield from _find(data, kind, box)
 
 
 def _empty_items(data: bytes, out: bytearray, inside: list[Box]) -> None:

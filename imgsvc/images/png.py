@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from imgsvc.images import exif
+from imgsvc.images import exif, profiles
 from imgsvc.images.compose import Disposal
 from imgsvc.images.faults import corrupt, truncated
 
@@ -54,7 +54,7 @@ class Png:
     icc: bytes | None = None
     exif: bytes | None = None
     gamma: int | None = None
-    chromaticities: bytes | None = None
+    primaries: tuple[int, ...] | None = None
     standard: bool = False
     plays: int = 1
     data: list[bytes] = field(default_factory=list)
@@ -67,6 +67,13 @@ class Png:
         if samples is None or self.transparency is None or len(self.transparency) < 2 * samples:
             return None
         return struct.unpack_from(f">{samples}H", self.transparency)
+
+    @property
+    def profile(self) -> bytes | None:
+        """The colour profile: embedded, or made from gamma and primaries; None for sRGB."""
+        if self.icc is not None or self.standard:
+            return self.icc
+        return profiles.from_gamma(self.gamma, self.primaries)
 
     def still(self) -> bytes:
         """The default picture as a PNG file of only what its pixels need."""
@@ -170,7 +177,7 @@ def _note(png: Png, kind: bytes, body: bytes) -> None:
     elif kind == b"gAMA" and len(body) == 4:
         png.gamma = int.from_bytes(body, "big")
     elif kind == b"cHRM" and len(body) == 32:
-        png.chromaticities = body
+        png.primaries = struct.unpack(">8I", body)
 
 
 def _profile(body: bytes) -> bytes | None:

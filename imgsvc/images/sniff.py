@@ -64,6 +64,9 @@ _OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"CR\x02", "CR2 (camera raw)"),
     (4, b"ftypcrx ", "CR3 (camera raw)"),
     (0, b"BA", "OS/2 bitmap array"),
+    (4, b"\x11\xaf", "FLI (animation)"),
+    (4, b"\x12\xaf", "FLC (animation)"),
+    (128, b"DICM", "DICOM"),
 )
 _OTHER_FILES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"PK\x03\x04", "a ZIP archive or an office document"),
@@ -84,6 +87,7 @@ _XBM = re.compile(rb"\s*(/\*.*?\*/\s*)?#define\s+\S+_width\s", re.DOTALL)
 _SVG = re.compile(rb"<(?:\w+:)?svg[\s>]", re.IGNORECASE)
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|title|script|meta|div)\b", re.IGNORECASE)
 _LOOKED_AT = 4_096
+_SEARCHED = 65_536
 
 
 def sniff(data: bytes) -> Kind:
@@ -108,7 +112,7 @@ def sniff(data: bytes) -> Kind:
         raise unsupported("TGA")
     if b"%PDF-" in head[:1_024]:
         raise unsupported("PDF")
-    _reject_text(head)
+    _reject_text(head, data[:_SEARCHED])
     for offset, magic, name in _OTHER_FILES:
         if head.startswith(magic, offset):
             raise not_an_image(f"The file is {name}, not a picture")
@@ -147,14 +151,14 @@ def _isobmff(head: bytes) -> Kind | None:
     return None
 
 
-def _reject_text(head: bytes) -> None:
+def _reject_text(head: bytes, more: bytes) -> None:
     """Raise where the file is text, and say of which kind."""
     text = head.lstrip(b"\xef\xbb\xbf\t\r\n ")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head:
         text = head[2:].replace(b"\0", b"").lstrip()
     if not text:
         raise not_an_image("The file is empty")
-    if _SVG.search(text) and text.startswith(b"<"):
+    if text.startswith(b"<") and _SVG.search(more.replace(b"\0", b"")):
         raise unsupported("SVG", "it is a drawing, not a raster picture")
     if _HTML.match(text):
         raise not_an_image(

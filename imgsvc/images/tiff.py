@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image, ImageChops
 from PIL.TiffImagePlugin import TiffImageFile
@@ -39,6 +39,19 @@ class Page:
         else:
             return image
         return ImageChops.invert(grey) if self.white_is_zero else grey
+
+
+def has_header(data: bytes) -> bool:
+    """Whether the whole directory of the first page lies within the file."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    if b"+" in data[2:4]:
+        offset, counter, entry = data[8:16], 8, 20
+    else:
+        offset, counter, entry = data[4:8], 2, 12
+    start = int.from_bytes(offset, order)
+    count = int.from_bytes(data[start : start + counter], order)
+    end = start + counter + entry * count + len(offset)
+    return start >= 8 and count > 0 and end <= len(data)
 
 
 def page(image: TiffImageFile) -> Page:
