@@ -1,4 +1,4 @@
-"""Sixty-four origins on loopback whose bodies never end: python -m tests.soak.endless   prints its port."""
+"""Sixty-four origins on loopback whose bodies never end. Prints the port that they share."""
 
 from __future__ import annotations
 
