@@ -30,7 +30,7 @@ def write(frames: Sequence[Frame], plays: int, colours: int) -> bytes:
     It runs `plays` times, 0 for ever.
     """
     images = [_binary(frame.image) for frame in frames]
-    shared = palette.exact(images, colours - 1)
+    shared = palette.exact(images, colours - 1) if len(images) > 1 else None
     if shared is not None and palette.CLEAR not in shared:
         shared.insert(0, palette.CLEAR)
     pieces: list[bytes] = []

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from imgsvc.images.colour import without_idle_alpha
+
 _SAMPLE_SIDE = 110
 _REFINEMENTS = 1
 _TRANSLUCENT_SHARE = 4
@@ -27,6 +29,7 @@ def reduce(images: Sequence[Image.Image], colours: int) -> list[Image.Image]:
     of at most `colours` (2 to 256) entries."""
     if all(image.mode == "L" for image in images):
         return _reduce_grey(images, colours)
+    images = [without_idle_alpha(image) for image in images]
     alpha = any(image.mode in {"LA", "RGBA"} for image in images)
     plain = [_clear_hidden(image.convert("RGBA")) if alpha else image for image in images]
     plain = [image if alpha else image.convert("RGB") for image in plain]

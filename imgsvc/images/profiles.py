@@ -44,7 +44,7 @@ def from_gamma(gamma: int | None, primaries: Sequence[int] | None) -> bytes | No
     return _profile(columns, _UNIT / gamma)
 
 
-def _colorants(points: Vector) -> list[Vector]:
+def _colorants(points: Vector) -> Sequence[Vector]:
     """XYZ of red, green and blue, seen under D50."""
     white, *inks = [
         (x / y, 1.0, (1 - x - y) / y) for x, y in zip(points[::2], points[1::2], strict=True)

@@ -32,8 +32,6 @@ _OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"8BPS", "PSD (Photoshop)"),
     (0, b"%!PS", "EPS (PostScript)"),
     (0, b"\xc5\xd0\xd3\xc6", "EPS (PostScript)"),
-    (0, b"\0\0\x01\0", "ICO (icon)"),
-    (0, b"\0\0\x02\0", "CUR (cursor)"),
     (0, b"icns", "ICNS (icon)"),
     (0, b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
@@ -81,10 +79,11 @@ _OTHER_FILES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x7fELF", "a program"),
     (0, b"MZ", "a program"),
 )
+_ICON = re.compile(rb"\0\0([\1\2])\0[^\0]\0", re.DOTALL)
 _PCX = re.compile(rb"\x0a[\0\x02-\x05][\0\x01][\x01\x02\x04\x08]", re.DOTALL)
 _NETPBM = re.compile(rb"P[1-7Ff][\s#]+[\d#WT-]")
 _XBM = re.compile(rb"\s*(/\*.*?\*/\s*)?#define\s+\S+_width\s", re.DOTALL)
-_SVG = re.compile(rb"<(?:\w+:)?svg[\s>]", re.IGNORECASE)
+_SVG = re.compile(rb"<(?:\w+:)?svg[\s>/]", re.IGNORECASE)
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|title|script|meta|div)\b", re.IGNORECASE)
 _LOOKED_AT = 4_096
 _SEARCHED = 65_536
@@ -99,6 +98,10 @@ def sniff(data: bytes) -> Kind:
     kind = _readable(head)
     if kind is not None:
         return kind
+    if data.endswith(b"TRUEVISION-XFILE.\0"):
+        raise unsupported("TGA")
+    if icon := _ICON.match(head):
+        raise unsupported("ICO (icon)" if icon[1] == b"\1" else "CUR (cursor)")
     for offset, magic, name in _OTHER_PICTURES:
         if head.startswith(magic, offset):
             raise unsupported(name)
@@ -108,8 +111,6 @@ def sniff(data: bytes) -> Kind:
         raise unsupported("PNM (Netpbm)")
     if _XBM.match(head):
         raise unsupported("XBM")
-    if data[-18:] == b"TRUEVISION-XFILE.\0":
-        raise unsupported("TGA")
     if b"%PDF-" in head[:1_024]:
         raise unsupported("PDF")
     _reject_text(head, data[:_SEARCHED])
@@ -158,12 +159,12 @@ def _reject_text(head: bytes, more: bytes) -> None:
         text = head[2:].replace(b"\0", b"").lstrip()
     if not text:
         raise not_an_image("The file is empty")
-    if text.startswith(b"<") and _SVG.search(more.replace(b"\0", b"")):
-        raise unsupported("SVG", "it is a drawing, not a raster picture")
     if _HTML.match(text):
         raise not_an_image(
             "The file is a web page, not a picture; check that the URL leads to the picture itself"
         )
+    if text.startswith(b"<") and _SVG.search(more.replace(b"\0", b"")):
+        raise unsupported("SVG", "it is a drawing, not a raster picture")
     if text.startswith((b"<?xml", b"<")):
         raise not_an_image("The file is XML, not a picture")
     if text.startswith((b"{", b"[")):
