@@ -29,7 +29,7 @@ function sentence(fault) {
 function rowsTable(byRow, rows) {
   const header = rows?.get(1) ?? null;
   return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with faults" },
-    h("table", { class: "rows" },
+    h("table", { class: header ? "rows" : "rows bare" },
       h("thead", {}, h("tr", {},
         h("th", { scope: "col" }, "Row"),
         h("th", { scope: "col" }, "What is wrong"),
@@ -42,7 +42,7 @@ function faultyRow(number, faults, header, cells) {
   return h("tr", {},
     h("th", { scope: "row" }, count(number)),
     h("td", { class: "messages" }, h("ul", {}, faults.map((fault) =>
-      h("li", {}, fault.column && h("b", {}, fault.column, ": "), !cells || !fault.column ? sentence(fault) : fault.message)))),
+      h("li", {}, fault.column && h("b", {}, fault.column, ": "), sentence(fault))))),
     header && Array.from({ length: Math.max(header.length, cells?.length ?? 0) }, (_, at) => {
       // Cells beyond the header belong to a list of URLs that was never quoted.
       const fault = broken.get(at) ?? (at >= header.length ? broken.get(header.length - 1) : undefined);

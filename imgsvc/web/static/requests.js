@@ -35,12 +35,12 @@ function requestRow({ requestId, status, createdAt, progress, bytes: sizes }) {
 /** Show the view in `main` until `signal` aborts. */
 export function view(main, { signal }) {
   const filter = h("select", { id: "status" },
-    h("option", { value: "" }, "All"), Object.entries(STATUS).map(([value, text]) => h("option", { value }, text)));
+    h("option", { value: "" }, "Any status"), Object.entries(STATUS).map(([value, text]) => h("option", { value }, text)));
   const list = h("div", { class: "stack" });
   const more = h("button", { type: "button", hidden: true }, "Show older ones");
   main.append(
     h("div", { class: "section-head" }, heading("Requests"),
-      h("div", { class: "field inline" }, h("label", { for: "status" }, "Status"), filter)),
+      h("div", { class: "field inline" }, h("label", { class: "hidden-visually", for: "status" }, "Status"), filter)),
     list, h("div", { class: "buttons" }, more));
   let cursor = null;
   let turn = 0;
