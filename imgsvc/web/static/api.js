@@ -22,11 +22,8 @@ export class Problem extends Error {
   }
 }
 
-const unreachable = () =>
-  new Problem(0, {
-    title: "The service cannot be reached",
-    detail: "Check that it is running and that you are connected, then try again.",
-  });
+const unreachable = (detail = "Check that it is running and that you are connected, then try again.") =>
+  new Problem(0, { title: "The service cannot be reached", detail });
 
 let askForKey = async () => false;
 
@@ -66,7 +63,9 @@ export async function upload(file, query, { key, signal, onProgress }) {
   for (;;) {
     const { status, text } = await send(file, query, { key, signal, onProgress });
     if (status >= 200 && status < 300) return JSON.parse(text);
-    const problem = status ? new Problem(status, parse(text)) : unreachable();
+    const problem = status
+      ? new Problem(status, parse(text))
+      : unreachable("Check that it is running, and that the file has not changed since you chose it; then try again.");
     if (status !== 401 || !(await askForKey())) throw problem;
   }
 }

@@ -5,6 +5,7 @@ import { count, many } from "./format.js";
 import { readRows } from "./csv.js";
 
 const MOST_CELL = 400;
+const MOST_BESIDE = 80;
 
 /** A section with every fault the service found; rows are read from `file`, where that is possible. */
 export async function faultsPanel(problem, file) {
@@ -38,15 +39,15 @@ function rowsTable(byRow, rows) {
 }
 
 function faultyRow(number, faults, header, cells) {
-  const broken = new Map(faults.map((f) => [header?.findIndex((name) => same(name, f.column)) ?? -1, f]));
+  const broken = Map.groupBy(faults, (f) => header?.findIndex((name) => same(name, f.column)) ?? -1);
   return h("tr", {},
     h("th", { scope: "row" }, count(number)),
     h("td", { class: "messages" }, h("ul", {}, faults.map((fault) =>
       h("li", {}, fault.column && h("b", {}, fault.column, ": "), sentence(fault))))),
     header && Array.from({ length: Math.max(header.length, cells?.length ?? 0) }, (_, at) => {
       // Cells beyond the header belong to a list of URLs that was never quoted.
-      const fault = broken.get(at) ?? (at >= header.length ? broken.get(header.length - 1) : undefined);
-      return h("td", { class: fault ? "faulty" : "" }, cellText(cells?.[at] ?? "", fault?.value));
+      const here = broken.get(at) ?? (at >= header.length ? broken.get(header.length - 1) : undefined);
+      return h("td", { class: here ? "faulty" : "" }, cellText(cells?.[at] ?? "", here ?? []));
     }));
 }
 
@@ -54,10 +55,20 @@ const same = (name, column) => column && name.trim().toLowerCase() === column.tr
 
 const clip = (text) => (text.length > MOST_CELL ? `${text.slice(0, MOST_CELL)}…` : text);
 
-function cellText(cell, value) {
+/** The cell, with what is wrong in it marked. A value that the service shortened ends in an ellipsis. */
+function cellText(cell, faults) {
   if (!cell) return h("span", { class: "muted" }, "empty");
-  const at = value ? cell.indexOf(value) : -1;
-  if (at < 0) return clip(cell);
-  const from = Math.max(0, at - 80);
-  return [from > 0 && "…", cell.slice(from, at), h("mark", {}, clip(value)), clip(cell.slice(at + value.length))];
+  const marks = [];
+  for (const { value } of faults) {
+    const wanted = value?.replace(/…$/, "");
+    const start = wanted ? cell.indexOf(wanted, marks.at(-1)?.[1] ?? 0) : -1;
+    if (start >= 0) marks.push([start, start + wanted.length]);
+  }
+  if (!marks.length) return clip(cell);
+  const pieces = marks.flatMap(([start, end], at) => {
+    const before = cell.slice(marks[at - 1]?.[1] ?? 0, start);
+    return [before.length > MOST_BESIDE ? `…${before.slice(-MOST_BESIDE)}` : before, h("mark", {}, clip(cell.slice(start, end)))];
+  });
+  const after = cell.slice(marks.at(-1)[1]);
+  return [pieces, after.length > MOST_BESIDE ? `${after.slice(0, MOST_BESIDE)}…` : after];
 }

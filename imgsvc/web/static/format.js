@@ -1,7 +1,9 @@
 // Numbers, sizes, times and codes as a person reads them.
 
-const NUMBER = new Intl.NumberFormat("en");
-const WHEN = new Intl.DateTimeFormat("en", { dateStyle: "medium", timeStyle: "short" });
+// The page speaks English; whose English, the browser knows.
+const LOCALE = navigator.languages?.find((language) => language.startsWith("en")) ?? "en-GB";
+const NUMBER = new Intl.NumberFormat(LOCALE);
+const WHEN = new Intl.DateTimeFormat(LOCALE, { dateStyle: "medium", timeStyle: "short" });
 
 export const count = (n) => NUMBER.format(n);
 

@@ -129,6 +129,7 @@ export class Gallery {
         this.problem.replaceChildren();
       } catch (problem) {
         if (this.signal.aborted) return;
+        if (page) page.stale = this.#pages.includes(page);
         await new Promise((resolve) => {
           this.problem.replaceChildren(problemPanel(problem, resolve));
         });

@@ -6,9 +6,23 @@ import { STATUS, bytes, change, count, many, when } from "./format.js";
 import { badge, heading, problemPanel, skeleton } from "./parts.js";
 
 const PAGE = 50;
+const MOST_NAMES = 500;
 
 /** What a request is called: its file's name where this browser sent it, else the start of its id. */
-export const nameOf = (id) => memory.get(`name.${id}`) ?? `Request ${id.slice(0, 8)}`;
+export const nameOf = (id) => new Map(names()).get(id) ?? `Request ${id.slice(0, 8)}`;
+
+/** Remember, in this browser, the name of the file that became a request. */
+export function rememberName(id, name) {
+  memory.set("names", JSON.stringify([...names(), [id, name]].slice(-MOST_NAMES)));
+}
+
+function names() {
+  try {
+    return JSON.parse(memory.get("names")) ?? [];
+  } catch {
+    return [];
+  }
+}
 
 /** A table of requests, newest first. */
 export function requestTable(requests, label) {

@@ -1,11 +1,11 @@
 // The first view: choose a file, have it checked, say how, send it.
 
-import { announce, h, icon, memory } from "./dom.js";
+import { announce, h, icon } from "./dom.js";
 import { call, randomKey, upload, url } from "./api.js";
 import { bytes, many } from "./format.js";
 import { heading, problemPanel, skeleton } from "./parts.js";
 import { optionsForm } from "./options.js";
-import { requestTable } from "./requests.js";
+import { rememberName, requestTable } from "./requests.js";
 
 const CHECK_BYTES = 16 * 2 ** 20; // A larger file is sent once, and checked as it arrives.
 
@@ -19,8 +19,14 @@ export function view(main, { signal, go }) {
       h("p", { class: "lead" },
         "Drop a CSV of products and image URLs. Every image is fetched, compressed and hosted, and the same CSV comes back with the new URLs.")),
     stage, recent);
-  const context = { stage, signal, go, take: (file) => examine(file, context) };
-  acceptDrops(context.take, signal);
+  let last = null;
+  const take = (file) => {
+    last?.abort(); // Another file was chosen: what was under way with the last one ends.
+    last = new AbortController();
+    return examine(file, { ...context, signal: AbortSignal.any([signal, last.signal]) });
+  };
+  const context = { stage, signal, go, take };
+  acceptDrops(take, signal);
   offer(context);
   showRecent(recent, signal);
 }
@@ -103,7 +109,7 @@ async function examine(file, context) {
       return;
     }
   }
-  if (context.signal.aborted || !card.element.isConnected) return;
+  if (context.signal.aborted) return;
   card.say(counts ? `${many(counts.products, "product")}, ${many(counts.images, "image")}` : "Checked as it is sent", counts);
   const form = optionsForm(counts ? `Compress ${many(counts.images, "image")}` : "Upload and compress", (options) =>
     submit(file, options, context));
@@ -160,7 +166,7 @@ async function submit(file, options, context, key = randomKey()) {
         if (share >= 1) text.textContent = "Sent. Checking and storing every row…";
       },
     });
-    memory.set(`name.${accepted.requestId}`, file.name);
+    rememberName(accepted.requestId, file.name);
     go(`#/request/${accepted.requestId}`);
   } catch (problem) {
     await refuse(problem, file, context, () => submit(file, options, context, key));

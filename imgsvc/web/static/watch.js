@@ -3,88 +3,88 @@
 import { call, url } from "./api.js";
 
 const POLL_SECONDS = 2;
-const MOST_PAUSE_SECONDS = 15;
+const HIDDEN_SECONDS = 10;
+const MOST_PAUSE_SECONDS = 30;
 
 /**
  * Tell `onStatus` the request's status (without products) whenever it changes, until it has finished
  * or `signal` aborts. `onLost(true)` says that the connection is gone for now, `onLost(false)` that it
- * is back. A hidden page holds no connection: a browser has only six for a host, over all its tabs.
+ * is back; `onProblem` ends it.
  */
 export function watch(id, signal, { onStatus, onLost, onProblem }) {
   let source = null;
-  let polling = false;
+  let ended = false;
+  let poll = 0; // The number of the polling loop that goes on; another number ends it.
 
-  function open() {
-    if (source || polling || signal.aborted || document.hidden) return;
+  function listen() {
     source = new EventSource(url(`watchStatus/${encodeURIComponent(id)}`));
-    for (const name of ["message", "progress", "status", "finished"]) source.addEventListener(name, took);
+    for (const name of ["message", "progress", "status", "finished"]) source.addEventListener(name, take);
     source.onopen = () => onLost(false);
     source.onerror = () => {
-      onLost(true);
-      if (source?.readyState !== EventSource.CLOSED) return; // The browser tries again by itself.
-      close();
-      poll();
+      if (source.readyState !== EventSource.CLOSED) onLost(true); // The browser tries again by itself.
+      else ask(POLL_SECONDS);
     };
   }
 
-  function close() {
+  function stop() {
     source?.close();
     source = null;
+    poll += 1;
   }
 
-  function took(event) {
-    if (signal.aborted) return;
+  function take(event) {
     let status = null;
     try {
       status = JSON.parse(event.data);
     } catch {
       return;
     }
-    if (!status?.progress) return;
-    tell(status);
+    if (status?.progress) tell(status);
   }
 
   function tell(status) {
+    if (signal.aborted || ended) return;
+    onLost(false);
     if (status.finishedAt) {
-      close();
-      document.removeEventListener("visibilitychange", visible);
+      ended = true;
+      stop();
     }
     onStatus(status);
   }
 
-  async function poll() {
-    polling = true;
-    let pause = POLL_SECONDS;
-    while (!signal.aborted) {
+  async function ask(seconds) {
+    stop();
+    const mine = poll;
+    let pause = seconds;
+    const goOn = () => mine === poll && !signal.aborted;
+    while (goOn()) {
       try {
-        const status = await call("GET", `checkStatus/${encodeURIComponent(id)}`, {
-          query: { format: "json", products: "false" },
-          signal,
-        });
-        onLost(false);
-        pause = POLL_SECONDS;
+        const query = { format: "json", products: "false" };
+        const status = await call("GET", `checkStatus/${encodeURIComponent(id)}`, { query, signal });
+        if (!goOn()) return;
+        pause = seconds;
         tell(status);
-        if (status.finishedAt) return;
       } catch (problem) {
-        if (signal.aborted) return;
-        if (problem.status >= 400 && problem.status < 500 && problem.status !== 429) {
-          onProblem(problem);
-          return;
-        }
+        if (!goOn()) return;
+        if (problem.status >= 400 && problem.status < 500 && problem.status !== 429) return onProblem(problem);
+        onLost(true);
         pause = Math.min(pause * 2, MOST_PAUSE_SECONDS);
       }
       await new Promise((resolve) => setTimeout(resolve, pause * 1000));
     }
   }
 
-  function visible() {
-    if (document.hidden) close();
-    else open();
+  // A hidden page holds no connection open: a browser has only six for a host, over all its tabs.
+  function follow() {
+    if (ended) return;
+    stop();
+    if (document.hidden) ask(HIDDEN_SECONDS);
+    else listen();
   }
 
-  document.addEventListener("visibilitychange", visible, { signal });
-  signal.addEventListener("abort", close);
-  open();
+  document.addEventListener("visibilitychange", follow, { signal });
+  signal.addEventListener("abort", stop);
+  follow();
 }
 
 /** Images per second, over the last 15 seconds. */
