@@ -1,0 +1,354 @@
+"""Worker processes that compress: deadlines, memory limits, and one image's crash is its own.
+
+Each slot is a worker with an executor of its own (`slot.py`), so a death breaks that slot alone. The
+worker tells by a shared number which image it is at; a death or a deadline is that image's (`blame.py`
+says whether it is tried again), and the others of its message go to the next worker at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from typing import TypeVar
+
+from imgsvc.config import CompressConfig
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.images import machine
+from imgsvc.images.blame import Blame
+from imgsvc.images.slot import PATIENCE_SECONDS, Job, Message, Worker, worker_context
+from imgsvc.images.worker import Answer, Bug, Setup
+from imgsvc.models import Compressed, Settings
+
+log = logging.getLogger(__name__)
+
+COMPRESS = "imgsvc.images.codec:compress_image"
+MESSAGE_IMAGES = 8
+MESSAGE_BYTES = 512 * 2**10
+"""Small images travel together up to these; a larger one travels alone."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+"""Seconds between the tries to start a worker that does not come up."""
+
+
+_T = TypeVar("_T")
+
+
+class PoolClosed(Exception):
+    """The pool was closed before this image was done; nothing is held against it."""
+
+
+class Pool:
+    """Compresses images in worker processes.
+
+    `function` is the dotted `module:name` of what a worker runs: `(data, settings, max_pixels) ->
+    Compressed`. Its module's `warm_up()`, where it has one, runs first.
+    """
+
+    def __init__(self, config: CompressConfig, *, function: str = COMPRESS) -> None:
+        self.workers = config.workers or machine.cores()
+        self.deaths = 0
+        self._seconds = config.seconds
+        self._tick = min(PATIENCE_SECONDS / 2, config.seconds / 10)
+        memory = config.worker_memory_bytes or machine.worker_share(
+            self.workers, machine.memory_bytes()
+        )
+        self._setup = Setup(function, config.max_pixels, memory)
+        self._context = worker_context(["imgsvc.images.worker", COMPRESS.partition(":")[0]])
+        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="imgsvc-pool")
+        self._up: list[Worker] = []
+        self._starting: set[Worker] = set()
+        self._failing = 0
+        self._waiting: deque[Job] = deque()
+        self._pausing: set[Job] = set()
+        self._blame = Blame()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing = asyncio.Event()
+
+    # --- for others ----------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring the workers up. Returns when each is warm, or has failed to come up once."""
+        self._loop = asyncio.get_running_loop()
+        tried = [asyncio.Event() for _ in range(self.workers)]
+        self._tasks = [asyncio.create_task(self._tend(event), name="pool") for event in tried]
+        self._tasks.append(asyncio.create_task(self._watch(), name="pool watch"))
+        for event in tried:
+            await event.wait()
+
+    @property
+    def healthy(self) -> bool:
+        """False where no worker is up and they do not come back."""
+        return bool(self._up) or not self._failing
+
+    @property
+    def busy(self) -> int:
+        """How many workers have something to do."""
+        return sum(1 for worker in self._up if worker.messages)
+
+    @property
+    def waiting(self) -> int:
+        """How many images are not with a worker yet."""
+        return len(self._waiting) + len(self._pausing)
+
+    async def compress(self, data: bytes, settings: Settings) -> Compressed:
+        """Compress an image. Raises `ImageError`, or `PoolClosed`.
+
+        Cancelled, it is not begun; one that was begun is finished and thrown away.
+        """
+        if self._closing.is_set():
+            raise PoolClosed
+        done: asyncio.Future[Compressed] = asyncio.get_running_loop().create_future()
+        job = Job(data, settings, done)
+        self._waiting.append(job)
+        self._dispatch()
+        try:
+            return await done
+        finally:
+            if done.cancelled():
+                with suppress(ValueError):
+                    self._waiting.remove(job)
+
+    async def close(self, grace: float) -> None:
+        """Take no more, give what is at work `grace` seconds, then end every worker."""
+        self._closing.set()
+        self._give_up([*self._waiting, *self._pausing])
+        self._waiting.clear()
+        self._pausing.clear()
+        at_work = [job.done for w in self._up for m in w.messages for job in m.jobs if job]
+        try:
+            if at_work and grace > 0:
+                await asyncio.wait(at_work, timeout=grace)
+        finally:
+            for worker in (*self._up, *self._starting):
+                worker.kill()
+        await asyncio.gather(*self._tasks)
+        self._threads.shutdown()
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        """Send what waits, as far as workers can take it."""
+        while self._waiting:
+            free = [worker for worker in self._up if worker.room]
+            if not free:
+                return
+            worker = min(free, key=lambda worker: len(worker.messages))
+            jobs = self._next_jobs()
+            if jobs:
+                worker.send(jobs, self._answered_elsewhere)
+
+    def _next_jobs(self) -> list[Job]:
+        """Take what the next message carries: a fair share of what waits; a suspect travels alone."""
+        most = min(MESSAGE_IMAGES, -(-len(self._waiting) // self.workers))
+        jobs: list[Job] = []
+        size = 0
+        while self._waiting and len(jobs) < most:
+            job = self._waiting[0]
+            size += len(job.data)
+            if jobs and (size > MESSAGE_BYTES or job.alone):
+                break
+            self._waiting.popleft()
+            if not job.done.done():
+                jobs.append(job)
+                if job.alone:
+                    break
+        return jobs
+
+    def _answered_elsewhere(
+        self, worker: Worker, message: Message, future: Future[list[Answer]]
+    ) -> None:
+        with suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._answered, worker, message, future)
+
+    def _answered(self, worker: Worker, message: Message, future: Future[list[Answer]]) -> None:
+        error = future.exception()
+        if isinstance(error, BrokenProcessPool):
+            worker.died.set()
+            return
+        worker.messages.remove(message)
+        if error is None:
+            for job, answer in zip(message.jobs, future.result(), strict=True):
+                if job is not None and answer is not None:
+                    _settle(job, answer)
+        else:
+            self._unanswered(message, error)
+        self._dispatch()
+
+    def _unanswered(self, message: Message, error: BaseException) -> None:
+        """The worker lives, but could not send its answer: each image is tried alone."""
+        jobs = [job for job in message.jobs if job is not None]
+        if len(jobs) > 1:
+            for job in jobs:
+                job.alone = True
+            self._again(jobs)
+        elif isinstance(error, MemoryError):
+            _fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "the worker ran out of memory over it")
+        else:
+            for job in jobs:
+                _settle(job, Bug(type(error).__name__, str(error.__cause__ or error)))
+
+    def _again(self, jobs: Iterable[Job]) -> None:
+        """Let these go before all others."""
+        self._waiting.extendleft(reversed([job for job in jobs if not job.done.done()]))
+
+    def _later(self, job: Job, seconds: float) -> None:
+        self._pausing.add(job)
+
+        def resume() -> None:
+            if job in self._pausing:
+                self._pausing.discard(job)
+                self._again([job])
+                self._dispatch()
+
+        self._loop.call_later(seconds, resume)
+
+    # --- workers -------------------------------------------------------------------------------
+
+    async def _tend(self, tried: asyncio.Event) -> None:
+        """Keep one slot manned until the pool closes."""
+        failures = 0
+        while not self._closing.is_set():
+            worker = Worker(self._context, self._setup)
+            if not await self._bring_up(worker):
+                failures += 1
+                self._failing += failures == 1
+                tried.set()
+                await self._rest(failures)
+                continue
+            self._failing -= failures > 0
+            failures = 0
+            tried.set()
+            await self._employ(worker)
+        tried.set()
+
+    async def _bring_up(self, worker: Worker) -> bool:
+        self._starting.add(worker)
+        try:
+            await self._in_thread(worker.start)
+        except Exception as error:  # whatever it is, the slot must come back
+            if not self._closing.is_set():
+                log.exception("a worker did not start", exc_info=error)
+            await self._in_thread(worker.bury)
+            return False
+        finally:
+            self._starting.discard(worker)
+        return True
+
+    async def _rest(self, failures: int) -> None:
+        """Wait before the next try to start a worker; the second is made at once."""
+        if failures > 1:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)):
+                    await self._closing.wait()
+
+    async def _employ(self, worker: Worker) -> None:
+        """Let a worker work until it dies."""
+        worker.watch()
+        self._up.append(worker)
+        self._dispatch()
+        await worker.died.wait()
+        worker.unwatch()
+        self._up.remove(worker)
+        code = await self._in_thread(worker.bury)
+        if self._closing.is_set():
+            self._give_up(job for m in worker.messages for job in m.jobs if job is not None)
+            return
+        self.deaths += 1
+        log.warning("a worker died", extra={"exit": _exit_name(code), "pid": worker.pid})
+        self._judge(worker, code)
+        self._dispatch()
+
+    def _judge(self, worker: Worker, code: int | None) -> None:
+        """Find the image that ended the worker; the others are tried again at once."""
+        culprit = worker.overdue or worker.at_work
+        if culprit is None and not worker.ended_by_us:
+            self._blame.idle_death(code, time.monotonic())
+        again = []
+        for message in worker.messages:
+            lost = culprit is None and message is worker.messages[0]
+            for job in message.jobs:
+                if job is None or job.done.done():
+                    continue
+                if job is culprit and job is worker.overdue:
+                    _fail([job], ImageErrorCode.COMPRESS_TIMEOUT, _too_slow(self._seconds))
+                elif job is culprit:
+                    self._strike(job, code)
+                elif lost and self._blame.innocent(job.record) is None:
+                    _convict(job, code)
+                else:
+                    again.append(job)
+        self._again(again)
+
+    def _strike(self, job: Job, code: int | None) -> None:
+        pause = self._blame.death(job.record, code, time.monotonic())
+        job.alone = True
+        if pause is None:
+            _convict(job, code)
+        elif pause:
+            self._later(job, pause)
+        else:
+            self._again([job])
+
+    async def _watch(self) -> None:
+        """End a worker whose image takes too long; free what is queued behind one that takes long."""
+        before = time.monotonic()
+        while not self._closing.is_set():
+            await asyncio.sleep(self._tick)
+            now = time.monotonic()
+            elapsed, before = min(now - before, 2 * self._tick), now
+            for worker in list(self._up):
+                seconds = worker.seconds_at_work(elapsed)
+                if seconds >= self._seconds:
+                    worker.overdue, worker.ended_by_us = worker.at_work, True
+                    worker.kill()
+                elif worker.slow:
+                    self._again(worker.recall())
+            self._dispatch()
+
+    def _give_up(self, jobs: Iterable[Job]) -> None:
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(PoolClosed())
+
+    async def _in_thread(self, call: Callable[[], _T]) -> _T:
+        return await self._loop.run_in_executor(self._threads, call)
+
+
+def _settle(job: Job, answer: Compressed | ImageError | Bug) -> None:
+    if job.done.done():
+        return
+    if isinstance(answer, Compressed):
+        job.done.set_result(answer)
+    elif isinstance(answer, ImageError):
+        job.done.set_exception(answer)
+    else:
+        log.error("compressing met a bug: %s", answer.name, extra={"traceback": answer.traceback})
+        _fail([job], ImageErrorCode.INTERNAL, f"compressing it met an error of ours: {answer.name}")
+
+
+def _fail(jobs: Iterable[Job], code: ImageErrorCode, message: str) -> None:
+    for job in jobs:
+        _settle(job, ImageError(code, message))
+
+
+def _convict(job: Job, code: int | None) -> None:
+    times = max(job.record.strikes, job.record.lost)
+    message = f"its worker died over it {times} times, at last by {_exit_name(code)}"
+    _fail([job], ImageErrorCode.COMPRESS_CRASHED, message)
+
+
+def _too_slow(seconds: float) -> str:
+    return f"compressing it took longer than {seconds:g} s, and was stopped"
+
+
+def _exit_name(code: int | None) -> str:
+    with suppress(ValueError):
+        if code is not None and code < 0:
+            return signal.Signals(-code).name
+    return f"exit {code}"

@@ -1,0 +1,208 @@
+"""One worker process, seen from the main process: messages go out, answers come back, or it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
+from ctypes import c_double
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+
+from imgsvc.images import worker
+from imgsvc.images.blame import Record
+from imgsvc.images.worker import Answer, Setup
+from imgsvc.models import Compressed, Settings
+
+START_SECONDS = 60.0
+"""How long a worker may take to come up."""
+DEPTH = 2
+"""Messages a worker has: the one at work, and one behind it, so that it never waits for the next."""
+PATIENCE_SECONDS = 0.5
+"""Nothing stays queued behind an image that takes longer than this."""
+_OUR_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One image that is to be compressed, and who waits for it."""
+
+    data: bytes
+    settings: Settings
+    done: asyncio.Future[Compressed]
+    record: Record = field(default_factory=Record)
+    alone: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """Images that travel together. The position of the first is `first`, and so on from there.
+
+    One that was called back leaves None in its place.
+    """
+
+    first: int
+    jobs: list[Job | None]
+
+    def at(self, position: int) -> Job | None:
+        """The image at that position, where it is one of this message."""
+        index = position - self.first
+        return self.jobs[index] if 0 <= index < len(self.jobs) else None
+
+
+Answered = Callable[["Worker", Message, Future[list[Answer]]], None]
+
+
+class Worker:
+    """A process with one executor of its own: when it dies, nothing else breaks.
+
+    Used once: whoever finds it dead makes another. Positions count the images it was ever sent, from
+    1, and it shares the one at work.
+    """
+
+    def __init__(self, context: BaseContext, setup: Setup) -> None:
+        self._position: c_double = context.RawValue(c_double, 0)
+        self._recalled: c_double = context.RawValue(c_double, 0)
+        self._executor = ProcessPoolExecutor(
+            1,
+            mp_context=context,
+            initializer=worker.start,
+            initargs=(setup, self._position, self._recalled),
+        )
+        self._processes: list[BaseProcess] = []
+        self._next = 1
+        self._killed = False
+        self.messages: deque[Message] = deque()
+        self.died = asyncio.Event()
+        self.slow = False
+        self.overdue: Job | None = None
+        self.ended_by_us = False
+        self._seen = (0.0, 0)
+        self._seen_seconds = 0.0
+
+    def start(self) -> None:
+        """Start the process and wait until it is warm. Blocks; raises whatever hinders it."""
+        _shield_children()
+        ready = self._executor.submit(worker.ready)
+        self._processes = list((self._executor._processes or {}).values())
+        # These ends of the pipes are the worker's. While we hold them too, one that dies in the middle
+        # of an answer leaves the executor waiting for the rest for ever, and one that dies before it
+        # has read a message (up to Python 3.11.5) leaves it writing.
+        self._executor._result_queue._writer.close()  # type: ignore[attr-defined]
+        self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
+        if self._killed:
+            self.kill()
+        ready.result(START_SECONDS)
+
+    def watch(self) -> None:
+        """Have `died` set when the process ends, from now until `unwatch`."""
+        for process in self._processes:
+            asyncio.get_running_loop().add_reader(process.sentinel, self.died.set)
+
+    def unwatch(self) -> None:
+        for process in self._processes:
+            asyncio.get_running_loop().remove_reader(process.sentinel)
+
+    @property
+    def room(self) -> bool:
+        """Whether it can take a message. Nothing is queued behind an image that takes long."""
+        return not self.messages or (len(self.messages) < DEPTH and not self.slow)
+
+    @property
+    def at_work(self) -> Job | None:
+        """The image at work, as the worker says; None for one that was called back."""
+        position = int(self._position.value)
+        return next((job for m in self.messages if (job := m.at(position))), None)
+
+    def send(self, jobs: Sequence[Job], answered: Answered) -> None:
+        """Send images, to be worked on in their order; `answered` is called on another thread."""
+        message = Message(self._next, list(jobs))
+        self._next += len(jobs)
+        self.messages.append(message)
+        images = [(job.data, job.settings) for job in jobs]
+        try:
+            future = self._executor.submit(worker.compressed_images, message.first, images)
+        except RuntimeError:  # broken: the message is among those that are lost with the worker
+            self.died.set()
+        else:
+            future.add_done_callback(lambda future: answered(self, message, future))
+
+    def seconds_at_work(self, elapsed: float) -> float:
+        """How long it has been at the same image, or at none with messages waiting.
+
+        `elapsed` is the time since the last call, as the main process lived it: when that was stopped
+        for a while, the image is not blamed for it.
+        """
+        seen = (self._position.value, self.messages[0].first if self.messages else 0)
+        if seen != self._seen or not self.messages:
+            self._seen, self._seen_seconds = seen, 0.0
+        else:
+            self._seen_seconds += elapsed
+        self.slow = self._seen_seconds >= PATIENCE_SECONDS
+        return self._seen_seconds
+
+    def recall(self) -> list[Job]:
+        """Call back all images but the one at work; they are another worker's now.
+
+        Where the worker begins one of them at this very moment, its answer is dropped.
+        """
+        at_work = self.at_work
+        self._recalled.value = self._next
+        jobs = []
+        for message in self.messages:
+            for index, job in enumerate(message.jobs):
+                if job is not None and job is not at_work:
+                    jobs.append(job)
+                    message.jobs[index] = None
+        return jobs
+
+    @property
+    def pid(self) -> int | None:
+        return self._processes[0].pid if self._processes else None
+
+    def kill(self) -> None:
+        """End the process now, whatever it is doing."""
+        self._killed = True
+        for process in self._processes:
+            with suppress(OSError, ValueError):
+                process.kill()
+
+    def bury(self) -> int | None:
+        """Let go of everything; return the exit code (negative: a signal). Blocks for a moment.
+
+        All answers that the process still gave are handed over before.
+        """
+        self.kill()
+        self._executor.shutdown(wait=True)
+        return self._processes[0].exitcode if self._processes else None
+
+
+def worker_context(preload: Sequence[str]) -> BaseContext:
+    """How workers are started: forked from a server that has one thread and Pillow in memory.
+
+    On macOS, whose libraries do not survive a fork, each is started from nothing.
+    """
+    if sys.platform == "darwin":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    return context
+
+
+def _shield_children() -> None:
+    """Start multiprocessing's own processes such that no signal to the whole group ends them.
+
+    Were the fork server to end before the main process, all its workers would pass for dead. A blocked
+    signal stays blocked in the children of this thread. The tracker goes first: it unblocks them.
+    """
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _OUR_SIGNALS)
+    if sys.platform != "darwin":
+        forkserver.ensure_running()

@@ -1,0 +1,211 @@
+"""What runs in a worker process. The main process imports this too, so Pillow is not imported here."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ctypes import c_double
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.models import Compressed, Settings
+
+NICENESS = 5
+OOM_SCORE = 800
+"""If memory runs out, the kernel is to end a worker, never the main process."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_RETAINED_BYTES = 256 * 2**20
+"""A worker that has kept more than this after its images gives the memory back."""
+
+Compress = Callable[[bytes, Settings, int], Compressed]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker is told when it starts. `function` is the dotted `module:name` of what it runs."""
+
+    function: str
+    max_pixels: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bug:
+    """An image met an error that nobody foresaw: its name, and the traceback for the log."""
+
+    name: str
+    traceback: str
+
+
+Answer = Compressed | ImageError | Bug | None
+"""What becomes of an image; None: it was called back before its turn."""
+
+
+class Bench:
+    """A worker's state: what it runs, and the two numbers it shares with the main process.
+
+    `position` is the image at work (0: none); images below `recalled` are not to be begun any more.
+    """
+
+    def __init__(self, setup: Setup, position: c_double, recalled: c_double) -> None:
+        module, _, name = setup.function.partition(":")
+        self.module = importlib.import_module(module)
+        self.compress: Compress = getattr(self.module, name)
+        self.setup = setup
+        self.position = position
+        self.recalled = recalled
+        self.retained_bytes = min(_RETAINED_BYTES, setup.memory_bytes // 4)
+
+    def work(self, first: int, images: Sequence[tuple[bytes, Settings]]) -> list[Answer]:
+        answers: list[Answer] = []
+        for position, (data, settings) in enumerate(images, first):
+            if position < self.recalled.value:
+                answers.append(None)
+                continue
+            self.position.value = position
+            answers.append(self._one(data, settings))
+        self.position.value = 0
+        if _memory_bytes(1) > self.retained_bytes:
+            _give_memory_back()
+        return answers
+
+    def _one(self, data: bytes, settings: Settings) -> Answer:
+        try:
+            return self.compress(data, settings, self.setup.max_pixels)
+        except ImageError as error:
+            # Without its traceback, whose frames hold the picture.
+            return error.with_traceback(None)
+        except MemoryError:
+            return ImageError(
+                ImageErrorCode.OUT_OF_MEMORY,
+                f"compressing it needs more than the {self.setup.memory_bytes >> 20} MiB "
+                "that a worker may use",
+            )
+        except Exception as error:  # noqa: BLE001 - told to the main process, which logs it
+            return Bug(type(error).__name__, traceback.format_exc())
+
+
+# The one global: an executor hands its initializer's outcome to no call but through the module.
+_bench: Bench | None = None
+
+
+def start(setup: Setup, position: c_double, recalled: c_double) -> None:
+    """Prepare this process: it is the executor's initializer."""
+    global _bench  # noqa: PLW0603
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # these go to the whole group; the main one decides
+    _end_with_parent()
+    _be_humble()
+    bench = Bench(setup, position, recalled)
+    warm_up = getattr(bench.module, "warm_up", None)
+    if warm_up is not None:
+        warm_up()
+    _tune_malloc()
+    gc.freeze()
+    _limit_memory(setup.memory_bytes)
+    _bench = bench
+
+
+def ready() -> int:
+    """Answer, once `start` is through; the answer is the process's id."""
+    return os.getpid()
+
+
+def compressed_images(first: int, images: Sequence[tuple[bytes, Settings]]) -> list[Answer]:
+    """Compress a message's images in their order, `first` being the position of the first."""
+    if _bench is None:
+        raise RuntimeError("start() comes first")
+    return _bench.work(first, images)
+
+
+def _end_with_parent() -> None:
+    """See to it that this process ends when the main one does, however it does."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="imgsvc-parent", daemon=True).start()
+    server = os.getppid()
+    if server != parent.pid and sys.platform == "linux":
+        # The thread above needs the interpreter, which a hung decoder may hold. The fork server ends
+        # with the main process, and the kernel ends us with the fork server.
+        _libc_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != server:
+            os._exit(1)
+
+
+def _be_humble() -> None:
+    with suppress(OSError):
+        os.nice(NICENESS)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
+
+
+def _tune_malloc() -> None:
+    """Keep freed picture buffers instead of mapping and faulting them in anew for each picture."""
+    _libc_call("mallopt", _M_MMAP_THRESHOLD, 1 << 30)
+    _libc_call("mallopt", _M_TRIM_THRESHOLD, 1 << 29)
+    _libc_call("mallopt", _M_ARENA_MAX, 1)
+    image = sys.modules.get("PIL.Image")
+    if image is not None:
+        image.core.set_blocks_max(16)
+
+
+def _give_memory_back() -> None:
+    image = sys.modules.get("PIL.Image")
+    if image is not None:
+        image.core.clear_cache()
+    _libc_call("malloc_trim", 0)
+
+
+def _limit_memory(more_bytes: int) -> None:
+    """Let this process's address space grow by so much; beyond that Python raises MemoryError.
+
+    What is mapped by now (libraries, the arena reserved for a thread) is no picture's.
+    """
+    mapped = _memory_bytes(0)
+    if not mapped or not more_bytes:
+        return
+    import resource  # noqa: PLC0415 - Unix only
+
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = mapped + more_bytes
+    if most != resource.RLIM_INFINITY:
+        limit = min(limit, most)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+
+
+def _memory_bytes(column: int) -> int:
+    """A column of /proc's statm, in bytes: 0 is the address space, 1 what is resident.
+
+    0 where there is no /proc.
+    """
+    try:
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - for each message
+            return int(file.read().split()[column]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _libc_call(name: str, *arguments: int) -> Any:
+    """Call the C library's function where there is such a one (musl and macOS lack some)."""
+    with suppress(OSError, AttributeError):
+        return getattr(ctypes.CDLL(None), name)(*arguments)
+    return None
