@@ -26,13 +26,13 @@ async def test_what_is_taken_is_given_back() -> None:
     assert budget.used == 0
 
 
-async def test_one_origin_holds_no_more_than_half() -> None:
+async def test_one_origin_holds_no_more_than_three_quarters() -> None:
     budget = ByteBudget(100)
     with budget.share("a") as one, budget.share("a") as two, budget.share("b") as other:
-        assert one.take(30)
+        assert one.take(50)
         assert not two.take(30)
-        assert two.take(20)
-        assert other.take(50)
+        assert two.take(25)
+        assert other.take(25)
 
 
 async def test_the_first_to_wait_goes_on_past_the_bound_and_the_next_after_it() -> None:

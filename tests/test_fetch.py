@@ -7,6 +7,8 @@ import gzip
 import logging
 import re
 import socket
+import subprocess
+import sys
 import time
 import tracemalloc
 import zlib
@@ -25,6 +27,7 @@ from imgsvc.network.addresses import AddressRules
 from imgsvc.network.budget import ByteBudget
 from imgsvc.network.fetch import Fetcher, describe_non_image
 from imgsvc.network.outbound import open_session
+from tests.origin import ROOT
 from tests.raw_origin import Talk, answer, raw_origin, redirect
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -536,6 +539,12 @@ async def test_what_nobody_foresaw_is_internal_and_logged(
         "the service itself failed here; its log says more",
     )
     assert "Session is closed" in caplog.text
+
+
+def test_64_endless_bodies_take_less_than_150_mb() -> None:
+    command = [sys.executable, "-m", "tests.endless_bodies", "40"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 150_000_000
 
 
 async def test_a_failed_fetch_gives_everything_back() -> None:

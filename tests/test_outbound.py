@@ -386,25 +386,27 @@ async def test_a_proxy_that_fails_is_named() -> None:
 
 
 @pytest.fixture(scope="module")
-def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
-    """A server's context with a certificate that nobody vouches for."""
-    folder: Path = tmp_path_factory.mktemp("tls")
-    key, certificate = folder / "key.pem", folder / "certificate.pem"
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate that nobody vouches for, in one file with its key."""
+    file: Path = tmp_path_factory.mktemp("tls") / "certificate.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    run(
-        [*command.split(), "-subj", "/CN=shop", "-keyout", key, "-out", certificate],
-        check=True,
-        capture_output=True,
-    )
+    names = ["-subj", "/CN=shop", "-addext", "subjectAltName=DNS:shop"]
+    files = ["-keyout", file.with_suffix(".key"), "-out", file]
+    run([*command.split(), *names, *files], check=True, capture_output=True)
+    file.write_text(file.read_text() + file.with_suffix(".key").read_text())
+    return file
+
+
+def server_context(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate)
     return context
 
 
-async def test_a_certificate_that_nobody_vouches_for(own_certificate: ssl.SSLContext) -> None:
+async def test_a_certificate_that_nobody_vouches_for(certificate: Path) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(lambda *_: None)  # the server's side of the failed handshake
-    async with raw_origin(answer(b"x"), tls=own_certificate) as origin:
+    async with raw_origin(answer(b"x"), tls=server_context(certificate)) as origin:
         error = await failure(f"https://127.0.0.1:{origin.port}/")
     assert (error.code, error.message) == (
         "tls_error",
@@ -426,3 +428,20 @@ async def test_a_server_that_speaks_no_tls() -> None:
         assert origin.heads == []
     assert error.code == "tls_error"
     assert error.message.startswith("no secure connection to the server")
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_a_body_comes_whole_over_tls_and_without(certificate: Path, trusted: bool) -> None:
+    """What the sockets give at a time is bounded, and that loses nothing."""
+    body = bytes(range(256)) * 8_000
+    client = ssl.create_default_context(cafile=str(certificate)) if trusted else None
+    server = server_context(certificate) if trusted else None
+    config = FetchConfig(allowed_networks=(ALLOWED,))
+    rules = AddressRules(config.allowed_networks)
+    async with (
+        raw_origin(answer(body), tls=server) as origin,
+        open_session(config, rules, lookup=names(shop=["127.0.0.1"])) as session,
+    ):
+        url = f"{'https' if trusted else 'http'}://shop:{origin.port}/"
+        async with session.get(url, ssl=client or True) as response:
+            assert await response.read() == body

@@ -10,14 +10,15 @@ from types import TracebackType
 class ByteBudget:
     """Bounds the bytes that all downloads, and what is done with them next, hold together.
 
-    They hold at most `total`, and those from one origin at most half of it, so that one origin's
-    endless bodies leave room for the others' images. Many half-read bodies that wait for each other
-    would wait for ever; so one at a time, the one that has waited longest, may go on past these
-    bounds until it is released. That is never more than one image's `max_image_bytes` on top.
+    They hold at most `total`, and those from one origin at most three quarters of it, so that one
+    origin's endless bodies leave room for the others' images. Many half-read bodies that wait for
+    each other would wait for ever; so one at a time, the one that has waited longest, may go on past
+    these bounds until it is released. That is never more than one image's `max_image_bytes` on top.
     """
 
     def __init__(self, total: int) -> None:
         self._total = total
+        self._origin_total = total * 3 // 4
         self._used = 0
         self._origins: Counter[str] = Counter()
         self._waiting: dict[Share, tuple[int, asyncio.Future[None]]] = {}
@@ -35,7 +36,7 @@ class ByteBudget:
     def _take(self, share: Share, count: int) -> bool:
         fits = (
             self._used + count <= self._total
-            and self._origins[share.origin] + count <= self._total // 2
+            and self._origins[share.origin] + count <= self._origin_total
         )
         if not fits and share is not self._privileged:
             return False

@@ -65,8 +65,9 @@ class Fetcher:
                 response = await visit.answer()
                 try:
                     return await self._read(response, share, clock)
-                finally:
+                except BaseException:
                     response.close()
+                    raise
         except ImageError as error:
             error.redirected = visit.redirected
             raise
@@ -83,23 +84,32 @@ class Fetcher:
         self, response: aiohttp.ClientResponse, share: Share, clock: asyncio.Timeout
     ) -> Body:
         _check_status(response)
-        limit = self._config.max_image_bytes
-        if _announced(response) > limit:
+        if _announced(response) > self._config.max_image_bytes:
             raise self._too_large()
-        # A BytesIO gives up its bytes without a copy of them; a list of chunks would be joined.
-        with io.BytesIO() as buffer:
-            size = 0
-            while chunk := await response.content.readany():
-                size += len(chunk)
-                if size > limit:
-                    raise self._too_large()
-                if not share.take(len(chunk)):
-                    await _stop_clock(clock, share, len(chunk))
-                buffer.write(chunk)
-            data = buffer.getvalue()
+        data = await self._next(response, share, clock)
         if not data:
             raise ImageError(ImageErrorCode.EMPTY_BODY, "the server sent nothing")
+        if more := await self._next(response, share, clock):
+            # A BytesIO gives up its bytes without a copy of them; a list of chunks would be joined.
+            with io.BytesIO() as buffer:
+                buffer.write(data)
+                while more:
+                    buffer.write(more)
+                    more = await self._next(response, share, clock)
+                data = buffer.getvalue()
         return Body(data, response.content_type if "Content-Type" in response.headers else "")
+
+    async def _next(
+        self, response: aiohttp.ClientResponse, share: Share, clock: asyncio.Timeout
+    ) -> bytes:
+        """Read what has come, and count it; b"" is the end."""
+        chunk = await response.content.readany()
+        if chunk:
+            if share.held + len(chunk) > self._config.max_image_bytes:
+                raise self._too_large()
+            if not share.take(len(chunk)):
+                await _stop_clock(clock, share, len(chunk))
+        return chunk
 
     def _too_large(self) -> ImageError:
         limit = self._config.max_image_bytes

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -17,8 +18,15 @@ from imgsvc.config import FetchConfig
 from imgsvc.network.addresses import AddressRules, BlockedAddress
 from imgsvc.network.failures import NoAnswer
 
-READ_BYTES = 64 * 1024
-"""How much of a body aiohttp holds for us (twice that, and one read from the socket)."""
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+RECEIVE_BYTES = 64 * 1024
+"""How much is taken from a socket at once. asyncio asks for four times as much, memory for which comes
+from the system and goes back to it each time: that costs a small image more than all its parsing, and
+64 bodies that wait for room 16 MiB more."""
+BUFFER_BYTES = 32 * 1024
+"""aiohttp stops receiving when twice this much of a body waits to be read."""
 HEADER_BYTES = 16 * 1024
 """The longest header, or status line, that is taken from a server; and at most this many headers:"""
 HEADERS = 128
@@ -53,7 +61,7 @@ def open_session(
         resolver=resolver,
         ttl_dns_cache=NAMES_KEPT_SECONDS,
         keepalive_timeout=KEEP_ALIVE_SECONDS,
-        socket_factory=None if config.proxy else _Guard(rules),
+        socket_factory=_Guard(None if config.proxy else rules),
     )
     return aiohttp.ClientSession(
         connector=connector,
@@ -69,7 +77,7 @@ def open_session(
         ),
         requote_redirect_url=False,
         trust_env=False,
-        read_bufsize=READ_BYTES,
+        read_bufsize=BUFFER_BYTES,
         max_line_size=HEADER_BYTES,
         max_field_size=HEADER_BYTES,
         max_headers=HEADERS,
@@ -80,13 +88,25 @@ def open_session(
 class _Guard:
     """Makes the sockets, and so sees every address that is really dialled, whoever named it."""
 
-    def __init__(self, rules: AddressRules) -> None:
+    def __init__(self, rules: AddressRules | None) -> None:
         self._rules = rules
 
     def __call__(self, address: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, protocol, _, where = address
-        self._rules.check(str(where[0]))
-        return socket.socket(family=family, type=kind, proto=protocol)
+        if self._rules is not None:
+            self._rules.check(str(where[0]))
+        return _Socket(family=family, type=kind, proto=protocol)
+
+
+class _Socket(socket.socket):
+    """A socket that gives `RECEIVE_BYTES` at a time, however much it is asked for."""
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        return super().recv(min(bufsize, RECEIVE_BYTES), flags)
+
+    def recv_into(self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0) -> int:
+        count = nbytes or memoryview(buffer).nbytes
+        return super().recv_into(buffer, min(count, RECEIVE_BYTES), flags)
 
 
 def look_up(host: str, port: int) -> list[str]:
