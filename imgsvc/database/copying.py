@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+
+BUSY_SECONDS = 60.0
 
 
 def copy_database(source: Path, dest: Path) -> None:
-    """Copy the database `source` to `dest`, which must not exist, as of one moment. Blocks."""
-    raise NotImplementedError
+    """Copy the database `source` to `dest`, which must not exist, as of one moment. Blocks.
+
+    One read snapshot is copied: writers are not held up. On disk when it returns. Raises OSError or
+    `sqlite3.Error`.
+    """
+    if dest.exists():
+        raise FileExistsError(f"{dest} exists already")
+    uri = f"{source.absolute().as_uri()}?mode=rw"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        connection.execute("VACUUM INTO ?", (str(dest),))
+    for path, flags in ((dest, os.O_RDWR), (dest.parent, os.O_RDONLY)):
+        descriptor = os.open(path, flags)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def stored_names(database: Path) -> Iterator[str]:
-    """Give the names of the stored files that a database (a copy, say) knows. Blocks."""
-    raise NotImplementedError
+    """Give the names of the stored files that a database, such as a copy, knows. Blocks."""
+    uri = f"{database.absolute().as_uri()}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        for (name,) in connection.execute("SELECT name FROM files ORDER BY name"):
+            yield name

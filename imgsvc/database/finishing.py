@@ -1,10 +1,38 @@
-"""Outcomes → rows."""
+"""Outcomes → rows, many in one transaction; the last one of a request finishes it."""
+
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
 
 from __future__ import annotations
 
+import logging
+import sqlite3
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imgsvc.models import Finished
+from imgsvc.database import rows
+from imgsvc.database.keys import host_of
+from imgsvc.errors import ImageErrorCode
+from imgsvc.models import (
+    Cancelled,
+    Claim,
+    Completed,
+    Failed,
+    Finished,
+    ImageStatus,
+    Outcome,
+    Picture,
+    PutBack,
+    Request,
+    check_move,
+)
+
+log = logging.getLogger(__name__)
+
+WebhookBody = Callable[[Request], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,3 +46,239 @@ class FinishResult:
     finished: list[Finished] = field(default_factory=list)
     touched: list[int] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a transaction changes of one request's counters."""
+
+    counts: Counter[ImageStatus] = field(default_factory=Counter)
+    input_bytes: int = 0
+    output_bytes: int = 0
+
+    def moved(self, before: ImageStatus, after: ImageStatus, count: int) -> None:
+        """Note that images have moved; raise `IllegalMove` where they cannot have."""
+        check_move(before, after)
+        self.counts[before] -= count
+        self.counts[after] += count
+
+
+def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> None:
+    """Bring a request's counters up to what its images are now."""
+    c.execute(
+        "UPDATE requests SET pending = pending + ?, processing = processing + ?, "
+        "completed = completed + ?, failed = failed + ?, cancelled = cancelled + ?, "
+        "input_bytes = input_bytes + ?, output_bytes = output_bytes + ?, version = version + 1 "
+        "WHERE key = ?",
+        (
+            *(changes.counts[status] for status in ImageStatus),
+            changes.input_bytes,
+            changes.output_bytes,
+            request_key,
+        ),
+    )
+
+
+def finish_request(
+    c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody
+) -> Finished | None:
+    """Finish a request if nothing of it is left to do, and write its webhook in the same commit."""
+    finished = c.execute(
+        "UPDATE requests SET finished_at = ?, cancelling = 0, version = version + 1 WHERE key = ? "
+        "AND pending = 0 AND processing = 0 AND retrying = 0 AND finished_at IS NULL",
+        (time.time(), request_key),
+    ).rowcount
+    if not finished:
+        return None
+    request = rows.request_of(c, request_key)
+    if request.options.webhook_url is not None:
+        c.execute(
+            "REPLACE INTO deliveries (request_key, delivery_id, url, body, next_at) "
+            "VALUES (?, ?, ?, ?, ?)",
+            (
+                request_key,
+                f"msg_{uuid.uuid4().hex}",
+                request.options.webhook_url,
+                webhook_body(request),
+                time.time(),
+            ),
+        )
+    return Finished(request_key, request.request_id, request.progress.status, request.progress)
+
+
+def count_failures(
+    c: sqlite3.Connection, request_key: int, host: str, code: ImageErrorCode, count: int
+) -> None:
+    c.execute(
+        "INSERT INTO failures VALUES (?, ?, ?, ?) "
+        "ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        (request_key, host, code, count),
+    )
+
+
+def finish(
+    c: sqlite3.Connection, outcomes: Sequence[Outcome], webhook_body: WebhookBody
+) -> FinishResult:
+    """Write down how images ended.
+
+    An outcome whose claim holds no longer is dropped.
+    """
+    work = _Finishing(c, webhook_body)
+    for outcome in outcomes:
+        work.write_if_ours(outcome)
+    return work.result()
+
+
+def finish_siblings(
+    c: sqlite3.Connection, outcome: Outcome, webhook_body: WebhookBody
+) -> FinishResult:
+    """Write down the outcome of further images of a claim, whose first `finish` has written down."""
+    work = _Finishing(c, webhook_body)
+    work.write(outcome)
+    return work.result()
+
+
+class _Finishing:
+    """Outcomes on their way into the database."""
+
+    def __init__(self, c: sqlite3.Connection, webhook_body: WebhookBody) -> None:
+        self._c = c
+        self._webhook_body = webhook_body
+        self._changes: dict[int, Changes] = {}
+        self._cancelling: dict[int, bool] = {}
+        self._unused: list[str] = []
+
+    def write_if_ours(self, outcome: Outcome) -> None:
+        if self._is_ours(outcome.claim):
+            self.write(outcome)
+        else:
+            self._drop(outcome)
+
+    def write(self, outcome: Outcome) -> None:
+        match outcome:
+            case Completed():
+                self._complete(outcome)
+            case Failed():
+                self._fail(outcome)
+            case PutBack():
+                self._put_back(outcome.claim, outcome.attempts, outcome.not_before)
+            case Cancelled():
+                self._cancel(outcome.claim)
+
+    def result(self) -> FinishResult:
+        """Bring the counters up to date and finish what is done."""
+        result = FinishResult(touched=list(self._changes), unused=self._unused)
+        for request_key, changes in self._changes.items():
+            apply_changes(self._c, request_key, changes)
+            finished = finish_request(self._c, request_key, self._webhook_body)
+            if finished is not None:
+                result.finished.append(finished)
+        return result
+
+    def _is_ours(self, claim: Claim) -> bool:
+        """Tell whether the claim still holds: its image is in flight, under the claim's token."""
+        row = self._c.execute(
+            "SELECT status, token FROM images WHERE request_key = ? AND number = ?",
+            (claim.request_key, claim.numbers[0]),
+        ).fetchone()
+        return row is not None and row == (ImageStatus.PROCESSING, bytes.fromhex(claim.token))
+
+    def _drop(self, outcome: Outcome) -> None:
+        log.warning(
+            "an outcome came too late",
+            extra={"request": outcome.claim.request_id, "image": outcome.claim.numbers[0]},
+        )
+        if isinstance(outcome, Completed) and outcome.file.startswith(outcome.claim.token):
+            used = self._c.execute("SELECT 1 FROM files WHERE name = ?", (outcome.file,)).fetchone()
+            if used is None:
+                self._unused.append(outcome.file)
+
+    def _complete(self, outcome: Completed) -> None:
+        claim = outcome.claim
+        stored = self._stored(outcome)
+        if stored is None:  # deleted meanwhile, with the request that it was made for
+            self._put_back(claim, claim.attempts, 0.0)
+            return
+        file_key, picture = stored
+        count = self._update(
+            claim,
+            ImageStatus.COMPLETED,
+            "attempts = ?, file_key = ?",
+            (claim.attempts + 1, file_key),
+        )
+        changes = self._changes[claim.request_key]
+        changes.input_bytes += count * picture.input_bytes
+        changes.output_bytes += count * picture.output_bytes
+
+    def _stored(self, outcome: Completed) -> tuple[int, Picture] | None:
+        """Give the row of the file that holds the outcome, made where it is new."""
+        if not outcome.file.startswith(outcome.claim.token):
+            other = self._file("f.name = ?", (outcome.file,))
+            return None if other is None else (other[0], other[2])
+        content = (outcome.source_digest, str(outcome.claim.settings))
+        known = self._file("f.source_digest = ? AND f.settings = ?", content)
+        if known is not None:
+            file_key, name, picture = known
+            if name != outcome.file:
+                self._unused.append(outcome.file)
+            return file_key, picture
+        (file_key,) = self._c.execute(
+            "INSERT INTO files (name, source_digest, settings, input_bytes, output_bytes, width, "
+            "height, input_format, output_format, source_quality, quality, kept) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
+            (outcome.file, *content, *rows.picture_values(outcome.picture)),
+        ).fetchone()
+        return file_key, outcome.picture
+
+    def _file(self, condition: str, values: tuple[object, ...]) -> tuple[int, str, Picture] | None:
+        row = self._c.execute(
+            f"SELECT f.key, f.name, {rows.PICTURE} FROM files f WHERE {condition}",
+            values,
+        ).fetchone()
+        return None if row is None else (row[0], row[1], rows.picture(row[2:]))
+
+    def _fail(self, outcome: Failed) -> None:
+        claim = outcome.claim
+        count = self._update(
+            claim,
+            ImageStatus.FAILED,
+            "attempts = ?, error_code = ?, error_message = ?, token = NULL",
+            (outcome.attempts, outcome.code, outcome.message),
+        )
+        host = host_of(claim.origin)
+        count_failures(self._c, claim.request_key, host, outcome.code, count)
+
+    def _put_back(self, claim: Claim, attempts: int, not_before: float) -> None:
+        if self._is_cancelling(claim.request_key):
+            self._cancel(claim)
+            return
+        self._update(
+            claim,
+            ImageStatus.PENDING,
+            "attempts = ?, not_before = ?, token = NULL",
+            (attempts, not_before),
+        )
+
+    def _cancel(self, claim: Claim) -> None:
+        self._update(claim, ImageStatus.CANCELLED, "token = NULL", ())
+
+    def _is_cancelling(self, request_key: int) -> bool:
+        if request_key not in self._cancelling:
+            (cancelling,) = self._c.execute(
+                "SELECT cancelling FROM requests WHERE key = ?", (request_key,)
+            ).fetchone()
+            self._cancelling[request_key] = bool(cancelling)
+        return self._cancelling[request_key]
+
+    def _update(
+        self, claim: Claim, status: ImageStatus, values: str, parameters: tuple[object, ...]
+    ) -> int:
+        """Move the claim's images from processing to `status`; give the number of them."""
+        count = self._c.executemany(
+            f"UPDATE images SET status = ?, {values} "
+            "WHERE request_key = ? AND number = ? AND status = 'processing'",
+            [(status, *parameters, claim.request_key, number) for number in claim.numbers],
+        ).rowcount
+        changes = self._changes.setdefault(claim.request_key, Changes())
+        changes.moved(ImageStatus.PROCESSING, status, count)
+        return count

@@ -1,18 +1,35 @@
 """What is read: requests, their rows, and stored files, each answer from one snapshot."""
 
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import base64
+import math
+import re
+import sqlite3
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from imgsvc.database import products, rows
 from imgsvc.database.connection import Database
+from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.models import ProductRow, Request, Status, StoredFile
+
+T = TypeVar("T")
+Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
+
+_FILE = re.compile(r"([0-9a-f]{32})\.([a-z0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is under way in all: unfinished requests, and their images that are not done."""
+    """What is under way in all: unfinished requests, their images that are not done, and webhooks."""
 
     requests: int
     pending: int
@@ -23,22 +40,50 @@ class Counts:
 class Snapshot:
     """One request as of one moment."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, read: Read[list[ProductRow]], request: Request) -> None:
+        self._read = read
         self.request = request
 
     async def products(self, offset: int, limit: int) -> list[ProductRow]:
         """Give rows `offset` … `offset + limit - 1`, in the input's order."""
-        raise NotImplementedError
+        found: list[ProductRow] = []
+        while len(found) < limit:
+            page = await self._page(products.page, offset + len(found), limit - len(found))
+            if not page:
+                break
+            found += page
+        return found
 
     async def pages(
         self, size: int = 500, *, only_failed: bool = False
     ) -> AsyncIterator[list[ProductRow]]:
-        """Give all rows, in the input's order, `size` at a time.
+        """Give all rows, in the input's order, `size` at a time, or fewer where they are large.
 
         `only_failed`: the rows that have failed images, with just those.
         """
-        raise NotImplementedError
-        yield []
+        read = products.failed_page if only_failed else products.page
+        page = await self._page(read, 0, size)
+        while page:
+            yield page
+            page = await self._page(read, page[-1].number + 1, size)
+
+    async def _page(
+        self,
+        read: Callable[[sqlite3.Connection, int, int, int], list[ProductRow]],
+        first: int,
+        size: int,
+    ) -> list[ProductRow]:
+        return await self._read(partial(_page, read, self.request.key, first, size))
+
+
+def _page(
+    read: Callable[[sqlite3.Connection, int, int, int], list[ProductRow]],
+    request_key: int,
+    first: int,
+    size: int,
+    c: sqlite3.Connection,
+) -> list[ProductRow]:
+    return read(c, request_key, first, size)
 
 
 class Snapshots:
@@ -49,34 +94,114 @@ class Snapshots:
 
     async def request(self, request_id: str) -> Request:
         """Give a request; raise `Refusal` NOT_FOUND."""
-        raise NotImplementedError
+        return await self._database.read(lambda c: rows.find_request(c, request_id))
 
     async def version(self, request_id: str) -> tuple[int, bool]:
         """Give a request's version and whether it has finished; raise `Refusal` NOT_FOUND."""
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> tuple[int, bool]:
+            row = c.execute(
+                "SELECT version, finished_at IS NOT NULL FROM requests "
+                "WHERE request_id = ? AND stage = 'accepted'",
+                (request_id,),
+            ).fetchone()
+            if row is None:
+                raise rows.not_found()
+            return row[0], bool(row[1])
+
+        return await self._database.read(work)
 
     @asynccontextmanager
     async def open(self, request_id: str) -> AsyncIterator[Snapshot]:
         """Hold a snapshot of a request, to read its rows; raise `Refusal` NOT_FOUND.
 
-        The WAL grows as long as it is held: never wait for a client within.
+        The WAL cannot be cut back as long as it is held: never wait for a client within.
         """
-        raise NotImplementedError
-        yield
+        async with self._database.snapshot() as read:
+            request: Request = await read(lambda c: rows.find_request(c, request_id))
+            yield Snapshot(read, request)
 
     async def list_requests(
         self, status: Status | None = None, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Request], str | None]:
         """Give requests, newest first, and the cursor for those after them.
 
-        Raises `Refusal` INVALID_OPTION for a cursor that is none of ours.
+        They come without their columns and failures. Raises `Refusal` INVALID_OPTION for a cursor
+        that is none of ours.
         """
-        raise NotImplementedError
+        created_at, key = (float("inf"), 0) if cursor is None else _read_cursor(cursor)
+        which, index = "", "requests_newest"
+        if status is not None:
+            which, index = "AND r.status = :status", "requests_by_status"
+        sql = rows.REQUESTS.replace("FROM requests r", f"FROM requests r INDEXED BY {index}")
+        values = {"status": status, "created_at": created_at, "key": key, "limit": limit + 1}
+
+        def work(c: sqlite3.Connection) -> list[Request]:
+            found = c.execute(
+                f"{sql} WHERE r.stage = 'accepted' {which} "
+                "AND (r.created_at, r.key) < (:created_at, :key) "
+                "ORDER BY r.created_at DESC, r.key DESC LIMIT :limit",
+                values,
+            )
+            return [rows.request(row) for row in found]
+
+        requests = await self._database.read(work)
+        more = len(requests) > limit
+        requests = requests[:limit]
+        return requests, _cursor(requests[-1]) if more and requests else None
 
     async def public_file(self, file: str) -> StoredFile | None:
         """Give the stored file behind a public name, `TOKEN.EXT`; None for one that is not known."""
-        raise NotImplementedError
+        match = _FILE.fullmatch(file)
+        if match is None:
+            return None
+
+        def work(c: sqlite3.Connection) -> StoredFile | None:
+            row = c.execute(
+                f"SELECT f.name, {rows.PICTURE} "
+                "FROM images i INDEXED BY images_public "
+                "JOIN files f ON f.key = i.file_key JOIN requests r ON r.key = i.request_key "
+                "WHERE i.token = ? AND i.status = 'completed' AND r.stage = 'accepted'",
+                (bytes.fromhex(match[1]),),
+            ).fetchone()
+            return None if row is None else rows.stored_file(row)
+
+        stored = await self._database.read(work)
+        return stored if stored is not None and stored.name.endswith(f".{match[2]}") else None
 
     async def counts(self) -> Counts:
         """Count what is under way."""
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> Counts:
+            row = c.execute(
+                "SELECT count(*), coalesce(sum(pending), 0), coalesce(sum(processing), 0), "
+                "(SELECT count(*) FROM deliveries WHERE status = 'pending') "
+                "FROM requests INDEXED BY requests_unfinished "
+                "WHERE stage = 'accepted' AND finished_at IS NULL"
+            ).fetchone()
+            return Counts(*row)
+
+        return await self._database.read(work)
+
+
+_POSITION = struct.Struct(">dq")
+
+
+def _cursor(request: Request) -> str:
+    position = _POSITION.pack(request.created_at, request.key)
+    return base64.urlsafe_b64encode(position).rstrip(b"=").decode()
+
+
+def _read_cursor(cursor: str) -> tuple[float, int]:
+    try:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{22}", cursor):
+            raise ValueError
+        created_at, key = _POSITION.unpack(base64.urlsafe_b64decode(cursor + "=="))
+        if not math.isfinite(created_at):
+            raise ValueError
+    except (ValueError, struct.error):
+        raise Refusal(
+            RefusalCode.INVALID_OPTION,
+            "`cursor` must be a `nextCursor` that an earlier answer gave, unchanged.",
+        ) from None
+    return created_at, key

@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
+import sqlite3
+import time
+import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from imgsvc.database import removing, rows, staging
 from imgsvc.database.connection import Database
+from imgsvc.database.removing import Purged
+from imgsvc.database.repeats import Seen
+from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.models import Columns, Product, Request, RequestOptions
 
+__all__ = ["Purged", "Uploads"]
 
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """What a slice of removing has done.
-
-    `names` are the stored files that no request needs any more; they are noted as doomed until
-    `forget_doomed`. `more` says that there is more to remove.
-    """
-
-    names: list[str]
-    more: bool
+WAITING_SECONDS = 60
+"""When an upload is worth trying again that was refused because too much waits."""
+HIDDEN_AT_ONCE = 500
 
 
 class Uploads:
-    """Stages tables under requests that nobody sees, makes them visible, and removes them again."""
+    """Stages tables under requests that nobody sees, makes them visible, and removes them again.
+
+    What is staged is not synced to the disk at each step: the commit that accepts it syncs all that
+    was written before it, and until then it is worth nothing.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._seen: dict[int, Seen] = {}
 
     async def begin(self, columns: Columns) -> int:
         """Make a request that nobody sees; give its key."""
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> int:
+            key = c.execute(
+                "INSERT INTO requests (request_id, created_at) VALUES (?, ?) RETURNING key",
+                (str(uuid.uuid4()), time.time()),
+            ).fetchone()[0]
+            c.execute("INSERT INTO headers VALUES (?, ?)", (key, rows.columns_text(columns)))
+            return int(key)
+
+        key = await self._database.write(work, durable=False)
+        self._seen[key] = Seen()
+        return key
 
     async def stage(self, request_key: int, products: Sequence[Product]) -> None:
-        """Add rows to a request that is being staged, in one short transaction: about 500 of them.
+        """Add rows to a request that is being staged, in one short transaction: 500 to 1,000 of them.
 
         Rows and images are numbered from 0 in the order in which they come.
         """
-        raise NotImplementedError
+        seen = self._seen[request_key]
+        await self._database.write(
+            lambda c: staging.stage(c, request_key, products, seen), durable=False
+        )
 
     async def accept(
         self,
@@ -52,39 +71,121 @@ class Uploads:
         TOO_MUCH_WAITING where more than `max_waiting` images would wait, and IDEMPOTENCY_KEY_BUSY
         where another request has just taken the key.
         """
-        raise NotImplementedError
+        key, fingerprint = idempotency or (None, None)
+
+        def work(c: sqlite3.Connection) -> Request:
+            _check_waiting(c, request_key, max_waiting)
+            try:
+                changed = c.execute(
+                    "UPDATE requests SET stage = 'accepted', created_at = ?, settings = ?, "
+                    "webhook_url = ?, idempotency_key = ?, fingerprint = ? "
+                    "WHERE key = ? AND stage = 'staging' AND pending > 0",
+                    (
+                        time.time(),
+                        str(options.settings),
+                        options.webhook_url,
+                        key,
+                        fingerprint,
+                        request_key,
+                    ),
+                ).rowcount
+            except sqlite3.IntegrityError:
+                raise Refusal(
+                    RefusalCode.IDEMPOTENCY_KEY_BUSY,
+                    "Another upload has just used this Idempotency-Key. Ask again for its answer.",
+                    retry_after=1,
+                ) from None
+            if not changed:
+                raise LookupError(f"no request {request_key} with images is being staged")
+            return rows.request_of(c, request_key)
+
+        request = await self._database.write(work)
+        self._seen.pop(request_key, None)
+        return request
 
     async def discard(self, request_key: int) -> None:
         """Give up a request that is being staged; `purge_slice` removes it."""
-        raise NotImplementedError
+        self._seen.pop(request_key, None)
+        await self._database.write(
+            lambda c: (
+                c.execute(
+                    "UPDATE requests SET stage = 'deleting' WHERE key = ? AND stage = 'staging'",
+                    (request_key,),
+                ).rowcount
+            ),
+            durable=False,
+        )
 
     async def abandon_staged(self) -> int:
         """At the start: give up what an earlier process was staging; give the number of requests."""
-        raise NotImplementedError
+        return await self._database.write(
+            lambda c: (
+                c.execute("UPDATE requests SET stage = 'deleting' WHERE stage = 'staging'").rowcount
+            )
+        )
 
     async def find_idempotent(self, key: str) -> tuple[str, Request] | None:
         """Give the fingerprint and the request that an idempotency key is bound to."""
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> tuple[str, Request] | None:
+            row = c.execute(
+                "SELECT key, fingerprint FROM requests "
+                "WHERE idempotency_key = ? AND stage = 'accepted'",
+                (key,),
+            ).fetchone()
+            return None if row is None else (row[1], rows.request_of(c, row[0]))
+
+        return await self._database.read(work)
 
     async def mark_deleting(self, request_id: str) -> int:
         """Hide a finished request for good; give its key. `purge_slice` removes it.
 
         Raises `Refusal` NOT_FOUND or NOT_FINISHED.
         """
-        raise NotImplementedError
+        return await self._database.write(lambda c: removing.mark_deleting(c, request_id))
 
     async def expired(self, before: float) -> int:
         """Hide the requests that finished before that time; give the number of them."""
-        raise NotImplementedError
+        total, count = 0, HIDDEN_AT_ONCE
+        while count == HIDDEN_AT_ONCE:
+            count = await self._database.write(
+                lambda c: removing.hide_expired(c, before, HIDDEN_AT_ONCE)
+            )
+            total += count
+        return total
 
     async def purge_slice(self, limit: int = 2_000) -> Purged:
         """Remove at most about `limit` rows of hidden requests."""
-        raise NotImplementedError
+        return await self._database.write(lambda c: removing.purge(c, limit))
 
     async def doomed(self) -> list[str]:
         """Give the names of stored files that are to be deleted."""
-        raise NotImplementedError
+        return await self._database.read(
+            lambda c: [name for (name,) in c.execute("SELECT name FROM doomed")]
+        )
 
     async def forget_doomed(self, names: Sequence[str]) -> None:
         """Note that these files are deleted."""
-        raise NotImplementedError
+        await self._database.write(
+            lambda c: (
+                c.executemany(
+                    "DELETE FROM doomed WHERE name = ?", [(name,) for name in names]
+                ).rowcount
+            ),
+            durable=False,
+        )
+
+
+def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) -> None:
+    (waiting,) = c.execute(
+        "SELECT coalesce(sum(pending + processing), 0) FROM requests "
+        "WHERE stage = 'accepted' AND finished_at IS NULL"
+    ).fetchone()
+    (more,) = c.execute("SELECT pending FROM requests WHERE key = ?", (request_key,)).fetchone()
+    if waiting + more > max_waiting:
+        raise Refusal(
+            RefusalCode.TOO_MUCH_WAITING,
+            f"{waiting:,} images wait already, and with the {more:,} of this table there would be "
+            f"more than {max_waiting:,} (server.max_waiting_images). Try again later.",
+            retry_after=WAITING_SECONDS,
+        )

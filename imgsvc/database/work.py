@@ -1,9 +1,18 @@
 """The queue: what is to be done, what is being done, and how it ended."""
 
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
+from imgsvc.database import claiming, finishing, rows, slices
+from imgsvc.database.claiming import SIBLINGS, Claimed, Turns
 from imgsvc.database.connection import Database
 from imgsvc.database.finishing import FinishResult
 from imgsvc.database.keys import origin_key
@@ -11,6 +20,9 @@ from imgsvc.errors import ImageErrorCode
 from imgsvc.models import Claim, Outcome, Request, Settings, StoredFile
 
 __all__ = ["FinishResult", "Work", "origin_key"]
+
+SLICE = 2_000
+"""Images that one transaction moves, where many are to be moved: some 20 ms."""
 
 
 class Work:
@@ -23,44 +35,114 @@ class Work:
     def __init__(self, database: Database, webhook_body: Callable[[Request], str]) -> None:
         self._database = database
         self._webhook_body = webhook_body
+        self._turns = Turns()
+        self._more_to_look_at = False
 
     async def recover(self) -> list[str]:
         """At the start: put back what was in flight; give the tokens of those images.
 
         Attempts stay as they were. Files that carry these tokens belong to nobody.
         """
-        raise NotImplementedError
+        tokens: list[str] = []
+        while found := await self._database.write(lambda c: slices.recover(c, SLICE)):
+            tokens += found
+        return tokens
 
     async def claim(self, limit: int, room: Callable[[int], int], now: float) -> list[Claim]:
         """Take at most `limit` images to be done by this process.
 
-        Requests take turns, and within each its origins. `room` gives, for an origin's key, how many
-        more of its images may be claimed; it is called in another thread.
+        Requests take turns, and within each its origins; an image comes together with those of its
+        request that have the same URL. `room` gives, for an origin's key, how many more of its images
+        may be claimed; it is called in another thread.
         """
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> tuple[Claimed, bool]:
+            retried = slices.retry(c, SLICE) is not None
+            return claiming.claim(c, limit, room, now, self._turns), retried
+
+        claimed, retried = await self._database.write(work)
+        self._more_to_look_at = claimed.cut_short or retried
+        claims = {claim.token: claim for claim in claimed.claims}
+        for claim in claimed.crowded:
+            claims[claim.token] = await self._claim_siblings(claim, now)
+        return list(claims.values())
+
+    async def _claim_siblings(self, claim: Claim, now: float) -> Claim:
+        more: Claim | None = claim
+        while more is not None:
+            claim = more
+            more = await self._database.write(
+                partial(claiming.claim_more_siblings, claim=claim, now=now)
+            )
+        return claim
 
     async def finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
-        """Write down how images ended."""
-        raise NotImplementedError
+        """Write down how images ended.
+
+        An outcome whose claim holds no longer is dropped, and its file is among the unused.
+        """
+        first = [_part(outcome, 0) for outcome in outcomes]
+        result = await self._database.write(
+            lambda c: finishing.finish(c, first, self._webhook_body)
+        )
+        for outcome in outcomes:
+            for start in range(SIBLINGS, len(outcome.claim.numbers), SIBLINGS):
+                part = _part(outcome, start)
+                more = await self._database.write(
+                    partial(
+                        finishing.finish_siblings, outcome=part, webhook_body=self._webhook_body
+                    )
+                )
+                result.finished.extend(more.finished)
+        return result
 
     async def find_file(self, source_digest: bytes, settings: Settings) -> StoredFile | None:
         """Give the stored output of these source bytes under these settings."""
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> StoredFile | None:
+            row = c.execute(
+                f"SELECT f.name, {rows.PICTURE} FROM files f "
+                "WHERE source_digest = ? AND settings = ?",
+                (source_digest, str(settings)),
+            ).fetchone()
+            return None if row is None else rows.stored_file(row)
+
+        return await self._database.read(work)
 
     async def next_due(self) -> float | None:
         """Give the earliest time in the future at which a waiting image may be tried again.
 
         It is now where the last claim stopped before it had looked everywhere.
         """
-        raise NotImplementedError
+        now = time.time()
+        if self._more_to_look_at:
+            return now
+
+        def work(c: sqlite3.Connection) -> float | None:
+            due: float | None = c.execute(
+                "SELECT min(not_before) FROM images INDEXED BY images_due "
+                "WHERE status = 'pending' AND not_before > 0 AND not_before > ?",
+                (now,),
+            ).fetchone()[0]
+            return due
+
+        return await self._database.read(work)
 
     async def waiting(self) -> int:
         """Give the number of images that are not done, in all."""
-        raise NotImplementedError
+        return await self._database.read(waiting_images)
 
     async def waiting_for(self, origin: int) -> list[tuple[int, float]]:
         """Give the requests with images that wait for an origin, and since when they wait."""
-        raise NotImplementedError
+        return await self._database.read(
+            lambda c: c.execute(
+                "SELECT key, coalesce(retried_at, created_at) FROM requests r "
+                "WHERE stage = 'accepted' AND finished_at IS NULL AND EXISTS ("
+                "SELECT 1 FROM images INDEXED BY images_waiting WHERE request_key = r.key "
+                "AND status = 'pending' AND origin_key = ?)",
+                (origin,),
+            ).fetchall()
+        )
 
     async def fail_origin(
         self, request_key: int, origin: int, code: ImageErrorCode, message: str, limit: int
@@ -69,30 +151,81 @@ class Work:
 
         `touched` is empty once there are none left.
         """
-        raise NotImplementedError
+        return await self._database.write(
+            lambda c: slices.fail_origin(
+                c,
+                request_key,
+                origin,
+                code,
+                message,
+                limit=limit,
+                webhook_body=self._webhook_body,
+            )
+        )
 
     async def oldest_wait(self, request_key: int) -> float:
         """Give the time at which the request's images began to wait."""
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> float:
+            since: float = c.execute(
+                "SELECT coalesce(retried_at, created_at) FROM requests WHERE key = ?",
+                (request_key,),
+            ).fetchone()[0]
+            return since
+
+        return await self._database.read(work)
 
     async def begin_cancel(self, request_id: str) -> int:
         """Mark a request as being cancelled, which stops claims; give its key.
 
         Raises `Refusal` NOT_FOUND or ALREADY_FINISHED.
         """
-        raise NotImplementedError
+        return await self._database.write(lambda c: slices.begin_cancel(c, request_id))
 
     async def cancel_slice(self, request_key: int, limit: int) -> tuple[bool, FinishResult]:
         """Cancel at most `limit` waiting images of a request; say whether there are more."""
-        raise NotImplementedError
+        return await self._database.write(
+            lambda c: slices.cancel(c, request_key, limit, self._webhook_body)
+        )
 
     async def cancelling(self) -> list[int]:
         """Give the unfinished requests that are being cancelled."""
-        raise NotImplementedError
+        return await self._database.read(
+            lambda c: [
+                key
+                for (key,) in c.execute(
+                    "SELECT key FROM requests WHERE stage = 'accepted' AND finished_at IS NULL "
+                    "AND cancelling = 1"
+                )
+            ]
+        )
 
     async def retry_failed(self, request_id: str) -> Request:
         """Let the failed images of a finished request wait again, from their first attempt.
 
-        Raises `Refusal` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
+        Of very many, the rest follow with the next claims: the request is marked until then, and
+        nothing of it is claimed. Raises `Refusal` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
         """
-        raise NotImplementedError
+
+        def work(c: sqlite3.Connection) -> Request:
+            return rows.request_of(c, slices.begin_retry(c, request_id, SLICE))
+
+        return await self._database.write(work)
+
+
+def waiting_images(c: sqlite3.Connection) -> int:
+    """Count the images that are not done, from the requests' counters."""
+    count: int = c.execute(
+        "SELECT coalesce(sum(pending + processing), 0) FROM requests INDEXED BY requests_unfinished "
+        "WHERE stage = 'accepted' AND finished_at IS NULL"
+    ).fetchone()[0]
+    return count
+
+
+def _part(outcome: Outcome, start: int) -> Outcome:
+    """Give the outcome for one transaction's share of its claim's images."""
+    numbers = outcome.claim.numbers
+    if start == 0 and len(numbers) <= SIBLINGS:
+        return outcome
+    claim = replace(outcome.claim, numbers=numbers[start : start + SIBLINGS])
+    return replace(outcome, claim=claim)

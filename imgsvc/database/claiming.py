@@ -1,0 +1,323 @@
+"""Whose turn is it? Requests take turns, and within each request its origins do."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from imgsvc.database.keys import origin_of, text_key
+from imgsvc.database.rows import settings_from
+from imgsvc.models import Claim
+
+T = TypeVar("T")
+
+MOST_LOOKS = 1_000
+"""Origins that one claim looks at, at most; the next one goes on where it stopped."""
+SIBLINGS = 2_000
+"""Images of one URL that are claimed, or finished, in one transaction."""
+REMEMBERED = 10_000
+"""Requests whose turn among their origins is remembered."""
+
+_FIRST, _LAST = -(2**63), 2**63 - 1
+"""The bounds of origins' keys."""
+
+
+class Turns:
+    """Whose turn it is next. Kept in memory: a new process may begin anywhere."""
+
+    def __init__(self) -> None:
+        self.request = 0
+        self._origins: OrderedDict[int, int] = OrderedDict()
+
+    def origin(self, request_key: int) -> int:
+        """Give the origin of the request that was served last."""
+        return self._origins.get(request_key, _FIRST)
+
+    def served(self, request_key: int, origin: int) -> None:
+        self._origins[request_key] = origin
+        self._origins.move_to_end(request_key)
+        while len(self._origins) > REMEMBERED:
+            self._origins.popitem(last=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What a claim has found. `cut_short` says that it did not look everywhere; `crowded` are the
+    claims with more siblings than one transaction takes.
+    """
+
+    claims: list[Claim]
+    cut_short: bool
+    crowded: list[Claim] = field(default_factory=list)
+
+
+def deal(
+    amount: int, takers: Sequence[T], take: Callable[[T, int], int]
+) -> Iterator[tuple[T, int]]:
+    """Share `amount` among takers in rounds; each takes what it can of its share.
+
+    Gives who took how much, as it happens. One that takes less than its share drops out.
+    """
+    hungry = list(takers)
+    while amount > 0 and hungry:
+        share = max(1, amount // len(hungry))
+        still = []
+        for taker in hungry:
+            wanted = min(share, amount)
+            if not wanted:
+                break
+            taken = take(taker, wanted)
+            amount -= taken
+            if taken:
+                yield taker, taken
+            if taken == wanted:
+                still.append(taker)
+        hungry = still
+
+
+def claim(
+    c: sqlite3.Connection, limit: int, room: Callable[[int], int], now: float, turns: Turns
+) -> Claimed:
+    """Claim at most `limit` images, in one transaction."""
+    return _Claiming(c, limit, room, now, turns).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    key: int
+    request_id: str
+    settings: str
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    number: int
+    url: str
+    attempts: int
+
+
+class _Claiming:
+    """One claim under way."""
+
+    def __init__(
+        self,
+        c: sqlite3.Connection,
+        limit: int,
+        room: Callable[[int], int],
+        now: float,
+        turns: Turns,
+    ) -> None:
+        self._c = c
+        self._limit = limit
+        self._room = room
+        self._now = now
+        self._turns = turns
+        self._looks = MOST_LOOKS
+        self._claims: list[Claim] = []
+        self._crowded: list[Claim] = []
+        self._taken_at: Counter[int] = Counter()
+        self._taken_of: Counter[int] = Counter()
+
+    def run(self) -> Claimed:
+        left, first, last = self._limit, None, None
+        for requests in self._in_turn():
+            for request, taken in deal(left, requests, self._take):
+                left -= taken
+                first, last = first or request, request
+            if left <= 0 or self._looks <= 0:
+                break
+        if last is not None and first is not None:
+            # Where room ran out before everybody had some, the one after the first had none.
+            self._turns.request = (first if left > 0 else last).key
+        self._count()
+        return Claimed(self._claims, cut_short=self._looks <= 0, crowded=self._crowded)
+
+    def _in_turn(self) -> Iterator[list[_Request]]:
+        """Give the requests that wait, after the one that was served last, `limit` at a time."""
+        start = after = self._turns.request
+        wrapped = False
+        while True:
+            rows = self._c.execute(
+                "SELECT key, request_id, settings, repeats FROM requests "
+                "INDEXED BY requests_claimable WHERE stage = 'accepted' AND pending > 0 "
+                "AND cancelling = 0 AND retrying = 0 AND key > ? AND key <= ? "
+                "ORDER BY key LIMIT ?",
+                (after, start if wrapped else 2**62, self._limit),
+            ).fetchall()
+            if rows:
+                after = rows[-1][0]
+                yield [_Request(*row) for row in rows]
+            if len(rows) < self._limit:
+                if wrapped:
+                    return
+                wrapped, after = True, 0
+
+    def _take(self, request: _Request, wanted: int) -> int:
+        """Claim at most `wanted` images of a request, its origins taking turns."""
+        origins = self._origins(request, wanted)
+        taken = 0
+        for origin, count in deal(
+            wanted, origins, lambda origin, count: self._take_at(request, origin, count)
+        ):
+            taken += count
+            self._turns.served(request.key, origin)
+        return taken
+
+    def _origins(self, request: _Request, wanted: int) -> list[int]:
+        """Give at most `wanted` origins of a request that have room, from the one whose turn it is."""
+        start = self._turns.origin(request.key)
+        origins: list[int] = []
+        for begin, end in ((start, _LAST), (_FIRST, start)):
+            position: int | None = begin
+            while position is not None and len(origins) < wanted and self._looks > 0:
+                position = self._next_origin(request.key, position, end)
+                if position is None:
+                    break
+                self._looks -= 1
+                if self._room_at(position) > 0:
+                    origins.append(position)
+                if not self._looks:
+                    self._turns.served(request.key, position)
+        return origins
+
+    def _next_origin(self, request_key: int, after: int, end: int) -> int | None:
+        found: int | None = self._c.execute(
+            "SELECT min(origin_key) FROM images INDEXED BY images_waiting "
+            "WHERE request_key = ? AND status = 'pending' AND origin_key > ? AND origin_key <= ?",
+            (request_key, after, end),
+        ).fetchone()[0]
+        return found
+
+    def _room_at(self, origin: int) -> int:
+        return self._room(origin) - self._taken_at[origin]
+
+    def _take_at(self, request: _Request, origin: int, count: int) -> int:
+        """Claim at most `count` images of one origin: due retries, then those not tried yet."""
+        wanted = min(count, self._room_at(origin))
+        taken = 0
+        while taken < wanted:
+            images = self._candidates(request, origin, wanted - taken)
+            if not images:
+                break
+            taken += self._claim_images(request, images)
+        self._taken_at[origin] += taken
+        return taken
+
+    def _candidates(self, request: _Request, origin: int, count: int) -> list[_Image]:
+        return [
+            _Image(*row)
+            for row in self._c.execute(
+                _CANDIDATES,
+                {
+                    "request": request.key,
+                    "origin": origin,
+                    "now": self._now,
+                    "count": count,
+                },
+            )
+        ]
+
+    def _claim_images(self, request: _Request, images: Sequence[_Image]) -> int:
+        """Make claims of images that are pending; give the number of claims."""
+        claimed: set[int] = set()
+        before = len(self._claims)
+        for image in images:
+            if image.number in claimed:
+                continue  # the same URL as one before it
+            numbers = [image.number]
+            if request.repeats:
+                numbers += find_siblings(
+                    self._c, request.key, image.url, after=-1, but=image.number
+                )
+            claimed.update(numbers)
+            token = mark_processing(self._c, request.key, numbers)
+            claim = Claim(
+                request_key=request.key,
+                request_id=request.request_id,
+                numbers=tuple(numbers),
+                token=token.hex(),
+                url=image.url,
+                origin=origin_of(image.url),
+                attempts=image.attempts,
+                settings=settings_from(request.settings),
+            )
+            self._claims.append(claim)
+            if len(numbers) > SIBLINGS:
+                self._crowded.append(claim)
+        self._taken_of[request.key] += len(claimed)
+        return len(self._claims) - before
+
+    def _count(self) -> None:
+        for request_key, count in self._taken_of.items():
+            count_claimed(self._c, request_key, count, self._now)
+
+
+_CANDIDATES = """
+SELECT number, url, attempts FROM (
+  SELECT number, coalesce(fetch_url, url) AS url, attempts
+  FROM images INDEXED BY images_waiting
+  WHERE request_key = :request AND status = 'pending' AND origin_key = :origin
+    AND not_before > 0 AND not_before <= :now
+  ORDER BY not_before, number LIMIT :count)
+UNION ALL
+SELECT number, url, attempts FROM (
+  SELECT number, coalesce(fetch_url, url) AS url, attempts
+  FROM images INDEXED BY images_waiting
+  WHERE request_key = :request AND status = 'pending' AND origin_key = :origin
+    AND not_before = 0
+  ORDER BY number LIMIT :count)
+LIMIT :count
+"""
+
+
+def find_siblings(
+    c: sqlite3.Connection, request_key: int, url: str, *, after: int, but: int
+) -> list[int]:
+    """Give at most `SIBLINGS` waiting images of a request with this URL, numbered above `after`.
+
+    The first image of a URL has no url_key and is not among them; within an origin images are claimed
+    in the order of their numbers, so it is always the first that finds the others.
+    """
+    rows = c.execute(
+        "SELECT number FROM images INDEXED BY images_repeats "
+        "WHERE request_key = ? AND url_key = ? AND number > ? AND number <> ? "
+        "AND status = 'pending' AND coalesce(fetch_url, url) = ? ORDER BY number LIMIT ?",
+        (request_key, text_key(url), after, but, url, SIBLINGS),
+    )
+    return [number for (number,) in rows]
+
+
+def mark_processing(c: sqlite3.Connection, request_key: int, numbers: Sequence[int]) -> bytes:
+    """Let waiting images be in flight, each with a token of its own; give the first one's."""
+    tokens = [secrets.token_bytes(16) for _ in numbers]
+    c.executemany(
+        "UPDATE images SET status = 'processing', not_before = 0, token = ? "
+        "WHERE request_key = ? AND number = ?",
+        [(token, request_key, number) for token, number in zip(tokens, numbers, strict=True)],
+    )
+    return tokens[0]
+
+
+def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: float) -> None:
+    c.execute(
+        "UPDATE requests SET pending = pending - ?, processing = processing + ?, "
+        "started_at = coalesce(started_at, ?), version = version + 1 WHERE key = ?",
+        (count, count, now, request_key),
+    )
+
+
+def claim_more_siblings(c: sqlite3.Connection, claim: Claim, now: float) -> Claim | None:
+    """Add a slice of further siblings to a claim; None if there are no more."""
+    numbers = find_siblings(
+        c, claim.request_key, claim.url, after=claim.numbers[-1], but=claim.numbers[0]
+    )
+    if not numbers:
+        return None
+    mark_processing(c, claim.request_key, numbers)
+    count_claimed(c, claim.request_key, len(numbers), now)
+    return replace(claim, numbers=claim.numbers + tuple(numbers))

@@ -1,0 +1,80 @@
+"""The rows of a request, with their images, a page at a time."""
+
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from imgsvc.database import rows
+from imgsvc.models import ImageRow, ProductRow
+
+PAGE_IMAGES = 5_000
+PAGE_CHARACTERS = 2_000_000
+"""A page ends early after so many images, or characters of text, whatever its rows are like."""
+
+_PRODUCT = "number, serial_number, product_name, extra"
+_IMAGES = f"SELECT i.product, {rows.IMAGE}, {rows.PICTURE} FROM images i "
+
+
+def page(c: sqlite3.Connection, request_key: int, first: int, size: int) -> list[ProductRow]:
+    """Give at most `size` rows from number `first` on; none only where there are no more."""
+    products = []
+    images = characters = 0
+    for row in c.execute(
+        f"SELECT {_PRODUCT}, first_image, image_count FROM products "
+        "WHERE request_key = ? AND number >= ? ORDER BY number LIMIT ?",
+        (request_key, first, size),
+    ):
+        products.append(row)
+        images += row[5]
+        characters += len(row[2]) + len(row[3] or "")
+        if images >= PAGE_IMAGES or characters >= PAGE_CHARACTERS:
+            break
+    if not products:
+        return []
+    found = c.execute(
+        f"{_IMAGES} LEFT JOIN files f ON f.key = i.file_key "
+        "WHERE i.request_key = ? AND i.number >= ? AND i.number < ? ORDER BY i.number",
+        (request_key, products[0][4], products[-1][4] + products[-1][5]),
+    )
+    return _with_images(products, found)
+
+
+def failed_page(c: sqlite3.Connection, request_key: int, first: int, size: int) -> list[ProductRow]:
+    """Give at most `size` rows from number `first` on that have failed images, with just those."""
+    found = c.execute(
+        f"{_IMAGES} INDEXED BY images_failed LEFT JOIN files f ON f.key = i.file_key "
+        "WHERE i.request_key = ? AND i.status = 'failed' AND i.number >= coalesce("
+        "(SELECT first_image FROM products WHERE request_key = ? AND number = ?), 1 << 62) "
+        "ORDER BY i.number LIMIT ?",
+        (request_key, request_key, first, PAGE_IMAGES),
+    ).fetchall()
+    groups = [(number, list(images)) for number, images in groupby(found, lambda row: row[0])]
+    if len(found) == PAGE_IMAGES and len(groups) > 1:
+        groups.pop()  # may be cut; the next page has it whole
+    groups = groups[:size]
+    products = c.execute(
+        f"SELECT {_PRODUCT} FROM products "
+        "WHERE request_key = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number",
+        (request_key, json.dumps([number for number, _ in groups])),
+    ).fetchall()
+    return _with_images(products, (image for _, images in groups for image in images))
+
+
+def _with_images(
+    products: Sequence[Sequence[Any]], images: Iterable[Sequence[Any]]
+) -> list[ProductRow]:
+    """Join rows with their images; both are in the order of the rows' numbers."""
+    places: dict[int, list[ImageRow]] = {product[0]: [] for product in products}
+    for image in images:
+        places[image[0]].append(rows.image_row(image[1:]))
+    return [
+        ProductRow(number, serial_number, name, rows.extra_from(extra), tuple(places[number]))
+        for number, serial_number, name, extra, *_ in products
+    ]

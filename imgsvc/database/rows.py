@@ -1,0 +1,187 @@
+"""Rows ↔ models: the one place that knows how values are written down."""
+
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
+from imgsvc.models import (
+    EXTENSIONS,
+    Columns,
+    DeliveryState,
+    FailureCount,
+    ImageRow,
+    ImageStatus,
+    OutputFormat,
+    Picture,
+    Progress,
+    Quality,
+    Request,
+    RequestOptions,
+    Role,
+    Settings,
+    StoredFile,
+)
+
+SHOWN_FAILURES = 100
+"""Of the counts of failures by host and code, so many are shown: the largest."""
+
+PICTURE = (
+    "f.input_bytes, f.output_bytes, f.width, f.height, f.input_format, f.output_format, "
+    "f.source_quality, f.quality, f.kept"
+)
+"""The columns of `picture`, from files f."""
+
+IMAGE = "i.url, i.status, i.attempts, i.token, i.error_code, i.error_message"
+"""The columns of `image_row`, from images i; those of `PICTURE` follow."""
+
+_PLAIN = (
+    "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
+    "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
+    "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error"
+)
+_FAILURES = f"""(
+  SELECT json_group_array(json_array(host, code, count)) FROM (
+    SELECT host, code, count FROM failures WHERE request_key = r.key
+    ORDER BY count DESC LIMIT {SHOWN_FAILURES}))"""
+_FROM = "FROM requests r LEFT JOIN deliveries d ON d.request_key = r.key"
+
+REQUESTS = f"SELECT {_PLAIN}, NULL, NULL {_FROM} "
+"""Requests for a list, without their columns and failures; conditions follow."""
+WHOLE_REQUESTS = (
+    f"SELECT {_PLAIN}, h.columns, {_FAILURES} {_FROM} JOIN headers h ON h.request_key = r.key "
+)
+"""Requests with all that belongs to them; conditions follow."""
+
+
+def request(row: Sequence[Any]) -> Request:
+    """Read a row of `REQUESTS` or `WHOLE_REQUESTS`."""
+    (key, request_id, created_at, started_at, finished_at, version, products) = row[:7]
+    (input_bytes, output_bytes, settings, webhook_url) = row[12:16]
+    return Request(
+        key=key,
+        request_id=request_id,
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        version=version,
+        products=products,
+        progress=Progress(*row[7:12]),
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
+        columns=Columns((), ()) if row[20] is None else columns_from(row[20]),
+        options=RequestOptions(settings_from(settings), webhook_url),
+        webhook=_webhook(webhook_url, row[16:20]),
+        failures=_failures(row[21]),
+    )
+
+
+def _webhook(url: str | None, delivery: Sequence[Any]) -> DeliveryState | None:
+    if url is None:
+        return None
+    if delivery[0] is None:
+        return DeliveryState(url, "pending", 0, None)
+    return DeliveryState(*delivery)
+
+
+def _failures(text: str | None) -> tuple[FailureCount, ...]:
+    return tuple(
+        FailureCount(host, ImageErrorCode(code), count)
+        for host, code, count in json.loads(text or "[]")
+    )
+
+
+def find_request(c: sqlite3.Connection, request_id: str) -> Request:
+    """Give a visible request; raise `Refusal` NOT_FOUND."""
+    row = c.execute(
+        WHOLE_REQUESTS + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
+    ).fetchone()
+    if row is None:
+        raise not_found()
+    return request(row)
+
+
+def request_of(c: sqlite3.Connection, request_key: int) -> Request:
+    """Give a request that is known to be there."""
+    return request(c.execute(WHOLE_REQUESTS + "WHERE r.key = ?", (request_key,)).fetchone())
+
+
+def not_found() -> Refusal:
+    return Refusal(
+        RefusalCode.NOT_FOUND,
+        "There is no request with this id. It may have been deleted, or the id is incomplete.",
+    )
+
+
+def columns_text(columns: Columns) -> str:
+    return json.dumps([columns.names, columns.roles], ensure_ascii=False)
+
+
+def columns_from(text: str) -> Columns:
+    names, roles = json.loads(text)
+    return Columns(tuple(names), tuple(map(Role, roles)))
+
+
+@lru_cache(maxsize=256)
+def settings_from(text: str) -> Settings:
+    """Read what `str(settings)` wrote."""
+    quality, output_format, *progressive = text.split()
+    return Settings(Quality.parse(quality), OutputFormat(output_format), bool(progressive))
+
+
+def extra_text(extra: Sequence[str]) -> str | None:
+    return json.dumps(extra, ensure_ascii=False) if extra else None
+
+
+def extra_from(text: str | None) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text else ()
+
+
+def picture(row: Sequence[Any]) -> Picture:
+    """Read the columns `PICTURE`."""
+    values: list[Any] = [*row[:8], bool(row[8])]
+    return Picture(*values)
+
+
+def picture_values(picture: Picture) -> tuple[object, ...]:
+    """Give the values of the columns `PICTURE`."""
+    return (
+        picture.input_bytes,
+        picture.output_bytes,
+        picture.width,
+        picture.height,
+        picture.input_format,
+        picture.output_format,
+        picture.source_quality,
+        picture.quality,
+        picture.kept,
+    )
+
+
+def stored_file(row: Sequence[Any]) -> StoredFile:
+    """Read a file's name and the columns `PICTURE`."""
+    return StoredFile(row[0], picture(row[1:]))
+
+
+def image_row(row: Sequence[Any]) -> ImageRow:
+    """Read the columns `IMAGE` and `PICTURE`."""
+    url, status, attempts, token, error_code, error_message = row[:6]
+    if status == ImageStatus.COMPLETED:
+        shown = picture(row[6:])
+        return ImageRow(url, ImageStatus.COMPLETED, attempts, public_name(token, shown), shown)
+    code = None if error_code is None else ImageErrorCode(error_code)
+    return ImageRow(
+        url, ImageStatus(status), attempts, error_code=code, error_message=error_message
+    )
+
+
+def public_name(token: bytes, picture: Picture) -> str:
+    """Give the last part of an image's public URL."""
+    return f"{token.hex()}.{EXTENSIONS[picture.output_format]}"

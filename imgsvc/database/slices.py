@@ -1,0 +1,203 @@
+"""What is done to many images of a request at once, a slice of them in each transaction."""
+
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Sequence
+
+from imgsvc.database import rows
+from imgsvc.database.finishing import (
+    Changes,
+    FinishResult,
+    WebhookBody,
+    apply_changes,
+    count_failures,
+    finish_request,
+)
+from imgsvc.database.keys import host_of, origin_of
+from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
+from imgsvc.models import ImageStatus
+
+_WAITING = (
+    "SELECT number, coalesce(fetch_url, url) FROM images INDEXED BY images_waiting "
+    "WHERE request_key = ? AND status = 'pending'"
+)
+
+
+def _move(
+    c: sqlite3.Connection,
+    request_key: int,
+    numbers: Sequence[int],
+    before: ImageStatus,
+    after: ImageStatus,
+    *,
+    values: str = "",
+    parameters: tuple[object, ...] = (),
+) -> None:
+    """Move images of a request, and its counters with them."""
+    changes = Changes()
+    changes.moved(before, after, len(numbers))
+    c.executemany(
+        f"UPDATE images SET status = ?{values} WHERE request_key = ? AND number = ?",
+        [(after, *parameters, request_key, number) for number in numbers],
+    )
+    apply_changes(c, request_key, changes)
+
+
+def _finished(c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody) -> FinishResult:
+    done = finish_request(c, request_key, webhook_body)
+    return FinishResult([done] if done is not None else [], [request_key])
+
+
+# --- recovery --------------------------------------------------------------------------------
+
+
+def recover(c: sqlite3.Connection, limit: int) -> list[str]:
+    """Put back at most `limit` images that an earlier process had in flight; give their tokens."""
+    row = c.execute(
+        "SELECT key FROM requests INDEXED BY requests_unfinished "
+        "WHERE stage = 'accepted' AND finished_at IS NULL AND processing > 0 LIMIT 1"
+    ).fetchone()
+    if row is None:
+        return []
+    images = c.execute(
+        "SELECT number, token FROM images INDEXED BY images_in_flight "
+        "WHERE request_key = ? AND status = 'processing' ORDER BY number LIMIT ?",
+        (row[0], limit),
+    ).fetchall()
+    numbers = [number for number, _ in images]
+    _move(c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING, values=", token = NULL")
+    return [token.hex() for _, token in images]
+
+
+# --- cancelling ------------------------------------------------------------------------------
+
+
+def begin_cancel(c: sqlite3.Connection, request_id: str) -> int:
+    """Mark a request as being cancelled; what is left of a retry is not begun any more."""
+    key, finished = _find(c, request_id)
+    if finished:
+        raise Refusal(
+            RefusalCode.ALREADY_FINISHED, "The request has finished: there is nothing to cancel."
+        )
+    c.execute(
+        "UPDATE requests SET cancelling = 1, retrying = 0, version = version + 1 WHERE key = ?",
+        (key,),
+    )
+    return key
+
+
+def cancel(
+    c: sqlite3.Connection, request_key: int, limit: int, webhook_body: WebhookBody
+) -> tuple[bool, FinishResult]:
+    """Cancel at most `limit` waiting images; tell whether there are more."""
+    row = c.execute(
+        "SELECT cancelling FROM requests WHERE key = ? AND stage = 'accepted'", (request_key,)
+    ).fetchone()
+    if row is None or not row[0]:
+        return False, FinishResult()
+    waiting = c.execute(f"{_WAITING} LIMIT ?", (request_key, limit)).fetchall()
+    numbers = [number for number, _ in waiting]
+    _move(c, request_key, numbers, ImageStatus.PENDING, ImageStatus.CANCELLED)
+    return len(numbers) == limit, _finished(c, request_key, webhook_body)
+
+
+# --- origins that stay dead --------------------------------------------------------------------
+
+
+def fail_origin(
+    c: sqlite3.Connection,
+    request_key: int,
+    origin: int,
+    code: ImageErrorCode,
+    message: str,
+    *,
+    limit: int,
+    webhook_body: WebhookBody,
+) -> FinishResult:
+    """Fail at most `limit` waiting images of an origin; their attempts stay as they are."""
+    waiting = c.execute(
+        f"{_WAITING} AND origin_key = ? LIMIT ?", (request_key, origin, limit)
+    ).fetchall()
+    if not waiting:
+        return FinishResult()
+    numbers = [number for number, _ in waiting]
+    _move(
+        c,
+        request_key,
+        numbers,
+        ImageStatus.PENDING,
+        ImageStatus.FAILED,
+        values=", not_before = 0, error_code = ?, error_message = ?",
+        parameters=(code, message),
+    )
+    count_failures(c, request_key, host_of(origin_of(waiting[0][1])), code, len(numbers))
+    return _finished(c, request_key, webhook_body)
+
+
+# --- failed images again -----------------------------------------------------------------------
+
+
+def begin_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
+    """Open a finished request again, and let its first failed images wait; give its key.
+
+    It stays marked until `retry` has done the rest, and nothing of it is claimed before.
+    """
+    key, finished = _find(c, request_id)
+    if not finished:
+        raise Refusal(
+            RefusalCode.NOT_FINISHED,
+            "The request has not finished. Its failed images can be retried once it has.",
+        )
+    opened = c.execute(
+        "UPDATE requests SET retrying = 1, cancelling = 0, finished_at = NULL, retried_at = ?, "
+        "version = version + 1 WHERE key = ? AND failed > 0",
+        (time.time(), key),
+    ).rowcount
+    if not opened:
+        raise Refusal(RefusalCode.NOTHING_FAILED, "No image of the request has failed.")
+    c.execute("DELETE FROM failures WHERE request_key = ?", (key,))
+    c.execute("DELETE FROM deliveries WHERE request_key = ?", (key,))
+    _retry(c, key, limit)
+    return key
+
+
+def retry(c: sqlite3.Connection, limit: int) -> int | None:
+    """Go on with a retry that was begun; give the request's key, or None if there is none."""
+    row = c.execute("SELECT key FROM requests WHERE retrying = 1 LIMIT 1").fetchone()
+    if row is None:
+        return None
+    _retry(c, row[0], limit)
+    return int(row[0])
+
+
+def _retry(c: sqlite3.Connection, request_key: int, limit: int) -> None:
+    failed = c.execute(
+        "SELECT number FROM images INDEXED BY images_failed "
+        "WHERE request_key = ? AND status = 'failed' ORDER BY number LIMIT ?",
+        (request_key, limit),
+    ).fetchall()
+    _move(
+        c,
+        request_key,
+        [number for (number,) in failed],
+        ImageStatus.FAILED,
+        ImageStatus.PENDING,
+        values=", attempts = 0, not_before = 0, error_code = NULL, error_message = NULL",
+    )
+    if len(failed) < limit:
+        c.execute("UPDATE requests SET retrying = 0 WHERE key = ?", (request_key,))
+
+
+def _find(c: sqlite3.Connection, request_id: str) -> tuple[int, bool]:
+    row = c.execute(
+        "SELECT key, finished_at FROM requests WHERE request_id = ? AND stage = 'accepted'",
+        (request_id,),
+    ).fetchone()
+    if row is None:
+        raise rows.not_found()
+    return row[0], row[1] is not None
