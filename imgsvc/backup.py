@@ -42,7 +42,7 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
     for _ in range(TRIES):
         if partial.exists():
             shutil.rmtree(partial)
-        partial.mkdir(parents=True)
+        partial.mkdir(mode=0o700, parents=True)
         copy_database(source, partial / DATABASE)
         made = _copy_images(data_dir, partial)
         if not made.missing:

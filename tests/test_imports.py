@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
+import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,9 @@ OUTSIDE: dict[str, set[str]] = {
     "prometheus_client": {"metrics", "web"},
 }
 """Libraries that have one place, and the rooms that are it."""
+
+BRINGS = {"pillow": "PIL", "scikit-image": "skimage"}
+"""Packages whose module has another name."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -87,9 +93,22 @@ def test_no_room_but_those_of_the_table() -> None:
     assert {room_of(file) for file in MODULES} <= set(ALLOWED)
 
 
-def test_only_declared_libraries_are_imported() -> None:
-    """`attrs`, say, comes with aiohttp today; what is not declared may be gone tomorrow."""
-    declared = {"aiofiles", "aiohttp", "aiosqlite", "click", "idna", "PIL", "pillow_heif"}
-    declared |= {"prometheus_client", "pydantic", "rich", "yarl", "multidict"}
-    tops = {name.split(".")[0] for file in MODULES for name in imported(file)}
-    assert tops - set(sys.stdlib_module_names) - {"imgsvc"} <= declared
+def declared(requirements: list[str]) -> set[str]:
+    """The modules that those packages bring."""
+    names = {re.split("[>=]", each)[0] for each in requirements}
+    return {BRINGS.get(name, name.replace("-", "_")) for name in names}
+
+
+def outside(files: Iterable[Path]) -> set[str]:
+    tops = {name.split(".")[0] for file in files for name in imported(file)}
+    return tops - set(sys.stdlib_module_names) - {"imgsvc", "tests", "run", "_typeshed"}
+
+
+def test_the_libraries_that_are_imported_are_those_that_are_declared() -> None:
+    """`yarl`, say, comes with aiohttp today; what is not declared may be gone tomorrow."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
+    runtime = declared(project["project"]["dependencies"])
+    extra = declared(project["project"]["optional-dependencies"]["heic"])
+    assert outside(MODULES) - extra == runtime
+    tests = (PACKAGE.parent / "tests").rglob("*.py")
+    assert outside(tests) <= runtime | extra | declared(project["dependency-groups"]["dev"])
