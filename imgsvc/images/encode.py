@@ -68,9 +68,12 @@ def _webp(source: Source, quality: int) -> bytes:
 
 def _avif(source: Source, quality: int) -> bytes:
     options: dict[str, Any] = {"quality": quality, "speed": _AVIF_SPEED, "max_threads": 1}
-    if len(source.frames) > 1:
-        options |= _film_options(source.frames)
-    data = _save(source.first, "AVIF", icc_profile=source.icc or b"", **options)
+    frames, icc = source.frames, source.icc
+    if source.first.mode != "L":
+        frames, icc = _as_rgb(source)
+    if len(frames) > 1:
+        options |= _film_options(frames)
+    data = _save(frames[0].image, "AVIF", icc_profile=icc or b"", **options)
     return (
         isobmff.with_plays(data, source.plays) if len(source.frames) > 1 and source.plays else data
     )

@@ -16,7 +16,6 @@ from imgsvc.images.colour import without_idle_alpha
 
 _SAMPLE_SIDE = 110
 _REFINEMENTS = 1
-_TRANSLUCENT_SHARE = 4
 
 Colour = bytes
 """Four bytes: red, green, blue, alpha."""
@@ -126,22 +125,32 @@ def _median_cut(sample: Image.Image, colours: int) -> Image.Image:
 
 def _reduce_rgba(image: Image.Image, colours: int) -> Image.Image:
     """Opaque pixels as in a picture without alpha; a share of the palette for all the others."""
+    inks = _opaque_sample(image)
+    if inks is None:
+        return image.quantize(colours, Image.Quantize.FASTOCTREE)
     solid = image.getchannel("A").point([0] * 255 + [255])
     rest = image.copy()
     rest.paste((0, 0, 0, 0), mask=solid)
-    share = max(1, colours // _TRANSLUCENT_SHARE)
+    share = _translucent_share(image, colours)
     table = exact([rest], share)
     indices = index(rest, table) if table else rest.quantize(share, Image.Quantize.FASTOCTREE)
     table = entries(indices)
-    inks = _opaque_sample(image)
-    if inks is None:
-        return _with_palette(indices, table)
+    room = colours - len(table)
     opaque = image.convert("RGB").quantize(
-        palette=_median_cut(inks, colours - len(table)), dither=Image.Dither.NONE
+        palette=_median_cut(inks, room), dither=Image.Dither.NONE
     )
     shifted = opaque.tobytes().translate(bytes(min(255, i + len(table)) for i in range(256)))
     indices.paste(Image.frombytes("P", image.size, shifted), mask=solid)
-    return _with_palette(indices, table + entries(opaque)[: colours - len(table)])
+    return _with_palette(indices, table + entries(opaque)[:room])
+
+
+def _translucent_share(image: Image.Image, colours: int) -> int:
+    """How much of a palette goes to pixels that are not opaque: by their number, within reason."""
+    counts = image.getchannel("A").histogram()
+    translucent, solid = sum(counts[1:255]), counts[255]
+    share = colours * translucent // (translucent + solid)
+    least, most = colours // 8 if translucent else 1, colours * 7 // 8
+    return max(1, min(max(share, least), most))
 
 
 def _opaque_sample(image: Image.Image) -> Image.Image | None:

@@ -1,0 +1,154 @@
+"""Whatever the bytes: a smaller picture, or an error of the list."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.images.codec import compress_image, warm_up
+from imgsvc.models import OutputFormat, Settings
+from tests.pictures import photograph
+from tests.saved import film, opened, saved
+
+MAX_PIXELS = 300_000
+LISTED = {
+    ImageErrorCode.NOT_AN_IMAGE,
+    ImageErrorCode.UNSUPPORTED_FORMAT,
+    ImageErrorCode.TOO_MANY_PIXELS,
+    ImageErrorCode.CORRUPT_IMAGE,
+    ImageErrorCode.OUT_OF_MEMORY,
+}
+PHOTO = photograph(1, 48, 36)
+SOFT = PHOTO.convert("RGBA")
+SOFT.putalpha(Image.linear_gradient("L").resize(SOFT.size))
+FRAMES = [photograph(number, 40, 30) for number in range(3)]
+ABOUT = Image.Exif()
+ABOUT[0x0112] = 6
+ABOUT[0x010E] = "a description"
+
+FILES = [
+    saved(PHOTO, "JPEG", exif=ABOUT),
+    saved(PHOTO, "JPEG", progressive=True),
+    saved(PHOTO.convert("CMYK"), "JPEG"),
+    film([PHOTO, PHOTO], "MPO"),
+    saved(PHOTO, "PNG", exif=ABOUT),
+    saved(SOFT, "PNG"),
+    saved(PHOTO.quantize(20), "PNG", transparency=3),
+    saved(PHOTO.convert("I;16"), "PNG"),
+    film(FRAMES, "PNG", duration=50),
+    saved(PHOTO, "GIF"),
+    film(FRAMES, "GIF", duration=50, loop=0),
+    saved(PHOTO, "WEBP", exif=ABOUT),
+    saved(SOFT, "WEBP", lossless=True),
+    film(FRAMES, "WEBP", duration=50),
+    saved(PHOTO, "AVIF", exif=ABOUT),
+    film(FRAMES, "AVIF", duration=50),
+    saved(PHOTO, "BMP"),
+    saved(PHOTO.quantize(16), "BMP"),
+    saved(PHOTO, "TIFF"),
+    *(
+        saved(PHOTO, "TIFF", compression=compression)
+        for compression in ("tiff_lzw", "jpeg", "tiff_adobe_deflate", "packbits")
+    ),
+    saved(PHOTO.convert("1"), "TIFF", compression="group4"),
+    saved(PHOTO.convert("F"), "TIFF"),
+]
+BYTES = st.sampled_from([0, 1, 127, 128, 254, 255]) | st.integers(0, 255)
+
+
+@st.composite
+def damaged(draw: Any) -> bytes:
+    """A file with some bytes changed, put in or taken out; more often near its start."""
+    data = bytearray(draw(st.sampled_from(FILES)))
+    for _ in range(draw(st.integers(1, 5))):
+        if not data:
+            break
+        at = draw(st.integers(0, min(len(data), 200) - 1) | st.integers(0, len(data) - 1))
+        end = at + draw(st.sampled_from([0, 1, 1, 1, 4]))
+        data[at:end] = bytes(draw(st.lists(BYTES, min_size=0 if end > at else 1, max_size=4)))
+    return bytes(data)
+
+
+@given(damaged(), st.sampled_from(OutputFormat))
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_damaged_file_gives_a_picture_or_an_error(data: bytes, form: OutputFormat) -> None:
+    check(data, form)
+
+
+@given(st.sampled_from(FILES), st.floats(0, 1, exclude_max=True), st.sampled_from(OutputFormat))
+@settings(max_examples=300, deadline=None)
+def test_a_file_cut_short_gives_an_error(file: bytes, share: float, form: OutputFormat) -> None:
+    data = file[: int(len(file) * share)]
+    if file.startswith(b"\xff\xd8") and b"MPF\0" in file and share > 0.5:
+        check(data, form)  # the second picture of an MPO is not needed
+        return
+    with pytest.raises(ImageError) as caught:
+        compress_image(data, Settings(format=form), MAX_PIXELS)
+    assert caught.value.code in LISTED
+
+
+@given(st.binary(max_size=2_000), st.sampled_from([file[:16] for file in FILES]))
+@settings(max_examples=200, deadline=None)
+def test_any_bytes_behind_a_good_beginning(data: bytes, beginning: bytes) -> None:
+    check(beginning + data, OutputFormat.KEEP)
+
+
+def check(data: bytes, form: OutputFormat) -> None:
+    error: ImageError | None = None
+    try:
+        result = compress_image(data, Settings(format=form), MAX_PIXELS)
+    except ImageError as caught:
+        error = caught
+    if error is not None:
+        assert error.code in LISTED
+        assert error.message
+        assert "Error" not in error.message
+        return
+    if result.picture.input_format not in {"bmp", "tiff"}:
+        assert len(result.data) <= len(data)
+    assert result.picture.width * result.picture.height <= MAX_PIXELS
+    if not result.picture.kept:
+        assert opened(result.data).size == (result.picture.width, result.picture.height)
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def in_little_memory(path: str, form: str) -> None:
+    """In a process of its own: compress a file with 60 MiB to spare, and print how it ended."""
+    warm_up()
+    data = open(path, "rb").read()  # noqa: PTH123, SIM115
+    used = int(open("/proc/self/statm", "rb").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
+    limit = used + 60 * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        compress_image(data, Settings(format=OutputFormat(form)), 10**9)
+    except ImageError as error:
+        print(error.code)
+    small = saved(PHOTO, "JPEG")
+    print(compress_image(small, Settings(), 10**6).picture.output_format)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("target", ["keep", "webp", "avif"])
+def test_a_memory_limit_costs_one_picture(tmp_path: Any, form: str, target: str) -> None:
+    path = tmp_path / "large"
+    options: dict[str, Any] = {"speed": 10} if form == "AVIF" else {}
+    if form == "WEBP":
+        options = {"method": 0}
+    path.write_bytes(saved(Image.effect_noise((5_000, 4_000), 3), form, **options))
+    code = (
+        f"from tests.test_codec_damage import in_little_memory as m; m({str(path)!r}, {target!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["out_of_memory", "jpeg"]
