@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from imgsvc.config import FetchConfig
 from imgsvc.database.work import FinishResult, Work, origin_key
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.images.pool import PoolClosed
 from imgsvc.metrics import Metrics
 from imgsvc.models import Cancelled, Claim, Completed, Failed, Finished, Outcome, PutBack
 from imgsvc.network.breaker import Breakers
@@ -207,7 +208,7 @@ class ProcessQueue:
         claim = flight.claim
         try:
             return await self._pipeline.process(flight, self._fetched)
-        except OriginResting:
+        except (OriginResting, PoolClosed):
             return PutBack(claim, claim.attempts)
         except StorageFull:
             return PutBack(claim, claim.attempts, time.time() + FULL_REST_SECONDS)
