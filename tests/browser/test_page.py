@@ -300,11 +300,12 @@ def test_a_key_is_traded_for_a_cookie(
     assert page.context.cookies() == []
 
 
-def test_under_a_path_prefix(visit: Visit, service: Service, origin: Origin) -> None:
+def test_under_a_path_prefix(visit: Visit, start_service: StartService, origin: Origin) -> None:
     """As behind a proxy that serves the service at /shrink/ of its own host."""
+    proxy = "http://127.0.0.1:9"
+    service = start_service(server={"public_url": f"{proxy}/shrink"})
     visitor = visit("about:blank")
     page = visitor.page
-    proxy = "http://127.0.0.1:9"
     paths: list[str] = []
 
     def forward(route: Route) -> None:

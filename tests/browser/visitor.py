@@ -35,7 +35,7 @@ class Visitor:
 
     def finished(self, word: str) -> None:
         """Wait until the request's heading says that it is `word`."""
-        expect(self.page.locator("main .badge").first).to_have_text(word, timeout=60_000)
+        expect(self.page.locator("main .section-head .badge")).to_have_text(word, timeout=60_000)
 
     @property
     def cards(self) -> Locator:

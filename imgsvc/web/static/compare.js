@@ -5,6 +5,8 @@ import { bytes, change, count, reason, savedPercent } from "./format.js";
 import { badge } from "./parts.js";
 import { openDialog } from "./dialogs.js";
 
+const MOST_FITTING = 400; // A wider picture may be shown smaller than it is.
+
 /** `onClosed(index)` is told which image was shown last. */
 export class Compare {
   constructor(onClosed) {
@@ -50,55 +52,72 @@ export class Compare {
 }
 
 function pictures(image) {
-  const after = image.outputUrl && h("img", { class: "after", alt: "The compressed image", src: image.outputUrl });
   const source = safeHref(image.inputUrl);
+  const after = image.outputUrl && h("img", { class: "after", alt: "The compressed image", src: image.outputUrl });
   // The browser asks the original's host itself, and does not say where it was named.
   const before = source && h("img", { class: "before", alt: "The original", referrerpolicy: "no-referrer", src: source });
-  const lost = h("p", { class: "lost", hidden: true }, "Your browser could not load the original from its address. The service itself may well have reached it.");
   const box = h("div", { class: "pictures" }, after, before);
+  const view = h("div", { class: "view" }, box);
+  const frame = h("div", { class: "frame" }, view);
   const { width = 4, height = 3 } = image.width ? image : {};
   box.style.setProperty("--ratio", Math.min(4, Math.max(0.3, width / height)));
   box.style.setProperty("--width", `${Math.max(320, image.width ?? 320)}px`);
-  if (!after) {
-    before?.addEventListener("error", () => {
-      box.hidden = true;
-      lost.hidden = false;
-    });
-    return [h("div", { class: "stage-box" }, box, lost)];
-  }
-  const slider = sliderFor(box);
+  box.style.setProperty("--natural", `${width}px`);
+  const slider = after && sliderFor(image, frame, view, box);
+  const lost = h("p", { class: "lost", hidden: true }, "Your browser could not load the original from its address. The service itself may well have reached it.");
   before?.addEventListener("error", () => {
     before.remove();
-    slider.hidden = true;
-    box.classList.add("alone");
+    frame.classList.add("alone");
+    frame.hidden = !after;
+    if (slider) slider.hidden = true;
     lost.hidden = false;
   });
-  return [h("div", { class: "stage-box" }, box, slider, lost)];
+  return [h("div", { class: "stage-box" }, frame, slider, lost)];
 }
 
-function sliderFor(box) {
+function sliderFor(image, frame, view, box) {
   const range = h("input", { type: "range", id: "split", min: 0, max: 100, value: 50, step: 1 });
+  const actual = h("button", { type: "button", class: "small-text", "aria-pressed": "false", on: { click: zoom } }, "Actual size");
+  const zoomed = () => actual.getAttribute("aria-pressed") === "true";
+
   function move() {
-    box.style.setProperty("--split", `${range.value}%`);
+    // At its actual size the picture is larger than the view, and the line stays in the view.
+    const at = zoomed() ? `${view.scrollLeft + (view.clientWidth * range.value) / 100}px` : `${range.value}%`;
+    box.style.setProperty("--split", at);
     range.setAttribute("aria-valuetext", `${range.value}% original, ${100 - range.value}% compressed`);
   }
+  function zoom() {
+    const on = !zoomed();
+    actual.setAttribute("aria-pressed", on);
+    frame.classList.toggle("actual", on);
+    for (const [name, value] of Object.entries({ tabindex: "0", role: "group", "aria-label": "Picture at its actual size" })) {
+      if (on) view.setAttribute(name, value);
+      else view.removeAttribute(name);
+    }
+    view.scrollTo((view.scrollWidth - view.clientWidth) / 2, (view.scrollHeight - view.clientHeight) / 2);
+    move();
+  }
   function drag(event) {
-    const { left, width } = box.getBoundingClientRect();
+    const { left, width } = view.getBoundingClientRect();
     range.value = Math.round(((event.clientX - left) / width) * 100);
     move();
   }
   range.addEventListener("input", move);
+  view.addEventListener("scroll", move, { passive: true });
   box.addEventListener("pointerdown", (event) => {
+    if (zoomed() && event.pointerType !== "mouse") return; // A finger moves the picture then.
     event.preventDefault();
     box.setPointerCapture(event.pointerId);
     drag(event);
     range.focus();
   });
   box.addEventListener("pointermove", (event) => box.hasPointerCapture(event.pointerId) && drag(event));
-  box.append(h("span", { class: "handle", "aria-hidden": "true" }),
-    h("span", { class: "corner left", "aria-hidden": "true" }, "Before"), h("span", { class: "corner right", "aria-hidden": "true" }, "After"));
+  box.append(h("span", { class: "handle", "aria-hidden": "true" }));
+  frame.append(h("span", { class: "corner left", "aria-hidden": "true" }, "Before"), h("span", { class: "corner right", "aria-hidden": "true" }, "After"));
   move();
-  return h("div", { class: "split" }, h("label", { for: "split" }, "Before ", h("span", { class: "hidden-visually" }, "and after: how much of the original to show")), range, h("span", { "aria-hidden": "true" }, "After"));
+  return h("div", { class: "split" },
+    h("label", { for: "split" }, "Before ", h("span", { class: "hidden-visually" }, "and after: how much of the original to show")),
+    range, h("span", { "aria-hidden": "true" }, "After"), image.width > MOST_FITTING && actual);
 }
 
 function about(image) {

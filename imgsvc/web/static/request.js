@@ -184,21 +184,18 @@ class RequestPage {
   }
 
   async act(method, name, done) {
-    const buttons = this.actions.querySelectorAll("button");
-    for (const button of buttons) button.disabled = true;
+    if (this.busy) return; // Disabling the button would throw the focus away.
+    this.busy = true;
     this.problem.replaceChildren();
     try {
       done(await call(method, path(name, this.id), { signal: this.signal }));
     } catch (problem) {
       if (this.signal.aborted) return;
       this.problem.replaceChildren(problemPanel(problem));
-      announce(problem.message);
       // Another page may have cancelled or finished it: show what it is now.
-      this.offer = null;
       if (problem.status === 409) await this.reload();
-      else this.showActions(this.status);
     }
-    for (const button of buttons) button.disabled = false;
+    this.busy = false;
   }
 
   async cancel() {

@@ -140,7 +140,7 @@ function offerAgain(context) {
 async function refuse(problem, file, context, retry) {
   const { stage, signal } = context;
   if (signal.aborted) return;
-  const faulty = problem.errors.some((e) => "code" in e);
+  const faulty = problem.errors.some((e) => "row" in e);
   const panel = faulty ? await (await import("./faults.js")).faultsPanel(problem, file) : problemPanel(problem, retry);
   if (signal.aborted) return;
   offer(context);
