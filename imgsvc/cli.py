@@ -59,7 +59,7 @@ def _examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
-class _QualityType(click.ParamType):
+class _QualityType(click.ParamType[Quality]):
     name = "quality"
 
     def convert(
@@ -262,7 +262,7 @@ async def _follow(client: Client, request_id: str, out: Path | None) -> int:
             show(status)
     if out is not None:
         await client.save_csv(request_id, out)
-    return _tell(console, status, out and f"written: {out}")
+    return _tell(console, status, f"written: {out}" if out else None)
 
 
 @cli.command(epilog=_examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))

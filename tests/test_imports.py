@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "whole_file": LEAVES | {"service", "intake", "report", "database"},
+    "whole_file": LEAVES | {"service", "intake", "report", "storage", "table"},
     "demo": LEAVES | {"service", "client", "terminal"},
     "cli": LEAVES | {"service", "client", "terminal", "backup", "whole_file", "demo"},
     "__main__": {"cli"},
