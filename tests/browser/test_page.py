@@ -367,3 +367,18 @@ def test_the_theme_is_kept(visit: Visit, service: Service) -> None:
     page.reload()
     expect(page.get_by_role("button", name="Use the light theme")).to_be_visible()
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == dark
+
+
+def test_a_refused_option_can_be_mended(visit: Visit, service: Service, origin: Origin) -> None:
+    visitor = visit(service.url)
+    page = visitor.page
+    visitor.choose(products(origin, 1))
+    page.get_by_text("Options").click()
+    page.get_by_label("Format").select_option("WebP")
+    page.get_by_label("Webhook URL").fill("https://user:word@shop.example/hook")
+    page.get_by_role("button", name="Compress ").click()
+    expect(page.get_by_role("alert")).to_contain_text("webhookUrl")
+    expect(page.get_by_label("Format")).to_have_value("webp")
+    page.get_by_label("Webhook URL").fill("")
+    page.get_by_role("button", name="Compress ").click()
+    visitor.finished("Done")

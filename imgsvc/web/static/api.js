@@ -11,11 +11,12 @@ export function url(path, query = {}) {
   return address;
 }
 
-/** A call that was refused, or did not arrive (`status` 0). `errors` are its several causes. */
+/** A call that was refused with a code, or did not arrive (`status` 0). `errors` are its several causes. */
 export class Problem extends Error {
   constructor(status, body = {}) {
     super(body.detail || body.title || `The server answered ${status}.`);
     this.status = status;
+    this.code = body.type?.split(":").at(-1) ?? "";
     this.title = body.title || "That did not work";
     this.errors = Array.isArray(body.errors) ? body.errors : [];
     this.errorCount = body.errorCount ?? this.errors.length;

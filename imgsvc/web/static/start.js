@@ -140,7 +140,7 @@ function offerAgain(context) {
 async function refuse(problem, file, context, retry) {
   const { stage, signal } = context;
   if (signal.aborted) return;
-  const faulty = problem.errors.some((e) => "row" in e);
+  const faulty = problem.code === "invalid-csv" && problem.errors.length > 0;
   const panel = faulty ? await (await import("./faults.js")).faultsPanel(problem, file) : problemPanel(problem, retry);
   if (signal.aborted) return;
   offer(context);
@@ -152,6 +152,7 @@ async function refuse(problem, file, context, retry) {
 /** Send the file. Every attempt has the same key: a lost answer does not make two requests of it. */
 async function submit(file, options, context, key = randomKey()) {
   const { stage, signal, go } = context;
+  const form = [...stage.children];
   const bar = h("progress", { max: "1", value: "0", "aria-label": "Upload" });
   const text = h("p", { class: "busy" }, "Sending the file…");
   stage.replaceChildren(h("section", { class: "panel stack", "aria-label": "Upload" }, fileCard(file, context).element, text, bar));
@@ -169,10 +170,19 @@ async function submit(file, options, context, key = randomKey()) {
     rememberName(accepted.requestId, file.name);
     go(`#/request/${accepted.requestId}`);
   } catch (problem) {
-    await refuse(problem, file, context, () => submit(file, options, context, key));
+    if (problem.code === "invalid-option") reconsider(problem, form, context);
+    else await refuse(problem, file, context, () => submit(file, options, context, key));
   } finally {
     removeEventListener("beforeunload", warn);
   }
+}
+
+/** An option was refused: show the form as it was. */
+function reconsider(problem, form, { stage, signal }) {
+  if (signal.aborted) return;
+  stage.replaceChildren(problemPanel(problem), ...form.filter((element) => !element.matches(".problem")));
+  stage.querySelector(".options").open = true;
+  stage.querySelector("#quality").focus();
 }
 
 async function showRecent(section, signal) {
