@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import gc
 import importlib
 import os
@@ -25,7 +26,6 @@ NICENESS = 5
 OOM_SCORE = 800
 """If memory runs out, the kernel is to end a worker, never the main process."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _RETAINED_BYTES = 256 * 2**20
 """A worker that has kept more than this after its images gives the memory back."""
 
@@ -141,13 +141,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="imgsvc-parent", daemon=True).start()
-    server = os.getppid()
-    if server != parent.pid and sys.platform == "linux":
-        # The thread above needs the interpreter, which a hung decoder may hold. The fork server ends
-        # with the main process, and the kernel ends us with the fork server.
-        _libc_call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != server:
-            os._exit(1)
+    # The thread needs the interpreter, which a hung decoder may hold: let the kernel send us SIGIO too,
+    # whose default is to end the process.
+    with suppress(OSError):
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
 def _be_humble() -> None:

@@ -1,0 +1,126 @@
+"""One process for each data folder, with real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from imgsvc.errors import StartError
+from imgsvc.storage.lock import lock_data_dir
+from tests.origin import ROOT
+
+DATABASE = "the.db"
+HOLD = """
+import sys, time
+from pathlib import Path
+from imgsvc.storage.lock import lock_data_dir
+with lock_data_dir(Path(sys.argv[1]), "the.db"):
+    print("held", flush=True)
+    time.sleep(1000)
+"""
+NAME = "0123456789abcdef0123456789abcdef.jpg"
+
+
+def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(StartError, match=f"process {holder.pid} .*{tmp_path}"),
+            lock_data_dir(tmp_path, DATABASE),
+        ):
+            pass
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    with lock_data_dir(tmp_path, DATABASE):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_lock_can_be_taken_again_after_it_was_let_go(tmp_path: Path) -> None:
+    for _ in range(2):
+        with lock_data_dir(tmp_path, DATABASE):
+            pass
+
+
+def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+    before = os.umask(0o277)
+    try:
+        with lock_data_dir(tmp_path / "data", DATABASE):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+
+
+def test_outputs_without_their_database_are_not_touched(tmp_path: Path) -> None:
+    output = tmp_path / "outputs" / NAME[:2] / NAME
+    output.parent.mkdir(parents=True)
+    output.touch()
+    with pytest.raises(StartError, match=r"the\.db"), lock_data_dir(tmp_path, DATABASE):
+        pass
+    (tmp_path / DATABASE).touch()
+    with lock_data_dir(tmp_path, DATABASE):
+        pass
+
+
+def test_empty_folders_of_outputs_need_no_database(tmp_path: Path) -> None:
+    (tmp_path / "outputs" / "ab").mkdir(parents=True)
+    (tmp_path / "outputs" / "tmp").mkdir()
+    with lock_data_dir(tmp_path, DATABASE):
+        pass
+
+
+def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with (
+        pytest.raises(StartError, match=r"cannot write to storage\.data_dir"),
+        lock_data_dir(tmp_path / "data", DATABASE),
+    ):
+        pass
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from imgsvc.errors import StartError
+from imgsvc.storage.lock import lock_data_dir
+if os.getuid() == 0:
+    os.setuid(65534)
+try:
+    with lock_data_dir(Path(sys.argv[1]), "the.db"):
+        print("held")
+except StartError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("inside", ["", "data"])
+def test_a_folder_that_cannot_be_written_is_told_in_words(inside: str) -> None:
+    with tempfile.TemporaryDirectory() as outer:
+        Path(outer).chmod(0o755)
+        folder = Path(outer) / "closed"
+        folder.mkdir()
+        (folder / "lock").touch()
+        (folder / "lock").chmod(0o666)
+        folder.chmod(0o555)
+        said = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, str(folder / inside)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ).stdout
+        folder.chmod(0o755)
+    assert "cannot write to storage.data_dir" in said
+    assert "Permission denied" in said
