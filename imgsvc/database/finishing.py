@@ -188,9 +188,9 @@ class _Finishing:
             "an outcome came too late",
             extra={"request": outcome.claim.request_id, "image": outcome.claim.numbers[0]},
         )
-        if isinstance(outcome, Completed) and outcome.file.startswith(outcome.claim.token):
-            used = self._c.execute("SELECT 1 FROM files WHERE name = ?", (outcome.file,)).fetchone()
-            if used is None:
+        if isinstance(outcome, Completed) and _is_own(outcome):
+            known = self._file(outcome)
+            if known is None or known[1] != outcome.file:
                 self._unused.append(outcome.file)
 
     def _complete(self, outcome: Completed) -> None:
@@ -212,28 +212,28 @@ class _Finishing:
 
     def _stored(self, outcome: Completed) -> tuple[int, Picture] | None:
         """Give the row of the file that holds the outcome, made where it is new."""
-        if not outcome.file.startswith(outcome.claim.token):
-            other = self._file("f.name = ?", (outcome.file,))
-            return None if other is None else (other[0], other[2])
-        content = (outcome.source_digest, str(outcome.claim.settings))
-        known = self._file("f.source_digest = ? AND f.settings = ?", content)
+        known = self._file(outcome)
         if known is not None:
             file_key, name, picture = known
-            if name != outcome.file:
+            if _is_own(outcome) and name != outcome.file:
                 self._unused.append(outcome.file)
             return file_key, picture
+        if not _is_own(outcome):
+            return None
         (file_key,) = self._c.execute(
             "INSERT INTO files (name, source_digest, settings, input_bytes, output_bytes, width, "
             "height, input_format, output_format, source_quality, quality, kept) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
-            (outcome.file, *content, *rows.picture_values(outcome.picture)),
+            (outcome.file, *_content(outcome), *rows.picture_values(outcome.picture)),
         ).fetchone()
         return file_key, outcome.picture
 
-    def _file(self, condition: str, values: tuple[object, ...]) -> tuple[int, str, Picture] | None:
+    def _file(self, outcome: Completed) -> tuple[int, str, Picture] | None:
+        """Find the stored file of the same source and settings."""
         row = self._c.execute(
-            f"SELECT f.key, f.name, {rows.PICTURE} FROM files f WHERE {condition}",
-            values,
+            f"SELECT f.key, f.name, {rows.PICTURE} FROM files f "
+            "WHERE f.source_digest = ? AND f.settings = ?",
+            _content(outcome),
         ).fetchone()
         return None if row is None else (row[0], row[1], rows.picture(row[2:]))
 
@@ -282,3 +282,12 @@ class _Finishing:
         changes = self._changes.setdefault(claim.request_key, Changes())
         changes.moved(ImageStatus.PROCESSING, status, count)
         return count
+
+
+def _is_own(outcome: Completed) -> bool:
+    """Tell whether the outcome's file was made for its own claim."""
+    return outcome.file.startswith(outcome.claim.token)
+
+
+def _content(outcome: Completed) -> tuple[bytes, str]:
+    return outcome.source_digest, str(outcome.claim.settings)

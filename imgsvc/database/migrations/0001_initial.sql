@@ -75,8 +75,7 @@ CREATE TABLE images (
   fetch_url TEXT, -- as it is fetched, where that is different
   url_key INTEGER, -- hash of the URL as it is fetched, where an earlier image may have the same
   origin_key INTEGER NOT NULL, -- hash of scheme://host:port
-  status TEXT NOT NULL DEFAULT 'pending'
-    CHECK (status IN ('pending', 'processing', 'completed', 'failed', 'cancelled')),
+  status TEXT NOT NULL DEFAULT 'pending', -- or processing, completed, failed, cancelled
   attempts INTEGER NOT NULL DEFAULT 0,
   not_before REAL NOT NULL DEFAULT 0, -- 0, or the time of the next try
   token BLOB, -- random: names the file of an image in flight, and the public URL of a completed one
@@ -97,7 +96,7 @@ CREATE INDEX images_by_file ON images (file_key) WHERE file_key IS NOT NULL;
 -- A stored output. Images with the same source bytes and settings share one.
 CREATE TABLE files (
   key INTEGER PRIMARY KEY,
-  name TEXT NOT NULL UNIQUE,
+  name TEXT NOT NULL, -- random, and so never twice; found by what it is made of
   source_digest BLOB NOT NULL,
   settings TEXT NOT NULL,
   input_bytes INTEGER NOT NULL,
