@@ -408,6 +408,35 @@ async def test_a_drip_ends_when_all_time_is_up(sent: bytes) -> None:
     assert outcome(error) == ("timeout", "not fetched whole within 0.3 seconds")
 
 
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 100),
+    ],
+)
+async def test_a_flood_without_a_body_ends_when_all_time_is_up(head: bytes, piece: bytes) -> None:
+    async def talk(request: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        while True:
+            writer.write(piece * 50)
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    error = await failure_of(talk, total_seconds=0.3)
+    assert error.code in {"timeout", "incomplete_body"}
+
+
+async def test_crumbs_are_counted_like_bread() -> None:
+    async def talk(request: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"1\r\nx\r\n" * 1_000)
+            await writer.drain()
+
+    assert (await failure_of(talk, max_image_bytes=50_000)).code == "too_large"
+
+
 async def test_redirects_do_not_wind_the_clock() -> None:
     async def talk(head: str, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.15)
@@ -449,18 +478,35 @@ async def test_waiting_for_the_budget_is_not_held_against_an_image() -> None:
             raw_origin(answer(b"p" * 500)) as origin,
             fetcher(budget, total_seconds=0.2) as one,
         ):
-
-            async def get() -> bytes:
-                async with one.fetch(origin.base) as body:
-                    return body.data
-
-            task = asyncio.create_task(get())
+            task = asyncio.create_task(fetched(one, origin.base))
             await asyncio.sleep(0.6)
             assert not task.done()
             assert holder.held == 0
             with privileged:
                 pass
             assert await task == b"p" * 500
+
+
+async def test_after_that_wait_its_clock_goes_on() -> None:
+    budget = ByteBudget(1_000)
+    with budget.share("x") as privileged:
+        await privileged.wait(900)
+        async with (
+            raw_origin(after(HEAD + b"\r\n" + b"p" * 500)) as origin,
+            fetcher(budget, total_seconds=0.3) as one,
+        ):
+            task = asyncio.create_task(fetched(one, origin.base))
+            await asyncio.sleep(0.6)
+            assert not task.done()
+            with privileged:
+                pass
+            with pytest.raises(ImageError, match="not fetched whole"):
+                await task
+
+
+async def fetched(one: Fetcher, url: str) -> bytes:
+    async with one.fetch(url) as body:
+        return body.data
 
 
 # --- what is no HTTP at all ------------------------------------------------------------------

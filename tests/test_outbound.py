@@ -391,7 +391,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file: Path = tmp_path_factory.mktemp("tls") / "certificate.pem"
     command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     names = ["-subj", "/CN=shop", "-addext", "subjectAltName=DNS:shop"]
-    files = ["-keyout", file.with_suffix(".key"), "-out", file]
+    files = ["-keyout", str(file.with_suffix(".key")), "-out", str(file)]
     run([*command.split(), *names, *files], check=True, capture_output=True)
     file.write_text(file.read_text() + file.with_suffix(".key").read_text())
     return file

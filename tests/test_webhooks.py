@@ -183,6 +183,20 @@ async def test_it_waits_no_longer_than_told(talk: Talk) -> None:
     assert result == SendResult(ok=False, error="no answer within 0.3 seconds")
 
 
+async def test_the_clocks_of_fetching_are_not_those_of_webhooks() -> None:
+    async def talk(head: str, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)
+        writer.write(answer(b""))
+
+    config = FetchConfig(allowed_networks=("127.0.0.1/32",), idle_seconds=0.1)
+    async with (
+        raw_origin(talk) as origin,
+        open_session(config, AddressRules(config.allowed_networks)) as session,
+    ):
+        one = WebhookSender(session, WebhookConfig())
+        assert (await one.send(Delivery("msg_1", 1, "request", origin.base, BODY, 0))).ok
+
+
 async def test_an_endless_answer_is_read_to_a_bound() -> None:
     written = 0
 
