@@ -1,0 +1,68 @@
+"""Reading what a call brings along: streamed, counted, and not before it is known to be wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from aiohttp import web
+
+from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.web.problems import HttpRefusal
+
+_SMALL_SECONDS = 10.0
+
+
+async def expect(request: web.Request) -> None:
+    """Stay silent on `Expect: 100-continue` until somebody reads the body: see `chunks`."""
+
+
+def refuse_encoding(request: web.Request) -> None:
+    """Raise `Refusal` where the body is compressed."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
+        raise HttpRefusal(
+            RefusalCode.UNSUPPORTED_MEDIA_TYPE,
+            "The body has a Content-Encoding. Send it as it is.",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+def declared_length(request: web.Request) -> int:
+    """The body's length as the call declares it; 0 where it does not."""
+    return request.content_length or 0
+
+
+async def chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[bytes, None]:
+    """Give the body as it comes. Raises `Refusal` where it stands still or is malformed."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # What counts is the answer proper.
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                chunk = await request.content.readany()
+        except TimeoutError:
+            raise Refusal(
+                RefusalCode.UPLOAD_STALLED,
+                f"No byte came for {idle_seconds:g} s (server.upload_idle_seconds).",
+            ) from None
+        except web.RequestPayloadError as error:
+            raise Refusal(
+                RefusalCode.BAD_REQUEST, f"The body's framing is malformed: {error}"
+            ) from None
+        if not chunk:
+            return
+        yield chunk
+
+
+async def read_small(request: web.Request, media_type: str, limit: int) -> bytes:
+    """Read a body that is to be short. Raises `Refusal`."""
+    if request.content_type != media_type:
+        raise Refusal(RefusalCode.UNSUPPORTED_MEDIA_TYPE, f"The body must be {media_type}.")
+    refuse_encoding(request)
+    body = b""
+    async for chunk in chunks(request, _SMALL_SECONDS):
+        body += chunk
+        if len(body) > limit:
+            raise Refusal(RefusalCode.TOO_LARGE, f"The body must be at most {limit:,} bytes.")
+    return body

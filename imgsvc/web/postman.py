@@ -1,0 +1,214 @@
+"""`postman.json` (v2.1): the API as a collection that runs from top to bottom as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+Json = dict[str, Any]
+
+SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
+POLLS = 60
+"""The collection waits this often for its request to finish, 10 s each time."""
+_TABLE = "S. No.,Product Name,Input Image Urls\n1,Example,{{imageUrl}}\n"
+_WAIT = "Wait for the end"
+_DELETE = "Delete the request"
+
+
+def collection(base_url: str) -> Json:
+    """The collection; its `baseUrl` is where it was asked for."""
+    return {
+        "info": {
+            "name": "imgsvc",
+            "description": "Upload a CSV, wait, download. Run it from top to bottom. Set `apiKey` "
+            "where the service wants one, and `imageUrl` to an image that it can reach.",
+            "schema": SCHEMA,
+        },
+        "auth": {
+            "type": "apikey",
+            "apikey": [
+                {"key": "key", "value": "X-API-Key", "type": "string"},
+                {"key": "value", "value": "{{apiKey}}", "type": "string"},
+                {"key": "in", "value": "header", "type": "string"},
+            ],
+        },
+        "variable": [
+            {"key": "baseUrl", "value": base_url},
+            {"key": "apiKey", "value": ""},
+            {"key": "imageUrl", "value": "https://www.gstatic.com/webp/gallery/1.jpg"},
+            {"key": "requestId", "value": ""},
+            {"key": "outputUrl", "value": "{{baseUrl}}/health/live"},
+            {"key": "polls", "value": "0"},
+            {"key": "retried", "value": ""},
+        ],
+        "item": [
+            _item("Ready?", "GET", "/health/ready", [_status(200)]),
+            _item(
+                "Check the CSV without storing anything",
+                "POST",
+                "/processImages?dryRun=true",
+                [_status(200), *_test("it has one image", "pm.expect(body.images).to.eql(1);")],
+                table=True,
+            ),
+            _item(
+                "Upload the CSV",
+                "POST",
+                "/processImages",
+                [
+                    _status(201),
+                    *_test("it is accepted", 'pm.expect(body.status).to.eql("pending");'),
+                    'pm.collectionVariables.set("requestId", body.requestId);',
+                    'pm.collectionVariables.set("polls", "0");',
+                    'pm.collectionVariables.set("retried", "");',
+                ],
+                table=True,
+            ),
+            _item(
+                _WAIT,
+                "GET",
+                "/checkStatus/{{requestId}}?format=json&products=false&wait=10",
+                [
+                    _status(200),
+                    'const polls = Number(pm.collectionVariables.get("polls")) + 1;',
+                    'pm.collectionVariables.set("polls", String(polls));',
+                    f"if (body.finishedAt === null && polls < {POLLS}) {{",
+                    f'  postman.setNextRequest("{_WAIT}");',
+                    "} else {",
+                    *_test(
+                        "the request has finished", "pm.expect(body.finishedAt).to.be.a('string');"
+                    ),
+                    "}",
+                ],
+            ),
+            _item(
+                "Every image, as JSON",
+                "GET",
+                "/checkStatus/{{requestId}}?format=json",
+                [
+                    _status(200),
+                    *_test(
+                        "each image has an output or an error",
+                        "body.products.forEach((p) => p.images.forEach((i) => "
+                        "pm.expect(Boolean(i.outputUrl) || Boolean(i.error)).to.be.true));",
+                    ),
+                    "const done = body.products.flatMap((p) => p.images).find((i) => i.outputUrl);",
+                    'if (done) pm.collectionVariables.set("outputUrl", done.outputUrl);',
+                ],
+            ),
+            _item(
+                "Download the CSV",
+                "GET",
+                "/checkStatus/{{requestId}}?format=csv",
+                [
+                    _status(200),
+                    *_test(
+                        "the rows are back",
+                        'pm.expect(pm.response.text()).to.include("Output Image Urls")'
+                        '.and.to.include(pm.collectionVariables.get("requestId"));',
+                    ),
+                ],
+                is_json=False,
+            ),
+            _item("Download an image", "GET", "{{outputUrl}}", [_status(200)], is_json=False),
+            _item(
+                "Download all images as a ZIP",
+                "GET",
+                "/downloadImages/{{requestId}}",
+                [
+                    _status(200),
+                    *_test(
+                        "it is a ZIP",
+                        'pm.expect(pm.response.headers.get("Content-Type"))'
+                        '.to.include("application/zip");',
+                    ),
+                ],
+                is_json=False,
+            ),
+            _item(
+                "Only the failed rows",
+                "GET",
+                "/checkStatus/{{requestId}}?only=failed",
+                [_status(200)],
+                is_json=False,
+            ),
+            _item(
+                "Watch it",
+                "GET",
+                "/watchStatus/{{requestId}}",
+                [
+                    _status(200),
+                    *_test(
+                        "it ends with the request",
+                        'pm.expect(pm.response.text()).to.include("event: finished");',
+                    ),
+                ],
+                is_json=False,
+            ),
+            _item(
+                "List requests",
+                "GET",
+                "/listRequests?limit=10",
+                [
+                    _status(200),
+                    *_test("there are some", "pm.expect(body.requests).to.not.be.empty;"),
+                ],
+            ),
+            _item(
+                "Cancel it: too late",
+                "POST",
+                "/cancelRequest/{{requestId}}",
+                [
+                    _status(409),
+                    'if (pm.collectionVariables.get("retried")) {',
+                    f'  postman.setNextRequest("{_DELETE}");',
+                    "}",
+                ],
+            ),
+            _item(
+                "Try failed images again",
+                "POST",
+                "/retryFailed/{{requestId}}",
+                [
+                    *_test(
+                        "they wait again, or there are none",
+                        "pm.expect(pm.response.code).to.be.oneOf([202, 409]);",
+                    ),
+                    'pm.collectionVariables.set("retried", "yes");',
+                    'pm.collectionVariables.set("polls", "0");',
+                    f'if (pm.response.code === 202) postman.setNextRequest("{_WAIT}");',
+                ],
+            ),
+            _item(_DELETE, "DELETE", "/deleteRequest/{{requestId}}", [_status(204)], is_json=False),
+            _item("It is gone", "GET", "/checkStatus/{{requestId}}", [_status(404)]),
+        ],
+    }
+
+
+def _item(
+    name: str,
+    method: str,
+    path: str,
+    tests: Sequence[str],
+    *,
+    table: bool = False,
+    is_json: bool = True,
+) -> Json:
+    request: Json = {
+        "method": method,
+        "header": [],
+        "url": path if path.startswith("{{") else f"{{{{baseUrl}}}}{path}",
+    }
+    if table:
+        request["header"] = [{"key": "Content-Type", "value": "text/csv"}]
+        request["body"] = {"mode": "raw", "raw": _TABLE}
+    script = ["const body = pm.response.json();", *tests] if is_json else list(tests)
+    event = {"listen": "test", "script": {"type": "text/javascript", "exec": script}}
+    return {"name": name, "request": request, "event": [event]}
+
+
+def _status(code: int) -> str:
+    return f'pm.test("status {code}", () => pm.response.to.have.status({code}));'
+
+
+def _test(name: str, code: str) -> list[str]:
+    return [f'pm.test("{name}", () => {{', f"  {code}", "});"]

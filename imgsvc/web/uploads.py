@@ -1,0 +1,208 @@
+"""The Upload API: `POST /processImages`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from aiohttp import web
+
+from imgsvc.config import Config
+from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.intake import Accepted, Intake, UploadOptions
+from imgsvc.models import RequestOptions, Settings
+from imgsvc.report import accepted_json
+from imgsvc.web import options
+from imgsvc.web.answers import json_response
+from imgsvc.web.bodies import chunks, declared_length, refuse_encoding
+from imgsvc.web.multipart import FormError, FormReader, PartBegins, PartEnds
+from imgsvc.web.options import UploadFields
+from imgsvc.web.origins import Origins
+from imgsvc.web.problems import HttpRefusal
+
+RAW_TYPES = (
+    "text/csv",
+    "application/csv",
+    "application/vnd.ms-excel",
+    "text/plain",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+)
+"""Content types of a body that is the CSV itself; the last is what `curl --data-binary` says."""
+FORM_TYPE = "multipart/form-data"
+FRAMING_BYTES = 256 * 1024
+"""What a form may have around its file: boundaries, headers and options."""
+MOST_FIELDS = 32
+MOST_FIELD_BYTES = 16 * 1024
+
+
+class Uploads:
+    """Takes uploads from HTTP and hands them to the intake."""
+
+    def __init__(self, config: Config, intake: Intake, origins: Origins) -> None:
+        self._config = config
+        self._intake = intake
+        self._origins = origins
+
+    async def process_images(self, request: web.Request) -> web.Response:
+        """`POST /processImages`"""
+        key = _idempotency_key(request)
+        query = list(request.query.items())
+        self._parsed(query)  # What is wrong with them is said before the body is read.
+        refuse_encoding(request)
+        form = _form(request)
+        limit = self._config.server.max_upload_bytes
+        if declared_length(request) > limit + (FRAMING_BYTES if form else 0):
+            raise _too_large(limit)
+        body = chunks(request, self._config.server.upload_idle_seconds)
+        table = _counted(form.file(body) if form else body, limit)
+        async with aclosing(table):
+            accepted = await self._intake.upload(
+                table,
+                lambda: self._parsed([*query, *(form.fields if form else ())]),
+                idempotency_key=key,
+            )
+        return self._answer(request, accepted)
+
+    def _parsed(self, pairs: list[tuple[str, str]]) -> UploadOptions:
+        given = options.parse(UploadFields, pairs)
+        standard = self._config.compress.settings
+        settings = Settings(
+            given.quality or standard.quality,
+            given.format or standard.format,
+            standard.progressive,
+        )
+        return UploadOptions(RequestOptions(settings, given.webhook_url), given.dry_run)
+
+    def _answer(self, request: web.Request, accepted: Accepted) -> web.Response:
+        if accepted.request is None:
+            return json_response({"products": accepted.products, "images": accepted.images})
+        path = f"/checkStatus/{accepted.request.request_id}"
+        headers = {"Location": self._origins.path + path}
+        if accepted.replayed:
+            headers["Idempotent-Replayed"] = "true"
+        body = accepted_json(accepted.request, self._origins.base_url(request) + path)
+        return json_response(body, status=201, headers=headers)
+
+
+class _Form:
+    """A form on its way: the one part that has a file name, and the options around it."""
+
+    def __init__(self, boundary: str) -> None:
+        self.fields: list[tuple[str, str]] = []
+        self._reader = FormReader(boundary)
+        self._part: PartBegins | None = None
+        self._value = b""
+        self._files = 0
+        self._framing = 0
+
+    async def file(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Give the file's bytes as they come. Raises `Refusal`."""
+        try:
+            async with aclosing(body):
+                async for chunk in body:
+                    self._framing += len(chunk)
+                    for event in self._reader.feed(chunk):
+                        data = self._take(event)
+                        if data:
+                            self._framing -= len(data)
+                            yield data
+                    if self._framing > FRAMING_BYTES:
+                        raise FormError("there is too much around the file")
+            self._reader.close()
+        except FormError as error:
+            raise Refusal(RefusalCode.INVALID_BODY, f"The form is malformed: {error}.") from None
+        if not self._files:
+            raise Refusal(
+                RefusalCode.INVALID_BODY,
+                "No part of the form has a file name. Send the CSV as a file, for example with "
+                "`curl -F file=@products.csv`.",
+            )
+
+    def _take(self, event: PartBegins | PartEnds | bytes) -> bytes:
+        """Note an event, or give the data that are the file's."""
+        if isinstance(event, PartBegins):
+            self._part, self._value = event, b""
+            if event.filename:
+                self._files += 1
+            if self._files > 1:
+                raise FormError("more than one part has a file name; upload one CSV at a time")
+        elif isinstance(event, PartEnds):
+            self._end_part()
+        elif self._part is not None and self._part.filename:
+            return event
+        else:
+            self._value += event
+            if len(self._value) > MOST_FIELD_BYTES:
+                raise FormError("an option is too long")
+        return b""
+
+    def _end_part(self) -> None:
+        part, self._part = self._part, None
+        # A field that a person left empty is no option, nor is the browsers' own.
+        if part is None or part.filename or not self._value or part.name == "_charset_":
+            return
+        try:
+            self.fields.append((part.name, self._value.decode()))
+        except UnicodeDecodeError:
+            raise FormError(f"the option {part.name!r} is not UTF-8") from None
+        if len(self.fields) > MOST_FIELDS:
+            raise FormError("it has too many fields")
+
+
+async def _counted(table: AsyncGenerator[bytes, None], limit: int) -> AsyncGenerator[bytes, None]:
+    count = 0
+    async with aclosing(table):
+        async for chunk in table:
+            count += len(chunk)
+            if count > limit:
+                raise _too_large(limit)
+            yield chunk
+
+
+def _too_large(limit: int) -> Refusal:
+    return Refusal(
+        RefusalCode.TOO_LARGE,
+        f"The CSV is larger than {limit:,} bytes (server.max_upload_bytes). "
+        "Split it into several uploads.",
+    )
+
+
+def _form(request: web.Request) -> _Form | None:
+    """Tell a form from a body that is the CSV itself. Raises `Refusal`."""
+    if not request.headers.get("Content-Type", "").strip() or request.content_type in RAW_TYPES:
+        return None
+    if request.content_type != FORM_TYPE:
+        raise HttpRefusal(
+            RefusalCode.UNSUPPORTED_MEDIA_TYPE,
+            f"The body is {request.content_type}. Send the CSV itself as text/csv, or in a form "
+            f"({FORM_TYPE}).",
+            headers={"Accept-Post": ", ".join((*RAW_TYPES, FORM_TYPE))},
+        )
+    try:
+        return _Form(_boundary(request))
+    except FormError as error:
+        raise Refusal(RefusalCode.INVALID_BODY, f"The form is malformed: {error}.") from None
+
+
+def _boundary(request: web.Request) -> str:
+    # aiohttp's own parser of this header lets a quoted boundary with a semicolon through as two.
+    match = re.search(
+        r';\s*boundary=(?:"((?:[^"\\]|\\.)*)"|([^\s;"]+))',
+        request.headers["Content-Type"],
+        re.IGNORECASE,
+    )
+    return "" if match is None else re.sub(r"\\(.)", r"\1", match[1] or match[2] or "")
+
+
+def _idempotency_key(request: web.Request) -> str | None:
+    keys = request.headers.getall("Idempotency-Key", [])
+    if not keys:
+        return None
+    if len(keys) > 1 or not re.fullmatch(r"[\x20-\x7e]{1,255}", keys[0]):
+        raise Refusal(
+            RefusalCode.INVALID_OPTION,
+            "Idempotency-Key must be 1 to 255 printable ASCII characters, and be sent once.",
+        )
+    return keys[0]
