@@ -18,14 +18,12 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.budget import ByteBudget
-from imgsvc.network.fetch import Fetcher, describe_non_image
+from imgsvc.network.fetch import Fetcher
 from imgsvc.network.outbound import open_session
 from tests.origin import ROOT
 from tests.raw_origin import Talk, answer, raw_origin, redirect
@@ -650,43 +648,3 @@ async def test_connections_are_used_again() -> None:
     server.close()
     await server.wait_closed()
     assert connections == 1
-
-
-# --- what came in place of an image ----------------------------------------------------------
-
-PAGE = b"<!DOCTYPE html>\n<html><head><title>\n Sign in &ndash; Google Drive </title>"
-
-
-@pytest.mark.parametrize(
-    ("content_type", "data", "sentence"),
-    [
-        ("text/html", PAGE, 'the server sent text/html, "Sign in – Google Drive"'),
-        ("text/html", b"<html>", "the server sent text/html"),
-        ("text/html", b"<title></title>", "the server sent text/html"),
-        (
-            "text/html",
-            b"<TITLE lang=de>Gr\xc3\xbc\xc3\x9fe</TITLE>",
-            'the server sent text/html, "Grüße"',
-        ),
-        ("text/html", b"<title>\xff\x00\x1b[31m</title>", 'the server sent text/html, "�[31m"'),
-        ("application/json", b"{}", "the server sent application/json"),
-        ("", b"hello", "the server sent something that is no image"),
-        ("image/png", b"hello", "the server sent image/png, but its bytes are no image"),
-        ("image/png", PAGE, 'the server sent a web page as image/png, "Sign in – Google Drive"'),
-        ("text/html\r\nX: y", b"", "the server sent text/html X: y"),
-    ],
-)
-def test_what_came_in_place_of_an_image_is_said(
-    content_type: str, data: bytes, sentence: str
-) -> None:
-    assert describe_non_image(content_type, data) == sentence
-
-
-@given(st.text(max_size=300), st.binary(max_size=3_000), st.booleans())
-def test_whatever_came_the_sentence_is_short_and_on_one_line(
-    content_type: str, data: bytes, titled: bool
-) -> None:
-    said = describe_non_image(content_type, b"<title>" + data if titled else data)
-    assert len(said) < 200
-    assert said.isprintable()
-    assert said.startswith("the server sent ")

@@ -40,8 +40,8 @@ class NoAnswer(aiohttp.ClientError):
 
 def one_line(text: str, limit: int = 120) -> str:
     """Make a stranger's text fit for a sentence: one line, nothing invisible, at most `limit` long."""
-    text = " ".join(text[: limit * 8].split())
-    text = "".join(c for c in text if unicodedata.category(c)[0] != "C")
+    text = "".join(c for c in text[: limit * 8] if c.isspace() or unicodedata.category(c)[0] != "C")
+    text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
