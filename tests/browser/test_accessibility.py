@@ -70,7 +70,7 @@ def test_every_state(
 def test_the_key_dialog(visit: Visit, start_service: StartService, width: int, scheme: str) -> None:
     service = start_service(server={"api_keys": ["open-sesame"]})
     visitor = visit(f"{service.url}/#/requests", width=width, scheme=scheme)
-    visitor.page.get_by_label("API key").fill("wrong")
+    visitor.page.get_by_role("textbox", name="API key").fill("wrong")
     visitor.page.keyboard.press("Enter")
     expect(visitor.page.get_by_text("This key does not fit.")).to_be_visible()
     assert_fine(visitor, "key")

@@ -36,9 +36,9 @@ def test_a_call_is_tried(visit: Visit, service: Service) -> None:
         f"curl '{service.url}/listRequests?limit=7'"
     )
     operation.get_by_role("button", name="Send").click()
-    answer = operation.get_by_role("region", name="Answer")
+    answer = operation.get_by_role("group", name="Answer")
     expect(answer.locator(".status")).to_have_text("200 OK")
-    body = answer.get_by_role("region", name="Body")
+    body = answer.get_by_role("group", name="Body")
     assert json.loads(body.inner_text()) == {"requests": [], "nextCursor": None}
 
 
@@ -51,5 +51,5 @@ def test_a_csv_is_sent_with_a_key(visit: Visit, start_service: StartService) -> 
     operation.get_by_label("dryRun").select_option("true")
     expect(operation.get_by_label("curl command")).to_contain_text("Bearer YOUR_KEY")
     operation.get_by_role("button", name="Send").click()
-    answer = operation.get_by_role("region", name="Answer")
+    answer = operation.get_by_role("group", name="Answer")
     expect(answer.locator(".status")).to_have_text("200 OK")

@@ -15,8 +15,8 @@ export function tryForm(api, operation, key) {
   const prefix = `try${forms}`;
   const fields = operation.parameters.map((p, at) => parameterField(api, p, `${prefix}-${at}`));
   const body = operation.requestBody && bodyField(api, operation.requestBody, `${prefix}-body`);
-  const curl = h("pre", { tabindex: "0", role: "region", "aria-label": "curl command" });
-  const answer = h("div", { class: "answer stack", role: "region", "aria-label": "Answer", hidden: true });
+  const curl = h("pre", { tabindex: "0", role: "group", "aria-label": "curl command" });
+  const answer = h("div", { class: "answer stack", role: "group", "aria-label": "Answer", hidden: true });
   const send = h("button", { class: "primary" }, "Send");
   const stop = h("button", { type: "button", hidden: true }, "Stop");
   const compose = () => callOf(operation, fields, body, key());
@@ -141,12 +141,12 @@ async function showBody(answer, content) {
     return content.append(h("p", {}, `${bytes(blob.size)} of ${type || "unknown type"}. `, h("a", { href: address, download: "answer" }, "Save")));
   }
   const whole = await blob.slice(0, MOST_SHOWN).text();
-  const shown = h("pre", { tabindex: "0", role: "region", "aria-label": "Body" }, pretty(whole, type));
+  const shown = h("pre", { tabindex: "0", role: "group", "aria-label": "Body" }, pretty(whole, type));
   return content.append(shown, blob.size > MOST_SHOWN && h("p", { class: "muted" }, `The first ${bytes(MOST_SHOWN)} of ${bytes(blob.size)}.`) || "");
 }
 
 async function showStream(answer, content) {
-  const shown = h("pre", { tabindex: "0", role: "region", "aria-label": "Events" });
+  const shown = h("pre", { tabindex: "0", role: "group", "aria-label": "Events" });
   content.append(shown);
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
