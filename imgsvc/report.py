@@ -14,20 +14,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imgsvc.models import Columns, ImageRow, ProductRow, Progress, Request, Role
-from imgsvc.table.cells import join_urls
+from imgsvc.table.cells import (
+    INPUT_IMAGE_URLS,
+    OUTPUT_COLUMNS,
+    PRODUCT_NAME,
+    SERIAL_NUMBER,
+    join_urls,
+)
 
 Json = dict[str, Any]
 
 DAY = 86_400.0
-STATUS_COLUMNS = (
-    "S. No.",
-    "Product Name",
-    "Input Image Urls",
-    "Output Image Urls",
-    "Request Id",
-    "Status",
-    "Error",
-)
+STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
 """The status CSV's own columns; the input's further ones follow."""
 
 

@@ -42,6 +42,7 @@ from imgsvc.storage.files import Files
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.space import Space
 from imgsvc.web.app import Parts, create_app
+from imgsvc.web.server import Runner
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +210,7 @@ async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Servi
 @asynccontextmanager
 async def _listening(service: Service) -> AsyncIterator[None]:
     server = service.config.server
-    runner = web.AppRunner(
+    runner = Runner(
         create_app(service.parts),
         access_log=None,
         handle_signals=False,

@@ -11,6 +11,7 @@ from imgsvc.web.problems import ANSWERED
 
 SERVER = "imgsvc"
 _ALWAYS = {
+    "Server": SERVER,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
@@ -21,7 +22,6 @@ _UNLESS_SAID = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
-    "Server": SERVER,
 }
 
 

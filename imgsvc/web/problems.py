@@ -21,8 +21,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:imgsvc:problem:"
 """What a problem's `type` begins with; the refusal's code follows. Stable: programs compare it."""
-ANSWERED = "answered"
-"""A request's key: its answer's headers are out."""
+ANSWERED: web.RequestKey[bool] = web.RequestKey("answered", bool)
+"""Whether a call's answer has begun to go out."""
 UNAVAILABLE_SECONDS = 5
 """When to try again where a refusal does not say."""
 
@@ -113,7 +113,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
     try:
         return await handler(request)
     except Exception as error:
-        if not request.get(ANSWERED):
+        if not request.get(ANSWERED, False):
             return _answer(request, error)
         # Half an answer is out: only a cut connection tells the client that the rest is missing.
         if request.transport is not None:
