@@ -1,0 +1,244 @@
+"""A table's header: which column is what, and which delimiter is between them."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from imgsvc.errors import Fault, FaultCode
+from imgsvc.models import Columns, Role
+from imgsvc.table.cells import (
+    DELIMITERS,
+    INPUT_IMAGE_URLS,
+    OUTPUT_COLUMNS,
+    PRODUCT_NAME,
+    SERIAL_NUMBER,
+)
+from imgsvc.table.records import Broken, Record, Records
+
+TITLES = {
+    Role.SERIAL: SERIAL_NUMBER,
+    Role.NAME: PRODUCT_NAME,
+    Role.URLS: INPUT_IMAGE_URLS,
+}
+"""The names of the known columns."""
+
+_USUAL: dict[Role, frozenset[str]] = {
+    Role.SERIAL: frozenset(
+        {"sno", "slno", "srno", "serialno", "snumber", "serialnumber", "serialnum", "serial"}
+    ),
+    Role.NAME: frozenset({"productname", "productnames", "nameofproduct"}),
+    Role.URLS: frozenset(
+        f"input{images}{links}"
+        for images in ("image", "images")
+        for links in ("", "url", "urls", "url(s)", "link", "links")
+    ),
+}
+"""The known columns' usual spellings, without case, blanks, dots, underscores and hyphens."""
+
+_LOOSE: dict[Role, frozenset[str]] = {
+    Role.SERIAL: frozenset({"no", "sn", "#"}),
+    Role.NAME: frozenset({"product", "producttitle", "name", "itemname"}),
+    Role.URLS: frozenset(
+        {"imageurls", "imageurl", "imageurl(s)", "imagelinks", "imagelink", "images"}
+        | {"inputurls", "inputurl", "urls", "url"}
+    ),
+}
+"""Names that mean a known column only where nothing else in the header does."""
+
+_IGNORED = re.compile(r"[\s._\-\u200b\ufeff]+")
+
+
+def _plain(name: str) -> str:
+    return _IGNORED.sub("", name).casefold()
+
+
+_OUTPUTS = frozenset(map(_plain, OUTPUT_COLUMNS))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where in a record the columns stand.
+
+    `width` is the number of cells a record has; `names` are the header's own spellings of them.
+    `spills` says that the URLs are the last column, so that surplus cells belong to them. `unnamed`
+    are the columns without a name, of which it is not yet known whether they hold anything.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[Role | None, ...]
+    serial: int | None
+    name: int
+    urls: int
+    extra: tuple[int, ...]
+    unnamed: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.names)
+
+    @property
+    def spills(self) -> bool:
+        return self.urls == self.width - 1
+
+    @property
+    def columns(self) -> Columns:
+        kept = [(n, r) for n, r in zip(self.names, self.roles, strict=True) if r is not None]
+        return Columns(tuple(name for name, _ in kept), tuple(role for _, role in kept))
+
+    def title(self, cell: int) -> str | None:
+        """The name, as the header spells it, of the column that a record's cell belongs to."""
+        if cell >= self.width:
+            return self.names[-1].strip() if self.spills else None
+        return self.names[cell].strip() or None
+
+    def keeping(self, unnamed: Sequence[int]) -> Layout:
+        """Keep these of the unnamed columns; the others are to be empty."""
+        roles = list(self.roles)
+        for number in unnamed:
+            roles[number] = Role.EXTRA
+        return replace(
+            self,
+            roles=tuple(roles),
+            extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
+            unnamed=tuple(n for n in self.unnamed if n not in unnamed),
+        )
+
+
+NEEDED = {Role.NAME, Role.URLS}
+
+
+def read_header(cells: Sequence[str], row: int) -> Layout | list[Fault]:
+    """Find the columns in a header, or say what is wrong with it."""
+    names = list(cells)
+    while names and not names[-1].strip():
+        names.pop()
+    roles = _roles(names)
+    if faults := [fault for role in TITLES if (fault := _wrong(role, names, roles, row))]:
+        return faults
+    return Layout(
+        names=tuple(names),
+        roles=tuple(roles),
+        serial=roles.index(Role.SERIAL) if Role.SERIAL in roles else None,
+        name=roles.index(Role.NAME),
+        urls=roles.index(Role.URLS),
+        extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
+        unnamed=tuple(n for n, name in enumerate(names) if not name.strip()),
+    )
+
+
+def _roles(names: Sequence[str]) -> list[Role | None]:
+    """Tell each column's role; None: it is dropped."""
+    plain = [_plain(name) for name in names]
+    roles = [_role(name) for name in plain]
+    for role, spellings in _LOOSE.items():
+        loose = [number for number, name in enumerate(plain) if name in spellings]
+        if role not in roles and len(loose) == 1:
+            roles[loose[0]] = role
+    return [role if name.strip() else None for name, role in zip(names, roles, strict=True)]
+
+
+def _role(plain: str) -> Role | None:
+    if plain in _OUTPUTS:
+        return None
+    return next((role for role, spellings in _USUAL.items() if plain in spellings), Role.EXTRA)
+
+
+def _wrong(
+    role: Role, names: Sequence[str], roles: Sequence[Role | None], row: int
+) -> Fault | None:
+    title = TITLES[role]
+    found = [name.strip() for name, its in zip(names, roles, strict=True) if its is role]
+    if len(found) > 1:
+        return Fault(
+            FaultCode.DUPLICATE_COLUMN,
+            f'More than one column is "{title}": {_listed(found)}. Keep one, rename the others.',
+            row,
+            found[1],
+        )
+    if found or role not in NEEDED:
+        return None
+    return Fault(
+        FaultCode.MISSING_COLUMN,
+        f'There is no column "{title}". The first row must name the columns; it has '
+        f"{_listed([name.strip() for name in names if name.strip()])}.",
+        row,
+        title,
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    text = ", ".join(f'"{name}"' for name in names)
+    return text if len(text) <= 300 else f"{text[:299]}…"
+
+
+class HeaderSearch:
+    """Finds the delimiter: the one with which the first record that is not blank makes sense.
+
+    The text is tried with every delimiter at once, as a quoted cell ends elsewhere with each.
+    """
+
+    def __init__(self) -> None:
+        self._text = io.StringIO(newline="")
+        self._tries = {delimiter: Records(delimiter) for delimiter in DELIMITERS}
+        self._found: dict[str, Record] = {}
+        self.row = 1
+        """The number of the record that is being read."""
+
+    @property
+    def text(self) -> str:
+        """All the text that was taken."""
+        return self._text.getvalue()
+
+    def feed(self, text: str) -> str | None:
+        """Take more text, and give the delimiter as soon as it is known."""
+        self._text.write(text)
+        for delimiter, records in self._tries.items():
+            if delimiter not in self._found:
+                self._look(delimiter, records.feed(text))
+        found = self._found.values()
+        if any(_is_hint(record) or _known(record) & NEEDED == NEEDED for record in found):
+            return self._best()
+        return self._best() if len(found) == len(self._tries) else None
+
+    def close(self) -> str:
+        """Give the delimiter that is the likeliest by now."""
+        for delimiter, records in self._tries.items():
+            if delimiter not in self._found:
+                self._look(delimiter, records.close())
+        return self._best()
+
+    def _look(self, delimiter: str, records: Sequence[Record]) -> None:
+        for record in records:
+            if isinstance(record, Broken) or not is_blank(record):
+                self._found[delimiter] = record
+                return
+            self.row += delimiter == DELIMITERS[0]
+
+    def _best(self) -> str:
+        def sense(delimiter: str) -> tuple[bool, int, int]:
+            record = self._found.get(delimiter, [])
+            cells = 0 if isinstance(record, Broken) else len(record)
+            return _is_hint(record), len(_known(record)), cells
+
+        return max(DELIMITERS, key=sense)
+
+
+def _is_hint(record: Record) -> bool:
+    return not isinstance(record, Broken) and is_hint(record)
+
+
+def is_hint(cells: Sequence[str]) -> bool:
+    """Tell a first line `sep=;`, which Excel understands and does not show."""
+    return len(cells) == 2 and cells[0].lower() == "sep=" and not cells[1]
+
+
+def is_blank(cells: Sequence[str]) -> bool:
+    """Tell a record without any value: a blank line, or empty cells that fill a sheet up."""
+    return not any(cell.strip() for cell in cells)
+
+
+def _known(record: Record) -> set[Role | None]:
+    return set() if isinstance(record, Broken) else {*_roles(record)} - {None, Role.EXTRA}
