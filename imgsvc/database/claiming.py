@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from imgsvc.database.keys import origin_of, text_key
@@ -52,7 +52,7 @@ class Claimed:
 
     claims: list[Claim]
     cut_short: bool
-    crowded: list[Claim] = field(default_factory=list)
+    crowded: list[Claim]
 
 
 def deal(
@@ -119,7 +119,7 @@ class _Claiming:
         self._turns = turns
         self._looks = MOST_LOOKS
         self._claims: list[Claim] = []
-        self._crowded: list[Claim] = []
+        self._crowded: dict[tuple[int, str], Claim] = {}
         self._taken_at: Counter[int] = Counter()
         self._taken_of: Counter[int] = Counter()
 
@@ -135,27 +135,24 @@ class _Claiming:
             # Where room ran out before everybody had some, the one after the first had none.
             self._turns.request = (first if left > 0 else last).key
         self._count()
-        return Claimed(self._claims, cut_short=self._looks <= 0, crowded=self._crowded)
+        return Claimed(self._claims, self._looks <= 0, list(self._crowded.values()))
 
     def _in_turn(self) -> Iterator[list[_Request]]:
-        """Give the requests that wait, after the one that was served last, `limit` at a time."""
-        start = after = self._turns.request
-        wrapped = False
-        while True:
-            rows = self._c.execute(
-                "SELECT key, request_id, settings, repeats FROM requests "
-                "INDEXED BY requests_claimable WHERE stage = 'accepted' AND pending > 0 "
-                "AND cancelling = 0 AND retrying = 0 AND key > ? AND key <= ? "
-                "ORDER BY key LIMIT ?",
-                (after, start if wrapped else 2**62, self._limit),
-            ).fetchall()
-            if rows:
-                after = rows[-1][0]
-                yield [_Request(*row) for row in rows]
-            if len(rows) < self._limit:
-                if wrapped:
-                    return
-                wrapped, after = True, 0
+        """Give the requests that wait, each once, from the one whose turn it is, `limit` at a time."""
+        start = self._turns.request
+        turn: list[_Request] = []
+        for begin, end in ((start, _LAST), (_FIRST, start)):
+            after: int | None = begin
+            while after is not None:
+                wanted = self._limit - len(turn)
+                rows = self._c.execute(_CLAIMABLE, (after, end, wanted)).fetchall()
+                turn += [_Request(*row) for row in rows]
+                after = turn[-1].key if len(rows) == wanted else None
+                if len(turn) == self._limit:
+                    yield turn
+                    turn = []
+        if turn:
+            yield turn
 
     def _take(self, request: _Request, wanted: int) -> int:
         """Claim at most `wanted` images of a request, its origins taking turns."""
@@ -202,9 +199,10 @@ class _Claiming:
         taken = 0
         while taken < wanted:
             images = self._candidates(request, origin, wanted - taken)
-            if not images:
+            claimed = self._claim_images(request, images)
+            if not claimed:
                 break
-            taken += self._claim_images(request, images)
+            taken += claimed
         self._taken_at[origin] += taken
         return taken
 
@@ -227,8 +225,8 @@ class _Claiming:
         claimed: set[int] = set()
         before = len(self._claims)
         for image in images:
-            if image.number in claimed:
-                continue  # the same URL as one before it
+            if image.number in claimed or (request.key, image.url) in self._crowded:
+                continue  # has been claimed, or will be, with an earlier one of its URL
             numbers = [image.number]
             if request.repeats:
                 numbers += find_siblings(
@@ -248,7 +246,7 @@ class _Claiming:
             )
             self._claims.append(claim)
             if len(numbers) > SIBLINGS:
-                self._crowded.append(claim)
+                self._crowded[request.key, image.url] = claim
         self._taken_of[request.key] += len(claimed)
         return len(self._claims) - before
 
@@ -256,6 +254,13 @@ class _Claiming:
         for request_key, count in self._taken_of.items():
             count_claimed(self._c, request_key, count, self._now)
 
+
+_CLAIMABLE = """
+SELECT key, request_id, settings, repeats FROM requests INDEXED BY requests_claimable
+WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
+  AND key > ? AND key <= ?
+ORDER BY key LIMIT ?
+"""
 
 _CANDIDATES = """
 SELECT number, url, attempts FROM (

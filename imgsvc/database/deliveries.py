@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlite3
 
 from imgsvc.database.connection import Database
+from imgsvc.database.rows import storable
 from imgsvc.models import Delivery
 
 
@@ -52,6 +53,7 @@ class Deliveries:
 
     async def failed_attempt(self, delivery_id: str, error: str, next_at: float | None) -> None:
         """Note that an attempt failed; `next_at` is the time of the next, None if there is none."""
+        error = storable(error)
         if next_at is None:
             await self._note(delivery_id, "status = 'failed', last_error = ?", (error,))
         else:

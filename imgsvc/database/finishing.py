@@ -243,7 +243,7 @@ class _Finishing:
             claim,
             ImageStatus.FAILED,
             "attempts = ?, error_code = ?, error_message = ?, token = NULL",
-            (outcome.attempts, outcome.code, outcome.message),
+            (outcome.attempts, outcome.code, rows.storable(outcome.message)),
         )
         host = host_of(claim.origin)
         count_failures(self._c, claim.request_key, host, outcome.code, count)

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imgsvc.database.rows import not_found
+from imgsvc.database.rows import find
 from imgsvc.errors import Refusal, RefusalCode
 
 
@@ -24,13 +24,7 @@ class Purged:
 
 def mark_deleting(c: sqlite3.Connection, request_id: str) -> int:
     """Hide a finished request for good."""
-    row = c.execute(
-        "SELECT key, finished_at FROM requests WHERE request_id = ? AND stage = 'accepted'",
-        (request_id,),
-    ).fetchone()
-    if row is None:
-        raise not_found()
-    key, finished_at = row
+    key, finished_at = find(c, "key, finished_at", request_id)
     if finished_at is None:
         raise Refusal(
             RefusalCode.NOT_FINISHED,

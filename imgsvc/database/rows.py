@@ -100,24 +100,31 @@ def _failures(text: str | None) -> tuple[FailureCount, ...]:
 
 def find_request(c: sqlite3.Connection, request_id: str) -> Request:
     """Give a visible request; raise `Refusal` NOT_FOUND."""
-    row = c.execute(
-        WHOLE_REQUESTS + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
-    ).fetchone()
+    return request(_find(c, WHOLE_REQUESTS, request_id))
+
+
+def find(c: sqlite3.Connection, columns: str, request_id: str) -> tuple[Any, ...]:
+    """Give columns of a visible request; raise `Refusal` NOT_FOUND."""
+    return _find(c, f"SELECT {columns} FROM requests r ", request_id)
+
+
+def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = None
+    if request_id.isascii():  # what is not may not even be encodable
+        row = c.execute(
+            select + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
+        ).fetchone()
     if row is None:
-        raise not_found()
-    return request(row)
+        raise Refusal(
+            RefusalCode.NOT_FOUND,
+            "There is no request with this id. It may have been deleted, or the id is incomplete.",
+        )
+    return row
 
 
 def request_of(c: sqlite3.Connection, request_key: int) -> Request:
     """Give a request that is known to be there."""
     return request(c.execute(WHOLE_REQUESTS + "WHERE r.key = ?", (request_key,)).fetchone())
-
-
-def not_found() -> Refusal:
-    return Refusal(
-        RefusalCode.NOT_FOUND,
-        "There is no request with this id. It may have been deleted, or the id is incomplete.",
-    )
 
 
 def columns_text(columns: Columns) -> str:
@@ -134,6 +141,11 @@ def settings_from(text: str) -> Settings:
     """Read what `str(settings)` wrote."""
     quality, output_format, *progressive = text.split()
     return Settings(Quality.parse(quality), OutputFormat(output_format), bool(progressive))
+
+
+def storable(text: str) -> str:
+    """Give a text from outside as one that can be stored: lone surrogates cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def extra_text(extra: Sequence[str]) -> str | None:

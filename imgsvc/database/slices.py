@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from imgsvc.database import rows
@@ -79,8 +80,8 @@ def recover(c: sqlite3.Connection, limit: int) -> list[str]:
 
 def begin_cancel(c: sqlite3.Connection, request_id: str) -> int:
     """Mark a request as being cancelled; what is left of a retry is not begun any more."""
-    key, finished = _find(c, request_id)
-    if finished:
+    key, finished_at = rows.find(c, "key, finished_at", request_id)
+    if finished_at is not None:
         raise Refusal(
             RefusalCode.ALREADY_FINISHED, "The request has finished: there is nothing to cancel."
         )
@@ -88,7 +89,7 @@ def begin_cancel(c: sqlite3.Connection, request_id: str) -> int:
         "UPDATE requests SET cancelling = 1, retrying = 0, version = version + 1 WHERE key = ?",
         (key,),
     )
-    return key
+    return int(key)
 
 
 def cancel(
@@ -133,7 +134,7 @@ def fail_origin(
         ImageStatus.PENDING,
         ImageStatus.FAILED,
         values=", not_before = 0, error_code = ?, error_message = ?",
-        parameters=(code, message),
+        parameters=(code, rows.storable(message)),
     )
     count_failures(c, request_key, host_of(origin_of(waiting[0][1])), code, len(numbers))
     return _finished(c, request_key, webhook_body)
@@ -147,8 +148,8 @@ def begin_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
 
     It stays marked until `retry` has done the rest, and nothing of it is claimed before.
     """
-    key, finished = _find(c, request_id)
-    if not finished:
+    key, finished_at = rows.find(c, "key, finished_at", request_id)
+    if finished_at is None:
         raise Refusal(
             RefusalCode.NOT_FINISHED,
             "The request has not finished. Its failed images can be retried once it has.",
@@ -160,10 +161,9 @@ def begin_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
     ).rowcount
     if not opened:
         raise Refusal(RefusalCode.NOTHING_FAILED, "No image of the request has failed.")
-    c.execute("DELETE FROM failures WHERE request_key = ?", (key,))
     c.execute("DELETE FROM deliveries WHERE request_key = ?", (key,))
     _retry(c, key, limit)
-    return key
+    return int(key)
 
 
 def retry(c: sqlite3.Connection, limit: int) -> int | None:
@@ -177,27 +177,21 @@ def retry(c: sqlite3.Connection, limit: int) -> int | None:
 
 def _retry(c: sqlite3.Connection, request_key: int, limit: int) -> None:
     failed = c.execute(
-        "SELECT number FROM images INDEXED BY images_failed "
+        "SELECT number, error_code, coalesce(fetch_url, url) FROM images INDEXED BY images_failed "
         "WHERE request_key = ? AND status = 'failed' ORDER BY number LIMIT ?",
         (request_key, limit),
     ).fetchall()
     _move(
         c,
         request_key,
-        [number for (number,) in failed],
+        [number for number, *_ in failed],
         ImageStatus.FAILED,
         ImageStatus.PENDING,
         values=", attempts = 0, not_before = 0, error_code = NULL, error_message = NULL",
     )
+    hosts = Counter((host_of(origin_of(url)), code) for _, code, url in failed)
+    for (host, code), count in hosts.items():
+        count_failures(c, request_key, host, code, -count)
+    c.execute("DELETE FROM failures WHERE request_key = ? AND count = 0", (request_key,))
     if len(failed) < limit:
         c.execute("UPDATE requests SET retrying = 0 WHERE key = ?", (request_key,))
-
-
-def _find(c: sqlite3.Connection, request_id: str) -> tuple[int, bool]:
-    row = c.execute(
-        "SELECT key, finished_at FROM requests WHERE request_id = ? AND stage = 'accepted'",
-        (request_id,),
-    ).fetchone()
-    if row is None:
-        raise rows.not_found()
-    return row[0], row[1] is not None

@@ -100,14 +100,8 @@ class Snapshots:
         """Give a request's version and whether it has finished; raise `Refusal` NOT_FOUND."""
 
         def work(c: sqlite3.Connection) -> tuple[int, bool]:
-            row = c.execute(
-                "SELECT version, finished_at IS NOT NULL FROM requests "
-                "WHERE request_id = ? AND stage = 'accepted'",
-                (request_id,),
-            ).fetchone()
-            if row is None:
-                raise rows.not_found()
-            return row[0], bool(row[1])
+            version, finished = rows.find(c, "version, finished_at IS NOT NULL", request_id)
+            return version, bool(finished)
 
         return await self._database.read(work)
 

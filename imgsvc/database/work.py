@@ -60,6 +60,8 @@ class Work:
             retried = slices.retry(c, SLICE) is not None
             return claiming.claim(c, limit, room, now, self._turns), retried
 
+        if limit <= 0:
+            return []
         claimed, retried = await self._database.write(work)
         self._more_to_look_at = claimed.cut_short or retried
         claims = {claim.token: claim for claim in claimed.claims}

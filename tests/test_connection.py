@@ -1,0 +1,317 @@
+"""Transactions that nothing can leave half-done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from imgsvc.database import connection
+from imgsvc.database.connection import Database, DatabaseFull, DatabaseUnavailable
+from imgsvc.database.copying import copy_database, stored_names
+from imgsvc.errors import StartError
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await Database.open(tmp_path / "imgsvc.db")
+    yield database
+    await database.close()
+
+
+def insert(name: str) -> connection.Work[None]:
+    def work(c: sqlite3.Connection) -> None:
+        c.execute("INSERT INTO doomed VALUES (?)", (name,))
+
+    return work
+
+
+def names(c: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in c.execute("SELECT name FROM doomed")}
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let another process hold the write lock."""
+    script = """
+        import sqlite3, sys
+        c = sqlite3.connect(sys.argv[1], isolation_level=None)
+        c.execute("BEGIN EXCLUSIVE")
+        print("locked", flush=True)
+        sys.stdin.read()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"locked\n"
+    try:
+        yield
+    finally:
+        process.communicate()
+
+
+async def test_a_new_file_gets_the_schema_and_keeps_it(tmp_path: Path) -> None:
+    for _ in range(2):
+        database = await Database.open(tmp_path / "imgsvc.db")
+        try:
+            version = await database.read(lambda c: c.execute("PRAGMA user_version").fetchone()[0])
+            assert version == 1
+            await database.write(insert("x"))
+            await database.write(lambda c: c.execute("DELETE FROM doomed").rowcount)
+        finally:
+            await database.close()
+
+
+async def test_commits_are_synced_in_full_and_readers_only_read(database: Database) -> None:
+    settings = await database.write(
+        lambda c: [
+            c.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
+        ]
+    )
+    assert settings == ["wal", 2]
+    await database.write(insert("x"), durable=False)
+    assert await database.write(lambda c: c.execute("PRAGMA synchronous").fetchone()[0]) == 2
+    with pytest.raises(DatabaseUnavailable, match="readonly"):
+        await database.read(insert("y"))
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "imgsvc.db"
+    await (await Database.open(path)).close()
+    with contextlib.closing(sqlite3.connect(path)) as c:
+        c.execute("PRAGMA user_version = 99")
+    with pytest.raises(StartError, match=r"99.*newer version"):
+        await Database.open(path)
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "imgsvc.db"
+    path.write_bytes(b"a letter to a friend" * 100)
+    with pytest.raises(StartError, match=r"imgsvc\.db"):
+        await Database.open(path)
+    with pytest.raises(StartError, match="nowhere"):
+        await Database.open(tmp_path / "nowhere" / "imgsvc.db")
+
+
+async def test_an_error_rolls_back_and_leaves_nothing_open(database: Database) -> None:
+    def work(c: sqlite3.Connection) -> None:
+        insert("half")(c)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await database.write(work)
+    await database.write(insert("whole"))
+    assert await database.read(names) == {"whole"}
+
+
+async def test_a_cancelled_caller_commits_all_or_nothing(database: Database) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def work(c: sqlite3.Connection) -> None:
+        insert("one")(c)
+        begun.set()
+        assert go.wait(10)
+        insert("two")(c)
+
+    task = asyncio.create_task(database.write(work))
+    assert await asyncio.to_thread(begun.wait, 10)
+    other = asyncio.create_task(database.write(insert("other")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    go.set()
+    await other
+    assert await database.read(names) == {"one", "two", "other"}
+
+
+async def test_a_cancelled_reader_is_given_back(database: Database) -> None:
+    for _ in range(connection.READERS * 2):
+        go = threading.Event()
+        task = asyncio.create_task(database.read(lambda _, go=go: go.wait(10)))  # type: ignore[misc]
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go.set()
+    assert await asyncio.gather(*(database.read(names) for _ in range(10))) == [set()] * 10
+
+
+async def test_many_writers_lose_nothing(database: Database) -> None:
+    await asyncio.gather(*(database.write(insert(str(n))) for n in range(200)))
+    assert await database.read(names) == {str(n) for n in range(200)}
+
+
+async def test_a_lock_of_another_process_is_waited_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(database.path):
+        task = asyncio.create_task(database.write(insert("late")))
+        with pytest.raises(DatabaseUnavailable, match="no write"):
+            await database.probe(timeout=connection.BUSY_SECONDS * 1.5)
+        assert await database.read(names) == set(), "readers are not held up"
+        assert not task.done()
+    await task
+    await database.probe()
+    assert await database.read(names) == {"late"}
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
+    with locked(database.path), pytest.raises(DatabaseUnavailable, match="locked"):
+        await database.write(insert("too late"))
+
+
+async def test_a_full_disk_is_told_apart_and_changes_nothing(database: Database) -> None:
+    def fill(c: sqlite3.Connection) -> None:
+        c.executemany("INSERT INTO doomed VALUES (?)", ((f"{n:0500}",) for n in range(10_000)))
+
+    pages = await database.write(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
+    await database.write(lambda c: c.execute(f"PRAGMA max_page_count = {pages + 20}").fetchone())
+    with pytest.raises(DatabaseFull):
+        await database.write(fill)
+    assert await database.read(names) == set()
+    await database.write(lambda c: c.execute("PRAGMA max_page_count = 1000000").fetchone())
+    await database.write(fill)
+    assert len(await database.read(names)) == 10_000
+
+
+async def test_a_bug_in_sql_is_no_trouble_of_the_database(database: Database) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        await database.write(lambda c: c.execute("SELECT * FROM nonsense").fetchall())
+
+
+async def test_a_snapshot_stays_as_it_was(database: Database) -> None:
+    await database.write(insert("before"))
+    async with database.snapshot() as read:
+        await database.write(insert("after"))
+        assert await read(names) == {"before"}
+        assert await database.read(names) == {"before", "after"}
+    assert await database.read(names) == {"before", "after"}
+
+
+async def test_long_snapshots_leave_readers_free(database: Database) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for _ in range(connection.LONG_READERS):
+            await stack.enter_async_context(database.snapshot())
+        waiting = asyncio.create_task(stack.enter_async_context(database.snapshot()))
+        assert await database.read(names) == set()
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+
+
+async def test_a_cancelled_snapshot_lets_go(database: Database) -> None:
+    async def hold() -> None:
+        async with database.snapshot() as read:
+            await read(names)
+            await asyncio.Event().wait()
+
+    for _ in range(connection.READERS + 1):
+        task = asyncio.create_task(hold())
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await database.write(insert("x"))
+    busy = await database.write(lambda c: c.execute("SELECT 1").fetchone()[0])
+    assert busy == 1
+    async with database.snapshot() as read:
+        assert await read(names) == {"x"}
+
+
+async def test_readers_see_only_whole_transactions(database: Database) -> None:
+    def pair(n: int) -> connection.Work[None]:
+        def work(c: sqlite3.Connection) -> None:
+            insert(f"{n} left")(c)
+            insert(f"{n} right")(c)
+
+        return work
+
+    done = asyncio.Event()
+
+    async def read() -> int:
+        looks = 0
+        while not done.is_set():
+            assert len(await database.read(names)) % 2 == 0
+            looks += 1
+        return looks
+
+    readers = [asyncio.create_task(read()) for _ in range(2)]
+    for n in range(100):
+        await database.write(pair(n))
+    done.set()
+    assert all(looks > 1 for looks in await asyncio.gather(*readers))
+    assert len(await database.read(names)) == 200
+
+
+async def taken(path: Path) -> set[str]:
+    """Give all names, and remove them."""
+    database = await Database.open(path)
+    try:
+        found = await database.read(names)
+        await database.write(lambda c: c.execute("DELETE FROM doomed").rowcount)
+    finally:
+        await database.close()
+    return found
+
+
+def test_a_kill_loses_no_commit_and_leaves_no_half_one(tmp_path: Path) -> None:
+    script = """
+        import asyncio, pathlib, sys
+        from imgsvc.database.connection import Database
+
+        async def main():
+            database = await Database.open(pathlib.Path(sys.argv[1]))
+            for n in range(1_000_000):
+                def work(c):
+                    for part in range(3):
+                        c.execute("INSERT INTO doomed VALUES (?)", (f"{n}/{part}",))
+                await database.write(work, durable=n % 2 == 0)
+                print(n, flush=True)
+
+        asyncio.run(main())
+    """
+    path = tmp_path / "imgsvc.db"
+    for round_number in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script), path], stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        told = [process.stdout.readline() for _ in range(20 * (round_number + 1))]
+        os.kill(process.pid, signal.SIGKILL)
+        rest, _ = process.communicate()
+        told += rest.splitlines()
+        last = max(int(line) for line in told if line.strip().isdigit())
+        found = asyncio.run(taken(path))
+        assert {f"{n}/{part}" for n in range(last + 1) for part in range(3)} <= found
+        assert len(found) % 3 == 0
+
+
+async def test_a_copy_is_whole_while_the_database_is_in_use(
+    database: Database, tmp_path: Path
+) -> None:
+    await database.write(insert("x"))
+    async with database.snapshot():
+        await database.backup(tmp_path / "one.db")
+    task = asyncio.create_task(asyncio.to_thread(copy_database, database.path, tmp_path / "two.db"))
+    await asyncio.gather(*(database.write(insert(str(n))) for n in range(50)), task)
+    for name in ("one.db", "two.db"):
+        copy = await Database.open(tmp_path / name)
+        assert "x" in await copy.read(names)
+        assert await copy.read(lambda c: c.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
+        await copy.close()
+        assert list(stored_names(tmp_path / name)) == []
+    with pytest.raises(FileExistsError):
+        await database.backup(tmp_path / "one.db")
+    with pytest.raises(sqlite3.OperationalError):
+        copy_database(tmp_path / "none.db", tmp_path / "three.db")

@@ -1,0 +1,264 @@
+"""What is read, and that each answer is of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imgsvc.database import products
+from imgsvc.database.snapshots import Counts
+from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
+from imgsvc.models import (
+    Failed,
+    FailureCount,
+    ImageRow,
+    ImageStatus,
+    ProductRow,
+    PutBack,
+    Status,
+    StoredFile,
+)
+from tests.books import PICTURE, Books, completed, opened
+
+
+@pytest.fixture
+async def books(tmp_path: Path) -> AsyncIterator[Books]:
+    async with opened(tmp_path) as books:
+        yield books
+
+
+def rows_of(count: int, images: int = 1) -> list[list[str]]:
+    return [[f"http://a.example/{row}/{n}" for n in range(images)] for row in range(count)]
+
+
+async def all_pages(
+    books: Books, request_id: str, size: int = 500, *, only_failed: bool = False
+) -> list[list[ProductRow]]:
+    async with books.snapshots.open(request_id) as snapshot:
+        return [page async for page in snapshot.pages(size, only_failed=only_failed)]
+
+
+async def test_every_state_of_an_image_is_shown_whole(books: Books) -> None:
+    request = await books.accept(rows_of(1, 5))
+    done, bad, again, _ = await books.claim(limit=4)
+    outcome = completed(done)
+    await books.work.finish(
+        [
+            outcome,
+            Failed(bad, 3, ImageErrorCode.HTTP_STATUS, "404 Not Found"),
+            PutBack(again, 2, 9e12),
+        ]
+    )
+    async with books.snapshots.open(request.request_id) as snapshot:
+        ((row,),) = [await snapshot.products(0, 10)]
+    urls = rows_of(1, 5)[0]
+    assert row.images == (
+        ImageRow(urls[0], ImageStatus.COMPLETED, 1, outcome.file, PICTURE),
+        ImageRow(
+            urls[1],
+            ImageStatus.FAILED,
+            3,
+            error_code=ImageErrorCode.HTTP_STATUS,
+            error_message="404 Not Found",
+        ),
+        ImageRow(urls[2], ImageStatus.PENDING, 2),
+        ImageRow(urls[3], ImageStatus.PROCESSING, 0),
+        ImageRow(urls[4], ImageStatus.PENDING, 0),
+    )
+
+
+async def test_pages_hold_each_row_once_in_order(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = await books.accept(rows_of(25, 3))
+    pages = await all_pages(books, request.request_id, 10)
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [row.number for page in pages for row in page] == list(range(25))
+    monkeypatch.setattr(products, "PAGE_IMAGES", 7)
+    pages = await all_pages(books, request.request_id, 10)
+    assert max(map(len, pages)) == 3, "rows with many images make short pages"
+    assert [row.number for page in pages for row in page] == list(range(25))
+    monkeypatch.setattr(products, "PAGE_CHARACTERS", 1)
+    assert [len(page) for page in await all_pages(books, request.request_id)] == [1] * 25
+    async with books.snapshots.open(request.request_id) as snapshot:
+        assert [row.number for row in await snapshot.products(20, 100)] == list(range(20, 25))
+        assert [row.number for row in await snapshot.products(3, 4)] == [3, 4, 5, 6]
+        assert await snapshot.products(25, 10) == []
+
+
+@pytest.mark.parametrize("most", [5_000, 7])
+async def test_failed_pages_hold_just_what_failed(
+    books: Books, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(products, "PAGE_IMAGES", most)
+    request = await books.accept(rows_of(30, 4))
+    bad, good = set(), []
+    claims = await books.claim(limit=200, room=200)
+    for claim in claims:
+        place, _, number = claim.url.removeprefix("http://a.example/").partition("/")
+        if int(place) % 3 == 0 and int(number) % 2:
+            bad.add(claim)
+        else:
+            good.append(claim)
+    await books.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in bad])
+    await books.complete(good)
+    pages = await all_pages(books, request.request_id, 4, only_failed=True)
+    assert max(map(len, pages)) <= 4
+    found = [row for page in pages for row in page]
+    assert [row.number for row in found] == list(range(0, 30, 3))
+    for row in found:
+        assert [image.url for image in row.images] == [
+            f"http://a.example/{row.number}/{n}" for n in (1, 3)
+        ]
+        assert row.extra == (f"colour {row.number}",)
+    other = await books.accept(rows_of(3))
+    assert await all_pages(books, other.request_id, only_failed=True) == []
+    await books.complete(await books.claim())
+
+
+async def test_a_snapshot_does_not_move_with_the_world(books: Books) -> None:
+    request = await books.accept(rows_of(3))
+    async with books.snapshots.open(request.request_id) as snapshot:
+        await books.complete(await books.claim())
+        await books.uploads.mark_deleting(request.request_id)
+        while (await books.uploads.purge_slice()).more:
+            pass
+        assert snapshot.request == request
+        assert [row.progress.pending for row in await snapshot.products(0, 9)] == [1, 1, 1]
+    with pytest.raises(Refusal):
+        await books.snapshots.request(request.request_id)
+
+
+async def test_the_version_tells_of_every_change(books: Books) -> None:
+    request = await books.accept(rows_of(2), webhook="http://me/")
+    versions = [await books.snapshots.version(request.request_id)]
+
+    async def changed() -> None:
+        versions.append(await books.snapshots.version(request.request_id))
+        assert versions[-1][0] > versions[-2][0]
+
+    (one,) = await books.claim(limit=1)
+    await changed()
+    await books.work.finish([PutBack(one, 1)])
+    await changed()
+    claims = await books.claim()
+    await changed()
+    await books.work.finish([Failed(claim, 2, ImageErrorCode.TIMEOUT, "x") for claim in claims])
+    await changed()
+    assert [finished for _, finished in versions] == [False, False, False, False, True]
+    (delivery,) = await books.deliveries.due(1e12, 1)
+    await books.deliveries.failed_attempt(delivery.delivery_id, "no", 5.0)
+    await changed()
+    await books.deliveries.delivered(delivery.delivery_id)
+    await changed()
+    await books.work.retry_failed(request.request_id)
+    await changed()
+    await books.work.begin_cancel(request.request_id)
+    await changed()
+    await books.work.cancel_slice(request.key, 10)
+    await changed()
+
+
+@pytest.mark.parametrize("request_id", ["", "nonsense", "' OR 1=1 --", "\ud800", "\0"])
+async def test_an_unknown_id_is_not_found(books: Books, request_id: str) -> None:
+    await books.accept(rows_of(1))
+    for look in (books.snapshots.request, books.snapshots.version):
+        with pytest.raises(Refusal) as refusal:
+            await look(request_id)
+        assert refusal.value.code is RefusalCode.NOT_FOUND
+    with pytest.raises(Refusal):
+        async with books.snapshots.open(request_id):
+            pass
+
+
+async def test_lists_are_newest_first_and_go_on_where_they_stopped(books: Books) -> None:
+    accepted = [(await books.accept(rows_of(1))).request_id for _ in range(7)]
+    await books.stage(rows_of(1))
+    found: list[str] = []
+    cursor = None
+    while True:
+        requests, cursor = await books.snapshots.list_requests(limit=3, cursor=cursor)
+        found += [request.request_id for request in requests]
+        if cursor is None:
+            break
+        if len(found) == 3:
+            await books.accept(rows_of(1))  # a newer one does not disturb the list
+    assert found == accepted[::-1]
+
+
+async def test_lists_by_status(books: Books) -> None:
+    pending = await books.accept(rows_of(1))
+    while claims := await books.claim():
+        await books.complete(claims)
+    done = pending.request_id
+    bad = (await books.accept(rows_of(1))).request_id
+    await books.work.finish(
+        [Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in await books.claim()]
+    )
+    mixed = (await books.accept(rows_of(2))).request_id
+    one, two = await books.claim()
+    await books.work.finish([completed(one), Failed(two, 1, ImageErrorCode.TIMEOUT, "x")])
+    gone = await books.accept(rows_of(1))
+    await books.work.begin_cancel(gone.request_id)
+    await books.work.cancel_slice(gone.key, 10)
+    half = (await books.accept(rows_of(2))).request_id
+    await books.complete(await books.claim(limit=1))
+    waits = (await books.accept(rows_of(1))).request_id
+    expected = {
+        Status.COMPLETED: done,
+        Status.FAILED: bad,
+        Status.PARTIAL: mixed,
+        Status.CANCELLED: gone.request_id,
+        Status.PROCESSING: half,
+        Status.PENDING: waits,
+    }
+    for status in Status:
+        requests, cursor = await books.snapshots.list_requests(status, 10)
+        assert [(r.request_id, r.progress.status) for r in requests] == [(expected[status], status)]
+        assert cursor is None
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "A" * 21, "A" * 23, "!" * 22, "f_gAAAAAAAAAAAAAAAAAAA", "é" * 22]
+)
+async def test_a_foreign_cursor_is_refused(books: Books, cursor: str) -> None:
+    with pytest.raises(Refusal) as refusal:
+        await books.snapshots.list_requests(cursor=cursor)
+    assert refusal.value.code is RefusalCode.INVALID_OPTION
+
+
+async def test_public_names_lead_to_stored_files(books: Books) -> None:
+    await books.accept(rows_of(3))
+    one, two, three = await books.claim()
+    await books.work.finish([completed(one, "same"), completed(two, "same")])
+    for token in (one.token, two.token):
+        stored = await books.snapshots.public_file(f"{token}.jpg")
+        assert stored == StoredFile(f"{one.token}.jpg", PICTURE)
+    wrong = [f"{one.token}.png", one.token, f"{three.token}.jpg", f"{one.token.upper()}.jpg"]
+    wrong += [f"../{one.token}.jpg", f"{one.token}.jpg/", f"{one.token}.jpg\n", "", "\ud800.jpg"]
+    for name in wrong:
+        assert await books.snapshots.public_file(name) is None
+
+
+async def test_the_commonest_failures_are_shown(books: Books) -> None:
+    request = await books.accept(
+        [[f"http://h{host}.example/{n}" for n in range(1 + (host == 77))] for host in range(150)]
+    )
+    claims = await books.claim(limit=200)
+    await books.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in claims])
+    failures = (await books.snapshots.request(request.request_id)).failures
+    assert len(failures) == 100
+    assert failures[0] == FailureCount("h77.example", ImageErrorCode.TIMEOUT, 2)
+
+
+async def test_counts_are_of_what_is_under_way(books: Books) -> None:
+    assert await books.snapshots.counts() == Counts(0, 0, 0, 0)
+    await books.accept(rows_of(3), webhook="http://me/")
+    claims = await books.claim(limit=1)
+    assert await books.snapshots.counts() == Counts(1, 2, 1, 0)
+    while claims:
+        await books.complete(claims)
+        claims = await books.claim()
+    assert await books.snapshots.counts() == Counts(0, 0, 0, 1)

@@ -1,0 +1,306 @@
+"""Staging, accepting, and removing again."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgsvc.database.keys import host_of, origin_of
+from imgsvc.database.repeats import Seen
+from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
+from imgsvc.models import (
+    Failed,
+    OutputFormat,
+    Product,
+    Progress,
+    Quality,
+    RequestOptions,
+    Settings,
+    Status,
+)
+from imgsvc.urls import parse_url
+from tests.books import COLUMNS, Books, completed, opened, product
+
+OPTIONS = RequestOptions(Settings())
+
+
+@pytest.fixture
+async def books(tmp_path: Path) -> AsyncIterator[Books]:
+    async with opened(tmp_path) as books:
+        yield books
+
+
+async def everything(books: Books) -> dict[str, int]:
+    tables = ("requests", "headers", "products", "images", "files", "failures", "deliveries")
+    return await books.database.read(
+        lambda c: {t: c.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
+    )
+
+
+async def test_what_was_staged_comes_back_as_it_was(books: Books) -> None:
+    settings = Settings(Quality.parse("70"), OutputFormat.WEBP, progressive=True)
+    options = RequestOptions(settings, "https://me.example/hook?a=1")
+    rows = [
+        Product(2, "=1+1", " é\n", product(0, ["http://a.example/1 2.jpg"]).images, ("", '"')),
+        Product(3, "", "B", product(0, ["https://b.example/", "http://c:81/x?"]).images, ("x", "")),
+    ]
+    key = await books.uploads.begin(COLUMNS)
+    await books.uploads.stage(key, rows)
+    before = time.time()
+    request = await books.uploads.accept(key, options, max_waiting=3)
+    assert request.key == key
+    assert before <= request.created_at <= time.time()
+    assert (request.columns, request.options) == (COLUMNS, options)
+    assert (request.products, request.progress) == (2, Progress(pending=3))
+    assert request.webhook is not None
+    assert request.webhook.status == "pending"
+    async with books.snapshots.open(request.request_id) as snapshot:
+        assert snapshot.request == request
+        found = await snapshot.products(0, 10)
+    for number, (row, source) in enumerate(zip(found, rows, strict=True)):
+        shown = (row.number, row.serial_number, row.name, row.extra)
+        assert shown == (number, source.serial_number, source.name, source.extra)
+        assert [image.url for image in row.images] == [image.given for image in source.images]
+    claims = await books.claim()
+    assert {c.url for c in claims} == {image.fetched for row in rows for image in row.images}
+    assert {c.origin for c in claims} == {image.origin for row in rows for image in row.images}
+    assert {c.settings for c in claims} == {settings}
+    await books.complete(claims)
+
+
+async def test_nobody_sees_what_is_staged(books: Books) -> None:
+    key = await books.stage([["http://a/1"]])
+    (request_id,) = await books.database.read(
+        lambda c: c.execute("SELECT request_id FROM requests WHERE key = ?", (key,)).fetchone()
+    )
+    for look in (books.snapshots.request, books.snapshots.version, books.uploads.mark_deleting):
+        with pytest.raises(Refusal) as refusal:
+            await look(request_id)
+        assert refusal.value.code is RefusalCode.NOT_FOUND
+    assert await books.snapshots.list_requests() == ([], None)
+    assert await books.claim() == []
+    assert await books.work.waiting() == 0
+    view = await books.database.read(lambda c: c.execute("SELECT * FROM ProcessImage").fetchall())
+    assert view == []
+
+
+async def test_numbers_go_on_over_many_steps(books: Books) -> None:
+    rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
+    request = await books.uploads.accept(
+        await books.stage(rows, size=137), OPTIONS, max_waiting=10_000
+    )
+    async with books.snapshots.open(request.request_id) as snapshot:
+        found = await snapshot.products(0, 2_000)
+    assert [[image.url for image in row.images] for row in found] == rows
+    assert [row.number for row in found] == list(range(1_000))
+
+
+async def test_only_so_many_may_wait(books: Books) -> None:
+    first = await books.accept([["http://a/1"], ["http://a/2"]])
+    key = await books.stage([["http://a/3"]])
+    with pytest.raises(Refusal) as refusal:
+        await books.uploads.accept(key, OPTIONS, max_waiting=2)
+    assert refusal.value.code is RefusalCode.TOO_MUCH_WAITING
+    assert refusal.value.retry_after is not None
+    await books.complete(await books.claim())
+    assert (await books.snapshots.request(first.request_id)).finished_at is not None
+    await books.uploads.accept(key, OPTIONS, max_waiting=1)
+
+
+async def test_a_key_is_bound_by_the_first_accepted(books: Books) -> None:
+    one, two = await books.stage([["http://a/1"]]), await books.stage([["http://a/1"]])
+    assert await books.uploads.find_idempotent("key") is None
+    request = await books.uploads.accept(
+        one, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
+    )
+    with pytest.raises(Refusal) as refusal:
+        await books.uploads.accept(two, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+    assert refusal.value.code is RefusalCode.IDEMPOTENCY_KEY_BUSY
+    assert await books.uploads.find_idempotent("key") == ("fingerprint", request)
+    await books.complete(await books.claim())
+    await books.uploads.mark_deleting(request.request_id)
+    assert await books.uploads.find_idempotent("key") is None
+    await books.uploads.accept(two, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+
+
+@pytest.mark.parametrize("way", ["discard", "restart"])
+async def test_an_upload_that_comes_to_nothing_leaves_nothing(books: Books, way: str) -> None:
+    key = await books.stage([[f"http://a/{n}"] for n in range(5_000)])
+    if way == "discard":
+        await books.uploads.discard(key)
+        assert await books.uploads.abandon_staged() == 0
+    else:
+        assert await books.uploads.abandon_staged() == 1
+    with pytest.raises(LookupError):
+        await books.uploads.accept(key, OPTIONS, max_waiting=10_000)
+    slices = 1
+    while (purged := await books.uploads.purge_slice(1_000)).more:
+        assert purged.names == []
+        slices += 1
+    assert slices > 10, "in slices"
+    assert set((await everything(books)).values()) == {0}
+
+
+async def test_discarding_what_was_accepted_changes_nothing(books: Books) -> None:
+    request = await books.accept([["http://a/1"]])
+    await books.uploads.discard(request.key)
+    assert await books.snapshots.request(request.request_id) == request
+
+
+async def test_a_cancelled_stage_is_whole_or_not_there(books: Books) -> None:
+    key = await books.uploads.begin(COLUMNS)
+    products = [product(n, [f"http://a/{n}"]) for n in range(1_000)]
+    for _ in range(5):
+        task = asyncio.create_task(books.uploads.stage(key, products))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    request = await books.uploads.accept(key, OPTIONS, max_waiting=10_000)
+    assert request.progress.total == request.products
+    assert request.products % 1_000 == 0
+
+
+async def test_a_running_request_is_not_deleted(books: Books) -> None:
+    request = await books.accept([["http://a/1"]])
+    for _ in range(2):
+        with pytest.raises(Refusal) as refusal:
+            await books.uploads.mark_deleting(request.request_id)
+        assert refusal.value.code is RefusalCode.NOT_FINISHED
+        await books.claim()
+    with pytest.raises(Refusal) as refusal:
+        await books.uploads.mark_deleting("nonsense")
+    assert refusal.value.code is RefusalCode.NOT_FOUND
+
+
+async def test_deleting_takes_the_files_that_nobody_else_needs(books: Books) -> None:
+    one = await books.accept([["http://a/shared"], ["http://a/own"]])
+    first = await books.claim()
+    await books.work.finish([completed(claim, claim.url) for claim in first])
+    two = await books.accept([["http://a/shared"]])
+    await books.work.finish([completed(claim, claim.url) for claim in await books.claim()])
+    own = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("own"))
+    shared = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("shared"))
+    public = await public_names(books, one.request_id)
+
+    await books.uploads.mark_deleting(one.request_id)
+    assert [await books.snapshots.public_file(name) for name in public] == [None, None]
+    names = []
+    more = True
+    while more:
+        purged = await books.uploads.purge_slice(1)
+        names += purged.names
+        more = purged.more
+    assert names == [own]
+    assert await books.uploads.doomed() == [own], "until its deletion is noted"
+    await books.uploads.forget_doomed([own])
+    assert await books.uploads.doomed() == []
+
+    (name,) = await public_names(books, two.request_id)
+    stored = await books.snapshots.public_file(name)
+    assert stored is not None
+    assert stored.name == shared
+    await books.uploads.mark_deleting(two.request_id)
+    assert (await books.uploads.purge_slice()).names == [shared]
+    assert set((await everything(books)).values()) == {0}
+
+
+async def public_names(books: Books, request_id: str) -> list[str]:
+    async with books.snapshots.open(request_id) as snapshot:
+        rows = await snapshot.products(0, 100)
+    return [image.file for row in rows for image in row.images if image.file is not None]
+
+
+async def test_only_requests_past_their_time_expire(books: Books) -> None:
+    old = await books.accept([["http://a/1"]])
+    (claim,) = await books.claim()
+    await books.work.finish([Failed(claim, 1, ImageErrorCode.TIMEOUT, "slow")])
+    running = await books.accept([["http://a/1"]])
+    assert await books.uploads.expired(old.created_at) == 0
+    assert await books.uploads.expired(time.time() + 1) == 1
+    assert [r.key for r in (await books.snapshots.list_requests())[0]] == [running.key]
+    while (await books.uploads.purge_slice()).more:
+        pass
+    assert (await everything(books))["failures"] == 0
+
+
+async def test_keys_are_never_used_again(books: Books) -> None:
+    key = await books.stage([["http://a/1"]])
+    await books.uploads.discard(key)
+    assert not (await books.uploads.purge_slice()).more
+    assert await books.stage([["http://a/1"]]) > key
+
+
+async def test_the_view_shows_products_as_the_design_named_them(books: Books) -> None:
+    request = await books.accept(
+        [["http://a/1", "http://a/2"], ["http://a/3"], ["http://a/4"]], webhook=None
+    )
+    claims = {claim.url[-1]: claim for claim in await books.claim(limit=3)}
+    await books.work.finish([completed(claims["2"])])
+    await books.work.finish([Failed(claims["3"], 1, ImageErrorCode.TIMEOUT, "slow")])
+
+    def look(c: sqlite3.Connection) -> list[tuple[object, ...]]:
+        return c.execute(
+            "SELECT productName, inputImageUrls, outputImageUrls, requestId, status "
+            "FROM ProcessImage"
+        ).fetchall()
+
+    assert await books.database.read(look) == [
+        (
+            "Product 0",
+            "http://a/1,http://a/2",
+            f",{claims['2'].token}.jpg",
+            request.request_id,
+            "processing",
+        ),
+        ("Product 1", "http://a/3", "", request.request_id, "failed"),
+        ("Product 2", "http://a/4", "", request.request_id, "pending"),
+    ]
+    shown = await books.snapshots.request(request.request_id)
+    assert shown.progress.status is Status.PROCESSING
+
+
+@given(st.lists(st.text(max_size=3), max_size=300))
+def test_no_text_that_came_before_is_taken_for_new(texts: list[str]) -> None:
+    seen = Seen()
+    before: set[str] = set()
+    for text in texts:
+        assert seen.add(text) or text not in before
+        before.add(text)
+
+
+def test_few_new_texts_are_taken_for_old_ones() -> None:
+    seen = Seen()
+    mistaken = sum(seen.add(f"https://a.example/{n}") for n in range(200_000))
+    assert mistaken < 10_000
+    assert all(seen.add(f"https://a.example/{n}") for n in range(200_000))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example",
+        "https://A.example/x?y#z",
+        "http://a.example:81?x",
+        "https://a.example:443/",
+        "http://[2001:db8::1]/x",
+        "http://[2001:db8::1]:8080/x:1",
+        "https://bücher.example/ü",
+    ],
+)
+def test_the_origin_is_that_of_the_url(url: str) -> None:
+    parsed = parse_url(url)
+    assert origin_of(parsed.fetched) == parsed.origin
+
+
+def test_a_host_is_shown_without_its_usual_port() -> None:
+    assert host_of("http://a:80") == host_of("https://a:443") == "a"
+    assert host_of("http://a:443") == "a:443"
+    assert host_of("http://a:8080") == "a:8080"
+    assert host_of("https://[::1]:443") == "[::1]"
