@@ -43,9 +43,10 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        event = event | _fields(record) | event
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
-        return json.dumps(_fields(record) | event, default=str, ensure_ascii=False)
+        return json.dumps(event, default=str, ensure_ascii=False)
 
 
 class ConsoleFormatter(logging.Formatter):
