@@ -227,7 +227,6 @@ async def test_a_url_with_very_many_places_is_still_claimed_once(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "SIBLINGS", 10)
-    monkeypatch.setattr(work, "SIBLINGS", 10)
     same = "http://a.example/same"
     request = await books.accept([[same] * 10 for _ in range(10)], webhook="http://me/")
     (claim,) = await books.claim(limit=20)

@@ -245,7 +245,7 @@ def _begin_reading(c: sqlite3.Connection) -> None:
     """Begin a snapshot; it is taken by the first read, which is here."""
     c.execute("BEGIN")
     try:
-        c.execute("SELECT 1 FROM requests LIMIT 1").fetchone()
+        c.execute("SELECT 1 FROM probe").fetchone()
     except BaseException:
         _end(c)
         raise

@@ -60,7 +60,8 @@ def purge(c: sqlite3.Connection, limit: int) -> Purged:
     left = limit
     while left > 0:
         row = c.execute(
-            "SELECT key FROM requests WHERE stage = 'deleting' ORDER BY key LIMIT 1"
+            "SELECT key FROM requests INDEXED BY requests_hidden "
+            "WHERE stage <> 'accepted' AND stage = 'deleting' ORDER BY key LIMIT 1"
         ).fetchone()
         if row is None:
             return Purged(names, more=False)

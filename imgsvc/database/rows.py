@@ -127,6 +127,15 @@ def request_of(c: sqlite3.Connection, request_key: int) -> Request:
     return request(c.execute(WHOLE_REQUESTS + "WHERE r.key = ?", (request_key,)).fetchone())
 
 
+def waiting_images(c: sqlite3.Connection) -> int:
+    """Count the images that are not done, from the requests' counters."""
+    count: int = c.execute(
+        "SELECT coalesce(sum(pending + processing), 0) FROM requests INDEXED BY requests_unfinished "
+        "WHERE stage = 'accepted' AND finished_at IS NULL"
+    ).fetchone()[0]
+    return count
+
+
 def columns_text(columns: Columns) -> str:
     return json.dumps([columns.names, columns.roles], ensure_ascii=False)
 

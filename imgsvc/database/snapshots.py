@@ -24,6 +24,9 @@ from imgsvc.models import ProductRow, Request, Status, StoredFile
 T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
 
+_POSITION = struct.Struct(">dq")
+_NEWEST = (2.0**62, 0)
+"""A place in a list: when a request was accepted, and its key; this one is before all."""
 _FILE = re.compile(r"([0-9a-f]{32})\.([a-z0-9]{1,5})")
 
 
@@ -123,7 +126,7 @@ class Snapshots:
         They come without their columns and failures. Raises `Refusal` INVALID_OPTION for a cursor
         that is none of ours.
         """
-        created_at, key = (float("inf"), 0) if cursor is None else _read_cursor(cursor)
+        created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)
         which, index = "", "requests_newest"
         if status is not None:
             which, index = "AND r.status = :status", "requests_by_status"
@@ -176,9 +179,6 @@ class Snapshots:
             return Counts(*row)
 
         return await self._database.read(work)
-
-
-_POSITION = struct.Struct(">dq")
 
 
 def _cursor(request: Request) -> str:

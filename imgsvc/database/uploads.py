@@ -11,6 +11,7 @@ from imgsvc.database import removing, rows, staging
 from imgsvc.database.connection import Database
 from imgsvc.database.removing import Purged
 from imgsvc.database.repeats import Seen
+from imgsvc.database.rows import waiting_images
 from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.models import Columns, Product, Request, RequestOptions
 
@@ -118,11 +119,14 @@ class Uploads:
 
     async def abandon_staged(self) -> int:
         """At the start: give up what an earlier process was staging; give the number of requests."""
-        return await self._database.write(
-            lambda c: (
-                c.execute("UPDATE requests SET stage = 'deleting' WHERE stage = 'staging'").rowcount
-            )
-        )
+
+        def work(c: sqlite3.Connection) -> int:
+            return c.execute(
+                "UPDATE requests INDEXED BY requests_hidden SET stage = 'deleting' "
+                "WHERE stage <> 'accepted' AND stage = 'staging'"
+            ).rowcount
+
+        return await self._database.write(work)
 
     async def find_idempotent(self, key: str) -> tuple[str, Request] | None:
         """Give the fingerprint and the request that an idempotency key is bound to."""
@@ -177,10 +181,7 @@ class Uploads:
 
 
 def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) -> None:
-    (waiting,) = c.execute(
-        "SELECT coalesce(sum(pending + processing), 0) FROM requests "
-        "WHERE stage = 'accepted' AND finished_at IS NULL"
-    ).fetchone()
+    waiting = waiting_images(c)
     (more,) = c.execute("SELECT pending FROM requests WHERE key = ?", (request_key,)).fetchone()
     if waiting + more > max_waiting:
         raise Refusal(

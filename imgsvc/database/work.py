@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from imgsvc.database import claiming, finishing, rows, slices
-from imgsvc.database.claiming import SIBLINGS, Claimed, Turns
+from imgsvc.database.claiming import Claimed, Turns
 from imgsvc.database.connection import Database
 from imgsvc.database.finishing import FinishResult
 from imgsvc.database.keys import origin_key
@@ -88,7 +88,8 @@ class Work:
             lambda c: finishing.finish(c, first, self._webhook_body)
         )
         for outcome in outcomes:
-            for start in range(SIBLINGS, len(outcome.claim.numbers), SIBLINGS):
+            size, count = claiming.SIBLINGS, len(outcome.claim.numbers)
+            for start in range(size, count, size):
                 part = _part(outcome, start)
                 more = await self._database.write(
                     partial(
@@ -132,15 +133,15 @@ class Work:
 
     async def waiting(self) -> int:
         """Give the number of images that are not done, in all."""
-        return await self._database.read(waiting_images)
+        return await self._database.read(rows.waiting_images)
 
     async def waiting_for(self, origin: int) -> list[tuple[int, float]]:
         """Give the requests with images that wait for an origin, and since when they wait."""
         return await self._database.read(
             lambda c: c.execute(
                 "SELECT key, coalesce(retried_at, created_at) FROM requests r "
-                "WHERE stage = 'accepted' AND finished_at IS NULL AND EXISTS ("
-                "SELECT 1 FROM images INDEXED BY images_waiting WHERE request_key = r.key "
+                "INDEXED BY requests_unfinished WHERE stage = 'accepted' AND finished_at IS NULL "
+                "AND EXISTS (SELECT 1 FROM images INDEXED BY images_waiting WHERE request_key = r.key "
                 "AND status = 'pending' AND origin_key = ?)",
                 (origin,),
             ).fetchall()
@@ -196,7 +197,8 @@ class Work:
             lambda c: [
                 key
                 for (key,) in c.execute(
-                    "SELECT key FROM requests WHERE stage = 'accepted' AND finished_at IS NULL "
+                    "SELECT key FROM requests INDEXED BY requests_unfinished "
+                    "WHERE stage = 'accepted' AND finished_at IS NULL "
                     "AND cancelling = 1"
                 )
             ]
@@ -215,19 +217,10 @@ class Work:
         return await self._database.write(work)
 
 
-def waiting_images(c: sqlite3.Connection) -> int:
-    """Count the images that are not done, from the requests' counters."""
-    count: int = c.execute(
-        "SELECT coalesce(sum(pending + processing), 0) FROM requests INDEXED BY requests_unfinished "
-        "WHERE stage = 'accepted' AND finished_at IS NULL"
-    ).fetchone()[0]
-    return count
-
-
 def _part(outcome: Outcome, start: int) -> Outcome:
     """Give the outcome for one transaction's share of its claim's images."""
     numbers = outcome.claim.numbers
-    if start == 0 and len(numbers) <= SIBLINGS:
+    if start == 0 and len(numbers) <= claiming.SIBLINGS:
         return outcome
-    claim = replace(outcome.claim, numbers=numbers[start : start + SIBLINGS])
+    claim = replace(outcome.claim, numbers=numbers[start : start + claiming.SIBLINGS])
     return replace(outcome, claim=claim)

@@ -1,0 +1,232 @@
+"""Whatever is done in whatever order, the books agree, and all work comes to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from imgsvc.database import claiming, work
+from imgsvc.database.connection import Database
+from imgsvc.database.work import origin_key
+from imgsvc.errors import ImageErrorCode, Refusal
+from imgsvc.models import (
+    IMAGE_MOVES,
+    Cancelled,
+    Claim,
+    Failed,
+    ImageStatus,
+    Outcome,
+    PutBack,
+    RequestOptions,
+    Settings,
+)
+from tests.books import Books, audit, completed
+
+T = TypeVar("T")
+
+HOSTS = ("a", "b", "c")
+URLS = st.builds("http://{}/{}".format, st.sampled_from(HOSTS), st.integers(0, 5))
+ROWS = st.lists(st.lists(URLS, min_size=1, max_size=4), min_size=1, max_size=6)
+ENDS = st.sampled_from(["complete", "fail", "again", "later", "cancel"])
+NOW = 1_000.0
+
+
+def reachable(before: ImageStatus) -> set[ImageStatus]:
+    """Give the states that legal moves lead to from `before`, itself included."""
+    found, left = {before}, [before]
+    while left:
+        for after in IMAGE_MOVES[left.pop()] - found:
+            found.add(after)
+            left.append(after)
+    return found
+
+
+class Machine(RuleBasedStateMachine):
+    """Users and the service, doing what they do in any order, with restarts in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = asyncio.Runner()
+        self.folder = Path(tempfile.mkdtemp(prefix="imgsvc-test-"))
+        self.books = Books(self.run(Database.open(self.folder / "imgsvc.db")))
+        self.claims: list[Claim] = []
+        self.ids: list[str] = []
+        self.states: dict[tuple[int, int], ImageStatus] = {}
+        self.files: set[str] = set()
+        self.moves = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(work)
+
+    def teardown(self) -> None:
+        try:
+            self.run(self.finish_all())
+            self.check()
+        finally:
+            self.run(self.books.database.close())
+            self.runner.close()
+            shutil.rmtree(self.folder)
+
+    async def finish_all(self) -> None:
+        """All work comes to its end, however it stands now."""
+        await self.books.work.recover()
+        for key in await self.books.work.cancelling():
+            while (await self.books.work.cancel_slice(key, 3))[0]:
+                pass
+        for _ in range(1_000):
+            for claim in await self.books.claim(now=1e12):
+                await self.books.work.finish([completed(claim)])
+            if not await self.books.work.waiting():
+                break
+        requests, _ = await self.books.snapshots.list_requests(limit=1_000)
+        assert all(request.finished_at is not None for request in requests)
+
+    # --- what users do ---------------------------------------------------------------------------
+
+    @rule(rows=ROWS, webhook=st.booleans(), accept=st.booleans())
+    def upload(self, rows: list[list[str]], webhook: bool, accept: bool) -> None:
+        async def upload() -> None:
+            key = await self.books.stage(rows, size=2)
+            options = RequestOptions(Settings(), "http://me/" if webhook else None)
+            if accept:
+                request = await self.books.uploads.accept(key, options, max_waiting=10**6)
+                self.ids.append(request.request_id)
+            else:
+                await self.books.uploads.discard(key)
+
+        self.run(upload())
+
+    @precondition(lambda self: self.ids)
+    @rule(data=st.data(), wish=st.sampled_from(["cancel", "retry", "delete"]))
+    def wish(self, data: st.DataObject, wish: str) -> None:
+        request_id = data.draw(st.sampled_from(self.ids))
+        asked = {
+            "cancel": self.books.work.begin_cancel,
+            "retry": self.books.work.retry_failed,
+            "delete": self.books.uploads.mark_deleting,
+        }[wish]
+        try:
+            self.run(asked(request_id))
+        except Refusal:
+            return
+
+    # --- what the service does ---------------------------------------------------------------------
+
+    @rule(limit=st.integers(1, 8), room=st.integers(1, 4), now=st.sampled_from([NOW, 2 * NOW]))
+    def claim(self, limit: int, room: int, now: float) -> None:
+        claims = self.run(self.books.claim(limit, room, now))
+        assert len(claims) <= limit
+        for origin in {claim.origin for claim in claims}:
+            assert sum(claim.origin == origin for claim in claims) <= room
+        self.claims += claims
+        places = [(c.request_key, number) for c in self.claims for number in c.numbers]
+        assert len(set(places)) == len(places), "no image is claimed twice"
+        urls = [(claim.request_key, claim.url) for claim in self.claims]
+        assert len(set(urls)) == len(urls), "no URL of a request is claimed twice"
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), ends=st.lists(ENDS, min_size=1, max_size=5))
+    def finish(self, data: st.DataObject, ends: list[str]) -> None:
+        outcomes = []
+        for end in ends[: len(self.claims)]:
+            claim = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
+            outcomes.append(self.outcome(claim, end, data))
+        result = self.run(self.books.work.finish(outcomes))
+        keys = {outcome.claim.request_key for outcome in outcomes}
+        assert set(result.touched) <= keys
+        assert {finished.request_key for finished in result.finished} <= keys
+
+    def outcome(self, claim: Claim, end: str, data: st.DataObject) -> Outcome:
+        match end:
+            case "complete":
+                return completed(claim, data.draw(st.sampled_from(["x", "y", claim.token])))
+            case "fail":
+                code = data.draw(st.sampled_from(list(ImageErrorCode)[:3]))
+                return Failed(claim, claim.attempts + 1, code, "for a reason")
+            case "again":
+                return PutBack(claim, claim.attempts)
+            case "later":
+                return PutBack(claim, claim.attempts + 1, 1.5 * NOW)
+            case _:
+                return Cancelled(claim)
+
+    @rule()
+    def go_on_cancelling(self) -> None:
+        for key in self.run(self.books.work.cancelling()):
+            self.run(self.books.work.cancel_slice(key, 2))
+
+    @rule(host=st.sampled_from(HOSTS))
+    def give_up_on_a_host(self, host: str) -> None:
+        origin = origin_key(f"http://{host}:80")
+        for key, _ in self.run(self.books.work.waiting_for(origin)):
+            args = (key, origin, ImageErrorCode.DNS_FAILURE, "dead", 2)
+            assert self.run(self.books.work.fail_origin(*args)).touched == [key]
+
+    @rule(limit=st.integers(1, 10))
+    def purge(self, limit: int) -> None:
+        purged = self.run(self.books.uploads.purge_slice(limit))
+        assert set(purged.names) <= set(self.run(self.books.uploads.doomed()))
+        self.run(self.books.uploads.forget_doomed(purged.names))
+
+    @rule()
+    def restart(self) -> None:
+        self.run(self.books.database.close())
+        self.books = Books(self.run(Database.open(self.folder / "imgsvc.db")))
+        tokens = self.run(self.books.work.recover())
+        assert {claim.token for claim in self.claims} <= set(tokens)
+        self.claims.clear()
+        self.run(self.books.uploads.abandon_staged())
+
+    # --- what must hold ------------------------------------------------------------------------------
+
+    @invariant()
+    def check(self) -> None:
+        self.run(self.books.database.read(audit))
+        states = {
+            (key, number): ImageStatus(status)
+            for key, number, status in self.run(
+                self.books.database.read(
+                    lambda c: c.execute("SELECT request_key, number, status FROM images").fetchall()
+                )
+            )
+        }
+        for place, after in states.items():
+            before = self.states.get(place, after)
+            assert after in reachable(before)
+            self.moves += before is not after
+        self.states = states
+
+
+class SmallSlices(Machine):
+    """The same with slices so small that everything takes several of them."""
+
+    def __init__(self) -> None:
+        self.kept = (work.SLICE, claiming.SIBLINGS, claiming.MOST_LOOKS)
+        work.SLICE, claiming.SIBLINGS, claiming.MOST_LOOKS = 2, 2, 3
+        super().__init__()
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            work.SLICE, claiming.SIBLINGS, claiming.MOST_LOOKS = self.kept
+
+
+_SETTINGS = settings(
+    max_examples=40,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestMachine = Machine.TestCase
+TestMachine.settings = _SETTINGS
+TestSmallSlices = SmallSlices.TestCase
+TestSmallSlices.settings = _SETTINGS
