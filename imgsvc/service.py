@@ -43,11 +43,12 @@ from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.space import Space
 from imgsvc.web.app import Parts, create_app
 from imgsvc.web.server import Runner
+from imgsvc.web.server import Runner
 
 log = logging.getLogger(__name__)
 
 DATABASE = "imgsvc.db"
-FETCHED_BYTES = 96 * 2**20
+FETCHED_BYTES = 40 * 2**20
 """Bytes that are fetched and not yet compressed, in all."""
 FETCHED_AHEAD = 16
 """Images that may be fetched ahead for each worker: two messages full of small ones."""

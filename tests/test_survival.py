@@ -129,7 +129,7 @@ def test_a_new_database_in_a_folder_with_outputs_refuses(
     kept = stored_files(service)
     for file in service.data_dir.glob("imgsvc.db*"):
         file.unlink()
-    with pytest.raises(AssertionError, match="outputs"):
+    with pytest.raises(AssertionError, match="holds images"):
         service.start()
     assert stored_files(service) == kept
 
