@@ -90,7 +90,9 @@ def test_faults_are_shown_in_the_files_own_rows(visit: Visit, service: Service) 
 def test_a_whole_file_fault_is_said(visit: Visit, service: Service) -> None:
     visitor = visit(service.url)
     visitor.choose(b"Name of it,Where\r\nLamp,https://shop.example/1.jpg\r\n")
-    expect(visitor.page.locator(".whole-file li").first).to_contain_text("Input Image Urls")
+    said = visitor.page.locator(".whole-file")
+    expect(said).to_contain_text("Product Name")
+    expect(said).to_contain_text("Input Image Urls")
 
 
 def test_more_faults_than_are_listed(visit: Visit, service: Service) -> None:

@@ -10,8 +10,9 @@ const MOST_BESIDE = 80;
 /** A section with every fault the service found; rows are read from `file`, where that is possible. */
 export async function faultsPanel(problem, file) {
   const faults = problem.errors;
-  const whole = faults.filter((f) => !f.row);
-  const byRow = Map.groupBy(faults.filter((f) => f.row), (f) => f.row);
+  const isWhole = (fault) => !fault.row || fault.row === 1; // A header's fault is the whole file's.
+  const whole = faults.filter(isWhole);
+  const byRow = Map.groupBy(faults.filter((f) => !isWhole(f)), (f) => f.row);
   const rows = await readRows(file, [...byRow.keys()]);
   const rest = problem.errorCount - faults.length;
   return h("section", { class: "panel faults", "aria-labelledby": "faults-title" },

@@ -47,7 +47,7 @@ export function tryForm(api, operation, key) {
 
 function parameterField(api, parameter, id) {
   const schema = resolve(api, parameter.schema);
-  const choices = schema.enum ?? (schema.type === "boolean" ? ["true", "false"] : null);
+  const choices = schema.enum ?? (schema.const && [schema.const]) ?? (schema.type === "boolean" ? ["true", "false"] : null);
   const input = choices
     ? h("select", { id }, !parameter.required && h("option", { value: "" }, "–"), choices.map((c) => h("option", {}, String(c))))
     : h("input", {
