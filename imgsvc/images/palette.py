@@ -1,21 +1,26 @@
 """Fewer colours: what stands for quality in formats that have none.
 
-Pictures of few colours keep each of them. For others the palette is a median cut, refined by
-k-means, of a sample of the pixels; each pixel then gets its nearest entry, without dithering, which
-costs a third more bytes and looks further away. tests/bench/IMAGES.md has the measurements.
+Pictures of few colours keep each of them. For others the palette is a median cut, without dithering,
+which costs bytes and looks further away; translucent pixels get a share of the palette, cut by bands
+of their alpha. tests/bench/IMAGES.md has the measurements.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from PIL import Image
+from PIL import Image, ImageStat
 
 from imgsvc.images.colour import without_idle_alpha
 
+_CUT_WHOLE = 4_000_000
+"""Up to so many pixels the palette is cut from all of them, beyond from a sample."""
 _SAMPLE_SIDE = 110
-_REFINEMENTS = 1
+_LEAST_TRANSLUCENT = 8
+_MAX_BANDS = 6
+_COLOURS_OF_A_BAND = 4
 
 Colour = bytes
 """Four bytes: red, green, blue, alpha."""
@@ -94,75 +99,90 @@ def _cut(sheet: Image.Image, count: int) -> list[Image.Image]:
 
 
 def _reduce_grey(images: Sequence[Image.Image], colours: int) -> list[Image.Image]:
-    """Levels at equal distances, unless there are few enough to keep them all."""
     counts = [sum(column) for column in zip(*(image.histogram() for image in images), strict=True)]
-    used = [level for level, count in enumerate(counts) if count]
-    low, high = used[0], used[-1]
-    if len(used) > colours:
-        steps = colours - 1
-        used = [low + (high - low) * step // steps for step in range(colours)]
-    nearest = [min(range(len(used)), key=lambda i: abs(used[i] - level)) for level in range(256)]
+    used = _levels(counts, colours)
+    nearest = bytes(min(range(len(used)), key=lambda i: abs(used[i] - v)) for v in range(256))
     table = [bytes((level, level, level, 255)) for level in used]
-    reduced = []
-    for image in images:
-        indices = image.point(nearest)
-        reduced.append(_with_palette(Image.frombytes("P", image.size, indices.tobytes()), table))
-    return reduced
+    return [
+        _with_palette(Image.frombytes("P", image.size, image.tobytes().translate(nearest)), table)
+        for image in images
+    ]
+
+
+def _levels(counts: Sequence[int], limit: int) -> list[int]:
+    """The levels that stand for a histogram's: of two neighbours those are merged, again and again,
+    that cost the least squared error (Ward's method)."""
+    groups = [(count, float(level)) for level, count in enumerate(counts) if count]
+    costs = [_merging_cost(*pair) for pair in pairwise(groups)]
+    while len(groups) > limit:
+        at = costs.index(min(costs))
+        (n, a), (m, b) = groups[at : at + 2]
+        groups[at : at + 2] = [(n + m, (n * a + m * b) / (n + m))]
+        around = groups[max(0, at - 1) : at + 2]
+        costs[max(0, at - 1) : at + 2] = [_merging_cost(*pair) for pair in pairwise(around)]
+    return [round(level) for _, level in groups]
+
+
+def _merging_cost(one: tuple[int, float], other: tuple[int, float]) -> float:
+    return one[0] * other[0] / (one[0] + other[0]) * (one[1] - other[1]) ** 2
 
 
 def _reduce_rgb(image: Image.Image, colours: int) -> Image.Image:
-    return image.quantize(palette=_median_cut(_sample(image), colours), dither=Image.Dither.NONE)
-
-
-def _sample(image: Image.Image) -> Image.Image:
-    side = (min(_SAMPLE_SIDE, image.width), min(_SAMPLE_SIDE, image.height))
-    return image.resize(side, Image.Resampling.NEAREST)
-
-
-def _median_cut(sample: Image.Image, colours: int) -> Image.Image:
-    return sample.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=_REFINEMENTS)
+    if image.width * image.height <= _CUT_WHOLE:
+        return image.quantize(colours, Image.Quantize.MEDIANCUT)
+    sample = image.resize((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.NEAREST)
+    entries_of_sample = sample.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=1)
+    return image.quantize(palette=entries_of_sample, dither=Image.Dither.NONE)
 
 
 def _reduce_rgba(image: Image.Image, colours: int) -> Image.Image:
     """Opaque pixels as in a picture without alpha; a share of the palette for all the others."""
-    inks = _opaque_sample(image)
-    if inks is None:
+    alpha = image.getchannel("A")
+    counts = alpha.histogram()
+    if any(counts[1:255]) and colours < _LEAST_TRANSLUCENT:
         return image.quantize(colours, Image.Quantize.FASTOCTREE)
-    solid = image.getchannel("A").point([0] * 255 + [255])
-    rest = image.copy()
-    rest.paste((0, 0, 0, 0), mask=solid)
-    share = _translucent_share(image, colours)
-    table = exact([rest], share)
-    indices = index(rest, table) if table else rest.quantize(share, Image.Quantize.FASTOCTREE)
-    table = entries(indices)
-    room = colours - len(table)
-    opaque = image.convert("RGB").quantize(
-        palette=_median_cut(inks, room), dither=Image.Dither.NONE
-    )
-    shifted = opaque.tobytes().translate(bytes(min(255, i + len(table)) for i in range(256)))
-    indices.paste(Image.frombytes("P", image.size, shifted), mask=solid)
-    return _with_palette(indices, table + entries(opaque)[:room])
+    table: list[Colour] = [CLEAR] if counts[0] else []
+    indices = Image.new("P", image.size)
+    for low, high, share in _bands(counts, colours - len(table)):
+        mask = alpha.point([255 if low <= level <= high else 0 for level in range(256)])
+        level = round(ImageStat.Stat(alpha, mask).mean[0])
+        inks = _reduce_rgb(_only(image, mask), share)
+        shift = len(table)
+        shifted = inks.tobytes().translate(bytes(min(255, i + shift) for i in range(256)))
+        indices.paste(Image.frombytes("P", image.size, shifted), mask=mask)
+        table += [entry[:3] + bytes([level]) for entry in entries(inks)[:share]]
+    return _with_palette(indices, table)
 
 
-def _translucent_share(image: Image.Image, colours: int) -> int:
-    """How much of a palette goes to pixels that are not opaque: by their number, within reason."""
-    counts = image.getchannel("A").histogram()
+def _bands(counts: Sequence[int], colours: int) -> Iterator[tuple[int, int, int]]:
+    """Ranges of alpha, and how many colours each gets: opaque pixels one of their own, the others
+    several of about equal numbers."""
     translucent, solid = sum(counts[1:255]), counts[255]
-    share = colours * translucent // (translucent + solid)
-    least, most = colours // 8 if translucent else 1, colours * 7 // 8
-    return max(1, min(max(share, least), most))
+    share = colours
+    if solid:
+        share = colours * translucent // (translucent + solid)
+        least = max(1, colours // _LEAST_TRANSLUCENT) if translucent else 0
+        share = min(max(share, least), colours * 7 // 8)
+    number = max(1, min(_MAX_BANDS, share // _COLOURS_OF_A_BAND))
+    low, seen, made = 1, 0, 0
+    for level in range(1, 255):
+        seen += counts[level]
+        reached = seen * number // translucent if translucent else 0
+        if reached > made:
+            yield low, level, share // number
+            low, made = level + 1, reached
+    if solid:
+        yield 255, 255, colours - share
 
 
-def _opaque_sample(image: Image.Image) -> Image.Image | None:
-    """A sample of the opaque pixels, as RGB; None where there are none in it."""
-    sample = _sample(image)
-    pixels = memoryview(sample.tobytes()).cast("I")
-    mask = sample.getchannel("A").tobytes()
-    inks = [ink for ink, alpha in zip(pixels, mask, strict=True) if alpha == 255]
-    if not inks:
-        return None
-    raw = b"".join(ink.to_bytes(4, sys.byteorder) for ink in inks)
-    return Image.frombytes("RGBA", (len(inks), 1), raw).convert("RGB")
+def _only(image: Image.Image, mask: Image.Image) -> Image.Image:
+    """The pixels under the mask, all others being of one colour that occurs there."""
+    box = mask.getbbox() or (0, 0, 1, 1)
+    row = mask.crop((0, box[1], image.width, box[1] + 1)).getbbox() or (0, 0, 1, 1)
+    fill = image.getpixel((row[0], box[1]))
+    found = Image.new("RGB", image.size, fill[:3] if isinstance(fill, tuple) else 0)
+    found.paste(image.convert("RGB"), mask=mask)
+    return found
 
 
 def entries(image: Image.Image) -> list[Colour]:
