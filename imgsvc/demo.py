@@ -23,7 +23,7 @@ from imgsvc.config import Config, FetchConfig, ServerConfig, StorageConfig
 from imgsvc.service import running
 from imgsvc.terminal import human, shown_progress, summary
 
-WIDTH, HEIGHT = 1200, 800
+WIDTH, HEIGHT = 960, 640
 PRODUCTS = {
     "Poster, First light": ("light-1.jpg", "light-2.jpg", "light-3.jpg"),
     "Poster, Haze": ("haze-1.jpg", "haze-2.webp"),
@@ -183,7 +183,7 @@ class _Walk:
 
     async def _take_home(self, status: Mapping[str, Any]) -> bool:
         """Download every output and show it beside its source; return whether all are there."""
-        shown = Table("picture", "before", "after", "saved", "quality", title="\nBytes")
+        shown = Table("picture", "before", "after", "saved", "quality", title="Bytes before and after")
         whole = True
         for image in (each for product in status["products"] for each in product["images"]):
             name = image["inputUrl"].rpartition("/")[2]
@@ -197,7 +197,7 @@ class _Walk:
             after = Path(name).stem + Path(path).suffix
             self._save({f"before/{name}": self._files[name], f"after/{after}": output})
             shown.add_row(name, *_compared(image))
-        self._console.print(shown)
+        self._console.print("", shown, sep="\n")
         return whole
 
     def _save(self, files: Mapping[str, bytes]) -> None:
