@@ -17,7 +17,6 @@ from imgsvc import __version__, logs
 from imgsvc.backup import BackupError, back_up
 from imgsvc.client import Client, ServiceError
 from imgsvc.config import Config, LogConfig, load_config
-from imgsvc.demo import run_demo
 from imgsvc.errors import ConfigError, Refusal, StartError
 from imgsvc.models import OutputFormat, Quality
 from imgsvc.service import serve as run_service
@@ -302,6 +301,9 @@ def status(
 )
 def demo(keep: Path | None) -> int:
     """See the whole way once: pictures of its own, served on loopback, in a throwaway folder."""
+    # Not at the top: it draws, and the service's main process is to stay free of Pillow.
+    from imgsvc.demo import run_demo  # noqa: PLC0415
+
     logs.setup(LogConfig(level="error"))
     return 0 if asyncio.run(run_demo(Console(), keep)) else 1
 

@@ -224,7 +224,9 @@ class _Upload:
 
     async def _stage(self, rows: list[Product]) -> None:
         if self._request_key is None:
-            self._request_key = await self._uploads.begin(self._reader.columns)
+            columns = self._reader.columns
+            assert columns is not None, "rows come after their header"
+            self._request_key = await self._uploads.begin(columns)
         await self._uploads.stage(self._request_key, rows)
 
     def _check_table(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import resource
 import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
@@ -43,7 +44,6 @@ from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.space import Space
 from imgsvc.web.app import Parts, create_app
 from imgsvc.web.server import Runner
-from imgsvc.web.server import Runner
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ FETCHED_BYTES = 40 * 2**20
 """Bytes that are fetched and not yet compressed, in all."""
 FETCHED_AHEAD = 16
 """Images that may be fetched ahead for each worker: two messages full of small ones."""
+MOST_FILES = 65_536
 CLOSE_SECONDS = 2.0
 """What is left of the time to shut down for closing what is quick to close."""
 
@@ -76,10 +77,10 @@ class Service:
         self._pool = pool = Pool(config.compress)
         self.monitor = Monitor(database, pool, has_room=space.has_room)
         self._housekeeping = Housekeeping(uploads, files, config.storage)
-        self._rules = rules = AddressRules(config.fetch.allowed_networks)
+        rules = AddressRules(config.fetch.allowed_networks)
         self._session = session = open_session(config.fetch, rules)
         self._breakers = breakers = Breakers()
-        fetcher = Fetcher(session, config.fetch, rules, ByteBudget(FETCHED_BYTES))
+        fetcher = Fetcher(session, config.fetch, ByteBudget(FETCHED_BYTES))
         self._deliveries = DeliveryQueue(
             Deliveries(database),
             WebhookSender(session, config.webhook),
@@ -253,8 +254,17 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _allow_many_files() -> None:
+    """Let this process open as many files as it may: each origin's connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 async def serve(config: Config) -> int:
     """Serve until a signal comes; return the exit code. A second signal exits at once."""
+    _allow_many_files()
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
 

@@ -65,7 +65,7 @@ async def measure(ports: list[str], total: int) -> int:
             time.sleep(0.002)
 
     async with open_session(config, rules) as session:
-        fetcher = Fetcher(session, config, rules, ByteBudget(total))
+        fetcher = Fetcher(session, config, ByteBudget(total))
 
         async def get(port: str) -> None:
             nonlocal given_up

@@ -41,7 +41,7 @@ async def fetcher(budget: ByteBudget | None = None, **values: Any) -> AsyncItera
     config = settings(**values)
     rules = AddressRules(config.allowed_networks)
     async with open_session(config, rules) as session:
-        yield Fetcher(session, config, rules, budget or ByteBudget(64 * MIB))
+        yield Fetcher(session, config, budget or ByteBudget(64 * MIB))
 
 
 async def fetch(url: str, **values: Any) -> tuple[bytes, str]:

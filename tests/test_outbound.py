@@ -85,7 +85,7 @@ async def fetcher(
     )
     rules = AddressRules(config.allowed_networks)
     async with open_session(config, rules, lookup=lookup) as session:
-        yield Fetcher(session, config, rules, ByteBudget(2**20))
+        yield Fetcher(session, config, ByteBudget(2**20))
 
 
 async def fetch(url: str, lookup: Lookup | None = None, proxy: str = "") -> bytes:

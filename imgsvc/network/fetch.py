@@ -14,7 +14,6 @@ from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.network.addresses import AddressRules
 from imgsvc.network.budget import ByteBudget, Share
 from imgsvc.network.failures import describe_non_image, explain, seconds, status_line
 from imgsvc.network.retry import parse_retry_after
@@ -41,7 +40,6 @@ class Fetcher:
         self,
         session: aiohttp.ClientSession,
         config: FetchConfig,
-        rules: AddressRules,
         budget: ByteBudget,
     ) -> None:
         self._session = session

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.bench.corpus import MIXES, Mix, folder
@@ -225,7 +226,7 @@ def main() -> None:
             rows: dict[str, Callable[[], Run]] = {
                 "imgsvc": bench.service,
                 "limit: Pillow alone": bench.limit,
-                "limit, optimised": lambda bench=bench: bench.limit(optimize=True),
+                "limit, optimised": partial(bench.limit, optimize=True),
                 "leanest script": bench.script,
             }
             if sharp:

@@ -39,7 +39,7 @@ def tune() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(-3, 1 << 30)
         libc.mallopt(-1, 1 << 29)
-    Image.core.set_blocks_max(16)
+    Image.core.set_blocks_max(16)  # type: ignore[attr-defined]
 
 
 def halve(data: bytes, *, optimize: bool = True) -> bytes:
