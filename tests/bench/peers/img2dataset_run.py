@@ -7,7 +7,7 @@ from pathlib import Path
 
 begun = time.perf_counter()
 
-from img2dataset import download  # type: ignore[import-not-found]  # noqa: E402
+from img2dataset import download  # noqa: E402
 
 if __name__ == "__main__":
     download(
