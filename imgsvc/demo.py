@@ -183,7 +183,9 @@ class _Walk:
 
     async def _take_home(self, status: Mapping[str, Any]) -> bool:
         """Download every output and show it beside its source; return whether all are there."""
-        shown = Table("picture", "before", "after", "saved", "quality", title="Bytes before and after")
+        shown = Table(
+            "picture", "before", "after", "saved", "quality", title="Bytes before and after"
+        )
         whole = True
         for image in (each for product in status["products"] for each in product["images"]):
             name = image["inputUrl"].rpartition("/")[2]
