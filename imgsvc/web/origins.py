@@ -38,9 +38,11 @@ class Origins:
         public = urlsplit(config.public_url)
         self.path = public.path
         self.secure = public.scheme.lower() == "https"
-        self._public_origin = f"{public.scheme}://{public.netloc}".lower() if public.netloc else ""
         self._public_host = public.hostname or ""
         self._cors = frozenset(config.cors_origins)
+        self._origins = set(self._cors)
+        if public.netloc:
+            self._origins.add(f"{public.scheme}://{public.netloc}".lower())
         self._judge_host = is_loopback(config.host) and not config.api_keys
 
     def base_url(self, request: web.Request) -> str:
@@ -98,7 +100,7 @@ class Origins:
         origins = request.headers.getall("Origin", [])
         if not origins:
             return request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"
-        ours = {_own_origin(request).lower(), self._public_origin, *self._cors}
+        ours = {_own_origin(request).lower(), *self._origins}
         if any(origin.lower() not in ours for origin in origins):
             return True
         cross = request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"

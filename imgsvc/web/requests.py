@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from aiohttp import web
 
@@ -88,11 +90,10 @@ class RequestsApi:
         await response.prepare(request)
         if request.method != "HEAD":
             try:
-                await _write(
-                    response, b"retry: %d\n\n%b" % (RETRY_MILLISECONDS, self._event(first))
-                )
-                while (event := await self._next(feed)) is not None:
-                    await _write(response, event)
+                async with aclosing(self._told(first, feed)) as told:
+                    async for data in told:
+                        async with asyncio.timeout(DROP_SECONDS):
+                            await response.write(data)
             except TimeoutError:
                 # What it has not read would pile up.
                 if request.transport is not None:
@@ -101,14 +102,22 @@ class RequestsApi:
         await response.write_eof()
         return response
 
-    async def _next(self, feed: Feed) -> bytes | None:
-        """Give the next event, or a comment where none comes; None at the end."""
-        try:
-            async with asyncio.timeout(COMMENT_SECONDS):
-                request = await anext(feed, None)
-        except TimeoutError:
-            return b": still here\n\n"
-        return None if request is None else self._event(request)
+    async def _told(self, first: Request, feed: Feed) -> AsyncGenerator[bytes, None]:
+        """Give an event for each version, and comments where none comes."""
+        yield b"retry: %d\n\n%b" % (RETRY_MILLISECONDS, self._event(first))
+        version = first.version
+        while True:
+            try:
+                async with asyncio.timeout(COMMENT_SECONDS):
+                    request = await anext(feed, None)
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            if request is None:
+                return
+            if request.version != version:
+                version = request.version
+                yield self._event(request)
 
     def _event(self, request: Request) -> bytes:
         """Render a snapshot; one that many watch is rendered once."""
@@ -118,8 +127,3 @@ class RequestsApi:
             text = f"event: {name}\nid: {request.version}\ndata: {data}\n\n"
             self._rendered = (request, text.encode())
         return self._rendered[1]
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(DROP_SECONDS):
-        await response.write(data)

@@ -1,0 +1,182 @@
+"""Who calls from where."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.site import Site, body_of, opened
+
+CSV = {"Content-Type": "text/csv"}
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(tmp_path) as site:
+        yield site
+
+
+async def status(site: Site, headers: dict[str, str]) -> int:
+    return (await site.post("/processImages?dryRun=true", body_of(), {**CSV, **headers})).status
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": ""},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "https://{host}"},
+        {"Origin": "http://{host}.evil.example"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://{host}", "Sec-Fetch-Site": "cross-site"},
+    ],
+)
+async def test_a_foreign_page_changes_nothing(site: Site, headers: dict[str, str]) -> None:
+    filled = {name: value.format(host=f"127.0.0.1:{site.port}") for name, value in headers.items()}
+    answer = await site.post("/processImages", body_of(), {**CSV, **filled})
+    assert answer.status == 403
+    assert answer.problem()["type"] == "urn:imgsvc:problem:foreign-origin"
+    for method, path in (
+        ("POST", "/cancelRequest/x"),
+        ("POST", "/retryFailed/x"),
+        ("DELETE", "/deleteRequest/x"),
+        ("POST", "/session"),
+        ("DELETE", "/session"),
+    ):
+        assert (await site.call(method, path, headers=filled)).status == 403
+    assert (await site.get("/listRequests", filled)).status == 200, "reading changes nothing"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Origin": "http://{host}"},
+        {"Origin": "http://{host}", "Sec-Fetch-Site": "same-origin"},
+        {"Sec-Fetch-Site": "none"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ],
+)
+async def test_our_own_page_and_programs_may(site: Site, headers: dict[str, str]) -> None:
+    filled = {name: value.format(host=f"127.0.0.1:{site.port}") for name, value in headers.items()}
+    assert await status(site, filled) == 200
+
+
+async def test_the_public_url_is_our_own(tmp_path: Path) -> None:
+    async with opened(tmp_path, server={"public_url": "https://Img.example/a"}) as site:
+        assert await status(site, {"Origin": "https://img.example"}) == 200
+        assert await status(site, {"Origin": "http://img.example"}) == 403
+        assert await status(site, {"Origin": "https://img.example", "Host": "img.example"}) == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "good"),
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9:1", True),
+        ("localhost", True),
+        ("LOCALHOST:8080", True),
+        ("imgsvc.localhost", True),
+        ("[::1]:80", True),
+        ("evil.example", False),
+        ("evil.example:8080", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost.evil.example", False),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+    ],
+)
+async def test_a_rebound_name_is_refused_on_loopback(site: Site, host: str, good: bool) -> None:
+    for method, path in (("GET", "/listRequests"), ("GET", "/"), ("POST", "/cancelRequest/x")):
+        answer = await site.call(method, path, headers={"Host": host})
+        assert (answer.status != 403) is good
+        if not good:
+            assert answer.problem()["type"] == "urn:imgsvc:problem:foreign-origin"
+    assert (await site.get("/health/ready", {"Host": host})).status == 200
+
+
+async def test_the_public_urls_name_is_ours(tmp_path: Path) -> None:
+    async with opened(tmp_path, server={"public_url": "https://img.example:8443"}) as site:
+        for host, good in (("img.example:8443", 200), ("IMG.example", 200), ("b.example", 403)):
+            assert (await site.get("/listRequests", {"Host": host})).status == good
+
+
+async def test_with_keys_a_host_may_be_any(tmp_path: Path) -> None:
+    async with opened(tmp_path, server={"api_keys": ["k"]}) as site:
+        headers = {"Host": "any.example", "X-API-Key": "k"}
+        assert (await site.get("/listRequests", headers)).status == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["", "a b", 'x"y', "x/y", "x?y", "x,y", "a@b", "<x>", "x:y", "x:99999", "[::1", "é", "x\\y"],
+)
+async def test_a_host_that_could_do_harm_is_refused(tmp_path: Path, host: str) -> None:
+    async with opened(tmp_path, server={"api_keys": ["k"]}) as site:
+        call = f"GET /openapi.json HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        answer = await site.raw(call.encode())
+        assert answer.split(b" ", 2)[1] == b"400"
+        assert b"application/problem+json" in answer
+
+
+async def test_two_hosts_or_none(site: Site) -> None:
+    two = await site.raw(
+        b"GET /listRequests HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n"
+    )
+    none = await site.raw(b"GET /listRequests HTTP/1.1\r\nConnection: close\r\n\r\n")
+    assert (two.split(b" ", 2)[1], none.split(b" ", 2)[1]) == (b"400", b"400")
+
+
+async def test_http_1_0_needs_no_host(site: Site) -> None:
+    answer = await site.raw(b"GET /openapi.json HTTP/1.0\r\n\r\n")
+    assert answer.split(b" ", 2)[1] == b"200"
+    assert f'"url":"http://127.0.0.1:{site.port}"'.encode() in answer
+
+
+SHOP = "https://shop.example"
+
+
+async def test_cors_is_off_by_default(site: Site) -> None:
+    answer = await site.get("/listRequests", {"Origin": SHOP})
+    assert not [name for name in answer.headers if name.startswith("Access-Control")]
+    asked = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
+    preflight = await site.call("OPTIONS", "/processImages", headers=asked)
+    assert preflight.status == 405
+    assert not [name for name in preflight.headers if name.startswith("Access-Control")]
+
+
+async def test_cors_by_setting(tmp_path: Path) -> None:
+    server = {"cors_origins": [SHOP], "api_keys": ["k"]}
+    async with opened(tmp_path, server=server) as site:
+        asked = {
+            "Origin": SHOP,
+            "Access-Control-Request-Method": "POST",
+            "Access-Control-Request-Headers": "x-api-key",
+        }
+        preflight = await site.call("OPTIONS", "/processImages", headers=asked)
+        assert preflight.status == 204
+        assert preflight.headers["Access-Control-Allow-Origin"] == SHOP
+        assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+        assert "X-API-Key" in preflight.headers["Access-Control-Allow-Headers"]
+        headers = {**CSV, "Origin": SHOP, "Sec-Fetch-Site": "cross-site", "X-API-Key": "k"}
+        answer = await site.post("/processImages", body_of(), headers)
+        assert answer.status == 201
+        assert answer.headers["Access-Control-Allow-Origin"] == SHOP
+        assert "Location" in answer.headers["Access-Control-Expose-Headers"]
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+        denied = await site.get("/listRequests", {"Origin": SHOP})
+        assert denied.status == 401
+        assert denied.headers["Access-Control-Allow-Origin"] == SHOP
+        path = f"/checkStatus/{answer.json()['requestId']}"
+        assert (await site.get(path, headers)).headers["Vary"] == "Accept, Origin"
+        other = {"Origin": "https://other.example", "X-API-Key": "k"}
+        foreign = await site.get("/listRequests", other)
+        assert "Access-Control-Allow-Origin" not in foreign.headers
+        assert foreign.headers["Vary"] == "Origin"
+        asked["Origin"] = "https://other.example"
+        refused = await site.call("OPTIONS", "/processImages", headers=asked)
+        assert "Access-Control-Allow-Origin" not in refused.headers
