@@ -60,6 +60,8 @@ def parse_url(text: str) -> ImageUrl:
         origin = _origin_as_it_stands(given[:slash])
         if origin is not None:
             return ImageUrl(given, given, origin)
+    if len(given) > MAX_URL_LENGTH:
+        raise _too_long()
     if _SURROGATE.search(given):
         raise UrlError(FaultCode.INVALID_URL, "it has characters that are not Unicode text")
     return _parse(given)
@@ -78,7 +80,7 @@ def resolve_redirect(base_fetched: str, location: str) -> ImageUrl:
     scheme = _SCHEME.match(location)
     if scheme is None:
         location = _absolute(base_fetched, location)
-    url = _parse(location, limit=None)
+    url = _parse(location)
     return ImageUrl(url.fetched, url.fetched, url.origin)
 
 
@@ -99,9 +101,7 @@ def redact(url: str) -> str:
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
-def _parse(given: str, limit: int | None = MAX_URL_LENGTH) -> ImageUrl:
-    if limit is not None and len(given) > limit:
-        raise _too_long()
+def _parse(given: str) -> ImageUrl:
     _check_characters(given)
     scheme, rest = _split_scheme(given)
     parts = _PARTS.match(rest)

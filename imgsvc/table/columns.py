@@ -107,6 +107,11 @@ class Layout:
         )
 
 
+MAX_SEARCH = 2**20
+"""Characters of a header after which its delimiter is guessed from what there is."""
+
+_BLANK_LINES: tuple[list[str], ...] = ([], [""])
+
 NEEDED = {Role.NAME, Role.URLS}
 
 
@@ -186,10 +191,12 @@ class HeaderSearch:
         self._found: dict[str, Record] = {}
         self.row = 1
         """The number of the record that is being read."""
+        self.skipped = 0
+        """How many records before `text` were blank."""
 
     @property
     def text(self) -> str:
-        """All the text that was taken."""
+        """The text that was taken, from the header on at least."""
         return self._text.getvalue()
 
     def feed(self, text: str) -> str | None:
@@ -199,9 +206,14 @@ class HeaderSearch:
             if delimiter not in self._found:
                 self._look(delimiter, records.feed(text))
         found = self._found.values()
-        if any(_is_hint(record) or _known(record) & NEEDED == NEEDED for record in found):
+        if any(_is_hint(record) or _known(record) >= NEEDED for record in found):
             return self._best()
-        return self._best() if len(found) == len(self._tries) else None
+        if len(found) == len(self._tries) or self._text.tell() > MAX_SEARCH:
+            return self._best()
+        if not found and text[-1:] != "\r" and not any(t.midway for t in self._tries.values()):
+            self._text = io.StringIO(newline="")
+            self.skipped = self.row - 1
+        return None
 
     def close(self) -> str:
         """Give the delimiter that is the likeliest by now."""
@@ -219,9 +231,10 @@ class HeaderSearch:
 
     def _best(self) -> str:
         def sense(delimiter: str) -> tuple[bool, int, int]:
-            record = self._found.get(delimiter, [])
-            cells = 0 if isinstance(record, Broken) else len(record)
-            return _is_hint(record), len(_known(record)), cells
+            record = self._found.get(delimiter)
+            if record is None or isinstance(record, Broken):
+                return False, 0, (record or self._tries[delimiter]).cell
+            return _is_hint(record), len(_known(record)), len(record) - 1
 
         return max(DELIMITERS, key=sense)
 
@@ -235,9 +248,9 @@ def is_hint(cells: Sequence[str]) -> bool:
     return len(cells) == 2 and cells[0].lower() == "sep=" and not cells[1]
 
 
-def is_blank(cells: Sequence[str]) -> bool:
+def is_blank(cells: list[str]) -> bool:
     """Tell a record without any value: a blank line, or empty cells that fill a sheet up."""
-    return not any(cell.strip() for cell in cells)
+    return cells in _BLANK_LINES or not any(map(str.strip, cells))
 
 
 def _known(record: Record) -> set[Role | None]:

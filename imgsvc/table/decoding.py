@@ -10,8 +10,8 @@ from imgsvc.errors import FaultCode
 _Decode = Callable[[bytes, str, bool], tuple[str, int]]
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a spreadsheet program's own format (or a ZIP archive)"),
-    (b"PK\x05\x06", "a ZIP archive"),
+    (b"pk\x03\x04", "a spreadsheet program's own format (or a ZIP archive)"),
+    (b"pk\x05\x06", "a ZIP archive"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a spreadsheet program's own format"),
     (b"<?xml", "XML"),
     (b"<html", "a web page"),

@@ -104,7 +104,7 @@ class TableReader:
 
     def _begin(self, delimiter: str, products: list[Product]) -> None:
         """Read anew, with the right delimiter now, what was read in search of it."""
-        text = self._search.text
+        text, self._row = self._search.text, self._search.skipped
         self._search = HeaderSearch()
         self._delimiter = delimiter
         self._records = Records(delimiter)

@@ -140,7 +140,8 @@ class Records:
                 at = self._at_start(text, at)
             else:
                 at = self._behind_quote(text, at)
-        self._size += len(text[begin:at].encode())
+        taken = text[begin:at]
+        self._size += len((taken.rstrip("\r\n") if self._ended else taken).encode())
         if self._size > MAX_RECORD_BYTES or len(self._cells) > MAX_CELLS:
             self._break(FaultCode.TOO_LONG)
         if self._ended:

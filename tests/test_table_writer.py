@@ -1,0 +1,59 @@
+"""RFC 4180, written."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgsvc.table.reader import TableReader
+from imgsvc.table.writer import encode_rows
+
+TEXT = st.text(st.characters(exclude_categories=("Cc", "Cs")) | st.sampled_from('\r\n\t", ;='))
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("", ""),
+        ("a", "a"),
+        ("a b", "a b"),
+        ("a,b", '"a,b"'),
+        ('a"b', '"a""b"'),
+        ("a\rb", '"a\rb"'),
+        ("a\nb", '"a\nb"'),
+        (" a", '" a"'),
+        ("a\u00a0", '"a\u00a0"'),
+        ("=1+1", "=1+1"),
+        ("a;b", "a;b"),
+        ("ü日", "ü日"),
+    ],
+)
+def test_cells(cell: str, written: str) -> None:
+    quoted = '"x"' if written[:1] == '"' and cell.strip() != cell else "x"
+    assert encode_rows([["x", cell], ["y", "z"]]).decode() == f"{quoted},{written}\r\ny,z\r\n"
+
+
+def test_nothing() -> None:
+    assert encode_rows([]) == b""
+    assert encode_rows([[""], ["a"]]) == b'""\r\na\r\n'
+
+
+@given(st.lists(st.lists(TEXT, min_size=1, max_size=4), max_size=4))
+def test_the_csv_module_reads_it_back(rows: list[list[str]]) -> None:
+    assert (
+        list(csv.reader(io.StringIO(encode_rows(rows).decode(), newline=""), strict=True)) == rows
+    )
+
+
+@given(st.lists(st.tuples(TEXT.filter(str.strip), TEXT, TEXT), min_size=1, max_size=4))
+def test_our_reader_reads_it_back(rows: list[tuple[str, str, str]]) -> None:
+    header = ["Product Name", "Input Image Urls", "S. No.", "Color"]
+    table = encode_rows([header, *([name, "http://h/", *more] for name, *more in rows)])
+    reader = TableReader()
+    products = reader.feed(table) + reader.close()
+    assert reader.faults == []
+    assert [(p.name, p.serial_number, *p.extra) for p in products] == rows

@@ -1,0 +1,300 @@
+"""URLs: judged by form, sent exactly as given, and read alike by us and by the client library."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yarl import URL
+
+from imgsvc.urls import UrlError, parse_url, redact, resolve_redirect, split_origin
+
+# --- what goes on the wire ---------------------------------------------------------------------
+
+UNTOUCHED = [
+    "/a.jpg",
+    "/",
+    "/a?",
+    "/?",
+    "/?x",
+    "/a/../b/./c",
+    "//a//b/",
+    "/%7Euser/%2F%2f?sig=a%2Fb%27%7e'(1)&x=+%20&y=a;b",
+    "/w_100,h_100/sharpen(1,0,false)/a.jpg",
+    "/a??b?",
+    "/!$&'()*+,;=:@-._~/a?!$&'()*+,;=:@-._~/?",
+    "/a[1].jpg?x[]=1&y=a|b",
+    "/%C3%A9%ff",
+    "/a@b:c//d",
+]
+
+
+@pytest.mark.parametrize("target", UNTOUCHED)
+def test_what_is_valid_stays_as_it_is(target: str) -> None:
+    url = parse_url(f"https://cdn.example.com{target}")
+    assert url.given == url.fetched == f"https://cdn.example.com{target}"
+    assert parse_url(f"HTTPS://cdn.example.com{target}").fetched == url.fetched
+
+
+@pytest.mark.parametrize(
+    ("given", "fetched"),
+    [
+        ("http://h/my photo.jpg", "http://h/my%20photo.jpg"),
+        ("http://h/ä/日.jpg?q=ü", "http://h/%C3%A4/%E6%97%A5.jpg?q=%C3%BC"),
+        ("http://h/100%.jpg", "http://h/100%25.jpg"),
+        ("http://h/%zz%4%41%", "http://h/%25zz%254%41%25"),
+        ("http://h/%E4 ä", "http://h/%E4%20%C3%A4"),
+        ('http://h/"<>\\^`{}', "http://h/%22%3C%3E%5C%5E%60%7B%7D"),
+        ("http://h/a#top", "http://h/a"),
+        ("http://h/a?b#c?d", "http://h/a?b"),
+        ("http://h#x", "http://h/"),
+        ("http://h", "http://h/"),
+        ("http://h?q", "http://h/?q"),
+        ("http://h/\U0001f600", "http://h/%F0%9F%98%80"),
+        ("http://h/a\u00a0b", "http://h/a%C2%A0b"),
+    ],
+)
+def test_what_cannot_be_sent_is_percent_encoded(given: str, fetched: str) -> None:
+    url = parse_url(given)
+    assert (url.given, url.fetched) == (given, fetched)
+
+
+@pytest.mark.parametrize("blank", [" ", "\t", "\r\n", "\u00a0", "\u3000", "\u200b", "\ufeff"])
+def test_blanks_around_are_trimmed(blank: str) -> None:
+    assert parse_url(f"{blank}http://h/a{blank}").given == "http://h/a"
+
+
+@pytest.mark.parametrize(
+    ("given", "fetched", "origin"),
+    [
+        ("HTTPS://Example.COM/A", "https://example.com/A", "https://example.com:443"),
+        ("http://h:80/a", "http://h/a", "http://h:80"),
+        ("https://h:443/a", "https://h/a", "https://h:443"),
+        ("https://h:80/a", "https://h:80/a", "https://h:80"),
+        ("http://h:08080/a", "http://h:8080/a", "http://h:8080"),
+        ("http://h:/a", "http://h/a", "http://h:80"),
+        ("http://a_b.-c-.d.:1/", "http://a_b.-c-.d.:1/", "http://a_b.-c-.d.:1"),
+        ("http://127.0.0.1:65535/", "http://127.0.0.1:65535/", "http://127.0.0.1:65535"),
+        ("http://[::1]/a", "http://[::1]/a", "http://[::1]:80"),
+        ("http://[0:0:0:0:0:0:0:A]:8/a", "http://[::a]:8/a", "http://[::a]:8"),
+        ("http://Bücher.de/ä", "http://xn--bcher-kva.de/%C3%A4", "http://xn--bcher-kva.de:80"),
+        ("http://faß.de/", "http://xn--fa-hia.de/", "http://xn--fa-hia.de:80"),
+        ("http://日本語。jp/", "http://xn--wgv71a119e.jp/", "http://xn--wgv71a119e.jp:80"),
+        ("http://ü_x.a_b.de/", None, None),
+        ("http://ü.a_b.de/", "http://xn--tda.a_b.de/", "http://xn--tda.a_b.de:80"),
+        ("http://①②⑦.0.0.1/", "http://127.0.0.1/", "http://127.0.0.1:80"),
+        ("http://2130706433/", "http://2130706433/", "http://2130706433:80"),
+    ],
+)
+def test_hosts_and_ports(given: str, fetched: str | None, origin: str | None) -> None:
+    if fetched is None:
+        with pytest.raises(UrlError):
+            parse_url(given)
+        return
+    url = parse_url(given)
+    assert (url.given, url.fetched, url.origin) == (given, fetched, origin)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "invalid_url"),
+        ("photo.jpg", "invalid_url"),
+        ("www.example.com/a.jpg", "invalid_url"),
+        ("//example.com/a.jpg", "invalid_url"),
+        ("example.com:8080/a.jpg", "invalid_url"),
+        ("localhost:8080/a.jpg", "invalid_url"),
+        ("C:\\a.jpg", "invalid_url"),
+        ("http:/h/a", "invalid_url"),
+        ("https:h/a", "invalid_url"),
+        ("http://", "invalid_url"),
+        ("http:///a", "invalid_url"),
+        ("http://:80/a", "invalid_url"),
+        ("http://?a", "invalid_url"),
+        ("http://h:0/", "invalid_url"),
+        ("http://h:65536/", "invalid_url"),
+        ("http://h:99999999999999/", "invalid_url"),
+        ("http://h:8o/", "invalid_url"),
+        ("http://h:٣/", "invalid_url"),
+        ("http://h:1:2/", "invalid_url"),
+        ("http://user@h/", "invalid_url"),
+        ("http://user:pass@h/", "invalid_url"),
+        ("http://@h/", "invalid_url"),
+        ("http://a\\@b/", "invalid_url"),
+        ("http://a\\b/", "invalid_url"),
+        ("http://a b/", "invalid_url"),
+        ("http://a%62/", "invalid_url"),
+        ("http://a..b/", "invalid_url"),
+        ("http://.a/", "invalid_url"),
+        ("http://./", "invalid_url"),
+        (f"http://{'a' * 64}.de/", "invalid_url"),
+        (f"http://{'a.' * 128}/", "invalid_url"),
+        (f"http://{'ä' * 8000}/", "invalid_url"),
+        ("http://\u00ad/", "invalid_url"),
+        ("http://a\u2044b/", "invalid_url"),
+        ("http://[::1/", "invalid_url"),
+        ("http://::1/", "invalid_url"),
+        ("http://[]/", "invalid_url"),
+        ("http://[1.2.3.4]/", "invalid_url"),
+        ("http://[fe80::1%25eth0]/", "invalid_url"),
+        ("http://[fe80::1%eth0]/", "invalid_url"),
+        ("http://[v1.a]/", "invalid_url"),
+        ("http://[::1]a/", "invalid_url"),
+        ("http://h/a\nb", "invalid_url"),
+        ("http://h/a\tb", "invalid_url"),
+        ("http://h\r\nX: y/", "invalid_url"),
+        ('"http://h/a"', "invalid_url"),
+        ("http://h/\ud800", "invalid_url"),
+        ("ftp://h/a", "unsupported_scheme"),
+        ("FILE:///etc/passwd", "unsupported_scheme"),
+        ("s3://bucket/key", "unsupported_scheme"),
+        ("data:image/png;base64,AAAA", "unsupported_scheme"),
+        ("javascript:alert(1)", "unsupported_scheme"),
+        ("http://h/a\x00b", "control_character"),
+        ("http://h/a\x7f", "control_character"),
+        ("http://h/a\x85b", "control_character"),
+        (f"http://h/{'a' * 8184}", "too_long"),
+        (f"http://h/{'ä' * 9_000_000}", "too_long"),
+    ],
+)
+def test_what_is_refused(text: str, code: str) -> None:
+    with pytest.raises(UrlError) as caught:
+        parse_url(text)
+    assert caught.value.code == code
+    assert len(str(caught.value)) < 200
+
+
+def test_the_longest_url() -> None:
+    longest = f"http://h/{'ä' * 8183}"
+    assert len(parse_url(f" {longest} ").given) == 8192
+
+
+# --- as the client library sees it -----------------------------------------------------------------
+
+URLISH = st.text(
+    st.one_of(
+        st.sampled_from("/?#@:\\[]%.,;-_ ab0１。ßü\t\n\x00\u200b|^`{}<>\"'"),
+        st.characters(codec="utf-8"),
+    ),
+    max_size=40,
+)
+
+
+@given(st.sampled_from(["http://", "https://", "HTTP://h", "http://[::1]", ""]), URLISH)
+@example("http://", "a\\@b/")
+@example("http://", "xn--0/")
+@example("http://", "xn--a-ecp.ru/")
+@example("http://", "h//../a?#")
+@example("http://h", "?")
+def test_the_client_library_reads_the_same(start: str, rest: str) -> None:
+    try:
+        url = parse_url(start + rest)
+    except UrlError:
+        return
+    assert url.fetched.isascii()
+    assert url.fetched.isprintable()
+    assert " " not in url.fetched
+    scheme, host, port = split_origin(url.origin)
+    seen = URL(url.fetched, encoded=True)
+    assert (seen.scheme, seen.raw_host, seen.port) == (scheme, host, port)
+    assert (seen.raw_user, seen.raw_password, seen.raw_fragment) == (None, None, "")
+    target = url.fetched.split("/", 3)[3]
+    assert seen.raw_path_qs == f"/{target}" or target.endswith("?")
+    again = parse_url(url.fetched)
+    assert (again.fetched, again.origin) == (url.fetched, url.origin)
+
+
+# --- redirects -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("location", "fetched"),
+    [
+        ("https://b/x", "https://b/x"),
+        ("HTTPS://B:443/%7e/../x?", "https://b/%7e/../x?"),
+        ("//b/x", "http://b/x"),
+        ("/x/../%2F//y?a%7Eb", "http://h:81/x/../%2F//y?a%7Eb"),
+        ("/x?", "http://h:81/x?"),
+        ("x", "http://h:81/p/q/x"),
+        ("./x", "http://h:81/p/q/x"),
+        ("../x?y=../z", "http://h:81/p/x?y=../z"),
+        ("../../../x", "http://h:81/x"),
+        ("..", "http://h:81/p/"),
+        (".", "http://h:81/p/q/"),
+        ("?new", "http://h:81/p/q/r.jpg?new"),
+        ("?", "http://h:81/p/q/r.jpg?"),
+        ("#frag", "http://h:81/p/q/r.jpg?old"),
+        ("/x#frag", "http://h:81/x"),
+        (" /x y ", "http://h:81/x%20y"),
+        ("/é", "http://h:81/%C3%A9"),
+        ("/\udce9\udcff", "http://h:81/%E9%FF"),
+        ("x/http://b", "http://h:81/p/q/x/http://b"),
+        ("http://bücher.de/", "http://xn--bcher-kva.de/"),
+    ],
+)
+def test_redirects(location: str, fetched: str) -> None:
+    assert resolve_redirect("http://h:81/p/q/r.jpg?old", location).fetched == fetched
+
+
+def test_a_redirect_from_a_bare_host() -> None:
+    assert resolve_redirect("http://h/", "x").fetched == "http://h/x"
+    assert resolve_redirect("http://h/?q", "../x").fetched == "http://h/x"
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://b/",
+        "data:x",
+        "http://",
+        "http:x",
+        "http://u@b/",
+        "//u:p@b/",
+        "/a\x00",
+        "/" + "a" * 8192,
+    ],
+)
+def test_redirects_that_are_refused(location: str) -> None:
+    with pytest.raises(UrlError):
+        resolve_redirect("http://h/", location)
+
+
+@given(st.text(st.characters(), max_size=30))
+def test_any_location_gives_a_url_or_an_error(location: str) -> None:
+    try:
+        url = resolve_redirect("http://h:81/p/q/r.jpg?old", location)
+    except UrlError:
+        return
+    assert URL(url.fetched, encoded=True).raw_host == split_origin(url.origin)[1]
+    assert url.fetched.isascii()
+
+
+# --- the rest --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("origin", "parts"),
+    [
+        ("http://h:80", ("http", "h", 80)),
+        ("https://[::1]:8443", ("https", "::1", 8443)),
+    ],
+)
+def test_split_origin(origin: str, parts: tuple[str, str, int]) -> None:
+    assert split_origin(origin) == parts
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:pass@h:1/a/b?sig=secret#x", "https://h:1/a/b"),
+        ("https://h/a@b", "https://h/a@b"),
+        ("https://h?u:p@x", "https://h"),
+        ("user:pass@h", "h"),
+        ("", ""),
+    ],
+)
+def test_redact(url: str, shown: str) -> None:
+    assert redact(url) == shown
