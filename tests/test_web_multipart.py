@@ -68,7 +68,7 @@ def test_what_was_written_is_read_however_it_is_cut(given: list[Part], places: l
 @given(near_boundaries, st.lists(st.integers(0, 10_000)))
 def test_what_only_looks_like_a_boundary_is_data(data: bytes, places: list[int]) -> None:
     assume(not re.search(rb"\r\n--b-b( *\r| *$|-)", data))
-    given = [("f", "f.csv", data)]
+    given: list[Part] = [("f", "f.csv", data)]
     assert read("b-b", cut(written("b-b", given), places)) == given
 
 

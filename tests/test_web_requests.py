@@ -52,7 +52,8 @@ async def test_the_list_is_newest_first(site: Site) -> None:
 
 async def test_the_list_is_paged(site: Site) -> None:
     ids = [await site.upload() for _ in range(5)]
-    seen, cursor = [], ""
+    seen: list[str] = []
+    cursor: str | None = ""
     while cursor is not None:
         query = f"&cursor={cursor}" if cursor else ""
         page = (await site.get(f"/listRequests?limit=2{query}")).json()

@@ -60,9 +60,9 @@ function pictures(image) {
   const view = h("div", { class: "view" }, box);
   const frame = h("div", { class: "frame" }, view);
   const { width = 4, height = 3 } = image.width ? image : {};
-  box.style.setProperty("--ratio", Math.min(4, Math.max(0.3, width / height)));
-  box.style.setProperty("--width", `${Math.max(320, image.width ?? 320)}px`);
-  box.style.setProperty("--natural", `${width}px`);
+  frame.style.setProperty("--ratio", Math.min(4, Math.max(0.3, width / height)));
+  frame.style.setProperty("--width", `${Math.max(320, image.width ?? 320)}px`);
+  frame.style.setProperty("--natural", `${width}px`);
   const slider = after && sliderFor(image, frame, view, box);
   const lost = h("p", { class: "lost", hidden: true }, "Your browser could not load the original from its address. The service itself may well have reached it.");
   before?.addEventListener("error", () => {

@@ -127,7 +127,7 @@ class RequestPage {
   forecast(progress, done) {
     const rate = this.#rate.perSecond;
     const left = progress.etaSeconds ?? (rate ? (progress.total - done) / rate : null);
-    const speed = rate && (rate >= 1 ? `${count(Math.round(rate))} images/s` : `${Math.max(1, Math.round(rate * 60))} images/min`);
+    const speed = rate && (rate >= 1 ? `${many(Math.round(rate), "image")}/s` : `${many(Math.max(1, Math.round(rate * 60)), "image")}/min`);
     const parts = [speed, left !== null && roughly(left)].filter(Boolean);
     return parts.length ? parts.join(" · ") : progress.processing || done ? "Working…" : "Waiting for its turn…";
   }

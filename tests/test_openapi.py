@@ -1,0 +1,167 @@
+"""What the API says of itself, held against what it does."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imgsvc.config import ServerConfig
+from imgsvc.web.answers import RequestList, RequestStatus
+from imgsvc.web.app import Access, routes
+from imgsvc.web.auth import Keys
+from imgsvc.web.described import OPERATIONS, RAW_UPLOAD
+from imgsvc.web.openapi import document
+from imgsvc.web.operations import OperationsApi
+from imgsvc.web.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.origins import Origins
+from imgsvc.web.problems import PROBLEMS
+from imgsvc.web.uploads import RAW_TYPES
+from tests.site import Site, opened
+
+KEYS = {"api_keys": ["k"]}
+UNDESCRIBED = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(tmp_path) as site:
+        yield site
+
+
+def references(node: Any) -> set[str]:
+    if isinstance(node, dict):
+        found = {node["$ref"]} if "$ref" in node else set()
+        return found.union(*map(references, node.values()))
+    return set().union(*map(references, node)) if isinstance(node, list) else set()
+
+
+async def test_every_route_is_described_and_no_other(site: Site) -> None:
+    parts = site.service.parts
+    origins, keys = Origins(ServerConfig()), Keys([])
+    table = routes(parts, origins, keys, OperationsApi(parts.health, parts.metrics))
+    served = {
+        (route.method.lower(), route.path.replace("request_id", "requestId")): route.access
+        for route in table
+        if route.path not in UNDESCRIBED
+    }
+    described = {(o.method, o.path): o for o in OPERATIONS}
+    assert served.keys() == described.keys()
+    for call, access in served.items():
+        operation = described[call]
+        assert operation.public is (access in {Access.PUBLIC, Access.SUPERVISOR})
+        assert operation.always is (access is not Access.API)
+
+
+def test_all_references_lead_somewhere() -> None:
+    for with_keys in (True, False):
+        described = document(with_keys=with_keys)
+        schemas = {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
+        assert references(described) <= schemas
+
+
+def test_the_options_are_those_that_are_parsed() -> None:
+    paths = document(with_keys=False)["paths"]
+    for model, path, method in (
+        (UploadFields, "/processImages", "post"),
+        (StatusQuery, "/checkStatus/{requestId}", "get"),
+        (ListQuery, "/listRequests", "get"),
+    ):
+        parameters = paths[path][method]["parameters"]
+        named = {p["name"] for p in parameters if p["in"] == "query"}
+        assert named == {str(field.alias) for field in model.model_fields.values()}
+        for parameter in parameters:
+            assert "type" in parameter["schema"] or "enum" in parameter["schema"], parameter
+            assert parameter["description"]
+
+
+def test_every_refusal_is_described_as_a_problem() -> None:
+    for item in document(with_keys=True)["paths"].values():
+        for operation in item.values():
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"]
+                    assert int(status) in {code for code, _ in PROBLEMS.values()}
+
+
+def test_the_types_of_an_upload() -> None:
+    assert RAW_UPLOAD == RAW_TYPES
+
+
+def test_keys_are_spoken_of_where_there_are_any() -> None:
+    assert "securitySchemes" not in document(with_keys=False)["components"]
+    described = document(with_keys=True)
+    assert set(described["components"]["securitySchemes"]) == {"bearer", "header", "cookie"}
+    upload = described["paths"]["/processImages"]["post"]
+    assert upload["security"]
+    assert "401" in upload["responses"]
+    image = described["paths"]["/images/{file}"]["get"]
+    assert image["security"] == []
+    assert "401" not in image["responses"]
+
+
+async def test_it_is_served_with_the_address_it_was_asked_at(tmp_path: Path) -> None:
+    async with opened(tmp_path, server=KEYS) as site:
+        described = (await site.get("/openapi.json", {"Host": "img.example:81"})).json()
+        assert described["openapi"] == "3.1.0"
+        assert described["servers"] == [{"url": "http://img.example:81"}]
+        collection = (await site.get("/postman.json", {"Host": "img.example:81"})).json()
+        assert collection["info"]["schema"].endswith("/v2.1.0/collection.json")
+        variables = {v["key"]: v["value"] for v in collection["variable"]}
+        assert variables["baseUrl"] == "http://img.example:81"
+        assert variables["apiKey"] == ""
+
+
+async def test_answers_are_what_is_described(site: Site) -> None:
+    request_id = await site.upload(query="?webhookUrl=https://x.example/hook")
+    claims = await site.claim()
+    await site.complete(claims[:1])
+    await site.fail(claims[1:])
+    answer = await site.get(f"/checkStatus/{request_id}?format=json")
+    RequestStatus.model_validate_json(answer.body, strict=True)
+    RequestList.model_validate_json((await site.get("/listRequests")).body, strict=True)
+
+
+async def test_the_collection_calls_what_there_is(site: Site) -> None:
+    collection = (await site.get("/postman.json")).json()
+    described = {(o.method.upper(), re.sub(r"{\w+}", "*", o.path)) for o in OPERATIONS}
+    called = set()
+    for item in collection["item"]:
+        url = item["request"]["url"]
+        if url.startswith("{{baseUrl}}"):
+            path = url.removeprefix("{{baseUrl}}").partition("?")[0].replace("{{requestId}}", "*")
+            called.add((item["request"]["method"], path))
+    assert called <= described
+    wanted = {path for _, path in described if path.startswith(("/process", "/check", "/download"))}
+    assert wanted <= {path for _, path in called}
+
+
+@pytest.mark.external
+@pytest.mark.skipif(shutil.which("newman") is None, reason="newman is not here")
+async def test_the_collection_runs_as_it_is(site: Site, tmp_path: Path) -> None:
+    import asyncio  # noqa: PLC0415
+
+    async def process() -> None:
+        while True:
+            if claims := await site.claim():
+                await site.complete(claims)
+            await asyncio.sleep(0.05)
+
+    processing = asyncio.create_task(process())
+    file = tmp_path / "collection.json"
+    file.write_text(json.dumps((await site.get("/postman.json")).json()))
+    done = await asyncio.to_thread(
+        subprocess.run,
+        ["newman", "run", str(file), "--bail"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    processing.cancel()
+    assert done.returncode == 0, done.stdout

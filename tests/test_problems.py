@@ -1,0 +1,146 @@
+"""One error form, from any route, for anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from imgsvc.database.connection import DatabaseFull, DatabaseUnavailable
+from imgsvc.errors import Fault, FaultCode, Refusal, RefusalCode
+from imgsvc.storage.files import StorageFull
+from imgsvc.web.answers import Problem
+from imgsvc.web.problems import PROBLEMS, problem_response
+from tests.site import Site, opened
+
+JSON = "application/problem+json"
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(tmp_path) as site:
+        yield site
+
+
+def test_every_refusal_has_a_status_and_a_title() -> None:
+    assert set(PROBLEMS) == set(RefusalCode)
+    for status, title in PROBLEMS.values():
+        assert 400 <= HTTPStatus(status) < 600
+        assert title
+
+
+@pytest.mark.parametrize("code", RefusalCode)
+def test_a_problem_is_what_the_description_says(code: RefusalCode) -> None:
+    fault = Fault(FaultCode.TOO_LONG, "Shorten it.", row=3, column="Product Name", value="\ud800é")
+    response = problem_response(Refusal(code, "Because.", faults=[fault], fault_count=200))
+    assert response.headers["Content-Type"] == JSON
+    assert isinstance(response.body, bytes)
+    problem = Problem.model_validate_json(response.body.replace(b"\\ud800", b""))
+    assert problem.type == f"urn:imgsvc:problem:{code}"
+    assert problem.status == response.status
+    assert problem.error_count == 200
+    assert ("Retry-After" in response.headers) is (response.status in {429, 503})
+
+
+async def test_what_is_not_there(site: Site) -> None:
+    for path in ("/nowhere", "/processImages/", "/static/nothing.js", "/checkStatus", "//", "/%00"):
+        answer = await site.get(path)
+        assert answer.status == 404, path
+        assert answer.problem()["type"] == "urn:imgsvc:problem:not-found"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/processImages", "POST"),
+        ("PUT", "/processImages", "POST"),
+        ("OPTIONS", "/processImages", "POST"),
+        ("TRACE", "/listRequests", "GET, HEAD"),
+        ("POST", "/checkStatus/x", "GET, HEAD"),
+        ("PATCH", "/session", "POST, DELETE"),
+        ("GET", "/deleteRequest/x", "DELETE"),
+        ("POST", "/", "GET, HEAD"),
+        ("PROPFIND", "/", "GET, HEAD"),
+    ],
+)
+async def test_a_wrong_method(site: Site, method: str, path: str, allow: str) -> None:
+    answer = await site.call(method, path)
+    assert answer.status == 405
+    assert answer.headers["Allow"] == allow
+    answer.problem()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 20_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"POST /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        b"POST /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+async def test_what_is_no_http(site: Site, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    answer = await site.raw(sent)
+    assert answer.split(b" ", 2)[1] == b"400"
+    assert f"Content-Type: {JSON}".encode() in answer
+    assert b'"type": "urn:imgsvc:problem:bad-request"' in answer
+    assert b"nosniff" in answer
+    assert b"Python" not in answer
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        (RuntimeError("secret detail"), 500, "internal"),
+        (TimeoutError("secret detail"), 500, "internal"),
+        (DatabaseUnavailable("secret detail"), 503, "unavailable"),
+        (DatabaseFull("secret detail"), 503, "storage-full"),
+        (StorageFull("secret detail"), 503, "storage-full"),
+    ],
+)
+async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    case: tuple[Exception, int, str],
+) -> None:
+    error, status, code = case
+
+    async def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(site.service.snapshots, "list_requests", fail)
+    answer = await site.get("/listRequests")
+    assert answer.status == status
+    assert answer.problem()["type"] == f"urn:imgsvc:problem:{code}"
+    assert ("Retry-After" in answer.headers) is (status == 503)
+    assert b"secret" not in answer.body
+    assert b"Traceback" not in answer.body
+    assert "secret detail" in caplog.text
+    assert ("Traceback" in caplog.text) is (status == 500)
+
+
+async def test_an_answer_that_breaks_half_way_is_cut_off(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise RuntimeError("a bug")
+
+    request_id = await site.upload()
+    monkeypatch.setattr("imgsvc.web.requests.RequestsApi._event", fail)
+    call = f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    try:
+        answer = await site.raw(call.encode())
+    except ConnectionResetError:
+        return
+    assert answer.count(b"HTTP/1.1 ") <= 1
+    assert b"0\r\n\r\n" not in answer

@@ -1,0 +1,167 @@
+"""Routes, and what every answer has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imgsvc.processing.health import State
+from imgsvc.web.pages import STATIC
+from tests.site import ROWS, Site, body_of, opened
+
+UNKNOWN = "0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1"
+CSV = {"Content-Type": "text/csv"}
+EVERY = [
+    ("GET", "/"),
+    ("GET", "/docs"),
+    ("GET", "/static/app.js"),
+    ("GET", "/static/sample.csv"),
+    ("GET", "/openapi.json"),
+    ("GET", "/postman.json"),
+    ("GET", "/health/live"),
+    ("GET", "/health/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/listRequests"),
+    ("GET", f"/checkStatus/{UNKNOWN}"),
+    ("GET", f"/images/{'0' * 32}.jpg"),
+    ("GET", "/nowhere"),
+    ("PUT", "/"),
+    ("POST", "/processImages"),
+]
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    async with opened(tmp_path) as site:
+        yield site
+
+
+@pytest.mark.parametrize(("method", "path"), EVERY)
+async def test_every_answer_is_hardened(site: Site, method: str, path: str) -> None:
+    headers = (await site.call(method, path)).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert headers["Server"] == "imgsvc"
+    assert "Cache-Control" in headers
+
+
+async def test_the_pages_policy_lets_in_nothing_foreign(site: Site) -> None:
+    policy = (await site.get("/")).headers["Content-Security-Policy"]
+    assert "script-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/static/app.js", "/static/base.css"])
+async def test_pages_are_cached_and_asked_for_again(site: Site, path: str) -> None:
+    answer = await site.get(path)
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "no-cache"
+    again = await site.get(path, {"If-None-Match": answer.headers["ETag"]})
+    assert (again.status, again.body) == (304, b"")
+    head = await site.call("HEAD", path)
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["Content-Length"] == str(len(answer.body))
+
+
+async def test_all_static_files_are_served_and_no_others(site: Site) -> None:
+    for file in STATIC.rglob("*"):
+        if file.is_file():
+            answer = await site.get(f"/static/{file.relative_to(STATIC).as_posix()}")
+            assert (answer.status, answer.body) == (200, file.read_bytes())
+    for path in ("..%2fapp.py", "%2fetc%2fpasswd", "", "nothing"):
+        assert (await site.get(f"/static/{path}")).status == 404
+
+
+async def test_pages_link_to_what_is_there(site: Site) -> None:
+    for page in ("/", "/docs"):
+        text = (await site.get(page)).body.decode()
+        for link in re.findall(r'(?:src|href)="([^"#]+)"', text):
+            assert not re.match(r"[a-z]+:|/", link), "relative, so that a path prefix works"
+            assert (await site.get(f"/{link.removeprefix('./')}")).status == 200, link
+
+
+async def test_health(site: Site) -> None:
+    for path in ("/health/live", "/health/ready"):
+        answer = await site.get(path)
+        assert (answer.status, answer.json()) == (200, {"status": "ok"})
+        assert answer.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.STOPPING])
+async def test_while_it_starts_or_stops(site: Site, state: State) -> None:
+    request_id = await site.upload()
+    await site.complete(await site.claim())
+    output = (await site.get(f"/checkStatus/{request_id}")).body.decode().split(site.url)[1]
+    site.service.monitor.state = state
+    for method, path in (
+        ("POST", "/processImages"),
+        ("GET", f"/checkStatus/{request_id}"),
+        ("GET", f"/watchStatus/{request_id}"),
+        ("GET", "/listRequests"),
+        ("POST", f"/cancelRequest/{request_id}"),
+        ("GET", "/health/ready"),
+    ):
+        answer = await site.call(method, path)
+        assert answer.status == 503
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert state in answer.problem()["detail"]
+    for path in ("/health/live", "/metrics", "/", "/openapi.json", output.split(",")[0]):
+        assert (await site.get(path)).status == 200, path
+    site.service.monitor.state = State.RUNNING
+
+
+async def test_ready_says_what_is_wrong(tmp_path: Path) -> None:
+    async with opened(tmp_path, storage={"min_free_bytes": 2**62}) as site:
+        answer = await site.get("/health/ready")
+        assert answer.status == 503
+        assert "the disk is full" in answer.problem()["detail"]
+        assert (await site.get("/listRequests")).status == 200, "reading goes on"
+
+
+async def test_metrics(site: Site) -> None:
+    await site.upload()
+    answer = await site.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain")
+    assert b'imgsvc_uploads_total{outcome="accepted"} 1.0' in answer.body
+
+
+async def test_a_path_prefix_is_there_with_and_without(tmp_path: Path) -> None:
+    async with opened(tmp_path, server={"public_url": "http://127.0.0.1/a/b/"}) as site:
+        for prefix in ("/a/b", ""):
+            assert (await site.get(f"{prefix}/listRequests")).status == 200
+            assert (await site.get(f"{prefix}/")).status == 200
+            assert (await site.get(f"{prefix}/static/app.js")).status == 200
+            answer = await site.post(f"{prefix}/processImages", body_of(), CSV)
+            assert answer.status == 201
+            assert answer.headers["Location"].startswith("/a/b/checkStatus/")
+            assert (await site.call("PUT", f"{prefix}/")).status == 405
+        folder = await site.get("/a/b")
+        assert (folder.status, folder.headers["Location"]) == (308, "/a/b/")
+        assert (await site.get("/a")).status == 404
+
+
+async def test_calls_share_a_connection(site: Site) -> None:
+    call = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = call.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    answer = await site.raw(call + call + last)
+    assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+async def test_a_refused_body_that_is_all_there_keeps_the_connection(site: Site) -> None:
+    body = body_of(ROWS)
+    call = f"PUT /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    last = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    answer = await site.raw(call.encode() + body + last)
+    assert answer.startswith(b"HTTP/1.1 405 ")
+    assert answer.count(b"HTTP/1.1 200 OK") == 1
+
+
+async def test_a_query_is_not_for_pages(site: Site) -> None:
+    assert (await site.get("/?utm_source=x")).status == 200
+    assert (await site.get("/static/app.js?v=1")).status == 200
