@@ -65,6 +65,13 @@ def test_a_dropped_file_is_taken(visit: Visit, service: Service, origin: Origin)
     expect(page.locator(".file-card")).to_contain_text("4 products, 8 images")
 
 
+def test_the_sample_is_in_order(visit: Visit, service: Service) -> None:
+    page = visit(service.url).page
+    page.get_by_role("button", name="Try the sample").click()
+    expect(page.locator(".file-card")).to_contain_text("7 products, 10 images")
+    expect(page.locator(".file-card")).to_contain_text("in order")
+
+
 def test_faults_are_shown_in_the_files_own_rows(visit: Visit, service: Service) -> None:
     visitor = visit(service.url)
     page = visitor.page
@@ -127,7 +134,9 @@ def test_nothing_from_a_file_becomes_markup(visit: Visit, service: Service, orig
 def test_before_and_after_under_the_slider(visit: Visit, service: Service, origin: Origin) -> None:
     visitor = visit(service.url)
     page = visitor.page
-    visitor.upload(products(origin, 1))
+    visitor.upload(
+        table([(1, "Product 1", [origin.photo(2, "jpg", "?w=1600&h=1200"), origin.photo(3)])])
+    )
     visitor.finished("Done")
     fetched = origin.hits("/photo/2.jpg")
     expect(visitor.cards.first.locator("img")).to_be_visible()
@@ -145,8 +154,11 @@ def test_before_and_after_under_the_slider(visit: Visit, service: Service, origi
     assert dialog.locator(".pictures").evaluate("e => e.style.getPropertyValue('--split')") == "51%"
     box = dialog.locator(".pictures").bounding_box()
     assert box is not None
+    assert box["width"] > 600, "the picture has the room that there is"
     page.mouse.click(box["x"] + box["width"] * 0.25, box["y"] + box["height"] / 2)
     assert abs(int(slider.input_value()) - 25) <= 1
+    dialog.get_by_role("button", name="Actual size").click()
+    assert dialog.locator(".pictures").evaluate("e => e.clientWidth") == 1600
     dialog.get_by_role("button", name="Next image").click()
     expect(dialog.get_by_text("2 of 2", exact=False).first).to_be_visible()
     page.keyboard.press("Escape")
@@ -203,8 +215,10 @@ def test_without_events_it_asks_again_and_again(
     visitor.page.route("**/watchStatus/*", lambda route: route.fulfill(status=500))
     visitor.upload(table([(1, "Held", held)]))
     visitor.finished("Working")
+    expect(visitor.page.locator(".card.processing")).to_have_count(1)
     origin.open_gate("go")
     visitor.finished("Done")
+    expect(visitor.page.locator(".card.completed")).to_have_count(1)
 
 
 def test_a_refused_upload_can_be_sent_again_without_a_second_request(
