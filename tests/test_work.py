@@ -81,11 +81,14 @@ async def test_requests_share_each_claim(books: Books) -> None:
     assert counts == {large.key: 15, middle.key: 15}
 
 
-@pytest.mark.parametrize(("limit", "room"), [(1, 100), (2, 100), (20, 1), (20, 2)])
+@pytest.mark.parametrize(
+    ("requests", "limit", "room"),
+    [(5, 1, 100), (5, 2, 100), (5, 20, 1), (5, 20, 2), (5, 20, 6), (2, 4, 3), (2, 3, 100)],
+)
 async def test_each_request_has_its_turn_however_little_room_there_is(
-    books: Books, limit: int, room: int
+    books: Books, requests: int, limit: int, room: int
 ) -> None:
-    keys = {(await books.accept(urls(50))).key for _ in range(5)}
+    keys = {(await books.accept(urls(50))).key for _ in range(requests)}
     counts: Counter[int] = Counter()
     for _ in range(10):
         claims = await books.claim(limit=limit, room=room)
@@ -157,6 +160,20 @@ async def test_one_look_is_bounded_and_the_next_goes_on(
         assert due is not None
         assert due <= time.time(), "there is more to look at"
     assert [claim.url for claim in claims] == ["http://h77.example/"]
+
+
+async def test_requests_that_cannot_go_on_hide_no_other(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "MOST_LOOKS", 7)
+    for _ in range(40):
+        await books.accept(urls(1, "dead"))
+    request = await books.accept(urls(2, "live"))
+    dead = origin_key("http://dead.example:80")
+    claims: list[Claim] = []
+    for _ in range(8):
+        claims += await books.work.claim(3, lambda origin: int(origin != dead), 1e12)
+    assert {claim.request_key for claim in claims} == {request.key}
 
 
 @given(

@@ -15,8 +15,8 @@ from imgsvc.models import Claim
 
 T = TypeVar("T")
 
-MOST_LOOKS = 1_000
-"""Origins that one claim looks at, at most; the next one goes on where it stopped."""
+MOST_LOOKS = 250
+"""Origins that one claim looks at, at most (a few milliseconds); the next goes on from there."""
 SIBLINGS = 2_000
 """Images of one URL that are claimed, or finished, in one transaction."""
 REMEMBERED = 10_000
@@ -118,23 +118,27 @@ class _Claiming:
         self._now = now
         self._turns = turns
         self._looks = MOST_LOOKS
+        self._looked_at = 0
         self._claims: list[Claim] = []
         self._crowded: dict[tuple[int, str], Claim] = {}
         self._taken_at: Counter[int] = Counter()
         self._taken_of: Counter[int] = Counter()
 
     def run(self) -> Claimed:
-        left, first, last = self._limit, None, None
+        left = self._limit
+        served: list[int] = []
         for requests in self._in_turn():
             for request, taken in deal(left, requests, self._take):
                 left -= taken
-                first, last = first or request, request
+                served.append(request.key)
             if left <= 0 or self._looks <= 0:
                 break
-        if last is not None and first is not None:
-            # Where room ran out before everybody had some, the one after the first had none.
-            self._turns.request = (first if left > 0 else last).key
         self._count()
+        if served:
+            # Where room ran out before all had some, the one after the first had least.
+            self._turns.request = served[0] if left > 0 else served[-1]
+        elif self._looks <= 0:
+            self._turns.request = self._looked_at
         return Claimed(self._claims, self._looks <= 0, list(self._crowded.values()))
 
     def _in_turn(self) -> Iterator[list[_Request]]:
@@ -156,6 +160,8 @@ class _Claiming:
 
     def _take(self, request: _Request, wanted: int) -> int:
         """Claim at most `wanted` images of a request, its origins taking turns."""
+        if self._looks > 0:
+            self._looked_at = request.key
         origins = self._origins(request, wanted)
         taken = 0
         for origin, count in deal(
