@@ -225,7 +225,7 @@ class _Upload:
     async def _stage(self, rows: list[Product]) -> None:
         if self._request_key is None:
             columns = self._reader.columns
-            assert columns is not None, "rows come after their header"
+            assert columns is not None, "rows come after their header"  # noqa: S101
             self._request_key = await self._uploads.begin(columns)
         await self._uploads.stage(self._request_key, rows)
 
@@ -241,7 +241,7 @@ class _Upload:
             )
 
     async def _accept(self, given: UploadOptions, idempotency_key: str | None) -> Request:
-        assert self._request_key is not None, "a table without faults has rows"
+        assert self._request_key is not None, "a good table has rows"  # noqa: S101
         idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _fingerprint(self._digest.digest(), given))

@@ -81,7 +81,7 @@ def missing_files(service: Service, ids: list[str]) -> list[str]:
     database.close()
     files = {p.name for p in (service.data_dir / "outputs").rglob("*") if p.is_file()}
     problems += [f"{name} belongs to nobody" for name in files - names]
-    leftovers = [p for p in service.data_dir.rglob("*") if p.is_file() and "tmp" in p.parts]
+    leftovers = service.data_dir.rglob("*.tmp")
     problems += [f"{path} is left over" for path in leftovers]
     return problems
 
