@@ -32,7 +32,7 @@ COMPRESS = "imgsvc.images.codec:compress_image"
 MESSAGE_IMAGES = 8
 MESSAGE_BYTES = 512 * 2**10
 """Small images travel together up to these; a larger one travels alone."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 """Seconds between the tries to start a worker that does not come up."""
 
 
@@ -231,9 +231,10 @@ class Pool:
         self._starting.add(worker)
         try:
             await self._in_thread(worker.start)
-        except Exception as error:  # whatever it is, the slot must come back
+        except Exception as error:  # noqa: BLE001 - whatever it is, the slot must come back
             if not self._closing.is_set():
-                log.exception("a worker did not start", exc_info=error)
+                reason = f"{type(error).__name__}: {error}"
+                log.error("a worker did not start", extra={"reason": reason})  # noqa: TRY400
             await self._in_thread(worker.bury)
             return False
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import os
 import signal
 import sys
 from collections import deque
@@ -78,6 +79,7 @@ class Worker:
         )
         self._processes: list[BaseProcess] = []
         self._next = 1
+        self._pidfd: int | None = None
         self._killed = False
         self.messages: deque[Message] = deque()
         self.died = asyncio.Event()
@@ -97,6 +99,7 @@ class Worker:
         # has read a message (up to Python 3.11.5) leaves it writing.
         self._executor._result_queue._writer.close()  # type: ignore[attr-defined]
         self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
+        self._pidfd = _open_pidfd(self.pid)
         if self._killed:
             self.kill()
         ready.result(START_SECONDS)
@@ -172,7 +175,10 @@ class Worker:
         self._killed = True
         for process in self._processes:
             with suppress(OSError, ValueError):
-                process.kill()
+                if self._pidfd is not None:
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                else:
+                    process.kill()
 
     def bury(self) -> int | None:
         """Let go of everything; return the exit code (negative: a signal). Blocks for a moment.
@@ -181,7 +187,24 @@ class Worker:
         """
         self.kill()
         self._executor.shutdown(wait=True)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
         return self._processes[0].exitcode if self._processes else None
+
+
+def _open_pidfd(pid: int | None) -> int | None:
+    """A handle of the process itself, where there are such handles.
+
+    Where the fork server was killed, multiprocessing takes its workers for dead and signals them no
+    more; their numbers alone may be another process's by then.
+    """
+    if pid is None or not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # it is gone already, or the kernel is older
+        return None
 
 
 def worker_context(preload: Sequence[str]) -> BaseContext:
