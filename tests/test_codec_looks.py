@@ -371,6 +371,18 @@ def test_apngs_with_every_disposal_and_blend(disposal: int, blend: int) -> None:
         assert apart(image, frame) < NEAR
 
 
+@pytest.mark.parametrize("quality", [1, 2, 50])
+def test_what_vanishes_from_a_gif_is_transparent_to_every_reader(quality: int) -> None:
+    frames = []
+    for number in range(4):
+        frame = Image.new("RGBA", (320, 240))
+        frame.paste(photograph(3, 80, 60), (40 * number, 30 * number))
+        frames.append(frame)
+    data = film(frames, "GIF", duration=50, disposal=2)
+    for (image, _), frame in zip(shown(compressed(data, quality).data), frames, strict=True):
+        assert apart(alpha_of(image), alpha_of(frame)) == 0
+
+
 def test_equal_frames_keep_their_time() -> None:
     frames = [PHOTO, PHOTO, PHOTO, photograph(6, 96, 64)]
     for form in ("WEBP", "PNG", "GIF"):

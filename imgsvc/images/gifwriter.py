@@ -104,7 +104,12 @@ def _around(one: Box, other: Box) -> Box:
 def _indices(patch: _Patch, shared: list[palette.Colour] | None, colours: int) -> Image.Image:
     if shared is not None:
         return palette.index(patch.image, shared)
-    return palette.reduce([patch.image], colours)[0]
+    indices = palette.reduce([patch.image], colours)[0]
+    if patch.disposal == _CLEAR and palette.CLEAR not in palette.entries(indices):
+        # Pillow clears a frame's place to the background colour unless it has a transparent one
+        indices = palette.reduce([patch.image], colours - 1)[0]
+        palette.with_palette(indices, [*palette.entries(indices), palette.CLEAR])
+    return indices
 
 
 def _head(size: tuple[int, int], indices: Image.Image, plays: int) -> list[bytes]:

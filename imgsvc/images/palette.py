@@ -30,7 +30,7 @@ CLEAR: Colour = b"\0\0\0\0"
 
 def reduce(images: Sequence[Image.Image], colours: int) -> list[Image.Image]:
     """The pictures (L, LA, RGB or RGBA, equally large) in mode P, with one palette for all of them,
-    of at most `colours` (2 to 256) entries."""
+    of at most `colours` (1 to 256) entries."""
     if all(image.mode == "L" for image in images):
         return _reduce_grey(images, colours)
     images = [without_idle_alpha(image) for image in images]
@@ -63,10 +63,11 @@ def index(image: Image.Image, table: Sequence[Colour]) -> Image.Image:
     places = {int.from_bytes(colour, sys.byteorder): place for place, colour in enumerate(table)}
     pixels = memoryview(image.convert("RGBA").tobytes()).cast("I")
     indices = Image.frombytes("P", image.size, bytes(map(places.__getitem__, pixels)))
-    return _with_palette(indices, table)
+    return with_palette(indices, table)
 
 
-def _with_palette(indices: Image.Image, table: Sequence[Colour]) -> Image.Image:
+def with_palette(indices: Image.Image, table: Sequence[Colour]) -> Image.Image:
+    """The picture in mode P, its palette replaced."""
     if all(colour[3] == 255 for colour in table):
         indices.putpalette(b"".join(colour[:3] for colour in table), "RGB")
     else:
@@ -104,7 +105,7 @@ def _reduce_grey(images: Sequence[Image.Image], colours: int) -> list[Image.Imag
     nearest = bytes(min(range(len(used)), key=lambda i: abs(used[i] - v)) for v in range(256))
     table = [bytes((level, level, level, 255)) for level in used]
     return [
-        _with_palette(Image.frombytes("P", image.size, image.tobytes().translate(nearest)), table)
+        with_palette(Image.frombytes("P", image.size, image.tobytes().translate(nearest)), table)
         for image in images
     ]
 
@@ -151,7 +152,7 @@ def _reduce_rgba(image: Image.Image, colours: int) -> Image.Image:
         shifted = inks.tobytes().translate(bytes(min(255, i + shift) for i in range(256)))
         indices.paste(Image.frombytes("P", image.size, shifted), mask=mask)
         table += [entry[:3] + bytes([level]) for entry in entries(inks)[:share]]
-    return _with_palette(indices, table)
+    return with_palette(indices, table)
 
 
 def _bands(counts: Sequence[int], colours: int) -> Iterator[tuple[int, int, int]]:
