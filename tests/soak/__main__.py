@@ -1,4 +1,4 @@
-"""Long trials, run by hand: `python -m tests.soak kills|workers|disk|memory|latency|hosts|watchers`.
+"""Long trials, run by hand: `python -m tests.soak kills turns …`; without names, all of them.
 
 Each prints what it saw, and ends with exit code 1 where a promise did not hold.
 """
@@ -21,6 +21,7 @@ TRIALS: dict[str, Callable[[Path], list[str]]] = {
     "upload": load.large_upload,
     "answers": load.answers_under_load,
     "watchers": load.watchers,
+    "turns": fetching.fair_turns,
     "latency": fetching.latency,
     "hosts": fetching.dead_host,
     "endless": fetching.endless_bodies,

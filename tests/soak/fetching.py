@@ -7,6 +7,8 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.bench.corpus import MIXES
@@ -44,28 +46,58 @@ def _seconds(
         service.close()
 
 
-def latency(folder: Path) -> list[str]:
-    """2,000 images from an origin with 100 ms of latency: 64 at a time beside one at a time."""
-    root = corpus(MIXES["s"])
+@contextmanager
+def _quick_origin(latency: float) -> Iterator[str]:
+    """The benchmark's origin; gives its base URL."""
+    corpus(MIXES["mix"])
     origin = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.origin", str(root), "0.1"],
+        [sys.executable, "-m", "tests.bench.origin", str(corpus(MIXES["s"])), str(latency)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert origin.stdout is not None
-    base = f"http://127.0.0.1:{int(origin.stdout.readline())}/s"
     try:
-        urls = [f"{base}/{n}.jpg" for n in range(2_000)]
-        many = _seconds(folder, "many", {"per_host": 64, "concurrency": 64}, urls)
-        one = _seconds(folder, "one", {"per_host": 64, "concurrency": 1}, urls[:200]) * 10
-        print(
-            f"64 at once {many:.1f} s, one by one {one:.1f} s (200 of them × 10): {one / many:.1f} ×"
-        )
-        return [f"only {one / many:.1f} ×"] if one / many < 8 else []
+        yield f"http://127.0.0.1:{int(origin.stdout.readline())}"
     finally:
         origin.terminate()
         origin.communicate()
+
+
+def fair_turns(folder: Path) -> list[str]:
+    """10 images alone, and beside 50,000 others that came first."""
+    with _quick_origin(0.0) as base:
+        service = Service(folder, {"log": {"level": "info"}})
+        service.start()
+        try:
+            alone = [_small(service, base, n) for n in range(5)]
+            rows = [(n, f"P{n}", f"{base}/{'sml'[n % 3]}/{n}.jpg") for n in range(50_000)]
+            large = service.upload(table(rows))
+            beside = [_small(service, base, n) for n in range(5, 15)]
+            progress = service.status(large, "?products=false")["progress"]
+        finally:
+            service.close()
+    worst, median = max(beside), statistics.median(alone)
+    print(f"alone {median:.2f} s, beside {sorted(beside)}; {progress['pending']} still wait")
+    return [f"{worst:.2f} s"] if worst > 2 * median + 1 else []
+
+
+def _small(service: Service, base: str, number: int) -> float:
+    rows = [(n, "small", f"{base}/m/{1_000_000 + number * 10 + n}.jpg") for n in range(10)]
+    begun = time.perf_counter()
+    path = f"/checkStatus/{service.upload(table(rows))}?format=json&products=false&wait=60"
+    assert service.get(path).json()["status"] == "completed"
+    return time.perf_counter() - begun
+
+
+def latency(folder: Path) -> list[str]:
+    """2,000 images from an origin with 100 ms of latency: 64 at a time beside one at a time."""
+    with _quick_origin(0.1) as base:
+        urls = [f"{base}/s/{n}.jpg" for n in range(2_000)]
+        many = _seconds(folder, "many", {"per_host": 64, "concurrency": 64}, urls)
+        one = _seconds(folder, "one", {"per_host": 64, "concurrency": 1}, urls[:200]) * 10
+    print(f"64 at once {many:.1f} s, one by one {one:.1f} s (200 of them × 10): {one / many:.1f} ×")
+    return [f"only {one / many:.1f} ×"] if one / many < 8 else []
 
 
 def dead_host(folder: Path) -> list[str]:
