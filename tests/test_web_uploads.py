@@ -177,6 +177,7 @@ async def test_an_option_that_is_too_long_is_refused(site: Site) -> None:
         ("dry_run=true", "unknown_option", "dry_run"),
         ("webhookUrl=ftp://x.example/", "invalid_option", "webhookUrl"),
         ("webhookUrl=http://", "invalid_option", "webhookUrl"),
+        ("webhookUrl=", "invalid_option", "webhookUrl"),
         ("quality=30&quality=30", "repeated_option", "quality"),
     ],
 )

@@ -26,8 +26,8 @@ from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.problems import HttpRefusal
 
 MOST_WAIT_SECONDS = 60
-MOST_PRODUCTS = 1_000
-MOST_REQUESTS = 1_000
+MOST_ROWS = 1_000
+"""Products or requests of one page."""
 _SHOWN = 100
 """So much of an offending value is shown."""
 
@@ -49,7 +49,7 @@ def _whole(value: object) -> object:
 
 
 def _number(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", value):
+    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]+)?(e-?[0-9]+)?", value):
         raise ValueError("must be a number")
     return value
 
@@ -58,7 +58,9 @@ def _quality(value: object) -> Quality:
     return value if isinstance(value, Quality) else Quality.parse(str(value))
 
 
-def _webhook_url(value: str) -> str:
+def _webhook_url(value: str | None) -> str | None:
+    if value is None:
+        return None
     try:
         return parse_url(value).given
     except UrlError as error:
@@ -66,8 +68,12 @@ def _webhook_url(value: str) -> str:
 
 
 Truth = Annotated[bool, BeforeValidator(_truth)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Number = Annotated[float, BeforeValidator(_number)]
+Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)]
+Limit = Annotated[int, Field(ge=1, le=MOST_ROWS), BeforeValidator(_whole)]
+Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
+Wait = Annotated[
+    float, Field(ge=0, le=MOST_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_number)
+]
 
 
 class Options(BaseModel):
@@ -91,7 +97,7 @@ class UploadFields(Options):
 
     webhook_url: Annotated[
         str | None,
-        AfterValidator(lambda value: value and _webhook_url(value)),
+        AfterValidator(_webhook_url),
         Field(
             description="Is called once the request has finished. http or https.",
             json_schema_extra={"format": "uri", "maxLength": 8_192},
@@ -133,10 +139,8 @@ class StatusQuery(Options):
         ),
     ] = None
     wait: Annotated[
-        Number | None,
+        Wait | None,
         Field(
-            ge=0,
-            le=MOST_WAIT_SECONDS,
             description="Answer once something has changed since the `ETag` in `If-None-Match`, or "
             "without one once the request has finished; after so many seconds at the latest.",
         ),
@@ -145,24 +149,18 @@ class StatusQuery(Options):
         False
     )
     products: Annotated[Truth, Field(description="Whether the JSON has `products`.")] = True
-    offset: Annotated[
-        Whole, Field(ge=0, le=2**53, description="The first product of the JSON's page.")
-    ] = 0
-    limit: Annotated[
-        Whole, Field(ge=1, le=MOST_PRODUCTS, description="The JSON's products, at most.")
-    ] = 100
+    offset: Annotated[Offset, Field(description="The first product of the JSON's page.")] = 0
+    limit: Annotated[Limit, Field(description="The JSON's products, at most.")] = 100
 
 
 class ListQuery(Options):
     """Which requests."""
 
     status: Annotated[Status | None, Field(description="Only requests with this status.")] = None
-    limit: Annotated[
-        Whole, Field(ge=1, le=MOST_REQUESTS, description="The requests of a page, at most.")
-    ] = 100
-    cursor: Annotated[
-        str | None, Field(description="The `nextCursor` of the page before.", max_length=200)
-    ] = None
+    limit: Annotated[Limit, Field(description="The requests of a page, at most.")] = 100
+    cursor: Annotated[Cursor | None, Field(description="The `nextCursor` of the page before.")] = (
+        None
+    )
 
 
 def query(model: type[Model], request: web.Request) -> Model:
