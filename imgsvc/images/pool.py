@@ -22,7 +22,8 @@ from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images import machine
 from imgsvc.images.blame import Blame
-from imgsvc.images.slot import PATIENCE_SECONDS, Job, Message, Worker, worker_context
+from imgsvc.images.queues import worker_context
+from imgsvc.images.slot import PATIENCE_SECONDS, Job, Message, Worker
 from imgsvc.images.worker import Answer, Bug, Setup
 from imgsvc.models import Compressed, Settings
 

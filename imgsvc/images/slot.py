@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import sys
@@ -205,18 +204,6 @@ def _open_pidfd(pid: int | None) -> int | None:
         return os.pidfd_open(pid)
     except OSError:  # it is gone already, or the kernel is older
         return None
-
-
-def worker_context(preload: Sequence[str]) -> BaseContext:
-    """How workers are started: forked from a server that has one thread and Pillow in memory.
-
-    On macOS, whose libraries do not survive a fork, each is started from nothing.
-    """
-    if sys.platform == "darwin":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    return context
 
 
 def _shield_children() -> None:
