@@ -30,15 +30,15 @@ Work = Callable[[sqlite3.Connection], T]
 """What is done in one transaction. It may be run again if the database was locked: no side effects
 but in the database, or such as may happen twice."""
 
-READERS = 4
-LONG_READERS = 2
+READERS = 8
+LONG_READERS = 6
 """Readers that snapshots may hold at once; the others stay free for short questions."""
 BUSY_SECONDS = 1.0
 """How long SQLite itself waits for another process's lock, holding the connection's thread."""
 LOCKED_SECONDS = 60.0
 """How long a call waits for such a lock in all before it gives up."""
 WRITER_CACHE_KIB = 16 * 1024
-READER_CACHE_KIB = 2 * 1024
+READER_CACHE_KIB = 1024
 CHECKPOINT_PAGES = 2_000
 """Pages in the WAL (8 MB) at which a commit moves them into the database."""
 WAL_BYTES = 64 * 2**20
@@ -97,6 +97,8 @@ class Database:
         """
         opened: list[_Connection] = []
         try:
+            # First without a thread: aiosqlite leaves one behind where connecting fails.
+            sqlite3.connect(path).close()
             opened.append(await _connect(path, _set_up_writer))
             while len(opened) <= READERS:
                 opened.append(await _connect(path, _set_up_reader))
