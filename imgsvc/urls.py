@@ -19,8 +19,11 @@ from imgsvc.models import ImageUrl
 MAX_URL_LENGTH = 8_192
 """Characters of a URL as it was given."""
 
-BLANKS = "".join(chr(n) for n in range(0x3001) if chr(n).isspace()) + "\u200b\ufeff"
-"""What is trimmed from a URL: white space, and the invisible characters that come with a paste."""
+BLANKS = "\t\r\n \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\u200b\ufeff" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
+"""What is trimmed from a URL, and separates URLs: white space, as far as it is no control character,
+and the invisible characters that come with a paste."""
 
 _MAX_HOST_LENGTH = 253
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -34,7 +37,10 @@ _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::([0-9]{0,9}))?")
 # RFC 3986 asks for [, ] and | to be encoded as well; browsers send them as they are, and so must we.
 _SENDABLE = r"[!$&-;=?-\[\]_a-z|~]"
 _TARGET = re.compile(rf"/{_SENDABLE}*+(?:%[0-9A-Fa-f]{{2}}{_SENDABLE}*+)*+")
-_NOT_SENDABLE = re.compile(rf"%(?![0-9A-Fa-f]{{2}})|[^%{_SENDABLE[1:]}+")
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_AS_SENT = tuple(
+    chr(byte) if re.match(f"%|{_SENDABLE}", chr(byte)) else f"%{byte:02X}" for byte in range(256)
+)
 
 
 class UrlError(ValueError):
@@ -110,7 +116,7 @@ def _parse(given: str) -> ImageUrl:
     if not target.startswith("/"):
         target = f"/{target}"
     shown_port = "" if port in {None, _DEFAULT_PORTS[scheme]} else f":{port}"
-    fetched = f"{scheme}://{host}{shown_port}{_NOT_SENDABLE.sub(_percent_encoded, target)}"
+    fetched = f"{scheme}://{host}{shown_port}{_as_sent(target)}"
     return ImageUrl(given, fetched, f"{scheme}://{host}:{port or _DEFAULT_PORTS[scheme]}")
 
 
@@ -231,14 +237,17 @@ def _international(host: str) -> str:
     return ".".join(labels).lower()
 
 
-def _percent_encoded(match: re.Match[str]) -> str:
+def _as_sent(target: str) -> str:
+    """Give a path and query, and percent-encode what cannot be sent. Bytes may come as surrogates."""
+    if _TARGET.fullmatch(target):
+        return target
     try:
-        data = match[0].encode("utf-8", "surrogateescape")
+        data = _STRAY_PERCENT.sub("%25", target).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise UrlError(
             FaultCode.INVALID_URL, "it has characters that are not Unicode text"
         ) from None
-    return "".join(f"%{byte:02X}" for byte in data)
+    return "".join(map(_AS_SENT.__getitem__, data))
 
 
 def _absolute(base: str, reference: str) -> str:

@@ -124,36 +124,25 @@ def test_what_a_spreadsheet_writes_comes_back_value_for_value(
 # --- any bytes ---------------------------------------------------------------------------------------
 
 PIECES = st.sampled_from(
-    [b"S. No.", b"Product Name", b"Input Image Urls", b"https://a/1.jpg", b"http://", b"ftp://x/y"]
-    + [
-        b",",
-        b";",
-        b"\t",
-        b'"',
-        b'""',
-        b"\n",
-        b"\r",
-        b"\r\n",
-        b" ",
-        b"x",
-        b"\xe9",
-        b"\xc3\xa9",
-        b"\x81",
-    ]
-    + [
-        b"\x00",
-        b"\x01",
-        b"\xef\xbb\xbf",
-        b"\xff\xfe",
-        b"\xfe\xff",
-        b"sep=",
-        b"PK\x03\x04",
-        b"Status",
-    ]
-    + [
-        b"Product Name,Input Image Urls\n",
-        b"x,https://a/1.jpg\n",
-        b"S. No.,Product Name,Input Image Urls\r",
+    [
+        *(b"S. No.", b"Product Name", b"Input Image Urls", b"Status", b"sep=", b"PK\x03\x04"),
+        *(b"https://a/1.jpg", b"http://", b"ftp://x/y", b"x", b" ", b"\xe9", b"\xc3\xa9", b"\x81"),
+        *(
+            b",",
+            b";",
+            b"\t",
+            b'"',
+            b'""',
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\x00",
+            b"\x01",
+            b"\x1c",
+            b"\xc2\x85",
+        ),
+        *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"x,https://a/1.jpg\n"),
+        *(b"Product Name,Input Image Urls\n", b"S. No.,Product Name,Input Image Urls\r"),
     ]
 )
 

@@ -148,7 +148,8 @@ def test_serial_numbers_and_names_are_kept_as_they_are() -> None:
 
 def test_further_columns_come_along_and_ours_are_dropped() -> None:
     products, reader = read(
-        "Status,Color,S. No.,Product Name,request_id,Input Image Urls,OUTPUT IMAGE URLS,Error, Size ,Color\n"
+        "Status,Color,S. No.,Product Name,request_id,Input Image Urls,OUTPUT IMAGE URLS,Error"
+        ", Size ,Color\n"
         f'partial,red,1,P,x,{A},"{B},",2: timeout, "" ,\n'
     )
     assert reader.columns is not None
@@ -335,11 +336,17 @@ def test_quotes() -> None:
         (f'1,P,{A}\n2,"P,{A}\n3,P,{A}\n', [("unclosed_quote", 3, "Product Name", None)]),
         (f'1,P,"{A}', [("unclosed_quote", 2, "Input Image Urls", None)]),
         (f'1,P,{A},"', [("unclosed_quote", 2, "Input Image Urls", None)]),
-        (f'"12" wide",P,{A}\n2,P,x\n', [("unclosed_quote", 2, "S. No.", None), ("invalid_url", 3, "Input Image Urls", "x")]),
-        (f'1,"P,{A}\n2,"P",{A}\n3,,{A}\n', [("unclosed_quote", 2, "Product Name", None), ("empty_value", 3, "Product Name", "")]),
+        (
+            f'"12" wide",P,{A}\n2,P,x\n',
+            [("unclosed_quote", 2, "S. No.", None), ("invalid_url", 3, "Input Image Urls", "x")],
+        ),
+        (
+            f'1,"P,{A}\n2,"P",{A}\n3,,{A}\n',
+            [("unclosed_quote", 2, "Product Name", None), ("empty_value", 3, "Product Name", "")],
+        ),
         (f'1,"P" "Q",{A}\n', [("unclosed_quote", 2, "Product Name", None)]),
     ],
-)  # fmt: skip
+)
 def test_quotes_that_are_not_paired(rows: str, faults: Wrong) -> None:
     assert wrong(HEADER + rows) == faults
 
@@ -353,16 +360,35 @@ def test_quotes_that_are_not_paired(rows: str, faults: Wrong) -> None:
         ("1,P, ,;\n", [("empty_value", 2, "Input Image Urls", " ,;")]),
         (f"1,{'x' * 513},{A}\n", [("too_long", 2, "Product Name", "x" * 99 + "…")]),
         ("1,P,ftp://h/a\n", [("unsupported_scheme", 2, "Input Image Urls", "ftp://h/a")]),
-        (f"1,P,http://h/{'x' * 8184}\n", [("too_long", 2, "Input Image Urls", "http://h/" + "x" * 90 + "…")]),
-        (f"1,P,{A} http:///a {B} x://y\n", [("invalid_url", 2, "Input Image Urls", "http:///a"), ("unsupported_scheme", 2, "Input Image Urls", "x://y")]),
-        (f"1,P,{' '.join([A] * 1001)}\n", [("too_many_urls", 2, "Input Image Urls", f"{A} {A} {A} {A} {A}"[:99] + "…")]),
+        (
+            f"1,P,http://h/{'x' * 8184}\n",
+            [("too_long", 2, "Input Image Urls", "http://h/" + "x" * 90 + "…")],
+        ),
+        (
+            f"1,P,{A} http:///a {B} x://y\n",
+            [
+                ("invalid_url", 2, "Input Image Urls", "http:///a"),
+                ("unsupported_scheme", 2, "Input Image Urls", "x://y"),
+            ],
+        ),
+        (
+            f"1,P,{' '.join([A] * 1001)}\n",
+            [("too_many_urls", 2, "Input Image Urls", f"{A} {A} {A} {A} {A}"[:99] + "…")],
+        ),
         (f"1,a\0b,{A}\n", [("control_character", 2, "Product Name", "a\0b")]),
         ("1,P,http://h/\x1b\n", [("control_character", 2, "Input Image Urls", "http://h/\x1b")]),
-        (f"\x07,\x7f,{A}\n", [("control_character", 2, "S. No.", "\x07"), ("control_character", 2, "Product Name", "\x7f"), ("empty_value", 2, "Product Name", "")]),
+        (
+            f"\x07,\x7f,{A}\n",
+            [
+                ("control_character", 2, "S. No.", "\x07"),
+                ("control_character", 2, "Product Name", "\x7f"),
+                ("empty_value", 2, "Product Name", ""),
+            ],
+        ),
         (f"1,ü\x85,{A}\n", [("control_character", 2, "Product Name", "ü\x85")]),
         (f"1,a\x0cb,{A}\n", [("control_character", 2, "Product Name", "a\x0cb")]),
     ],
-)  # fmt: skip
+)
 def test_faults_of_a_row(rows: str, faults: Wrong) -> None:
     assert wrong(HEADER + rows) == faults
     before = f"0,fine,{A}\n" * 3000
@@ -391,12 +417,15 @@ def test_tabs_and_line_breaks_stand_in_cells() -> None:
         (f"1,P,{A},{B}", [A, B]),
         (f"1,P,{A}, {B} ,,", [A, B]),
         (f"1,P,{A},,{B}", [A, B]),
-        ("1,P,https://cdn/w_1,h_1/a.jpg,https://cdn/w_2,h_2/b.jpg", ["https://cdn/w_1,h_1/a.jpg", "https://cdn/w_2,h_2/b.jpg"]),
+        (
+            "1,P,https://cdn/w_1,h_1/a.jpg,https://cdn/w_2,h_2/b.jpg",
+            ["https://cdn/w_1,h_1/a.jpg", "https://cdn/w_2,h_2/b.jpg"],
+        ),
         (f'1,P,"{A},",{B}', [A, B]),
         (f'1,P,{A},"https://cdn/w_1,h_1/a.jpg"', [A, "https://cdn/w_1,h_1/a.jpg"]),
         (f"1,P,,{A}", [A]),
     ],
-)  # fmt: skip
+)
 def test_lists_that_were_never_quoted(row: str, urls: list[str]) -> None:
     assert values(f"{HEADER}{row}\n")[0][2] == urls
     table = (HEADER + row + "\n").replace(",", ";")
@@ -472,8 +501,23 @@ def test_memory_is_bounded_where_a_quote_is_never_closed() -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    [b"x", b'"', b'""', b",", b'"",', b'"a"b,', b"\n", b"\r", b"\r\n", b'"\n', b"a,\n", b" ", b"\xc3\xa9", b"=;\t"],
-)  # fmt: skip
+    [
+        b"x",
+        b'"',
+        b'""',
+        b",",
+        b'"",',
+        b'"a"b,',
+        b"\n",
+        b"\r",
+        b"\r\n",
+        b'"\n',
+        b"a,\n",
+        b" ",
+        b"\xc3\xa9",
+        b"=;\t",
+    ],
+)
 @pytest.mark.parametrize("start", ["", HEADER, HEADER + '1,"', HEADER + "1,P," + A])
 def test_hostile_input_takes_linear_time(unit: bytes, start: str) -> None:
     """With quadratic time these would not end before the test's time-out."""

@@ -16,10 +16,9 @@ OUTPUT_COLUMNS = ("Output Image Urls", "Request Id", "Status", "Error")
 DELIMITERS = (",", ";", "\t")
 
 _SEPARATORS = BLANKS + ",;"
+_ANY = f"[{re.escape(_SEPARATORS)}]"
 # The look-behind makes a run of separators be looked at once, not once from each of its characters.
-_SEPARATOR = re.compile(
-    rf"(?<![{re.escape(_SEPARATORS)}])[{re.escape(_SEPARATORS)}]++(?=[A-Za-z][A-Za-z0-9+.-]*+://)"
-)
+_SEPARATOR = re.compile(rf"{_ANY}(?<!{_ANY}{_ANY}){_ANY}*+(?=[A-Za-z][A-Za-z0-9+.-]*+://)")
 
 
 def split_urls(text: str, limit: int = 0) -> list[str]:

@@ -17,6 +17,7 @@ from imgsvc.table.cells import (
     SERIAL_NUMBER,
 )
 from imgsvc.table.records import Broken, Record, Records
+from imgsvc.urls import BLANKS
 
 TITLES = {
     Role.SERIAL: SERIAL_NUMBER,
@@ -109,8 +110,6 @@ class Layout:
 
 MAX_SEARCH = 2**20
 """Characters of a header after which its delimiter is guessed from what there is."""
-
-_BLANK_LINES: tuple[list[str], ...] = ([], [""])
 
 NEEDED = {Role.NAME, Role.URLS}
 
@@ -227,7 +226,8 @@ class HeaderSearch:
             if isinstance(record, Broken) or not is_blank(record):
                 self._found[delimiter] = record
                 return
-            self.row += delimiter == DELIMITERS[0]
+            if delimiter == DELIMITERS[0]:
+                self.row += 1
 
     def _best(self) -> str:
         def sense(delimiter: str) -> tuple[bool, int, int]:
@@ -250,7 +250,7 @@ def is_hint(cells: Sequence[str]) -> bool:
 
 def is_blank(cells: list[str]) -> bool:
     """Tell a record without any value: a blank line, or empty cells that fill a sheet up."""
-    return cells in _BLANK_LINES or not any(map(str.strip, cells))
+    return not "".join(cells).strip(BLANKS)
 
 
 def _known(record: Record) -> set[Role | None]:

@@ -99,8 +99,6 @@ class TableReader:
         delimiter = self._search.feed(text)
         if delimiter is not None:
             self._begin(delimiter, products)
-        elif "\x00" in text:
-            self._refuse_binary()
 
     def _begin(self, delimiter: str, products: list[Product]) -> None:
         """Read anew, with the right delimiter now, what was read in search of it."""
@@ -143,7 +141,10 @@ class TableReader:
         """Read the first record that is not blank. Without a good header nothing else can be read."""
         row = self._row + 1
         if isinstance(record, Broken):
-            note_broken(self._faults, row, record, None)
+            if record.binary:
+                self._refuse_binary()
+            else:
+                note_broken(self._faults, row, record, None)
             self._over = True
             return
         if row == 1 and is_hint(record):

@@ -17,13 +17,17 @@ _QUOTED = re.compile(r'[^"]*+(?:""[^"]*+)*+')
 
 
 class Broken:
-    """A record that cannot be read: why, and the number of the cell (from 0) where that showed."""
+    """A record that cannot be read: why, and the number of the cell (from 0) where that showed.
 
-    __slots__ = ("cell", "code")
+    `binary` tells whether there were zero bytes in it.
+    """
+
+    __slots__ = ("binary", "cell", "code")
 
     def __init__(self, code: FaultCode, cell: int) -> None:
         self.code = code
         self.cell = cell
+        self.binary = False
 
 
 Record = list[str] | Broken
@@ -70,6 +74,7 @@ class Records:
         self._cell: io.StringIO | None = None
         self._size = 0
         self._ended = False
+        self._binary = False
         self._broken: Broken | None = None
 
     @property
@@ -144,6 +149,7 @@ class Records:
         self._size += len((taken.rstrip("\r\n") if self._ended else taken).encode())
         if self._size > MAX_RECORD_BYTES or len(self._cells) > MAX_CELLS:
             self._break(FaultCode.TOO_LONG)
+        self._binary = self._binary or "\x00" in taken
         if self._ended:
             records.append(self._end_record())
         return at
@@ -222,6 +228,8 @@ class Records:
     def _end_record(self) -> Record:
         if not self._ended:
             self._end_cell()
+        if self._broken:
+            self._broken.binary = self._binary
         record = self._broken or self._cells
         self._begin_record()
         return record

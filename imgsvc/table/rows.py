@@ -9,7 +9,7 @@ from imgsvc.models import ImageUrl, Product
 from imgsvc.table.cells import split_urls
 from imgsvc.table.columns import Layout, is_blank
 from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, Broken
-from imgsvc.urls import UrlError, parse_url
+from imgsvc.urls import BLANKS, UrlError, parse_url
 
 MAX_FAULTS = 100
 """Faults that are kept; all are counted."""
@@ -114,7 +114,7 @@ class Rows:
         One that has a value there (an index that a program wrote, for example) is kept. What turns up
         later under no name is a fault, as it can be neither kept nor dropped without harm.
         """
-        filled = [n for n in self._unnamed if n < len(cells) and cells[n].strip()]
+        filled = [n for n in self._unnamed if n < len(cells) and cells[n].strip(BLANKS)]
         if not self.seen:
             self._use(self.layout.keeping(filled))
             return
@@ -131,7 +131,7 @@ class Rows:
         """Bring a record to the header's width: drop padding, and join a list that spilled over."""
         width = self._width
         end = len(cells)
-        while end > width and not cells[end - 1].strip():
+        while end > width and not cells[end - 1].strip(BLANKS):
             end -= 1
         if end > width and self.layout.spills:
             return [*cells[: width - 1], self._delimiter.join(cells[width - 1 : end])]
@@ -149,7 +149,7 @@ class Rows:
         return None
 
     def _check_name(self, row: int, name: str) -> bool:
-        length = len(name.strip())
+        length = len(name.strip(BLANKS))
         if 0 < length <= MAX_NAME_LENGTH:
             return True
         if length:
@@ -158,7 +158,7 @@ class Rows:
                 f"The name has {length:,} characters; at most {MAX_NAME_LENGTH} are allowed.",
                 row,
                 self._title(self._name),
-                name.strip(),
+                name.strip(BLANKS),
             )
         else:
             self._faults.add(
