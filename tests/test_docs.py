@@ -12,6 +12,7 @@ import pytest
 from click import Group
 
 from imgsvc.cli import cli
+from tests.launcher import Service
 from tests.origin import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -97,3 +98,15 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     )
     assert "imgsvc.service" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
+
+
+def test_the_routes_it_tells_are_there(service: Service) -> None:
+    described = service.get("/openapi.json").json()["paths"]
+    routes = {path.split("/")[1] for path in described}
+    told = {
+        route
+        for text in DOCUMENTS.values()
+        for route in re.findall(r"(?<![\w.])/([a-z]+[A-Z]\w*)", re.sub(r"http://[^/\s]+", "", text))
+    }
+    assert len(told) > 5
+    assert told <= routes
