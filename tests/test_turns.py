@@ -14,8 +14,8 @@ from imgsvc.images.turns import FairQueue
 def taken(queue: FairQueue[str]) -> list[str]:
     things = []
     while queue:
-        assert queue.next() == (thing := queue.take())
-        things.append(thing)
+        things.append(queue.next())
+        assert queue.take() == things[-1]
     return things
 
 

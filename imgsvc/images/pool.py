@@ -11,8 +11,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -24,6 +23,7 @@ from imgsvc.images import machine
 from imgsvc.images.blame import Blame
 from imgsvc.images.queues import worker_context
 from imgsvc.images.slot import PATIENCE_SECONDS, Job, Message, Worker
+from imgsvc.images.turns import FairQueue
 from imgsvc.images.worker import Answer, Bug, Setup
 from imgsvc.models import Compressed, Settings
 
@@ -65,7 +65,7 @@ class Pool:
         self._up: list[Worker] = []
         self._starting: set[Worker] = set()
         self._failing = 0
-        self._waiting: deque[Job] = deque()
+        self._waiting: FairQueue[Job] = FairQueue()
         self._pausing: set[Job] = set()
         self._blame = Blame()
         self._tasks: list[asyncio.Task[None]] = []
@@ -97,8 +97,10 @@ class Pool:
         """How many images are not with a worker yet."""
         return len(self._waiting) + len(self._pausing)
 
-    async def compress(self, data: bytes, settings: Settings) -> Compressed:
-        """Compress an image. Raises `ImageError`, or `PoolClosed`.
+    async def compress(
+        self, data: bytes, settings: Settings, *, owner: Hashable = None
+    ) -> Compressed:
+        """Compress an image; owners take turns. Raises `ImageError`, or `PoolClosed`.
 
         Cancelled, it is not begun; one that was begun is finished and thrown away.
         """
@@ -106,14 +108,13 @@ class Pool:
             raise PoolClosed
         done: asyncio.Future[Compressed] = asyncio.get_running_loop().create_future()
         job = Job(data, settings, done)
-        self._waiting.append(job)
+        self._waiting.put(owner, job)
         self._dispatch()
         try:
             return await done
         finally:
             if done.cancelled():
-                with suppress(ValueError):
-                    self._waiting.remove(job)
+                self._waiting.discard(owner, job)
 
     async def close(self, grace: float) -> None:
         """Take no more, give what is at work `grace` seconds, then end every worker."""
@@ -150,11 +151,11 @@ class Pool:
         jobs: list[Job] = []
         size = 0
         while self._waiting and len(jobs) < most:
-            job = self._waiting[0]
+            job = self._waiting.next()
             size += len(job.data)
             if jobs and (size > MESSAGE_BYTES or job.alone):
                 break
-            self._waiting.popleft()
+            self._waiting.take()
             if not job.done.done():
                 jobs.append(job)
                 if job.alone:
@@ -196,7 +197,7 @@ class Pool:
 
     def _again(self, jobs: Iterable[Job]) -> None:
         """Let these go before all others."""
-        self._waiting.extendleft(reversed([job for job in jobs if not job.done.done()]))
+        self._waiting.put_back(job for job in jobs if not job.done.done())
 
     def _later(self, job: Job, seconds: float) -> None:
         self._pausing.add(job)

@@ -120,7 +120,7 @@ class Pipeline:
         claim = flight.claim
         begun = time.monotonic()
         try:
-            compressed = await self._pool.compress(data, claim.settings)
+            compressed = await self._pool.compress(data, claim.settings, owner=claim.request_key)
         except ImageError as error:
             if error.code is ImageErrorCode.NOT_AN_IMAGE:
                 raise ImageError(error.code, describe_non_image(content_type, data)) from None
