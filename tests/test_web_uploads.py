@@ -82,7 +82,9 @@ async def test_no_content_type_at_all_is_the_csv(site: Site) -> None:
     assert answer.startswith(b"HTTP/1.1 201 ")
 
 
-@pytest.mark.parametrize("kind", ["application/json", "image/png", "multipart/mixed; boundary=b"])
+@pytest.mark.parametrize(
+    "kind", ["application/json", "image/png", "multipart/mixed; boundary=b", "csv", "text/csv, a/b"]
+)
 async def test_another_content_type_is_refused(site: Site, kind: str) -> None:
     answer = await site.post("/processImages", body_of(), {"Content-Type": kind})
     assert answer.status == 415

@@ -171,13 +171,14 @@ def _too_large(limit: int) -> Refusal:
 
 def _form(request: web.Request) -> _Form | None:
     """Tell a form from a body that is the CSV itself. Raises `Refusal`."""
-    if not request.headers.get("Content-Type", "").strip() or request.content_type in RAW_TYPES:
+    # aiohttp's own word for a malformed type is application/octet-stream, which would be welcome.
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if not kind or kind in RAW_TYPES:
         return None
-    if request.content_type != FORM_TYPE:
+    if kind != FORM_TYPE:
         raise HttpRefusal(
             RefusalCode.UNSUPPORTED_MEDIA_TYPE,
-            f"The body is {request.content_type}. Send the CSV itself as text/csv, or in a form "
-            f"({FORM_TYPE}).",
+            f"The body is {kind}. Send the CSV itself as text/csv, or in a form ({FORM_TYPE}).",
             headers={"Accept-Post": ", ".join((*RAW_TYPES, FORM_TYPE))},
         )
     try:
