@@ -99,6 +99,30 @@ def test_a_signal_to_the_whole_group_ends_it_in_order(
     check_whole(service, request_id)
 
 
+def test_a_stop_is_announced_and_waits_a_moment_for_downloads(
+    start_service: StartService, origin: Origin
+) -> None:
+    service = start_service()
+    url = origin.script("/late.jpg", Reply(gate="late", photo="/photo/1.jpg"))
+    request_id = service.upload(table([(1, "p", url)]))
+    origin.wait_for_hits("/late.jpg", 1)
+    assert service.process is not None
+    service.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: not service.is_ready(), 30, "the service to stop")
+    answers = [
+        service.get("/health/ready"),
+        service.get(f"/checkStatus/{request_id}"),
+        service.post("/processImages", table(photo_rows(origin, range(1)))),
+    ]
+    assert [answer.status for answer in answers] == [503, 503, 503]
+    assert all(answer.headers["Retry-After"] for answer in answers)
+    origin.open_gate("late")
+    assert service.process.wait(30) == 0
+    service.restart()
+    assert service.finished(request_id)["status"] == "completed"
+    assert origin.hits("/late.jpg") == 1
+
+
 def test_a_second_signal_exits_at_once(start_service: StartService, origin: Origin) -> None:
     service = start_service(compress={"seconds": 600})
     stuck = origin.script("/stuck.jpg", Reply(gate="stuck"))

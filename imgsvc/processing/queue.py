@@ -36,6 +36,8 @@ FULL_REST_SECONDS = 5.0
 EXPIRY_SECONDS = 5.0
 """How often the images of dead origins are looked at."""
 EXPIRY_SLICE = 1_000
+LANDING_SECONDS = 3.0
+"""How long a stop waits for downloads: most end meanwhile, and need not be made again."""
 
 
 class ProcessQueue:
@@ -113,16 +115,24 @@ class ProcessQueue:
             expiring.cancel()
 
     async def stop(self, grace: float) -> None:
-        """Claim nothing more; put back what is not fetched, and finish the rest within `grace` s."""
+        """Claim nothing more; finish what is in flight within `grace` s, and put back what is late.
+
+        Downloads are late sooner, as they may be cut short without loss.
+        """
         self._stopping = True
         self._wake.set()
+        landing = max(0.0, min(LANDING_SECONDS, grace / 2))
+        await self._land(landing)
         for task, flight in self._flights.items():
             if not flight.fetched:
                 task.cancel()
+        await self._land(grace - landing)
+        for task in self._flights:
+            task.cancel()
+
+    async def _land(self, seconds: float) -> None:
         if self._flights:
-            _, late = await asyncio.wait(self._flights, timeout=max(0.0, grace))
-            for task in late:
-                task.cancel()
+            await asyncio.wait(self._flights, timeout=max(0.0, seconds))
 
     # --- claiming ----------------------------------------------------------------------------
 
