@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -210,6 +211,24 @@ def test_a_csv_with_faults_is_refused_with_each_named(service: Service, shell: S
     assert alone.code == 1
     assert "row 3, column Product Name: " in alone.said
     assert not (shell.folder / "out.csv").exists()
+
+
+def test_a_wait_outlives_a_restart_of_the_service(
+    start_service: StartService, origin: Origin, shell: Shell
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    service = start_service(server={"port": port})
+    held = origin.script("/held.jpg", Reply(photo="/photo/9.jpg", gate="g"))
+    request_id = service.upload(table([[1, "held", held]]))
+    waiting = shell.start("status", request_id, "--wait", "--server", service.url)
+    wait_until(lambda: b"imgsvc_watchers 1.0" in service.get("/metrics").body, what="the wait")
+    service.kill()
+    service.restart()
+    origin.open_gate("g")
+    out, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert out.startswith("completed: 1 images")
 
 
 def test_an_api_key_comes_from_the_environment_or_a_file(
