@@ -22,13 +22,13 @@ from imgsvc.web.archive import Archive, Measure, Names
 from imgsvc.web.conditions import Unsatisfiable, matches, wanted_range
 from imgsvc.web.options import NoOptions
 from imgsvc.web.problems import HttpRefusal
-from imgsvc.web.spool import CHUNK_BYTES, Spool
+from imgsvc.web.spool import CHUNK_BYTES, Spool, write
 
 log = logging.getLogger(__name__)
 
 ERRORS_HEADER = ("S. No.", "Product Name", "Image", "Input Image Url", "Code", "Error")
 ERRORS_NAME = "errors.csv"
-PAGE_ROWS = 200
+PAGE_ROWS = 500
 
 
 class OutputsApi:
@@ -69,9 +69,9 @@ class OutputsApi:
         response.content_length = count
         await response.prepare(request)
         if request.method != "HEAD":
-            await response.write(data)
+            await write(response, data)
             async for chunk in _rest(path, first + len(data), count - len(data)):
-                await response.write(chunk)
+                await write(response, chunk)
         await response.write_eof()
         return response
 
@@ -97,7 +97,7 @@ class OutputsApi:
             response.content_length = size
             await response.prepare(request)
             async for chunk in self._archive(snapshot.request, plan, errors):
-                await response.write(chunk)
+                await write(response, chunk)
             await response.write_eof()
         return response
 

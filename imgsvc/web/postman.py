@@ -72,7 +72,7 @@ def collection(base_url: str) -> Json:
                     'const polls = Number(pm.collectionVariables.get("polls")) + 1;',
                     'pm.collectionVariables.set("polls", String(polls));',
                     f"if (body.finishedAt === null && polls < {POLLS}) {{",
-                    f'  postman.setNextRequest("{_WAIT}");',
+                    f'  pm.execution.setNextRequest("{_WAIT}");',
                     "} else {",
                     *_test(
                         "the request has finished", "pm.expect(body.finishedAt).to.be.a('string');"
@@ -160,7 +160,7 @@ def collection(base_url: str) -> Json:
                 [
                     _status(409),
                     'if (pm.collectionVariables.get("retried")) {',
-                    f'  postman.setNextRequest("{_DELETE}");',
+                    f'  pm.execution.setNextRequest("{_DELETE}");',
                     "}",
                 ],
             ),
@@ -175,7 +175,7 @@ def collection(base_url: str) -> Json:
                     ),
                     'pm.collectionVariables.set("retried", "yes");',
                     'pm.collectionVariables.set("polls", "0");',
-                    f'if (pm.response.code === 202) postman.setNextRequest("{_WAIT}");',
+                    f'if (pm.response.code === 202) pm.execution.setNextRequest("{_WAIT}");',
                 ],
             ),
             _item(_DELETE, "DELETE", "/deleteRequest/{{requestId}}", [_status(204)], is_json=False),

@@ -10,10 +10,24 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import BinaryIO, Self
 
+from aiohttp import web
+
 from imgsvc.storage.files import Files, StorageFull
 
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 256 * 1024
+SEND_SECONDS = 120.0
+"""A reader that does not take a chunk within this is cut off: it holds a file open, or a place on the
+disk."""
+
+
+async def write(response: web.StreamResponse, chunk: bytes) -> None:
+    """Send a chunk at the reader's pace. Raises `ConnectionError` where it takes nothing."""
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await response.write(chunk)
+    except TimeoutError:
+        raise ConnectionResetError("the reader takes nothing") from None
 
 
 class Spool:

@@ -31,9 +31,9 @@ from imgsvc.web.answers import json_response
 from imgsvc.web.conditions import matches, wanted_format
 from imgsvc.web.options import StatusFormat, StatusQuery
 from imgsvc.web.origins import Origins
-from imgsvc.web.spool import Spool
+from imgsvc.web.spool import Spool, write
 
-PAGE_ROWS = 200
+PAGE_ROWS = 500
 SLICE_IMAGES = 500
 """Images that are rendered without a pause: some milliseconds."""
 MOST_RETRY_SECONDS = 30
@@ -163,7 +163,7 @@ async def send(
     await response.prepare(request)
     if request.method != "HEAD":
         async for chunk in spool.chunks():
-            await response.write(chunk)
+            await write(response, chunk)
     await response.write_eof()
     return response
 
