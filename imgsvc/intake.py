@@ -176,6 +176,7 @@ class _Upload:
         self._digest = hashlib.sha256()
         self._rows: list[Product] = []
         self._request_key: int | None = None
+        self._staging: asyncio.Task[None] | None = None
 
     async def run(
         self,
@@ -194,8 +195,7 @@ class _Upload:
             accepted = True
         finally:
             if not accepted and self._request_key is not None:
-                await asyncio.shield(self._uploads.discard(self._request_key))
-                self._discarded()
+                await asyncio.shield(self._discard(self._request_key))
         return Accepted(request, self._reader.products, self._reader.images)
 
     async def _read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
@@ -204,6 +204,7 @@ class _Upload:
             for start in range(0, len(chunk), FEED_BYTES):
                 await self._take(self._reader.feed(chunk[start : start + FEED_BYTES]), store=store)
         await self._take(self._reader.close(), store=store, last=True)
+        await self._staged()
 
     async def _take(self, rows: list[Product], *, store: bool, last: bool = False) -> None:
         if self._reader.images > self._config.max_images_per_request:
@@ -227,7 +228,21 @@ class _Upload:
             columns = self._reader.columns
             assert columns is not None, "rows come after their header"  # noqa: S101
             self._request_key = await self._uploads.begin(columns)
-        await self._uploads.stage(self._request_key, rows)
+        await self._staged()
+        # The next rows are read meanwhile.
+        self._staging = asyncio.create_task(self._uploads.stage(self._request_key, rows))
+
+    async def _staged(self) -> None:
+        staging, self._staging = self._staging, None
+        if staging is not None:
+            await staging
+
+    async def _discard(self, request_key: int) -> None:
+        try:
+            await self._staged()
+        finally:
+            await self._uploads.discard(request_key)
+            self._discarded()
 
     def _check_table(self) -> None:
         count = self._reader.fault_count
