@@ -23,6 +23,7 @@ from imgsvc.web.problems import MEDIA_TYPE, PROBLEMS
 
 Json = dict[str, Any]
 
+_FORM = "multipart/form-data"
 _REF = "#/components/schemas/{model}"
 _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
@@ -69,7 +70,8 @@ def _document(*, with_keys: bool) -> str:
 def document(*, with_keys: bool) -> Json:
     """The description, but for where the service is. Without keys it speaks of none."""
     models = {body.model for o in OPERATIONS for a in o.answers.values() for body in a.bodies}
-    models |= {model for o in OPERATIONS for model in o.takes.values()} | {Problem}
+    models |= {m for o in OPERATIONS for kind, m in o.takes.items() if kind != _FORM}
+    models.add(Problem)
     known = sorted((m for m in models if m is not None), key=lambda m: m.__name__)
     schemas = models_json_schema(
         [
@@ -152,7 +154,7 @@ def _flat(field: Json, definitions: Mapping[str, Json]) -> Json:
 def _taken(kind: str, model: type[BaseModel] | None) -> Json:
     if model is None:
         return {"schema": {"type": "string"}, "example": _EXAMPLE}
-    if kind != "multipart/form-data":
+    if kind != _FORM:
         return {"schema": _reference(model)}
     schema: Json = {"type": "object", "properties": {}, "required": ["file"]}
     schema["properties"]["file"] = {"type": "string", "contentMediaType": "text/csv"}
