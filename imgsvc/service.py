@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from ipaddress import ip_address
 
 from aiohttp import web
@@ -73,7 +74,9 @@ class Service:
         self._space = space = Space(config.storage.data_dir, config.storage.min_free_bytes)
         self.files = files = Files(config.storage.data_dir)
         self._uploads = uploads = Uploads(database)
-        self._work = work = Work(database, webhook_body)
+        self._work = work = Work(
+            database, partial(webhook_body, retention_days=config.storage.retention_days)
+        )
         self._pool = pool = Pool(config.compress)
         self.monitor = Monitor(database, pool, has_room=space.has_room)
         self._housekeeping = Housekeeping(uploads, files, config.storage)

@@ -184,11 +184,13 @@ def test_options_of_an_upload_override_the_settings(service: Service, origin: Or
 def test_the_webhook_tells_that_a_request_has_finished(
     start_service: StartService, origin: Origin, secret: str
 ) -> None:
-    service = start_service(webhook={"secret": secret, "pauses_seconds": [0.2, 0.2]})
+    service = start_service(
+        webhook={"secret": secret, "pauses_seconds": [0.2, 0.2]}, storage={"retention_days": 7}
+    )
     hook = origin.script("/hook", Reply(500), Reply(302), Reply(200, body=b"thanks"))
     query = f"?webhookUrl={hook}"
     request_id = service.upload(table([(1, "p", [origin.photo(1), origin.photo(2)])]), query)
-    service.finished(request_id)
+    finished = service.finished(request_id)
     wait_until(
         lambda: service.status(request_id)["webhook"]["status"] == "delivered", 30, "delivery"
     )
@@ -200,6 +202,7 @@ def test_the_webhook_tells_that_a_request_has_finished(
     assert event["type"] == "request.finished"
     assert event["requestId"] == request_id
     assert event["status"] == "completed"
+    assert event["expiresAt"] == finished["expiresAt"]
     assert "products" not in event
     if secret:
         Webhook(secret).verify(calls[2].body, dict(calls[2].headers))
