@@ -6,6 +6,7 @@ import io
 import zlib
 from typing import Any
 
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -317,8 +318,7 @@ def test_equal_bytes_and_settings_give_equal_results() -> None:
         assert compressed(data).data == compressed(data).data, kind
 
 
-def test_heic_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    pillow_heif = pytest.importorskip("pillow_heif")
+def test_heic_with_its_extra() -> None:
     pillow_heif.register_heif_opener()
     data = saved(PHOTO, "HEIF", quality=90)
     assert sniff(data) is Kind.HEIC

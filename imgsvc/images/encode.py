@@ -17,6 +17,8 @@ _MAX_SIDES = {Kind.JPEG: jpeg.MAX_SIDE, Kind.WEBP: webp.MAX_SIDE, Kind.AVIF: 65_
 _ANIMATED = {Kind.GIF, Kind.WEBP, Kind.PNG, Kind.AVIF}
 _WEBP_METHOD = 4
 _AVIF_SPEED = 8
+_FEW_COLOURS = 16
+"""Up to so many it pays to compress a PNG as far as it goes; beyond, it takes time for nothing."""
 _MAX_LOOPS = 65_535
 
 
@@ -80,10 +82,13 @@ def _avif(source: Source, quality: int) -> bytes:
 
 
 def _png(source: Source, colours: int) -> bytes:
-    frames, icc = _as_rgb(source)
+    frames, icc = source.frames, source.icc
+    if source.first.mode != "L" or icc is not None:
+        frames, icc = _as_rgb(source)
     reduced = palette.reduce([frame.image for frame in frames], colours)
     frames = [Frame(image, frame.duration) for image, frame in zip(reduced, frames, strict=True)]
-    options: dict[str, Any] = {"icc_profile": icc, "optimize": True}
+    few = len(palette.entries(reduced[0])) <= _FEW_COLOURS
+    options: dict[str, Any] = {"icc_profile": icc, "optimize": few}
     if len(frames) > 1:
         options |= _film_options(frames) | {"loop": source.plays}
         options["duration"] = [frame.duration for frame in frames]

@@ -111,21 +111,21 @@ def _reduce_grey(images: Sequence[Image.Image], colours: int) -> list[Image.Imag
 
 
 def _levels(counts: Sequence[int], limit: int) -> list[int]:
-    """The levels that stand for a histogram's: of two neighbours those are merged, again and again,
-    that cost the least squared error (Ward's method)."""
-    groups = [(count, float(level)) for level, count in enumerate(counts) if count]
+    """The levels that stand for a histogram's: again and again the pair of neighbours is merged that
+    costs the least, into the level that more pixels have."""
+    groups = [(count, level) for level, count in enumerate(counts) if count]
     costs = [_merging_cost(*pair) for pair in pairwise(groups)]
     while len(groups) > limit:
         at = costs.index(min(costs))
         (n, a), (m, b) = groups[at : at + 2]
-        groups[at : at + 2] = [(n + m, (n * a + m * b) / (n + m))]
+        groups[at : at + 2] = [(n + m, a if n >= m else b)]
         around = groups[max(0, at - 1) : at + 2]
         costs[max(0, at - 1) : at + 2] = [_merging_cost(*pair) for pair in pairwise(around)]
-    return [round(level) for _, level in groups]
+    return [level for _, level in groups]
 
 
-def _merging_cost(one: tuple[int, float], other: tuple[int, float]) -> float:
-    return one[0] * other[0] / (one[0] + other[0]) * (one[1] - other[1]) ** 2
+def _merging_cost(one: tuple[int, int], other: tuple[int, int]) -> int:
+    return min(one[0], other[0]) * abs(one[1] - other[1])
 
 
 def _reduce_rgb(image: Image.Image, colours: int) -> Image.Image:
