@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +83,7 @@ def test_every_room_is_on_the_map() -> None:
     assert rooms - on_the_map == set()
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here")
+@pytest.mark.external
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
     unit = (ROOT / "packaging" / "imgsvc.service").read_text()
     assert "/opt/imgsvc/.venv/bin/python" in unit
