@@ -52,11 +52,10 @@ def jpeg_quality(luminance: Table, chrominance: Table | None = None) -> int:
         for quality in range(100, 0, -1):
             if _libjpeg_tables(quality, limit, with_chrominance) == found:
                 return quality
+    limit = _BASELINE_LIMIT if max(found) <= _BASELINE_LIMIT else _EXTENDED_LIMIT
     return min(
         range(100, 0, -1),
-        key=lambda quality: _distance(
-            _libjpeg_tables(quality, _EXTENDED_LIMIT, with_chrominance), found
-        ),
+        key=lambda quality: _distance(_libjpeg_tables(quality, limit, with_chrominance), found),
     )
 
 
