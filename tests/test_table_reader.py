@@ -220,6 +220,12 @@ def test_delimiters(delimiter: str) -> None:
     assert values(f"{header}\n{row}\n") == [("1", "P", [A, B])]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_delimiter_of_a_strange_header_is_found(delimiter: str) -> None:
+    reader = read(delimiter.join(["a", "b", "c d"]) + "\n")[1]
+    assert all('it has "a", "b", "c d".' in fault.message for fault in reader.faults)
+
+
 def test_excels_hint_is_no_row() -> None:
     table = f"sep=;\r\nProduct Name;Input Image Urls\r\nP;{A}\r\n"
     assert [p.row for p in good(table)] == [2]
@@ -318,6 +324,12 @@ def test_rows_are_numbered_as_a_spreadsheet_shows_them() -> None:
         (8, "c"),
         (11, "d"),
     ]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_blank_lines_before_the_header_are_counted(end: str) -> None:
+    table = f"{end * 50},,{end * 50}{HEADER.strip()}{end}1,P,{A}{end}"
+    assert [p.row for p in good(table)] == [102]
 
 
 def test_quotes() -> None:
@@ -429,7 +441,7 @@ def test_tabs_and_line_breaks_stand_in_cells() -> None:
 def test_lists_that_were_never_quoted(row: str, urls: list[str]) -> None:
     assert values(f"{HEADER}{row}\n")[0][2] == urls
     table = (HEADER + row + "\n").replace(",", ";")
-    assert [url.replace(";", ",") for url in values(table)[0][2]] == urls
+    assert values(table)[0][2] == [url.replace(",", ";") for url in urls]
 
 
 def test_a_list_spills_only_from_the_last_column() -> None:

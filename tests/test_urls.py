@@ -167,6 +167,11 @@ def test_what_is_refused(text: str, code: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+def test_the_message_says_what_to_do() -> None:
+    with pytest.raises(UrlError, match="user name or password"):
+        parse_url("http://user:pass@h/")
+
+
 def test_the_longest_url() -> None:
     longest = f"http://h/{'ä' * 8183}"
     assert len(parse_url(f" {longest} ").given) == 8192
