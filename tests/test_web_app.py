@@ -165,3 +165,13 @@ async def test_a_refused_body_that_is_all_there_keeps_the_connection(site: Site)
 async def test_a_query_is_not_for_pages(site: Site) -> None:
     assert (await site.get("/?utm_source=x")).status == 200
     assert (await site.get("/static/app.js?v=1")).status == 200
+
+
+@pytest.mark.parametrize("path", ["/nothing", "//", "/%0d%0a", "/checkStatus/%0A/x", "/%FF", "/{}"])
+async def test_no_path_gets_past_the_gate(site: Site, path: str) -> None:
+    call = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nExpect: much\r\nConnection: close\r\n\r\n"
+    answer = await site.raw(call.encode())
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"application/problem+json" in answer
+    foreign = await site.raw(call.replace("localhost", "evil.example").encode())
+    assert foreign.startswith(b"HTTP/1.1 403 ")

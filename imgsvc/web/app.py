@@ -92,7 +92,7 @@ def create_app(parts: Parts) -> web.Application:
     if origins.path:
         app.router.add_get(origins.path, _to_folder, expect_handler=expect)
     app.router.add_route(
-        "*", "/{path:.*}", gate.guard(_not_found, Access.PUBLIC), expect_handler=expect
+        "*", "/{path:(?s:.*)}", gate.guard(_not_found, Access.PUBLIC), expect_handler=expect
     )
     return app
 
