@@ -167,11 +167,12 @@ async def test_a_zip_of_nothing_is_empty(site: Site) -> None:
     assert (head.status, head.headers["Content-Type"]) == (200, "application/zip")
 
 
-async def test_a_zip_whose_outputs_go_meanwhile_is_cut_short(site: Site) -> None:
+@pytest.mark.parametrize("now", [b"x", b"x" * 500])
+async def test_a_zip_whose_outputs_change_is_cut_short(site: Site, now: bytes) -> None:
     request_id = await site.upload(ROWS)
     await site.complete(await site.claim(), b"x" * 400)
     for path in (site.service.config.storage.data_dir / "outputs").rglob("*.jpg"):
-        path.write_bytes(b"x")
+        path.write_bytes(now)
     call = f"GET /downloadImages/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     try:
         answer = await site.raw(call.encode())

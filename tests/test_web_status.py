@@ -164,6 +164,16 @@ async def test_failed_rows_are_paged_in_json(site: Site) -> None:
     assert [p["productName"] for p in status["products"]] == [f"P{n}" for n in range(201, 221, 2)]
 
 
+async def test_failed_rows_of_a_page_may_be_many(site: Site) -> None:
+    rows = [(n, f"P{n}", f"http://a.example/{n}.jpg", "") for n in range(1_200)]
+    request_id = await site.upload(rows)
+    await site.fail(await site.claim(1_200))
+    path = f"/checkStatus/{request_id}?only=failed&format=json&offset=100&limit=700"
+    status = (await site.get(path)).json()
+    assert status["productsTotal"] == 1_200
+    assert [p["productName"] for p in status["products"]] == [f"P{n}" for n in range(100, 800)]
+
+
 async def test_a_byte_order_mark_for_excel(site: Site) -> None:
     request_id = await site.upload()
     answer = await site.get(f"/checkStatus/{request_id}?bom=true")
@@ -292,11 +302,13 @@ async def test_wait_without_an_etag_waits_for_the_end(site: Site) -> None:
     claims = await site.claim()
     waiting = asyncio.create_task(site.get(f"/checkStatus/{request_id}?wait=60"))
     await until(lambda: site.service.events.watchers)
-    await site.complete(claims[:1])
     async with site.service.events.watch(request_id) as feed:
+        await site.complete(claims[:1])
         async for seen in feed:
             if seen.progress.completed:
                 break
+    for _ in range(20):
+        await site.get("/health/live")
     assert not waiting.done()
     await site.complete(claims[1:])
     answer = await waiting
