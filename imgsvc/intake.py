@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 STAGED_ROWS = 1_000
 """Rows in one transaction: few milliseconds, so that an upload holds up nobody's writes."""
-FEED_BYTES = 128 * 1024
+FEED_BYTES = 64 * 1024
 """Bytes that are parsed without a pause, so that a large chunk holds up nobody's answers."""
 
 
