@@ -412,6 +412,21 @@ def test_frames_that_change_little_cost_little() -> None:
     assert compressed(film(frames, "GIF", duration=50)).picture.output_bytes < 1.5 * still
 
 
+@pytest.mark.parametrize("duration", [65_535, 65_537, 100_123, 16_000_001])
+@pytest.mark.parametrize("target", ANIMATED)
+def test_long_durations(duration: int, target: str) -> None:
+    data = film(moving("RGB"), "WEBP", duration=duration, quality=100)
+    total = sum(shown_for for _, shown_for in shown(compressed(data, 30, target).data))
+    assert total == pytest.approx(5 * duration, rel=1e-3)
+
+
+def test_an_animation_too_long_for_webp_stays_in_its_own_format() -> None:
+    data = film(moving("RGB"), "PNG", duration=60_000_000)
+    result = compressed(data, 30, "webp")
+    assert result.picture.output_format == "png"
+    assert [duration for _, duration in shown(result.data)] == [60_000_000] * 5
+
+
 def test_fractions_of_milliseconds_add_up() -> None:
     data = film(moving("RGB"), "PNG", duration=[1_000 / 30] * 5)
     for target in ("webp", "avif"):

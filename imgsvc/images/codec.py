@@ -109,12 +109,11 @@ def _wanted(kind: Kind, form: OutputFormat) -> Kind | None:
 
 def _target(source: Source, wanted: Kind | None) -> Kind:
     """The format to write, for this picture: one that it fits into."""
-    if wanted is not None and fits(wanted, source.first.size):
+    if wanted is not None and fits(wanted, source):
         return wanted
     if source.kind not in _CANNOT_BE_WRITTEN:
         return source.kind
-    fits_jpeg = fits(Kind.JPEG, source.first.size)
-    return Kind.JPEG if fits_jpeg and not source.transparent else Kind.PNG
+    return Kind.PNG if source.transparent or not fits(Kind.JPEG, source) else Kind.JPEG
 
 
 def _compressed(

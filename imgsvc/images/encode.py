@@ -19,16 +19,20 @@ _WEBP_METHOD = 4
 _AVIF_SPEED = 8
 _FEW_COLOURS = 16
 """Up to so many it pays to compress a PNG as far as it goes; beyond, it takes time for nothing."""
-_MAX_LOOPS = 65_535
+_MAX_LOOPS = _MAX_NUMBER = 65_535
 
 
 def holds_animation(kind: Kind) -> bool:
     return kind in _ANIMATED
 
 
-def fits(kind: Kind, size: tuple[int, int]) -> bool:
-    """Whether a picture of that size can be written in the format."""
-    return max(size) <= _MAX_SIDES.get(kind, 2**31 - 1)
+def fits(kind: Kind, source: Source) -> bool:
+    """Whether the format can hold a picture as large, and an animation as long."""
+    if kind is Kind.WEBP and len(source.frames) > 1:
+        durations = [frame.duration for frame in source.frames]
+        if max(durations) > webp.MAX_DURATION or sum(durations) > webp.MAX_WHOLE_DURATION:
+            return False
+    return max(source.first.size) <= _MAX_SIDES.get(kind, 2**31 - 1)
 
 
 def encode(source: Source, kind: Kind, quality: int, *, progressive: bool) -> bytes:
@@ -91,8 +95,17 @@ def _png(source: Source, colours: int) -> bytes:
     options: dict[str, Any] = {"icc_profile": icc, "optimize": few}
     if len(frames) > 1:
         options |= _film_options(frames) | {"loop": source.plays}
-        options["duration"] = [frame.duration for frame in frames]
+        options["duration"] = [_fraction(frame.duration) for frame in frames]
     return _save(frames[0].image, "PNG", **options)
+
+
+def _fraction(duration: float) -> float:
+    """The duration, of milliseconds, as near as a PNG's two 16-bit numbers of a fraction come."""
+    if duration <= _MAX_NUMBER:
+        return duration
+    seconds = min(duration / 1_000, _MAX_NUMBER)
+    parts = int(_MAX_NUMBER // seconds)
+    return 1_000 * min(round(seconds * parts), _MAX_NUMBER) / parts
 
 
 def _as_rgb(source: Source) -> tuple[list[Frame], bytes | None]:

@@ -13,6 +13,9 @@ from imgsvc.images.faults import corrupt, truncated
 MAX_SIDE = 16_383
 """The largest width and height that a WebP picture can have."""
 
+MAX_DURATION, MAX_WHOLE_DURATION = 2**24 - 1, 2**31 - 1
+"""The milliseconds that one frame can last, and that libwebp counts in all."""
+
 _HAS_PROFILE, _HAS_EXIF, _HAS_XMP = 0x20, 0x08, 0x04
 _LOOKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
 
