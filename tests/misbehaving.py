@@ -8,7 +8,9 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import struct
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
@@ -20,6 +22,11 @@ PICTURE = Picture(1, 1, 1, 1, "jpeg", "jpeg", 90, 45, kept=False)
 def wait_for(path: str) -> None:
     while not Path(path).exists():
         time.sleep(0.005)
+
+
+def die_halfway(pipe: Connection, answer: bytes) -> None:
+    os.write(pipe.fileno(), struct.pack("!i", len(answer)) + answer[:10])
+    os._exit(3)
 
 
 def act(word: str) -> bytes:  # noqa: PLR0912
@@ -47,6 +54,8 @@ def act(word: str) -> bytes:  # noqa: PLR0912
             raise ImageError(ImageErrorCode.CORRUPT_IMAGE, "it is cut off")
         case "secret":
             return lambda: None  # type: ignore[return-value]
+        case "half":  # die in the middle of the answer
+            Connection._send_bytes = die_halfway  # type: ignore[attr-defined]
         case "large":
             return bytes(int(value))
         case "nice":
@@ -63,5 +72,9 @@ def compress(data: bytes, settings: Settings, max_pixels: int) -> Compressed:
         file.write("tried\n")
     answer = b"done"
     for word in words:
+        if word.startswith("once="):  # what follows is done at the first try alone
+            if Path(word[5:]).exists():
+                break
+            Path(word[5:]).touch()
         answer = act(word)
     return Compressed(answer, PICTURE)

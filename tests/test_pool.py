@@ -160,6 +160,15 @@ async def test_a_picture_that_kills_three_workers_is_convicted_and_no_other(
         assert (await pool.compress(images.data("after"), SETTINGS)).data == b"done"
 
 
+async def test_a_worker_may_die_in_the_middle_of_its_answer(images: Images) -> None:
+    flag = images.path("flag")
+    async with a_pool(1) as pool, asyncio.timeout(20):
+        assert (
+            await pool.compress(images.data("a", f"once={flag} half"), SETTINGS)
+        ).data == b"done"
+        assert images.tries("a") == 2
+
+
 async def test_several_crashing_pictures_are_all_convicted(images: Images) -> None:
     async with a_pool(2) as pool:
         work = [

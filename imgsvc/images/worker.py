@@ -26,7 +26,7 @@ NICENESS = 5
 OOM_SCORE = 800
 """If memory runs out, the kernel is to end a worker, never the main process."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
-_RETAINED_BYTES = 256 * 2**20
+_RETAINED_BYTES = 128 * 2**20
 """A worker that has kept more than this after its images gives the memory back."""
 
 Compress = Callable[[bytes, Settings, int], Compressed]
