@@ -175,3 +175,17 @@ async def test_no_path_gets_past_the_gate(site: Site, path: str) -> None:
     assert b"application/problem+json" in answer
     foreign = await site.raw(call.replace("localhost", "evil.example").encode())
     assert foreign.startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize(
+    "head", ["NONSENSE /?sig=secret HTTP/1.1", "GET / HTTP/1.1\r\nX-API-Key: \0secret"]
+)
+async def test_malformed_http_gets_a_problem_and_tells_the_log_no_secret(
+    site: Site, caplog: pytest.LogCaptureFixture, head: str
+) -> None:
+    caplog.set_level("INFO")
+    answer = await site.raw(f"{head}\r\nHost: localhost\r\n\r\n".encode())
+    assert b" 400 " in answer.partition(b"\r\n")[0]
+    assert b"application/problem+json" in answer
+    (record,) = [r for r in caplog.records if r.getMessage() == "malformed HTTP"]
+    assert "secret" not in str(vars(record))

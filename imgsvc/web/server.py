@@ -44,9 +44,10 @@ class _Protocol(web.RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("half an answer is out")
         if status == 400:
-            log.info("malformed HTTP", extra={"client": request.remote, "reason": message})
-            first = (message or "").strip().partition("\n")[0].rstrip(":")
-            refusal = Refusal(RefusalCode.BAD_REQUEST, first or "It could not be read.")
+            # Below its first line the message shows what came: keys and signatures, perhaps.
+            reason = (message or "").strip().partition("\n")[0].rstrip(":")
+            log.info("malformed HTTP", extra={"client": request.remote, "reason": reason})
+            refusal = Refusal(RefusalCode.BAD_REQUEST, reason or "It could not be read.")
         else:
             log.error("a bug beneath the handlers", exc_info=exc)
             refusal = Refusal(RefusalCode.INTERNAL, "Something went wrong here.")
