@@ -62,7 +62,7 @@ class Started:
         self.process = subprocess.Popen(
             command,
             cwd=elsewhere,
-            env=os.environ | environ,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
