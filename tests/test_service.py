@@ -210,6 +210,20 @@ def test_the_webhook_tells_that_a_request_has_finished(
         assert "webhook-signature" not in calls[0].headers
 
 
+def test_a_request_past_its_retention_goes_with_its_images(
+    start_service: StartService, origin: Origin
+) -> None:
+    days = 3 / 86_400
+    service = start_service(storage={"retention_days": days})
+    request_id = service.upload(table([(1, "p", origin.photo(1))]))
+    image = service.finished(request_id)["products"][0]["images"][0]
+    assert service.get(image["outputUrl"]).status == 200
+    wait_until(lambda: service.get(f"/checkStatus/{request_id}").status == 404, 30, "its end")
+    wait_until(lambda: service.get(image["outputUrl"]).status == 404, 30, "the image's end")
+    outputs = service.data_dir / "outputs"
+    wait_until(lambda: not any(p.is_file() for p in outputs.rglob("*")), 30, "the file's end")
+
+
 def test_cancelling_keeps_what_is_done_and_finishes_the_request(
     start_service: StartService, origin: Origin
 ) -> None:

@@ -14,6 +14,7 @@ from imgsvc.storage.files import Files
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 600.0
+SHORTEST_LOOK_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 SLICE = 2_000
 DAY = 86_400.0
@@ -29,6 +30,7 @@ class Housekeeping:
         self._uploads = uploads
         self._files = files
         self._config = config
+        self._look_seconds = _look_seconds(config.retention_days * DAY)
         self._wake = asyncio.Event()
         self._purging = asyncio.Lock()
 
@@ -49,7 +51,7 @@ class Housekeeping:
             try:
                 await self._expire()
                 await self.purge()
-                pause = LOOK_SECONDS
+                pause = self._look_seconds
             except Exception:
                 log.exception("cleaning up failed; trying again")
                 pause = RETRY_SECONDS
@@ -79,3 +81,10 @@ class Housekeeping:
             count = await self._uploads.expired(time.time() - days * DAY)
             if count:
                 log.info("requests are past their retention", extra={"count": count})
+
+
+def _look_seconds(retention: float) -> float:
+    """How often to look for requests past their retention: none outlives it by more than a tenth."""
+    return (
+        max(SHORTEST_LOOK_SECONDS, min(LOOK_SECONDS, retention / 10)) if retention else LOOK_SECONDS
+    )
