@@ -83,6 +83,12 @@ def _webhook_secret(value: str) -> str:
     return value
 
 
+def _path(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("must not hold a NUL character")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url_or_empty)]
@@ -122,7 +128,7 @@ class ServerConfig(_Section):
 
 
 class StorageConfig(_Section):
-    data_dir: Path = Path("data")
+    data_dir: Annotated[Path, AfterValidator(_path)] = Path("data")
     retention_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0
     min_free_bytes: Size = 256 * 2**20
 

@@ -117,6 +117,7 @@ def test_a_relative_data_dir_is_relative_to_the_file(
         ("[server]\nmax_upload_bytes = '1 MiBB'", {}, ["server.max_upload_bytes", "256 MiB"]),
         ("[server]\nmax_upload_bytes = 0", {}, ["server.max_upload_bytes"]),
         ("[server]\nshutdown_seconds = inf", {}, ["server.shutdown_seconds"]),
+        ('[storage]\ndata_dir = "a\\u0000b"', {}, ["storage.data_dir", "NUL"]),
         ("[storage]\nretention_days = nan", {}, ["storage.retention_days"]),
         ("[fetch]\nallowed_networks = ['10.0.0.1/8']", {}, ["fetch.allowed_networks[0]"]),
         ('[fetch]\nuser_agent = "a\\r\\nX: b"', {}, ["fetch.user_agent", "one line"]),
