@@ -322,10 +322,8 @@ class ProductRow:
 
     @property
     def progress(self) -> Progress:
-        counts = dict.fromkeys(ImageStatus, 0)
-        for image in self.images:
-            counts[image.status] += 1
-        return Progress(**{str(status): count for status, count in counts.items()})
+        statuses = [image.status for image in self.images]
+        return Progress(*map(statuses.count, ImageStatus))
 
 
 # --- work ----------------------------------------------------------------------------------------

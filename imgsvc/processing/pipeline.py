@@ -25,7 +25,7 @@ class OriginResting(Exception):
     """The image's origin is not to be asked now: it has failed too often."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Flight:
     """A claim on its way. Until it has been fetched, it may be cut short without loss.
 

@@ -76,6 +76,7 @@ class ProcessQueue:
         self._flights: dict[asyncio.Task[None], Flight] = {}
         self._fetching: Counter[int] = Counter()
         self._landed: list[tuple[Flight, Outcome]] = []
+        self._unnoted: set[Flight] = set()
         self._wake = asyncio.Event()
         self._news = asyncio.Event()
         self._stopping = False
@@ -195,6 +196,7 @@ class ProcessQueue:
         self._fetching[key] += 1
         task = asyncio.create_task(self._fly(flight), name=f"image {claim.request_id}")
         self._flights[task] = flight
+        self._unnoted.add(flight)
         task.add_done_callback(self._landed_task)
 
     def _landed_task(self, task: asyncio.Task[None]) -> None:
@@ -209,7 +211,7 @@ class ProcessQueue:
             claim = flight.claim
             outcome = Cancelled(claim) if flight.cancelled else PutBack(claim, claim.attempts)
         if flight.file is not None and not isinstance(outcome, Completed):
-            await asyncio.shield(self._unused([flight.file]))
+            await asyncio.shield(self._delete([flight.file]))
         self._release(flight)
         self._landed.append((flight, outcome))
         self._news.set()
@@ -277,9 +279,11 @@ class ProcessQueue:
         result = await self._finish([outcome for _, outcome in batch])
         for flight, outcome in batch:
             self._pipeline.settled(flight, outcome if isinstance(outcome, Completed) else None)
-            flight.noted.set()
             self._count(outcome)
         await self.tell(result)
+        for flight, _ in batch:
+            self._unnoted.discard(flight)
+            flight.noted.set()
 
     async def _finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
         """Commit the outcomes however long it takes: they are all that is known of their images."""
@@ -293,7 +297,7 @@ class ProcessQueue:
     async def tell(self, result: FinishResult) -> None:
         """Let everybody know what a transaction has changed."""
         if result.unused:
-            await self._unused(result.unused)
+            await self._delete(result.unused)
         self._touch(result.touched)
         for request in result.finished:
             self._metrics.requests_finished.labels(request.status).inc()
@@ -316,12 +320,15 @@ class ProcessQueue:
         code = outcome.code if isinstance(outcome, Failed) else ""
         self._metrics.images.labels(status, code).inc(len(outcome.claim.numbers))
 
+    async def _delete(self, names: Sequence[str]) -> None:
+        try:
+            await self._unused(names)
+        except Exception:
+            log.exception("stored files that nobody needs could not be deleted: %s", names)
+
     async def _drained(self) -> None:
-        while self._flights or self._landed:
-            if self._flights:
-                await asyncio.wait(self._flights)
-            noted = [flight.noted.wait() for flight, _ in self._landed]
-            await asyncio.gather(*noted)
+        while self._unnoted:
+            await next(iter(self._unnoted)).noted.wait()
 
     # --- dead origins ------------------------------------------------------------------------
 
