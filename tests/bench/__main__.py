@@ -24,6 +24,8 @@ from tests.launcher import Service, table
 from tests.origin import ROOT
 
 PEERS = Path(__file__).parent / "peers"
+INSTALLED = Path(tempfile.gettempdir()) / "imgsvc-bench-peers"
+"""Where the peers are installed, once a machine."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ class Bench:
             names = self.work / "names"
             names.write_text("\n".join(self.mix.names()))
             script = [str(PEERS / "sharp.mjs"), self.base, str(names), str(self.per_host), out]
-            return self.command(["node", *script], cwd=self.work / "node")
+            return self.command(["node", *script], cwd=INSTALLED / "node")
 
     def img2dataset(self) -> Run:
         """Whole process with its start, and without (what its own log says of its shards)."""
         with tempfile.TemporaryDirectory(dir=self.work) as out:
             names = self.work / "urls.txt"
             names.write_text("\n".join(f"{self.base}/{name}" for name in self.mix.names()))
-            python = str(self.work / "venv" / "bin" / "python")
+            python = str(INSTALLED / "venv" / "bin" / "python")
             return self.command([python, str(PEERS / "img2dataset_run.py"), str(names), out])
 
     def service(self) -> Run:
@@ -181,28 +183,24 @@ class Bench:
         )
 
 
-def install_sharp(work: Path) -> bool:
+def install_sharp() -> bool:
     """Install sharp and undici by npm; say so where that cannot be."""
     if shutil.which("npm") is None or shutil.which("node") is None:
         print("no Node.js here: sharp is left out")
         return False
-    (work / "node").mkdir(exist_ok=True)
-    (work / "node" / "package.json").write_text('{"private": true}')
-    done = subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", "--no-fund", "sharp", "undici@7"],
-        cwd=work / "node",
-        check=False,
-    )
-    return done.returncode == 0
+    node = INSTALLED / "node"
+    node.mkdir(parents=True, exist_ok=True)
+    (node / "package.json").write_text('{"private": true}')
+    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "sharp", "undici@7"]
+    return subprocess.run(install, cwd=node, check=False).returncode == 0
 
 
-def install_img2dataset(work: Path) -> bool:
+def install_img2dataset() -> bool:
     """Install img2dataset into an environment of its own; say so where that cannot be."""
-    venv = work / "venv"
+    venv = INSTALLED / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    done = subprocess.run(
-        [str(venv / "bin" / "pip"), "install", "-q", "img2dataset", "setuptools<81"], check=False
-    )
+    install = [str(venv / "bin" / "pip"), "install", "-q", "img2dataset", "setuptools<81"]
+    done = subprocess.run(install, check=False)
     if done.returncode:
         print("img2dataset cannot be installed here: it is left out")
     return done.returncode == 0
@@ -219,8 +217,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="imgsvc-bench-") as name:
         work = Path(name)
-        sharp = options.peers and install_sharp(work)
-        img2dataset = options.peers and install_img2dataset(work)
+        sharp = options.peers and install_sharp()
+        img2dataset = options.peers and install_img2dataset()
         for mix in options.mixes:
             bench = Bench(MIXES[mix], options.latency, options.per_host, work)
             rows: dict[str, Callable[[], Run]] = {
