@@ -54,8 +54,12 @@ FETCHED_BYTES = 40 * 2**20
 FETCHED_AHEAD = 16
 """Images that may be fetched ahead for each worker: two messages full of small ones."""
 MOST_FILES = 65_536
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 3.0
 """What is left of the time to shut down for closing what is quick to close."""
+COMMIT_SECONDS = 1.0
+"""How long the last commits may take; what is not committed is done again at the next start."""
+READER_SECONDS = 0.5
+"""How long a reader that is still at it has to end, and then once more to be cut off."""
 
 
 class Service:
@@ -160,7 +164,7 @@ class Service:
         await self.control.close()
         await self.queue.stop(deadline - time.monotonic())
         if self._processing is not None:
-            await asyncio.wait({self._processing}, timeout=CLOSE_SECONDS)
+            await asyncio.wait({self._processing}, timeout=COMMIT_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -219,7 +223,7 @@ async def _listening(service: Service) -> AsyncIterator[None]:
         create_app(service.parts),
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=CLOSE_SECONDS,
+        shutdown_timeout=READER_SECONDS,
     )
     await runner.setup()
     try:
@@ -269,20 +273,32 @@ async def serve(config: Config) -> int:
     """Serve until a signal comes; return the exit code. A second signal exits at once."""
     _allow_many_files()
     loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
+    asked, started = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(_serve_until(asked, config, started))
 
     def on_signal(number: signal.Signals) -> None:
         if asked.is_set():
             os._exit(128 + number)
         log.info("stopping", extra={"signal": number.name})
         asked.set()
+        if not started.is_set():  # It may be waiting, for a locked database for example.
+            serving.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not asked.is_set():
+            raise
+    log.info("stopped")
+    return 0 if asked.is_set() else 1
+
+
+async def _serve_until(asked: asyncio.Event, config: Config, started: asyncio.Event) -> None:
     async with running(config) as service:
+        started.set()
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(service.ended())}
         _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()
-    log.info("stopped")
-    return 0 if asked.is_set() else 1

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -121,6 +123,38 @@ def test_a_stop_is_announced_and_waits_a_moment_for_downloads(
     service.restart()
     assert service.finished(request_id)["status"] == "completed"
     assert origin.hits("/late.jpg") == 1
+
+
+def test_a_stop_keeps_its_time_whatever_hangs(start_service: StartService, origin: Origin) -> None:
+    service = start_service(server={"shutdown_seconds": 5})
+    pictures = [(n, "p", origin.photo(n, query="?w=1600&h=1200")) for n in range(24)]
+    done = service.upload(table(pictures), "?quality=100")
+    assert service.finished(done)["bytes"]["output"] > 2 * 2**20
+    service.upload(table([(1, "p", origin.script("/hung.jpg", Reply(gate="hung")))]))
+    origin.wait_for_hits("/hung.jpg", 1)
+    where = urlsplit(service.url)
+    assert service.process is not None
+    with socket.socket() as reader:
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        reader.connect((where.hostname, where.port))
+        reader.sendall(f"GET /downloadImages/{done} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert reader.recv(1)
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < 5
+
+
+def test_a_stop_is_heard_by_a_start_that_waits(start_service: StartService) -> None:
+    service = start_service()
+    service.stop()
+    with sqlite3.connect(service.data_dir / "imgsvc.db", isolation_level=None) as database:
+        database.execute("BEGIN IMMEDIATE")
+        service.start(ready=False)
+        assert not service.is_ready()
+        assert service.stop(seconds=20) == 0
+        database.execute("ROLLBACK")
+    database.close()
+    service.restart()
 
 
 def test_a_second_signal_exits_at_once(start_service: StartService, origin: Origin) -> None:
