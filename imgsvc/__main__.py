@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+
 
 def main() -> None:
-    # Not at the top: each worker process imports the main module again, and is to stay small.
-    from imgsvc.cli import main as command_line  # noqa: PLC0415
+    try:
+        # Not at the top: each worker process imports the main module again, and is to stay small.
+        from imgsvc.cli import main as command_line  # noqa: PLC0415
 
-    command_line()
+        command_line()
+    except KeyboardInterrupt:  # before the command has begun
+        sys.exit(130)
 
 
 if __name__ == "__main__":

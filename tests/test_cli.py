@@ -281,6 +281,12 @@ def test_process_tries_failures_again_in_the_next_run(origin: Origin, shell: She
     assert origin.hits("/photo/1.jpg") == 1
 
 
+def test_ctrl_c_before_the_command_has_begun_is_no_traceback(shell: Shell) -> None:
+    shell.write("click.py", b"raise KeyboardInterrupt")
+    done = shell.run("config", "check", PYTHONPATH=f"{shell.folder}{os.pathsep}{ROOT}")
+    assert (done.code, done.said) == (130, "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_process_goes_on_where_it_was_stopped(
     origin: Origin, shell: Shell, number: signal.Signals
