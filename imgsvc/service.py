@@ -169,6 +169,9 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._pool.close(max(0.0, deadline - time.monotonic()))
+
+    async def close(self) -> None:
+        """Let go of what it holds since it was made, started or not."""
         await self._session.close()
         await self.files.close()
 
@@ -209,6 +212,7 @@ async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Servi
         database = await Database.open(config.storage.data_dir / DATABASE)
         stack.push_async_callback(database.close)
         service = Service(config, database)
+        stack.push_async_callback(service.close)
         if listen:
             await stack.enter_async_context(_listening(service))
         stack.push_async_callback(service.stop)

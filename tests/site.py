@@ -164,4 +164,5 @@ async def opened(folder: Path, **sections: Mapping[str, object]) -> AsyncIterato
         await asyncio.gather(publishing, return_exceptions=True)
         await service.stop()
         await runner.cleanup()
+        await service.close()
         await database.close()

@@ -147,6 +147,7 @@ def test_a_service_that_cannot_start_says_why(service: Service, shell: Shell) ->
     taken = shell.run("serve", "--port", port)
     assert taken.code == 1
     assert f"cannot listen on 127.0.0.1:{port}" in taken.said
+    assert "Unclosed" not in taken.said
     second = shell.run("serve", "--port", "0", "--data-dir", str(service.data_dir))
     assert second.code == 1
     assert str(service.data_dir) in second.said
