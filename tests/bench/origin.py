@@ -28,18 +28,18 @@ class Bodies:
             if file.suffix != ".partial"
         }
 
-    def answer(self, path: str) -> bytes:
+    def answer(self, path: str) -> tuple[bytes, ...]:
         kind, _, name = path.lstrip("/").partition("/")
         number, _, extension = name.partition(".")
         body = self._bodies.get(f"{kind}/{int(number) % DISTINCT}.{extension}")
         if body is None:
-            return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
-        body += b"#%d" % int(number)
-        return b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (
+            return (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",)
+        tail = b"#%d" % int(number)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (
             TYPES[extension],
-            len(body),
-            body,
+            len(body) + len(tail),
         )
+        return head, body, tail
 
 
 class Connection(asyncio.Protocol):
@@ -68,7 +68,8 @@ class Connection(asyncio.Protocol):
     def _send(self, path: str) -> None:
         assert self._transport is not None
         if not self._transport.is_closing():
-            self._transport.write(self._bodies.answer(path))
+            for part in self._bodies.answer(path):
+                self._transport.write(part)
 
 
 async def serve(root: Path, latency: float) -> None:
