@@ -73,7 +73,7 @@ class ProcessQueue:
         self._touch = touch
         self._finished = finished
         self._unused = unused
-        self._flights: dict[asyncio.Task[None], Flight] = {}
+        self._flights: dict[asyncio.Task[Outcome], Flight] = {}
         self._fetching: Counter[int] = Counter()
         self._landed: list[tuple[Flight, Outcome]] = []
         self._unnoted: set[Flight] = set()
@@ -197,24 +197,28 @@ class ProcessQueue:
         task = asyncio.create_task(self._fly(flight), name=f"image {claim.request_id}")
         self._flights[task] = flight
         self._unnoted.add(flight)
-        task.add_done_callback(self._landed_task)
+        task.add_done_callback(self._land_task)
+        if self._stopping:  # it was being claimed as the stop began
+            task.cancel()
 
-    def _landed_task(self, task: asyncio.Task[None]) -> None:
-        del self._flights[task]
-
-    # --- one image ---------------------------------------------------------------------------
-
-    async def _fly(self, flight: Flight) -> None:
-        try:
-            outcome = await self._outcome(flight)
-        except asyncio.CancelledError:
-            claim = flight.claim
-            outcome = Cancelled(claim) if flight.cancelled else PutBack(claim, claim.attempts)
-        if flight.file is not None and not isinstance(outcome, Completed):
-            await asyncio.shield(self._delete([flight.file]))
+    def _land_task(self, task: asyncio.Task[Outcome]) -> None:
+        flight = self._flights.pop(task)
+        # A task that is cancelled before its first step, or while it cleans up, ends like this.
+        outcome = _cut_short(flight) if task.cancelled() else task.result()
         self._release(flight)
         self._landed.append((flight, outcome))
         self._news.set()
+
+    # --- one image ---------------------------------------------------------------------------
+
+    async def _fly(self, flight: Flight) -> Outcome:
+        try:
+            outcome = await self._outcome(flight)
+        except asyncio.CancelledError:
+            outcome = _cut_short(flight)
+        if flight.file is not None and not isinstance(outcome, Completed):
+            await asyncio.shield(self._delete([flight.file]))
+        return outcome
 
     async def _outcome(self, flight: Flight) -> Outcome:
         claim = flight.claim
@@ -352,6 +356,11 @@ class ProcessQueue:
             await self.tell(result)
             if not result.touched:
                 return
+
+
+def _cut_short(flight: Flight) -> Outcome:
+    claim = flight.claim
+    return Cancelled(claim) if flight.cancelled else PutBack(claim, claim.attempts)
 
 
 def _about(claim: Claim) -> dict[str, object]:
