@@ -156,13 +156,15 @@ class Workshop:
 
 @asynccontextmanager
 async def opened_workshop(
-    folder: Path, *, start: bool = True, **fetch: Any
+    folder: Path,
+    *,
+    start: bool = True,
+    function: str = "tests.misbehaving:compress",
+    **fetch: Any,
 ) -> AsyncIterator[Workshop]:
     """Open a workshop with these settings for fetching; at the end its books are held to account."""
     settings = FetchConfig.model_validate({"allowed_networks": ["127.0.0.0/8"], **fetch})
-    pool = Pool(
-        CompressConfig.model_validate({"workers": 1}), function="tests.misbehaving:compress"
-    )
+    pool = Pool(CompressConfig.model_validate({"workers": 1}), function=function)
     session = open_session(settings, AddressRules(settings.allowed_networks))
     async with opened(folder) as books:
         await pool.start()

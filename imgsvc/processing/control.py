@@ -36,19 +36,15 @@ class Control:
 
     async def cancel(self, request_id: str) -> None:
         """Cancel what waits and what is being downloaded; raise `Refusal` where that is too late."""
-        await self._own(self._cancel(await self._work.begin_cancel(request_id)))
+        await self._own(self._begin_cancel(request_id))
 
     async def retry(self, request_id: str) -> None:
         """Let the failed images of a finished request wait again; raise `Refusal` if none can."""
-        request = await self._work.retry_failed(request_id)
-        self._touch([request.key])
-        self._queue.wake()
+        await self._own(self._retry(request_id))
 
     async def delete(self, request_id: str) -> None:
         """Remove a finished request, and its files that no other uses; raise `Refusal` if not."""
-        request_key = await self._uploads.mark_deleting(request_id)
-        self._touch([request_key])
-        await self._own(self._housekeeping.purge())
+        await self._own(self._delete(request_id))
 
     async def resume(self) -> None:
         """Go on with what an earlier process was asked to do."""
@@ -61,6 +57,19 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    async def _begin_cancel(self, request_id: str) -> None:
+        await self._cancel(await self._work.begin_cancel(request_id))
+
+    async def _retry(self, request_id: str) -> None:
+        request = await self._work.retry_failed(request_id)
+        self._touch([request.key])
+        self._queue.wake()
+
+    async def _delete(self, request_id: str) -> None:
+        request_key = await self._uploads.mark_deleting(request_id)
+        self._touch([request_key])
+        await self._housekeeping.purge()
+
     async def _cancel(self, request_key: int) -> None:
         await self._queue.abandon(request_key)
         more = True
@@ -69,7 +78,7 @@ class Control:
             await self._queue.tell(result)
 
     async def _own(self, work: Coroutine[object, object, None]) -> None:
-        """Do work to its end even if the caller goes away."""
+        """Do work to its end, its first commit included, even if the caller goes away."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
