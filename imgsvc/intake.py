@@ -175,7 +175,7 @@ class _Upload:
         self._reader = TableReader(max_images=config.max_images_per_request)
         self._digest = hashlib.sha256()
         self._rows: list[Product] = []
-        self._request_key: int | None = None
+        self._beginning: asyncio.Task[int] | None = None
         self._staging: asyncio.Task[None] | None = None
 
     async def run(
@@ -194,8 +194,8 @@ class _Upload:
             request = await self._accept(given, idempotency_key)
             accepted = True
         finally:
-            if not accepted and self._request_key is not None:
-                await asyncio.shield(self._discard(self._request_key))
+            if not accepted and self._beginning is not None:
+                await asyncio.shield(self._discard(self._beginning))
         return Accepted(request, self._reader.products, self._reader.images)
 
     async def _read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
@@ -224,20 +224,23 @@ class _Upload:
         await asyncio.sleep(0)
 
     async def _stage(self, rows: list[Product]) -> None:
-        if self._request_key is None:
+        if self._beginning is None:
             columns = self._reader.columns
             assert columns is not None, "rows come after their header"  # noqa: S101
-            self._request_key = await self._uploads.begin(columns)
+            self._beginning = asyncio.create_task(self._uploads.begin(columns))
+        # Cut short here, the request is begun all the same, and its key is needed to discard it.
+        request_key = await asyncio.shield(self._beginning)
         await self._staged()
         # The next rows are read meanwhile.
-        self._staging = asyncio.create_task(self._uploads.stage(self._request_key, rows))
+        self._staging = asyncio.create_task(self._uploads.stage(request_key, rows))
 
     async def _staged(self) -> None:
         staging, self._staging = self._staging, None
         if staging is not None:
             await staging
 
-    async def _discard(self, request_key: int) -> None:
+    async def _discard(self, beginning: asyncio.Task[int]) -> None:
+        request_key = await beginning
         try:
             await self._staged()
         finally:
@@ -256,12 +259,12 @@ class _Upload:
             )
 
     async def _accept(self, given: UploadOptions, idempotency_key: str | None) -> Request:
-        assert self._request_key is not None, "a good table has rows"  # noqa: S101
+        assert self._beginning is not None, "a good table has rows"  # noqa: S101
         idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _fingerprint(self._digest.digest(), given))
         request = await self._uploads.accept(
-            self._request_key,
+            self._beginning.result(),
             given.options,
             max_waiting=self._config.max_waiting_images,
             idempotency=idempotency,

@@ -1,0 +1,303 @@
+"""Uploads: accepted whole, or refused with nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from imgsvc import intake as module
+from imgsvc.config import ServerConfig
+from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.intake import Accepted, Intake, UploadOptions
+from imgsvc.metrics import Metrics
+from imgsvc.models import Quality, RequestOptions, Settings
+from tests.books import Books, opened
+from tests.launcher import table
+
+ROWS = [(n, f"Product {n}", f"http://a.example/{n}.jpg") for n in range(30)]
+BODY = table(ROWS)
+
+
+@pytest.fixture(autouse=True)
+def few_rows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STAGED_ROWS", 4)
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with opened(tmp_path) as books:
+        yield Desk(books)
+
+
+class Desk:
+    """An intake, and a count of what it has told others."""
+
+    def __init__(self, books: Books, **server: object) -> None:
+        self.books = books
+        self.room = True
+        self.accepted = self.discarded = 0
+        self.metrics = Metrics()
+        self.intake = Intake(
+            books.uploads,
+            ServerConfig.model_validate(server),
+            self.metrics,
+            has_room=lambda: self.room,
+            accepted=self._accept,
+            discarded=self._discard,
+        )
+
+    def _accept(self) -> None:
+        self.accepted += 1
+
+    def _discard(self) -> None:
+        self.discarded += 1
+
+    async def upload(
+        self,
+        body: bytes | AsyncIterator[bytes] = BODY,
+        options: UploadOptions | Callable[[], UploadOptions] | None = None,
+        key: str | None = None,
+    ) -> Accepted:
+        given = options or UploadOptions(RequestOptions(Settings()))
+        return await self.intake.upload(
+            chunked(body) if isinstance(body, bytes) else body,
+            given if callable(given) else lambda: given,
+            idempotency_key=key,
+        )
+
+    async def refused(self, body: bytes = BODY, key: str | None = None) -> RefusalCode:
+        with pytest.raises(Refusal) as caught:
+            await self.upload(body, key=key)
+        return caught.value.code
+
+    async def requests(self) -> list[str]:
+        """The stage of each request there is."""
+        return await self.books.database.read(
+            lambda c: [stage for (stage,) in c.execute("SELECT stage FROM requests ORDER BY key")]
+        )
+
+    async def assert_nothing_stays(self) -> None:
+        """What was staged is hidden, said to be so, and gone after a purge."""
+        assert set(await self.requests()) <= {"deleting"}
+        assert self.accepted == 0
+        assert self.discarded == len(await self.requests())
+        while (await self.books.uploads.purge_slice()).more:
+            pass
+        assert await self.books.database.read(rows_left) == 0
+
+
+def rows_left(c: sqlite3.Connection) -> int:
+    count: int = c.execute(
+        "SELECT (SELECT count(*) FROM requests) + (SELECT count(*) FROM products) "
+        "+ (SELECT count(*) FROM images) + (SELECT count(*) FROM headers)"
+    ).fetchone()[0]
+    return count
+
+
+async def chunked(body: bytes, size: int = 50) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+class Slow:
+    """An upload that stands still after its body's first part until the test lets it go on."""
+
+    def __init__(self, body: bytes = BODY, first: int = 600) -> None:
+        self._body = body
+        self._first = first
+        self.reached = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._body[: self._first]
+        self.reached.set()
+        await self.go_on.wait()
+        yield self._body[self._first :]
+
+
+def options(quality: int = 50, webhook: str | None = None, *, dry: bool = False) -> UploadOptions:
+    return UploadOptions(
+        RequestOptions(Settings(Quality(quality, relative=False)), webhook), dry_run=dry
+    )
+
+
+async def test_an_upload_in_pieces_is_stored_in_its_order(desk: Desk) -> None:
+    accepted = await desk.upload()
+    assert accepted.request is not None
+    assert (accepted.products, accepted.images, accepted.replayed) == (30, 30, False)
+    assert accepted.request.progress.pending == 30
+    async with desk.books.snapshots.open(accepted.request.request_id) as snapshot:
+        rows = await snapshot.products(0, 100)
+    assert [(row.serial_number, row.name, row.images[0].url) for row in rows] == [
+        (str(number), name, url) for number, name, url in ROWS
+    ]
+    assert (desk.accepted, desk.discarded) == (1, 0)
+
+
+async def test_options_that_come_after_the_table_count(desk: Desk) -> None:
+    known = options(10)
+    slow = Slow()
+    uploading = asyncio.create_task(desk.upload(aiter(slow), lambda: known))
+    await slow.reached.wait()
+    known = options(20, "http://a.example/hook")
+    slow.go_on.set()
+    request = (await uploading).request
+    assert request is not None
+    assert request.options == known.options
+
+
+# --- nothing stays -------------------------------------------------------------------------------
+
+
+async def test_of_a_table_with_a_late_fault_nothing_stays(desk: Desk) -> None:
+    body = table([*ROWS, (31, "", "ftp://a.example/x")])
+    with pytest.raises(Refusal) as caught:
+        await desk.upload(body)
+    assert caught.value.code is RefusalCode.INVALID_CSV
+    assert caught.value.fault_count == 2
+    assert {fault.row for fault in caught.value.faults} == {32}
+    await desk.assert_nothing_stays()
+
+
+async def test_of_a_table_with_too_many_images_nothing_stays(desk: Desk) -> None:
+    small = Desk(desk.books, max_images_per_request=20)
+    assert await small.refused() is RefusalCode.TOO_MANY_IMAGES
+    await small.assert_nothing_stays()
+
+
+async def test_of_an_upload_for_which_too_much_waits_nothing_stays(desk: Desk) -> None:
+    small = Desk(desk.books, max_waiting_images=29)
+    assert await small.refused() is RefusalCode.TOO_MUCH_WAITING
+    await small.assert_nothing_stays()
+
+
+async def test_of_an_upload_whose_sender_has_gone_nothing_stays(desk: Desk) -> None:
+    slow = Slow()
+    uploading = asyncio.create_task(desk.upload(aiter(slow), key="mine"))
+    await slow.reached.wait()
+    assert await desk.requests() == ["staging"]
+    uploading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await uploading
+    await desk.assert_nothing_stays()
+    assert (await desk.upload(key="mine")).replayed is False, "its key is free again"
+
+
+async def test_an_upload_cut_short_at_any_pause_leaves_nothing_half_way(desk: Desk) -> None:
+    """The sender goes after one more turn of the loop each time."""
+    for turns in range(30):
+        uploading = asyncio.create_task(desk.upload())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        uploading.cancel()
+        await asyncio.gather(uploading, return_exceptions=True)
+        assert "staging" not in await desk.requests(), turns
+    assert await desk.requests(), "some had begun"
+
+
+async def test_an_upload_that_breaks_leaves_nothing(desk: Desk) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield BODY[:600]
+        raise Refusal(RefusalCode.UPLOAD_STALLED, "nothing came")
+
+    with pytest.raises(Refusal, match="upload-stalled"):
+        await desk.upload(broken())
+    await desk.assert_nothing_stays()
+
+
+async def test_a_dry_run_stores_nothing(desk: Desk) -> None:
+    accepted = await desk.upload(options=options(dry=True))
+    assert (accepted.request, accepted.products, accepted.images) == (None, 30, 30)
+    assert await desk.requests() == []
+    await desk.assert_nothing_stays()
+
+
+async def test_a_dry_run_that_says_so_after_its_table_leaves_nothing(desk: Desk) -> None:
+    known = options()
+    slow = Slow()
+    uploading = asyncio.create_task(desk.upload(aiter(slow), lambda: known))
+    await slow.reached.wait()
+    known = options(dry=True)
+    slow.go_on.set()
+    assert (await uploading).request is None
+    await desk.assert_nothing_stays()
+
+
+# --- stopping, and a full disk ------------------------------------------------------------------------
+
+
+async def test_a_stop_refuses_what_is_being_uploaded_and_what_comes(desk: Desk) -> None:
+    slow = Slow()
+    uploading = asyncio.create_task(desk.upload(aiter(slow)))
+    await slow.reached.wait()
+    desk.intake.stop()
+    with pytest.raises(Refusal) as caught:
+        await uploading
+    assert caught.value.code is RefusalCode.UNAVAILABLE
+    assert caught.value.retry_after
+    assert await desk.refused() is RefusalCode.UNAVAILABLE
+    await desk.assert_nothing_stays()
+
+
+async def test_a_full_disk_refuses_uploads_until_there_is_room(desk: Desk) -> None:
+    desk.room = False
+    assert await desk.refused() is RefusalCode.STORAGE_FULL
+    desk.room = True
+    assert (await desk.upload()).request is not None
+
+
+# --- idempotency keys --------------------------------------------------------------------------------
+
+
+async def test_the_same_upload_under_the_same_key_is_answered_again(desk: Desk) -> None:
+    first = await desk.upload(options=options(webhook="http://a.example/hook"), key="k")
+    again = await desk.upload(
+        chunked(BODY, size=7), options(webhook="http://a.example/hook"), key="k"
+    )
+    assert again.replayed
+    assert again.request == first.request
+    assert (again.products, again.images) == (first.products, first.images)
+    assert await desk.requests() == ["accepted"]
+    assert desk.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "other"),
+    [
+        (BODY + b"\r\n", options()),
+        (BODY, options(quality=51)),
+        (BODY, options(webhook="http://a.example/hook")),
+        (BODY, options(dry=True)),
+    ],
+    ids=["table", "quality", "webhook", "dry-run"],
+)
+async def test_another_upload_under_the_same_key_is_refused(
+    desk: Desk, body: bytes, other: UploadOptions
+) -> None:
+    await desk.upload(options=options(), key="k")
+    with pytest.raises(Refusal) as caught:
+        await desk.upload(body, other, key="k")
+    assert caught.value.code is RefusalCode.IDEMPOTENCY_KEY_REUSED
+    assert await desk.requests() == ["accepted"]
+
+
+async def test_a_key_is_busy_while_its_upload_is_in_progress(desk: Desk) -> None:
+    slow = Slow()
+    uploading = asyncio.create_task(desk.upload(aiter(slow), key="k"))
+    await slow.reached.wait()
+    assert await desk.refused(key="k") is RefusalCode.IDEMPOTENCY_KEY_BUSY
+    assert (await desk.upload(key="other")).replayed is False
+    slow.go_on.set()
+    first = await uploading
+    again = await desk.upload(key="k")
+    assert (again.replayed, again.request) == (True, first.request)
+
+
+async def test_a_refused_upload_binds_no_key(desk: Desk) -> None:
+    assert await desk.refused(b"nonsense", key="k") is RefusalCode.INVALID_CSV
+    assert (await desk.upload(options=options(dry=True), key="k")).request is None
+    assert (await desk.upload(key="k")).request is not None
