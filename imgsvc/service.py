@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from ipaddress import ip_address
@@ -25,6 +25,7 @@ from imgsvc.errors import StartError
 from imgsvc.images.pool import Pool
 from imgsvc.intake import Intake
 from imgsvc.metrics import Metrics
+from imgsvc.models import Finished
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.breaker import Breakers
 from imgsvc.network.budget import ByteBudget
@@ -114,7 +115,7 @@ class Service:
             fetched_ahead=FETCHED_AHEAD * pool.workers,
             has_room=space.has_room,
             touch=events.touch,
-            finished=lambda _: self._deliveries.wake(),
+            finished=self._finished,
             unused=self._housekeeping.delete_unused,
         )
         self.control = Control(work, uploads, queue, self._housekeeping, touch=events.touch)
@@ -126,6 +127,10 @@ class Service:
             accepted=queue.wake,
             discarded=self._housekeeping.wake,
         )
+
+    def _finished(self, requests: Sequence[Finished]) -> None:
+        self.events.touch((request.request_key for request in requests), urgent=True)
+        self._deliveries.wake()
 
     @property
     def parts(self) -> Parts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from imgsvc.database.snapshots import Snapshots
 from imgsvc.errors import Refusal
@@ -13,8 +13,8 @@ from imgsvc.models import Request
 
 log = logging.getLogger(__name__)
 
-PUBLISH_SECONDS = 0.25
-"""A watcher hears of changes at most this often; one read serves all watchers of a request."""
+PUBLISH_SECONDS = 0.5
+"""A watcher hears of changes at most this often, but of the end at once; one read serves all."""
 
 
 class Feed:
@@ -62,14 +62,17 @@ class Events:
         self._watched: dict[int, str] = {}
         self._touched: set[int] = set()
         self._news = asyncio.Event()
+        self._urgent = asyncio.Event()
         self._closed = False
 
-    def touch(self, request_keys: Iterable[int]) -> None:
-        """Say that these requests have changed."""
+    def touch(self, request_keys: Iterable[int], *, urgent: bool = False) -> None:
+        """Say that these requests have changed; who watches is told now, if that is urgent."""
         touched = self._watched.keys() & set(request_keys)
         if touched:
             self._touched |= touched
             self._news.set()
+            if urgent:
+                self._urgent.set()
 
     @asynccontextmanager
     async def watch(self, request_id: str) -> AsyncIterator[Feed]:
@@ -125,10 +128,13 @@ class Events:
         while True:
             await self._news.wait()
             self._news.clear()
+            self._urgent.clear()
             touched, self._touched = self._touched, set()
             for key in touched:
                 await self._publish_one(key)
-            await asyncio.sleep(PUBLISH_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PUBLISH_SECONDS):
+                    await self._urgent.wait()
 
     async def _publish_one(self, key: int) -> None:
         request_id = self._watched.get(key)

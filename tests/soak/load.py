@@ -193,7 +193,7 @@ def watchers(folder: Path) -> list[str]:
         try:
             rows = [
                 (n, f"P{n}", origin.photo(n % 200, query=f"?w=500&h=500&n={n}"))
-                for n in range(1_500)
+                for n in range(5_000)
             ]
             begun = time.perf_counter()
             request_id = service.upload(table(rows))
