@@ -75,8 +75,10 @@ class DeliveryQueue:
         if room <= 0:
             return IDLE_SECONDS
         now = time.time()
+        # One whose outcome is noted while this reads may still be read as due: it is left out.
+        sending = set(self._sending)
         for delivery in await self._deliveries.due(now, limit=SENT_AT_ONCE * 2):
-            if room > 0 and delivery.delivery_id not in self._sending:
+            if room > 0 and delivery.delivery_id not in sending:
                 room -= 1
                 task = asyncio.create_task(self._attempt(delivery))
                 self._sending[delivery.delivery_id] = task
