@@ -44,17 +44,17 @@ async def test_other_settings_make_another_output(shop: Workshop, origin: Origin
 
 
 async def test_a_twin_takes_over_from_one_that_fails(shop: Workshop, origin: Origin) -> None:
-    """The first try fails; the image that waited for it is not failed with it."""
+    """The first try fails; the images that waited for it do not fail with it."""
     acts = f"once={shop.path('tried')} touch={shop.path('begun')} wait={shop.path('go')} refuse"
     script = shop.script("same", acts)
     first = await shop.accept(origin.serve("/1.jpg", script))
     await until(shop.path("begun").exists, "the first of the twins")
-    second = await shop.accept(origin.serve("/2.jpg", script))
-    await until(lambda: waiting_twins(shop) == 1, "the other to wait for it")
+    others = await shop.accept(*(origin.serve(f"/{n}.jpg", script) for n in (2, 3, 4)))
+    await until(lambda: waiting_twins(shop) == 3, "the others to wait for it")
     shop.path("go").touch()
     assert (await shop.done(first)).progress == Progress(failed=1)
-    assert (await shop.done(second)).progress == Progress(completed=1)
-    assert shop.tries("same") == 2
+    assert (await shop.done(others)).progress == Progress(completed=3)
+    assert shop.tries("same") == 2, "one of the others takes over, for all of them"
 
 
 async def test_a_twin_takes_over_from_one_that_found_no_room(
