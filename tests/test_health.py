@@ -1,0 +1,85 @@
+"""Ready or not, and why."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from imgsvc.config import CompressConfig
+from imgsvc.database import connection
+from imgsvc.database.connection import Database
+from imgsvc.images.pool import Pool
+from imgsvc.processing import health as module
+from imgsvc.processing.health import Monitor, State
+from tests.workshop import until
+
+
+@asynccontextmanager
+async def watched(
+    folder: Path, *, function: str = "tests.misbehaving:compress"
+) -> AsyncIterator[Monitor]:
+    """Watch a database and a pool of one worker, with as much room as there is."""
+    database = await Database.open(folder / "imgsvc.db")
+    pool = Pool(CompressConfig(workers=1), function=function)
+    await pool.start()
+    monitor = Monitor(database, pool, has_room=lambda: not (folder / "full").exists())
+    watching = asyncio.create_task(monitor.watch())
+    try:
+        yield monitor
+        assert not watching.done()
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await pool.close(0)
+        await database.close()
+
+
+async def test_it_is_ready_while_it_runs_and_nothing_is_wrong(tmp_path: Path) -> None:
+    async with watched(tmp_path) as monitor:
+        assert not monitor.health().ready
+        monitor.state = State.RUNNING
+        assert monitor.health().ready
+        assert monitor.health().reasons == ()
+        monitor.state = State.STOPPING
+        assert not monitor.health().ready
+
+
+async def test_it_is_not_ready_while_the_disk_is_full(tmp_path: Path) -> None:
+    async with watched(tmp_path) as monitor:
+        monitor.state = State.RUNNING
+        (tmp_path / "full").touch()
+        assert monitor.health().reasons == ("the disk is full",)
+        assert not monitor.health().ready
+        (tmp_path / "full").unlink()
+        assert monitor.health().ready
+
+
+async def test_it_is_not_ready_while_the_database_takes_no_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.5)
+    async with watched(tmp_path) as monitor:
+        monitor.state = State.RUNNING
+        await until(lambda: monitor.health().ready, "a first write")
+        other = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None, timeout=20)
+        other.execute("BEGIN IMMEDIATE")
+        await until(lambda: not monitor.health().ready, "it to be noticed")
+        assert "no write" in monitor.health().reasons[0]
+        other.execute("ROLLBACK")
+        other.close()
+        await until(lambda: monitor.health().ready, "writes again")
+
+
+async def test_it_is_not_ready_where_no_worker_comes_up(tmp_path: Path) -> None:
+    async with watched(tmp_path, function="tests.misbehaving:nothing_of_that_name") as monitor:
+        monitor.state = State.RUNNING
+        await until(lambda: not monitor.health().ready, "the pool to give up")
+        assert monitor.health().reasons == ("no worker process can be started",)
