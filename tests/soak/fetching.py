@@ -106,7 +106,11 @@ def dead_host(folder: Path) -> list[str]:
     silent = socket.create_server(("127.0.0.30", 0), backlog=512)
     dead = f"http://127.0.0.30:{silent.getsockname()[1]}"
     try:
-        urls = [origin.photo(n, query="?w=500&h=500") for n in range(40) for origin in origins]
+        urls = [
+            origin.photo(40 * place + n, query="?w=500&h=500")
+            for n in range(40)
+            for place, origin in enumerate(origins)
+        ]
         for origin in origins:  # pictures are made before anything is measured
             _seconds(
                 folder, f"warm-{origin.host}", {}, [u for u in urls if u.startswith(origin.base)]
