@@ -116,8 +116,14 @@ def dead_host(folder: Path) -> list[str]:
                 folder, f"warm-{origin.host}", {}, [u for u in urls if u.startswith(origin.base)]
             )
         fetch: dict[str, object] = {"total_seconds": 20, "idle_seconds": 10}
-        without = [_seconds(folder, f"without-{n}", fetch, urls) for n in range(3)]
-        beside = [_seconds(folder, f"beside-{n}", fetch, urls, dead) for n in range(3)]
+        pairs = [
+            (
+                _seconds(folder, f"without-{n}", fetch, urls),
+                _seconds(folder, f"beside-{n}", fetch, urls, dead),
+            )
+            for n in range(5)
+        ]
+        without, beside = zip(*pairs, strict=True)
         ratio = statistics.median(beside) / statistics.median(without)
         print(f"with a dead host {ratio:.2f} × the time: {without} {beside}")
         return [f"{ratio:.2f} ×"] if ratio > 1.2 else []
