@@ -165,7 +165,7 @@ async def test_more_than_are_sent_at_once_are_all_sent(
     books: Books, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     hook = origin.script("/hook", Reply(204))
-    requests = [await finished(books, hook) for _ in range(3 * module.SENT_AT_ONCE)]
+    requests = [await finished(books, hook) for _ in range(8 * module.SENT_AT_ONCE)]
     async with delivering(books, session):
         for request in requests:
             assert (await ended(books, request)).attempts == 1
