@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from imgsvc.config import FetchConfig
+from imgsvc.database.connection import DatabaseUnavailable
 from imgsvc.database.work import FinishResult, Work, origin_key
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images.pool import PoolClosed
@@ -31,8 +32,8 @@ IDLE_SECONDS = 30.0
 """The queue looks at the database this often even if nothing wakes it."""
 FULL_SECONDS = 1.0
 """How often a full disk, or a database that takes no write, is looked at again."""
-FULL_REST_SECONDS = 5.0
-"""How long an image rests whose output found no room on the disk."""
+REST_SECONDS = 5.0
+"""How long an image rests whose output found no room, or which found no database."""
 EXPIRY_SECONDS = 5.0
 """How often the images of dead origins are looked at."""
 EXPIRY_SLICE = 1_000
@@ -226,8 +227,8 @@ class ProcessQueue:
             return await self._pipeline.process(flight, self._fetched)
         except (OriginResting, PoolClosed):
             return PutBack(claim, claim.attempts)
-        except StorageFull:
-            return PutBack(claim, claim.attempts, time.time() + FULL_REST_SECONDS)
+        except (StorageFull, DatabaseUnavailable):
+            return PutBack(claim, claim.attempts, time.time() + REST_SECONDS)
         except ImageError as error:
             return self._failure(flight, error)
         except Exception:
