@@ -60,7 +60,7 @@ async def test_a_twin_takes_over_from_one_that_fails(shop: Workshop, origin: Ori
 async def test_a_twin_takes_over_from_one_that_found_no_room(
     shop: Workshop, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "FULL_REST_SECONDS", 0.1)
+    monkeypatch.setattr(queue, "REST_SECONDS", 0.1)
     acts = f"once={shop.path('tried')} touch={shop.path('begun')} wait={shop.path('go')}"
     script = shop.script("same", acts)
     first = await shop.accept(origin.serve("/1.jpg", script))

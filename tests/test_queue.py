@@ -158,7 +158,7 @@ async def test_nothing_is_claimed_while_the_disk_is_full(
 async def test_an_output_without_room_is_made_again_and_not_counted(
     shop: Workshop, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "FULL_REST_SECONDS", 0.1)
+    monkeypatch.setattr(queue, "REST_SECONDS", 0.1)
     shop.room_to_store = False
     request = await shop.accept(origin.serve("/a.jpg", shop.script("a")))
     await until(lambda: shop.tries("a") >= 2, "a second try")
@@ -182,7 +182,7 @@ async def test_a_disk_that_is_full_in_the_middle_of_a_file_leaves_nothing_of_it(
     await until(rests, "the image to be put back")
     (image,) = await shop.images(request)
     assert image[:3] == ("pending", 0, None)
-    assert 0 < image[3] - time.time() <= queue.FULL_REST_SECONDS
+    assert 0 < image[3] - time.time() <= queue.REST_SECONDS
     assert shop.stored() == set()
 
 
