@@ -42,6 +42,8 @@ def act(word: str) -> bytes:  # noqa: PLR0912
             ctypes.PyDLL(None).sleep(1_000)
         case "eat":
             return bytes(bytearray(int(value)))[:1]
+        case "print":
+            os.write(2, value.encode())
         case "sleep":
             time.sleep(float(value))
         case "wait":

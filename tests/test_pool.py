@@ -113,6 +113,14 @@ async def test_images_are_compressed_side_by_side(images: Images) -> None:
             assert [answer.data for answer in await asyncio.gather(*both)] == [b"done"] * 2
 
 
+async def test_what_libraries_print_is_not_in_the_log(
+    images: Images, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with a_pool(1) as pool:
+        await pool.compress(images.data("a", "print=scrawl"), SETTINGS)
+    assert "scrawl" not in capfd.readouterr().err
+
+
 async def test_an_images_own_error_comes_back(images: Images) -> None:
     async with a_pool(1) as pool:
         with pytest.raises(ImageError, match="corrupt_image: it is cut off"):

@@ -115,6 +115,7 @@ def start(setup: Setup, position: c_double, recalled: c_double) -> None:
     _tune_malloc()
     gc.freeze()
     _limit_memory(setup.memory_bytes)
+    _silence_libraries()
     _bench = bench
 
 
@@ -171,6 +172,13 @@ def _give_memory_back() -> None:
     if image is not None:
         image.core.clear_cache()
     _libc_call("malloc_trim", 0)
+
+
+def _silence_libraries() -> None:
+    """Keep what C libraries print of damaged pictures out of the service's log."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _limit_memory(more_bytes: int) -> None:
