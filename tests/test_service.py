@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -293,3 +294,11 @@ def test_a_dry_run_stores_nothing(service: Service, origin: Origin) -> None:
     assert (answer.json()["products"], answer.json()["images"]) == (2, 3)
     assert service.get("/listRequests").json()["requests"] == []
     assert origin.hits() == 0
+
+
+def test_the_longest_webhook_url_fits_into_the_query(service: Service, origin: Origin) -> None:
+    url = origin.url("/hook?x=")
+    url += "/" * (8_192 - len(url))
+    query = f"?dryRun=true&webhookUrl={quote(url, safe='')}"
+    answer = service.post(f"/processImages{query}", table([(1, "p", origin.photo(1))]))
+    assert answer.status == 200, answer.body

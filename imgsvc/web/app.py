@@ -33,6 +33,8 @@ from imgsvc.web.uploads import Uploads
 
 LINGER_SECONDS = 30.0
 """How long a client that was refused may go on sending before the connection is cut."""
+REQUEST_LINE_BYTES = 32 * 1024
+"""The longest request line: a `webhookUrl` of 8,192 characters fits in, percent-encoded."""
 KEEP_ALIVE_SECONDS = 75.0
 """A connection without a call is closed after this; longer than proxies usually keep theirs."""
 
@@ -82,6 +84,7 @@ def create_app(parts: Parts) -> web.Application:
             "handler_cancellation": True,  # A client that has gone is not worked for.
             "keepalive_timeout": KEEP_ALIVE_SECONDS,
             "lingering_time": LINGER_SECONDS,
+            "max_line_size": REQUEST_LINE_BYTES,
         },
     )
     app.on_response_prepare.append(finish_headers(origins))
