@@ -73,19 +73,35 @@ async def code_of(work: asyncio.Future[Compressed]) -> ImageErrorCode:
     return caught.value.code
 
 
-def descendants(pid: int) -> set[int]:
-    """All processes below this one."""
-    parents = {}
+def parents() -> dict[int, int]:
+    """Every process there is, and its parent."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
                 if fields[0] != "Z":
-                    parents[int(entry.name)] = int(fields[1])
+                    found[int(entry.name)] = int(fields[1])
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below this one."""
+    above = parents()
     found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
+    while more := {child for child, parent in above.items() if parent in found} - found:
         found |= more
     return found - {pid}
+
+
+def fork_server() -> int:
+    """Our child that makes the workers."""
+    (server,) = (
+        pid
+        for pid, parent in parents().items()
+        if parent == os.getpid() and "forkserver" in command_of(pid)
+    )
+    return server
 
 
 def command_of(pid: int) -> str:
@@ -283,15 +299,9 @@ async def test_workers_killed_at_random_cost_no_image(images: Images) -> None:
         killed = 0
         while not work.done():
             await asyncio.sleep(chance.uniform(0.02, 0.2))
-            workers = [
-                pid
-                for child in descendants(os.getpid())
-                if "forkserver" in command_of(child)
-                for pid in descendants(child)
-            ]
-            if workers:
+            if workers := descendants(fork_server()):
                 with suppress(ProcessLookupError):
-                    os.kill(chance.choice(workers), signal.SIGKILL)
+                    os.kill(chance.choice(sorted(workers)), signal.SIGKILL)
                 killed += 1
         assert len(await work) == 400
         assert killed > 5
@@ -309,15 +319,13 @@ async def test_the_fork_server_may_be_killed(images: Images) -> None:
             for i in range(30)
         ]
         await eventually(lambda: any(task.done() for task in work), "the first to be done")
-        before = descendants(os.getpid())
-        servers = [pid for pid in before if "forkserver" in command_of(pid)]
-        os.kill(min(servers), signal.SIGKILL)
+        server = fork_server()
+        workers = descendants(server)
+        os.kill(server, signal.SIGKILL)
         assert len(await asyncio.gather(*work)) == 30
-        await eventually(lambda: not before & set(workers_of_us()), "the old workers to end")
-
-
-def workers_of_us() -> set[int]:
-    return {pid for pid in descendants(os.getpid()) if "forkserver" in command_of(pid)}
+        assert len(workers) == 2
+        await eventually(lambda: not alive(workers), "the old workers to end")
+        assert pool.deaths == 2
 
 
 async def test_a_pool_whose_workers_do_not_start_is_not_well_until_they_do(
