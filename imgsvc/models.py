@@ -279,6 +279,7 @@ class Request:
 
     `version` grows with every change that a status shows. `key` is the database's own number for the
     request, which never leaves the service. `input_bytes` and `output_bytes` count completed images.
+    Its rate is measured since `measured_since` (None: not yet), when `measured_done` images were done.
     """
 
     key: int
@@ -295,6 +296,8 @@ class Request:
     options: RequestOptions
     webhook: DeliveryState | None = None
     failures: tuple[FailureCount, ...] = ()
+    measured_since: float | None = None
+    measured_done: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,14 +131,14 @@ def _image_json(image: ImageRow, base_url: str) -> Json:
 
 
 def eta_seconds(request: Request, now: float) -> int | None:
-    """Seconds to the end at the rate so far; None while there is none to tell by."""
-    progress = request.progress
+    """Seconds to the end at the measured rate; None while there is none to tell by."""
     if request.finished_at is not None:
         return 0
-    if not progress.done or request.started_at is None or now <= request.started_at:
+    progress, since = request.progress, request.measured_since
+    done = progress.done - request.measured_done
+    if since is None or now <= since or done <= 0:
         return None
-    rate = progress.done / (now - request.started_at)
-    return math.ceil((progress.total - progress.done) / rate)
+    return math.ceil((progress.total - progress.done) * (now - since) / done)
 
 
 def _progress_json(request: Request, now: float) -> Json:

@@ -78,6 +78,7 @@ REQUEST = Request(
     output_bytes=1_000,
     columns=COLUMNS,
     options=RequestOptions(Settings()),
+    measured_since=1_001.5,
 )
 FINISHED = replace(
     REQUEST,
@@ -150,22 +151,29 @@ def test_the_webhook_is_flat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "started", "finished", "eta"),
+    ("progress", "since", "done_by_then", "eta"),
     [
-        (Progress(pending=10), None, None, None),
-        (Progress(pending=10, processing=1), 1_000.0, None, None),
-        (Progress(pending=10, completed=10), 1_000.0, None, 100),
-        (Progress(pending=1, processing=1, failed=2, cancelled=1, completed=3), 1_000.0, None, 34),
-        (Progress(pending=10, completed=10), 1_100.0, None, None),
-        (Progress(pending=10, completed=10), 1_200.0, None, None),
-        (Progress(completed=10), 1_000.0, 1_050.0, 0),
+        (Progress(pending=10), None, 0, None),
+        (Progress(pending=10, processing=1), 1_000.0, 0, None),
+        (Progress(pending=10, completed=10), 1_000.0, 0, 100),
+        (Progress(pending=1, processing=1, failed=2, cancelled=1, completed=3), 1_000.0, 0, 34),
+        (Progress(pending=10, completed=10), 1_100.0, 0, None),
+        (Progress(pending=10, completed=10), 1_200.0, 0, None),
+        # Retried, or begun anew after a stop: what was done before tells nothing of the rate.
+        (Progress(pending=10, completed=1_010), 1_000.0, 1_000, 100),
+        (Progress(pending=10, completed=1_000), 1_000.0, 1_000, None),
+        (Progress(pending=10, completed=1_000), None, 1_000, None),
     ],
 )
 def test_the_time_that_is_left(
-    progress: Progress, started: float | None, finished: float | None, eta: int | None
+    progress: Progress, since: float | None, done_by_then: int, eta: int | None
 ) -> None:
-    request = replace(REQUEST, progress=progress, started_at=started, finished_at=finished)
+    request = replace(REQUEST, progress=progress, measured_since=since, measured_done=done_by_then)
     assert eta_seconds(request, 1_100.0) == eta
+
+
+def test_no_time_is_left_at_the_end() -> None:
+    assert eta_seconds(FINISHED, 1_100.0) == 0
 
 
 @pytest.mark.parametrize(

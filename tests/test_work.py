@@ -407,7 +407,10 @@ async def test_recovery_puts_back_what_was_in_flight(
     assert {claim.token for claim in [*first[2:], *claims, *more]} <= set(tokens)
     assert first[0].token not in tokens
     assert await books.work.recover() == []
-    assert (await shown(books, request)).progress == Progress(pending=8, completed=2)
+    recovered = await shown(books, request)
+    assert recovered.progress == Progress(pending=8, completed=2)
+    # The time between the processes is no part of the rate.
+    assert (recovered.measured_since, recovered.measured_done) == (None, 2)
     assert (await shown(books, other)).progress.processing == 0
     assert {
         claim.numbers[0]: claim.attempts for claim in await books.claim() if claim.attempts
@@ -497,13 +500,15 @@ async def test_failed_images_are_retried_from_the_start(books: Books) -> None:
     assert again.version > done.version
     assert again.finished_at is None
     assert again.started_at == done.started_at
+    assert (again.measured_since, again.measured_done) == (None, 1)
     assert (again.progress, again.failures) == (Progress(pending=3, completed=1), ())
     assert again.webhook is not None
     assert (again.webhook.status, again.webhook.attempts) == ("pending", 0)
     assert await books.deliveries.due(1e12, 9) == []
     assert await books.work.oldest_wait(request.key) > request.created_at
-    claims = await books.claim()
+    claims = await books.claim(now=12_345.0)
     assert [claim.attempts for claim in claims] == [0, 0, 0]
+    assert (await shown(books, request)).measured_since == 12_345.0
     await books.complete(claims)
     (second,) = await books.deliveries.due(1e12, 9)
     assert second.delivery_id != delivery.delivery_id

@@ -317,8 +317,9 @@ def mark_processing(c: sqlite3.Connection, request_key: int, numbers: Sequence[i
 def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: float) -> None:
     c.execute(
         "UPDATE requests SET pending = pending - ?, processing = processing + ?, "
-        "started_at = coalesce(started_at, ?), version = version + 1 WHERE key = ?",
-        (count, count, now, request_key),
+        "started_at = coalesce(started_at, ?), measured_since = coalesce(measured_since, ?), "
+        "version = version + 1 WHERE key = ?",
+        (count, count, now, now, request_key),
     )
 
 

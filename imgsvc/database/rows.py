@@ -45,7 +45,8 @@ IMAGE = "i.url, i.status, i.attempts, i.token, i.error_code, i.error_message"
 _PLAIN = (
     "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
     "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
-    "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error"
+    "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
+    "r.measured_since, r.measured_done"
 )
 _FAILURES = f"""(
   SELECT json_group_array(json_array(host, code, count)) FROM (
@@ -76,10 +77,12 @@ def request(row: Sequence[Any]) -> Request:
         progress=Progress(*row[7:12]),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
-        columns=Columns((), ()) if row[20] is None else columns_from(row[20]),
+        columns=Columns((), ()) if row[22] is None else columns_from(row[22]),
         options=RequestOptions(settings_from(settings), webhook_url),
         webhook=_webhook(webhook_url, row[16:20]),
-        failures=_failures(row[21]),
+        failures=_failures(row[23]),
+        measured_since=row[20],
+        measured_done=row[21],
     )
 
 

@@ -57,6 +57,15 @@ def _finished(c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody
 # --- recovery --------------------------------------------------------------------------------
 
 
+def measure_anew(c: sqlite3.Connection) -> None:
+    """Let no rate be reckoned over the time in which no process was at work."""
+    c.execute(
+        "UPDATE requests INDEXED BY requests_unfinished "
+        "SET measured_since = NULL, measured_done = completed + failed + cancelled "
+        "WHERE stage = 'accepted' AND finished_at IS NULL"
+    )
+
+
 def recover(c: sqlite3.Connection, limit: int) -> list[str]:
     """Put back at most `limit` images that an earlier process had in flight; give their tokens."""
     row = c.execute(
@@ -156,7 +165,8 @@ def begin_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
         )
     opened = c.execute(
         "UPDATE requests SET retrying = 1, cancelling = 0, finished_at = NULL, retried_at = ?, "
-        "version = version + 1 WHERE key = ? AND failed > 0",
+        "measured_since = NULL, measured_done = completed + cancelled, version = version + 1 "
+        "WHERE key = ? AND failed > 0",
         (time.time(), key),
     ).rowcount
     if not opened:

@@ -43,6 +43,7 @@ class Work:
 
         Attempts stay as they were. Files that carry these tokens belong to nobody.
         """
+        await self._database.write(slices.measure_anew)
         tokens: list[str] = []
         while found := await self._database.write(lambda c: slices.recover(c, SLICE)):
             tokens += found

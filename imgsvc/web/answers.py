@@ -95,7 +95,8 @@ class ProgressAnswer(Answer):
     cancelled: Count
     percent: Annotated[int, Field(ge=0, le=100, description="Done, failed and cancelled included.")]
     eta_seconds: Annotated[
-        int | None, Field(description="Seconds to the end at the rate so far; null: not known yet.")
+        int | None,
+        Field(description="Seconds to the end at the measured rate; null: not known yet."),
     ]
 
 

@@ -8,6 +8,9 @@ CREATE TABLE requests (
   started_at REAL,
   finished_at REAL,
   retried_at REAL,
+  -- The rate is measured from here: the first claim after the upload, a retry, or a start.
+  measured_since REAL,
+  measured_done INTEGER NOT NULL DEFAULT 0, -- the images that were done by then
   version INTEGER NOT NULL DEFAULT 1,
   products INTEGER NOT NULL DEFAULT 0,
   -- How many of its images are in which state: always what counting their rows would give.
