@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,8 +17,8 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2}
-_WITHIN_SCAN = {0x00, *range(0xD0, 0xD8)}
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 class Segment(NamedTuple):
@@ -61,16 +62,10 @@ def segments(data: bytes) -> Iterator[Segment]:
 
 def _end_of_scan(data: bytes, at: int) -> int:
     """Where the next marker is; stuffed bytes and restart markers belong to the scan."""
-    find = data.find
-    while (at := find(b"\xff", at)) >= 0 and at + 1 < len(data):
-        following = data[at + 1]
-        if following == 0xFF:
-            at += 1
-        elif following in _WITHIN_SCAN:
-            at += 2
-        else:
-            return at
-    raise truncated()
+    marker = _NEXT_MARKER.search(data, at)
+    if marker is None:
+        raise truncated()
+    return marker.start()
 
 
 def unusual(data: bytes) -> str | None:
