@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import resource
@@ -278,6 +279,15 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def _collect_less_garbage() -> None:
+    """Let the collector leave alone what is there for good, and look less often at the rest: it took a
+    twelfth of the main process's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+
+
 async def serve(config: Config) -> int:
     """Serve until a signal comes; return the exit code. A second signal exits at once."""
     _allow_many_files()
@@ -307,6 +317,7 @@ async def serve(config: Config) -> int:
 async def _serve_until(asked: asyncio.Event, config: Config, started: asyncio.Event) -> None:
     async with running(config) as service:
         started.set()
+        _collect_less_garbage()
         waits = {asyncio.create_task(asked.wait()), asyncio.create_task(service.ended())}
         _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,7 @@ from imgsvc.models import (
     Request,
     Settings,
     Status,
+    StoredFile,
 )
 from tests.books import PICTURE, Books, audit, completed, opened
 
@@ -289,6 +292,35 @@ async def test_the_webhook_is_told_of_the_request_as_it_is_at_its_end(tmp_path: 
         one, two = await books.claim()
         await books.work.finish([completed(one), failed(two)])
         assert told == [await shown(books, request)]
+
+
+async def test_each_gets_the_answer_to_its_own_question_even_if_another_gives_up(
+    books: Books,
+) -> None:
+    await books.accept(urls(9))
+    done = [completed(claim) for claim in await books.claim()]
+    await books.work.finish(done[:5])
+    questions = [
+        asyncio.create_task(books.work.find_file(each.source_digest, each.claim.settings))
+        for each in done
+    ]
+    await asyncio.sleep(0)
+    questions.pop(0).cancel()  # the one who was about to ask for all
+    questions.pop(6).cancel()
+    found = await asyncio.gather(*questions)
+    names = [file and file.name for file in found]
+    assert names == [each.file for each in done[1:5]] + [None] * 3
+
+
+async def test_questions_that_fail_leave_nothing_behind(books: Books) -> None:
+    def ask() -> list[Coroutine[None, None, StoredFile | None]]:
+        return [books.work.find_file(b"x" * 32, Settings()) for _ in range(3)]
+
+    await books.database.write(lambda c: c.execute("ALTER TABLE files RENAME TO elsewhere"))
+    answers = await asyncio.gather(*ask(), return_exceptions=True)
+    assert all(isinstance(answer, sqlite3.OperationalError) for answer in answers), answers
+    await books.database.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO files"))
+    assert await asyncio.gather(*ask()) == [None] * 3
 
 
 async def test_equal_sources_share_a_file(books: Books) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from imgsvc.errors import ImageErrorCode
 from imgsvc.models import Claim, Outcome, Request, Settings, StoredFile
 
 __all__ = ["FinishResult", "Work", "origin_key"]
+
+_Question = tuple[bytes, Settings, "asyncio.Future[StoredFile | None]"]
 
 SLICE = 2_000
 """Images that one transaction moves, where many are to be moved: some 20 ms."""
@@ -37,6 +40,8 @@ class Work:
         self._webhook_body = webhook_body
         self._turns = Turns()
         self._more_to_look_at = False
+        self._asked: list[_Question] = []
+        self._answering = asyncio.Lock()
 
     async def recover(self) -> list[str]:
         """At the start: put back what was in flight; give the tokens of those images.
@@ -101,17 +106,23 @@ class Work:
         return result
 
     async def find_file(self, source_digest: bytes, settings: Settings) -> StoredFile | None:
-        """Give the stored output of these source bytes under these settings."""
+        """Give the stored output of these source bytes under these settings.
 
-        def work(c: sqlite3.Connection) -> StoredFile | None:
-            row = c.execute(
-                f"SELECT f.name, {rows.PICTURE} FROM files f "
-                "WHERE source_digest = ? AND settings = ?",
-                (source_digest, str(settings)),
-            ).fetchone()
-            return None if row is None else rows.stored_file(row)
-
-        return await self._database.read(work)
+        Who asks while others are being answered is answered together with all that have come since.
+        """
+        answer: asyncio.Future[StoredFile | None] = asyncio.get_running_loop().create_future()
+        self._asked.append((source_digest, settings, answer))
+        async with self._answering:
+            if not answer.done():
+                asked, self._asked = self._asked, []
+                try:
+                    found = await self._database.read(partial(_find_files, asked))
+                except BaseException:
+                    self._asked += (each for each in asked if each[2] is not answer)
+                    raise
+                for (_, _, waiting), file in zip(asked, found, strict=True):
+                    waiting.set_result(file)
+        return answer.result()
 
     async def next_due(self) -> float | None:
         """Give the earliest time in the future at which a waiting image may be tried again.
@@ -216,6 +227,12 @@ class Work:
             return rows.request_of(c, slices.begin_retry(c, request_id, SLICE))
 
         return await self._database.write(work)
+
+
+def _find_files(asked: Sequence[_Question], c: sqlite3.Connection) -> list[StoredFile | None]:
+    select = f"SELECT f.name, {rows.PICTURE} FROM files f WHERE source_digest = ? AND settings = ?"
+    found = [c.execute(select, (digest, str(settings))).fetchone() for digest, settings, _ in asked]
+    return [row and rows.stored_file(row) for row in found]
 
 
 def _part(outcome: Outcome, start: int) -> Outcome:
