@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests import pictures
 
-SIZES = {"s": (500, 500), "m": (1200, 1200), "l": (2400, 1600)}
+SIZES = {"xs": (64, 64), "s": (500, 500), "m": (1200, 1200), "l": (2400, 1600)}
 DISTINCT = 60
 """Different pictures of each size; a run serves each at many URLs, told apart by a trailing comment."""
 
@@ -51,6 +51,8 @@ MIXES = {
         Mix("formats", {"s": 200, "png": 60, "webp": 200}),
     )
 }
+TINY = Mix("tiny", {"xs": DISTINCT})
+"""Pictures so small that their own pixels cost next to nothing."""
 
 
 def _size(kind: str) -> tuple[int, int]:

@@ -1,4 +1,9 @@
-"""img2dataset over the same URLs: python img2dataset_run.py URLS OUT   prints {"seconds", "bytes"}."""
+"""img2dataset over the same URLs.
+
+python img2dataset_run.py URLS OUT   prints {"seconds": …, "own_seconds": …, "bytes": …}
+
+`own_seconds` go from the start of the first shard to the end of the last, as its own statistics say.
+"""
 
 import json
 import sys
@@ -24,5 +29,9 @@ if __name__ == "__main__":
         disable_all_reencoding=False,
         user_agent_token="bench",
     )
-    total = sum(file.stat().st_size for file in Path(sys.argv[2]).rglob("*.jpg"))
-    print(json.dumps({"seconds": time.perf_counter() - begun, "bytes": total}))
+    seconds = time.perf_counter() - begun
+    out = Path(sys.argv[2])
+    total = sum(file.stat().st_size for file in out.rglob("*.jpg"))
+    shards = [json.loads(file.read_text()) for file in out.rglob("*_stats.json")]
+    own = max(s["end_time"] for s in shards) - min(s["start_time"] for s in shards)
+    print(json.dumps({"seconds": seconds, "own_seconds": own, "bytes": total}))
