@@ -290,6 +290,27 @@ def test_a_picture_cut_short_fails(kind: str) -> None:
     assert refused(data[:-1]).code is ImageErrorCode.CORRUPT_IMAGE
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_was_cut_short_and_closed_does_not_turn_grey(
+    mode: str, options: dict[str, Any]
+) -> None:
+    data = saved(PHOTO.convert(mode), "JPEG", quality=90, **options)
+    for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.97):
+        error = refused(data[: int(len(data) * share)] + b"\xff\xd9")
+        assert error.code is ImageErrorCode.CORRUPT_IMAGE
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("level", [127, 128])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_a_jpeg_that_is_grey_at_its_end_is_whole(mode: str, level: int, progressive: bool) -> None:
+    image = PHOTO.copy()
+    image.paste((level, level, level), (0, 150, *image.size))
+    data = saved(image.convert(mode), "JPEG", quality=90, progressive=progressive)
+    assert compressed(data).picture.source_quality == 90
+
+
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "AVIF"])
 def test_an_animation_cut_short_fails(form: str) -> None:
     data = film([photograph(n, 80, 60) for n in range(4)], form)

@@ -99,7 +99,19 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
         limits.check(*image.size)
         quality = _quality(image)
         turn = exif.orientation(image.info.get("exif"))
+        image.load()
+        if _ends_in_filling(image):
+            with JpegImageFile(io.BytesIO(jpeg.prolonged(data))) as longer:
+                longer.load()
+                if longer.tobytes() != image.tobytes():
+                    raise truncated()
         return _still(Kind.JPEG, *_settled(image), turn, quality)
+
+
+def _ends_in_filling(image: Image.Image) -> bool:
+    """Whether the last pixel is the grey that libjpeg puts where coded data is missing."""
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return set(last if isinstance(last, tuple) else (last,)) <= {127, 128}
 
 
 def _quality(image: JpegImageFile) -> int | None:

@@ -17,6 +17,7 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2}
+_MORE = bytes(range(0xFF))
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
@@ -66,6 +67,19 @@ def _end_of_scan(data: bytes, at: int) -> int:
     if marker is None:
         raise truncated()
     return marker.start()
+
+
+def prolonged(data: bytes) -> bytes:
+    """The file with more coded data before its EOI.
+
+    What has all its data looks the same; what was cut short does not, where its EOI was put back.
+    Where the file's structure cannot be followed it is returned as it came.
+    """
+    try:
+        *_, end = segments(data)
+    except ImageError:
+        return data
+    return data[: end.start] + _MORE + data[end.start : end.end]
 
 
 def unusual(data: bytes) -> str | None:
