@@ -156,6 +156,13 @@ def test_a_picture_too_large_for_the_output_stays_in_its_own(
     assert compressed(saved(PHOTO.resize((70_000, 4)), "BMP")).picture.output_format == "png"
 
 
+@pytest.mark.parametrize(("width", "expected"), [(32_768, "avif"), (32_769, "jpeg")])
+def test_an_avif_is_no_larger_than_what_its_readers_take(width: int, expected: str) -> None:
+    result = compressed(saved(PHOTO.resize((width, 4)), "JPEG", quality=95), form="avif")
+    assert result.picture.output_format == expected
+    assert opened(result.data).size == (width, 4)
+
+
 # --- never larger ------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from imgsvc.images.compose import Frame
 from imgsvc.images.decode import Source
 from imgsvc.images.sniff import Kind
 
-_MAX_SIDES = {Kind.JPEG: jpeg.MAX_SIDE, Kind.WEBP: webp.MAX_SIDE, Kind.AVIF: 65_535}
+_MAX_SIDES = {Kind.JPEG: jpeg.MAX_SIDE, Kind.WEBP: webp.MAX_SIDE, Kind.AVIF: isobmff.MAX_SIDE}
 _ANIMATED = {Kind.GIF, Kind.WEBP, Kind.PNG, Kind.AVIF}
 _WEBP_METHOD = 4
 _AVIF_SPEED = 8

@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from imgsvc.images.faults import truncated
 
+MAX_SIDE = 32_768
+"""The largest width and height that libavif, and what shows AVIF by it, decodes."""
+
 _REPEATS = 1
 _EMPTY_EXIF = struct.pack(">I", 0) + struct.pack("<4sIHI", b"II*\0", 8, 0, 0)
 
