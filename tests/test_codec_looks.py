@@ -160,8 +160,9 @@ def transparent_png(kind: str) -> tuple[Image.Image, bytes]:
     seen = Image.new("RGB", (64, 64), (200, 100, 50))
     seen.putalpha(left)
     if kind == "rgb16":
-        row = struct.pack(">3H", 1, 2, 3) * 32 + struct.pack(">3H", 51_400, 25_700, 12_850) * 32
-        return seen, raw_png(16, 2, row, struct.pack(">3H", 1, 2, 3))
+        key = struct.pack(">3H", 0xFF00, 2, 0x0100)
+        row = key * 32 + struct.pack(">3H", 51_400, 25_700, 12_850) * 32
+        return seen, raw_png(16, 2, row, key)
     rgb = Image.new("RGB", (64, 64), (200, 100, 50))
     rgb.paste((1, 2, 3), (0, 0, 32, 64))
     return seen, saved(rgb, "PNG", transparency=(1, 2, 3))

@@ -176,8 +176,8 @@ def _png_pixels(pixels: bytes, file: png.Png) -> Image.Image:
             grey.putalpha(ImageChops.invert(colour.equal_to(image, colour_key[0])))
             return grey
         plain = image.convert("L" if len(colour_key) == 1 else "RGB")
-        top = (1 << file.depth) - 1
-        key = tuple((value & top) * 255 // top for value in colour_key)
+        shift, top = max(file.depth - 8, 0), (1 << min(file.depth, 8)) - 1
+        key = tuple((value >> shift & top) * 255 // top for value in colour_key)
         plain.info["transparency"] = key[0] if len(key) == 1 else key
         return plain.convert("LA" if len(key) == 1 else "RGBA")
 
