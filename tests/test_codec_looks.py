@@ -86,6 +86,14 @@ def test_senseless_orientations_mean_upright(value: int) -> None:
     assert apart(opened(result.data), PHOTO) < NEAR
 
 
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_damaged_exif_is_no_damage_to_the_picture(form: str) -> None:
+    data = saved(PHOTO, form, exif=exif_for(1))
+    magic = data.rindex(b"MM\0*", 0, data.index(b"A camera"))
+    damaged = data[:magic] + b"junk" + data[magic + 4 :]
+    assert apart(opened(compressed(damaged).data), PHOTO) < NEAR
+
+
 # --- alpha -------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.faults import corrupt, too_many_pixels, truncated, unsupported
 from imgsvc.images.quality import jpeg_quality
 from imgsvc.images.sniff import Kind
+from imgsvc.images.strip import strip
 
 
 @dataclass(slots=True)
@@ -227,7 +228,8 @@ def _film(source: Source, image: ImageFile, limits: Limits, turn: int) -> Source
 
 def _avif(data: bytes, limits: Limits) -> Source:
     isobmff.check_whole(data)
-    with AvifImageFile(io.BytesIO(data)) as image:
+    # without metadata, for Pillow takes damage there for damage to the picture
+    with AvifImageFile(io.BytesIO(strip(data, Kind.AVIF))) as image:
         limits.check(*image.size, image.n_frames)
         turn = exif.orientation(image.info.get("exif"))
         if image.n_frames == 1:
