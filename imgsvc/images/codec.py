@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import AvifImagePlugin, Image
+from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
 from imgsvc.errors import ImageError
 from imgsvc.images.decode import Limits, Source, decode, unusual
@@ -135,12 +135,16 @@ def _compressed(
 
 @contextmanager
 def _pillow_at_our_terms() -> Iterator[None]:
-    """Pillow without its own limits (ours are checked before), threads and warnings."""
+    """Pillow without its own limits (ours are checked before), threads and warnings, and without its
+    own reader of uncompressed TIFFs, which takes planes of 16 bits for such of 8: libtiff does not."""
     before = Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS
+    before_tiff = TiffImagePlugin.READ_LIBTIFF
     Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = None, 1
+    TiffImagePlugin.READ_LIBTIFF = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = before
+        TiffImagePlugin.READ_LIBTIFF = before_tiff
