@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from typing import Any
 
 import pytest
@@ -71,6 +72,20 @@ def test_profiles_are_kept(form: str, target: str, profile: bytes) -> None:
     got = opened(compressed(data, 90, target).data)
     assert got.info["icc_profile"] == profile
     assert apart(as_seen(got), as_seen(opened(data))) < 8
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_profile_of_a_bmp_is_kept(target: str) -> None:
+    assert P3 is not None
+    pixels = saved(PHOTO, "BMP")[54:]
+    numbers = (124, *PHOTO.size, 1 | 24 << 16, 0, len(pixels))
+    head = struct.pack("<6I32x4s52x2I4x", *numbers, b"DEBM", 124 + len(pixels), len(P3))
+    size = 14 + len(head) + len(pixels) + len(P3)
+    data = struct.pack("<2sI4xI", b"BM", size, 14 + len(head)) + head + pixels + P3
+    assert len(head) == 124
+    got = opened(compressed(data, 90, target).data)
+    assert got.info["icc_profile"] == P3
+    assert apart(got, PHOTO) < 8
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -252,7 +252,7 @@ def _bmp(data: bytes, limits: Limits) -> Source:
         image.load()
         if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
             return _still(Kind.BMP, image.convert("RGB"), None)
-        return _still(Kind.BMP, *_settled(image))
+        return _still(Kind.BMP, *colour.settle(image, bmp.profile(data)))
 
 
 def _tiff(data: bytes, limits: Limits) -> Source:
