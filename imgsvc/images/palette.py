@@ -11,13 +11,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from PIL import Image, ImageStat
+from PIL import Image, ImageChops, ImageStat
 
 from imgsvc.images.colour import without_idle_alpha
 
 _CUT_WHOLE = 4_000_000
-"""Up to so many pixels the palette is cut from all of them, beyond from a sample."""
-_SAMPLE_SIDE = 110
+_CUT_WHOLE_COLOURS = 32_768
+"""Up to so many pixels, or colours, the palette is cut from all of them, beyond from a sample."""
+_SAMPLE_SIDE = 113
+"""A prime, so that no pattern of a picture is met always at the same place."""
+_DARK = (128, 64)
+"""Where all of a pixel's levels are below these, its entry is looked up again, more finely."""
 _LEAST_TRANSLUCENT = 8
 _MAX_BANDS = 6
 _COLOURS_OF_A_BAND = 4
@@ -129,11 +133,34 @@ def _merging_cost(one: tuple[int, int], other: tuple[int, int]) -> int:
 
 
 def _reduce_rgb(image: Image.Image, colours: int) -> Image.Image:
-    if image.width * image.height <= _CUT_WHOLE:
+    small = image.width * image.height <= _CUT_WHOLE
+    if small or image.getcolors(_CUT_WHOLE_COLOURS) is not None:
         return image.quantize(colours, Image.Quantize.MEDIANCUT)
     sample = image.resize((_SAMPLE_SIDE, _SAMPLE_SIDE), Image.Resampling.NEAREST)
-    entries_of_sample = sample.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=1)
-    return image.quantize(palette=entries_of_sample, dither=Image.Dither.NONE)
+    return _nearest(image, sample.quantize(colours, Image.Quantize.MEDIANCUT, kmeans=1))
+
+
+def _nearest(image: Image.Image, inks: Image.Image) -> Image.Image:
+    """The picture (RGB) in the entries of `inks` that are nearest to its colours.
+
+    Pillow looks them up in steps of four levels, which shows where it is dark: there the levels of
+    picture and palette are stretched, so that the steps become finer.
+    """
+    found = image.quantize(palette=inks, dither=Image.Dither.NONE)
+    red, green, blue = image.split()
+    brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    for limit in _DARK:
+        mask = brightest.point([255] * limit + [0] * (256 - limit))
+        box = mask.getbbox()
+        if box is None:
+            break
+        stretch = [min(255, level * 256 // limit) for level in range(256)]
+        finer = inks.copy()
+        finer.putpalette([stretch[level] for level in inks.getpalette("RGB") or ()], "RGB")
+        dark = image.crop(box).point(stretch * 3)
+        again = dark.quantize(palette=finer, dither=Image.Dither.NONE)
+        found.paste(again, box, mask.crop(box))
+    return found
 
 
 def _reduce_rgba(image: Image.Image, colours: int) -> Image.Image:
@@ -147,10 +174,12 @@ def _reduce_rgba(image: Image.Image, colours: int) -> Image.Image:
     for low, high, share in _bands(counts, colours - len(table)):
         mask = alpha.point([255 if low <= level <= high else 0 for level in range(256)])
         level = round(ImageStat.Stat(alpha, mask).mean[0])
-        inks = _reduce_rgb(_only(image, mask), share)
+        box = mask.getbbox() or (0, 0, 1, 1)
+        mask = mask.crop(box)
+        inks = _reduce_rgb(_only(image.crop(box), mask), share)
         shift = len(table)
         shifted = inks.tobytes().translate(bytes(min(255, i + shift) for i in range(256)))
-        indices.paste(Image.frombytes("P", image.size, shifted), mask=mask)
+        indices.paste(Image.frombytes("P", mask.size, shifted), box, mask)
         table += [entry[:3] + bytes([level]) for entry in entries(inks)[:share]]
     return with_palette(indices, table)
 
