@@ -15,7 +15,7 @@ from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.images.sniff import Kind, sniff
 from imgsvc.models import OutputFormat, Quality, Settings
 from tests.pictures import encoded, photograph
-from tests.saved import apart, compressed, film, opened, saved
+from tests.saved import apart, compressed, film, opened, saved, shown
 
 PHOTO = photograph(1)
 SOURCES = {
@@ -154,6 +154,15 @@ def test_a_picture_too_large_for_the_output_stays_in_its_own(
     data = saved(PHOTO.resize(size), kind, **({"quality": 95} if kind == "jpeg" else {}))
     assert compressed(data, form="webp").picture.output_format == kind
     assert compressed(saved(PHOTO.resize((70_000, 4)), "BMP")).picture.output_format == "png"
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG"])
+def test_an_animation_too_large_for_the_output_stays_one(form: str) -> None:
+    frames = [photograph(number, 65_501, 2) for number in range(3)]
+    result = compressed(film(frames, form, duration=50), 10, "jpeg")
+    assert result.picture.output_format == form.lower()
+    assert not result.picture.kept
+    assert len(shown(result.data)) == 3
 
 
 @pytest.mark.parametrize(("width", "expected"), [(32_768, "avif"), (32_769, "jpeg")])

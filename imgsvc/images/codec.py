@@ -52,6 +52,9 @@ def _compress(data: bytes, settings: Settings, max_pixels: int) -> Compressed:
     limits = Limits(max_pixels, animated=holds_animation(wanted or Kind.JPEG))
     source = _decoded(data, kind, limits)
     target = _target(source, wanted)
+    if target is kind and holds_animation(kind) and not limits.animated:  # too large for JPEG
+        limits.animated = True
+        source = _decoded(data, kind, limits)
     quality = settings.quality.of(source.quality)
     result = _encoded(source, target, quality, limits, progressive=settings.progressive)
     if kind not in _NEVER_KEPT:
