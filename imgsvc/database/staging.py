@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Sequence
 
 from imgsvc.database.keys import origin_key, text_key
 from imgsvc.database.repeats import Seen
@@ -18,11 +17,17 @@ ROWS_PER_STATEMENT = 125
 """Python's lock changes hands at each statement, and a busy main thread may keep it for milliseconds:
 few statements of many rows are up to seven times as fast as many of one."""
 
+# What is mostly NULL is bound as an empty text: the sqlite3 module takes ten times as long for a None.
 _PRODUCTS = (
-    "products (request_key, number, serial_number, product_name, extra, first_image, image_count)"
+    "products (request_key, number, serial_number, product_name, first_image, image_count, extra)"
 )
-_IMAGES = "images (request_key, number, product, url, fetch_url, url_key, origin_key)"
-_WIDTH = 7
+_PRODUCT = "(?1, ?, ?, ?, ?, ?, nullif(?, ''))"
+_IMAGES = "images (request_key, number, product, url, origin_key, fetch_url, url_key)"
+_IMAGE = "(?1, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
+_BOUND = 6
+"""Values of each row, besides the request's key."""
+
+_Value = int | str
 
 
 def stage(c: sqlite3.Connection, request_key: int, products: Sequence[Product], seen: Seen) -> None:
@@ -33,62 +38,35 @@ def stage(c: sqlite3.Connection, request_key: int, products: Sequence[Product], 
     if row is None:
         raise LookupError(f"no request {request_key} is being staged")
     first_row, first_image = row
-    _insert(c, _PRODUCTS, _product_rows(request_key, first_row, first_image, products))
-    rows = list(_image_rows(request_key, first_row, first_image, products, seen))
-    _insert(c, _IMAGES, rows)
-    repeats = sum(row[5] is not None for row in rows)
+    image = first_image
+    repeats = 0
+    product_values: list[_Value] = []
+    image_values: list[_Value] = []
+    for number, (_, serial_number, name, images, extra) in enumerate(products, first_row):
+        product_values += (number, serial_number, name, image, len(images), extra_text(extra) or "")
+        for given, fetched, origin in images:
+            url_key: _Value = ""
+            if seen.add(fetched):
+                url_key = text_key(fetched)
+                repeats += 1
+            fetch_url = "" if fetched == given else fetched
+            image_values += (image, number, given, origin_key(origin), fetch_url, url_key)
+            image += 1
+    _insert(c, _PRODUCTS, _PRODUCT, request_key, product_values)
+    _insert(c, _IMAGES, _IMAGE, request_key, image_values)
     c.execute(
         "UPDATE requests SET products = products + ?, pending = pending + ?, repeats = repeats + ? "
         "WHERE key = ?",
-        (len(products), len(rows), repeats, request_key),
+        (len(products), image - first_image, repeats, request_key),
     )
 
 
-_Row = tuple[object, ...]
-
-
-def _product_rows(
-    request_key: int, first_row: int, first_image: int, products: Sequence[Product]
-) -> Iterator[_Row]:
-    for number, product in enumerate(products, first_row):
-        count = len(product.images)
-        yield (
-            request_key,
-            number,
-            product.serial_number,
-            product.name,
-            extra_text(product.extra),
-            first_image,
-            count,
-        )
-        first_image += count
-
-
-def _image_rows(
-    request_key: int, first_row: int, first_image: int, products: Sequence[Product], seen: Seen
-) -> Iterator[_Row]:
-    number = first_image
-    for row, product in enumerate(products, first_row):
-        for image in product.images:
-            given, fetched = image.given, image.fetched
-            yield (
-                request_key,
-                number,
-                row,
-                given,
-                None if fetched == given else fetched,
-                text_key(fetched) if seen.add(fetched) else None,
-                origin_key(image.origin),
-            )
-            number += 1
-
-
-def _insert(c: sqlite3.Connection, into: str, rows: Iterable[_Row]) -> None:
-    rows = iter(rows)
-    places = f"({', '.join('?' * _WIDTH)})"
-    while batch := list(islice(rows, ROWS_PER_STATEMENT)):
-        if len(batch) == ROWS_PER_STATEMENT:
-            values = ", ".join([places] * ROWS_PER_STATEMENT)
-            c.execute(f"INSERT INTO {into} VALUES {values}", list(chain.from_iterable(batch)))
-        else:
-            c.executemany(f"INSERT INTO {into} VALUES {places}", batch)
+def _insert(
+    c: sqlite3.Connection, into: str, places: str, request_key: int, values: list[_Value]
+) -> None:
+    """Insert rows, whose values stand one behind the other."""
+    step = ROWS_PER_STATEMENT * _BOUND
+    for start in range(0, len(values), step):
+        part = values[start : start + step]
+        rows = ", ".join([places] * (len(part) // _BOUND))
+        c.execute(f"INSERT INTO {into} VALUES {rows}", [request_key, *part])
