@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 STAGED_ROWS = 1_000
 """Rows in one transaction: few milliseconds, so that an upload holds up nobody's writes."""
+STAGED_BYTES = 128 * 1024
+"""Bytes of a table whose rows are staged together, however few: they may have many images, or long
+cells, and none of them is to wait in memory for a thousand others."""
 FEED_BYTES = 64 * 1024
 """Bytes that are parsed without a pause, so that a large chunk holds up nobody's answers."""
 
@@ -175,6 +178,7 @@ class _Upload:
         self._reader = TableReader(max_images=config.max_images_per_request)
         self._digest = hashlib.sha256()
         self._rows: list[Product] = []
+        self._unstaged_bytes = 0
         self._beginning: asyncio.Task[int] | None = None
         self._staging: asyncio.Task[None] | None = None
 
@@ -202,7 +206,9 @@ class _Upload:
         async for chunk in chunks:
             self._digest.update(chunk)
             for start in range(0, len(chunk), FEED_BYTES):
-                await self._take(self._reader.feed(chunk[start : start + FEED_BYTES]), store=store)
+                piece = chunk[start : start + FEED_BYTES]
+                self._unstaged_bytes += len(piece)
+                await self._take(self._reader.feed(piece), store=store)
         await self._take(self._reader.close(), store=store, last=True)
         await self._staged()
 
@@ -218,8 +224,11 @@ class _Upload:
             await asyncio.sleep(0)
             return
         self._rows += rows
-        while len(self._rows) >= STAGED_ROWS or (last and self._rows):
+        while len(self._rows) >= STAGED_ROWS or (
+            self._rows and (last or self._unstaged_bytes >= STAGED_BYTES)
+        ):
             batch, self._rows = self._rows[:STAGED_ROWS], self._rows[STAGED_ROWS:]
+            self._unstaged_bytes = 0
             await self._stage(batch)
         await asyncio.sleep(0)
 

@@ -138,6 +138,20 @@ async def test_an_upload_in_pieces_is_stored_in_its_order(desk: Desk) -> None:
     assert (desk.accepted, desk.discarded) == (1, 0)
 
 
+async def test_few_rows_that_are_large_wait_in_memory_for_no_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STAGED_ROWS", 1_000)
+    monkeypatch.setattr(module, "STAGED_BYTES", 500)
+    slow = Slow(first=600)
+    uploading = asyncio.create_task(desk.upload(aiter(slow)))
+    await slow.reached.wait()
+    assert await desk.requests() == ["staging"]
+    slow.go_on.set()
+    assert (await uploading).products == 30
+    assert await desk.requests() == ["accepted"]
+
+
 async def test_options_that_come_after_the_table_count(desk: Desk) -> None:
     known = options(10)
     slow = Slow()

@@ -49,7 +49,7 @@ class Uploads:
         return key
 
     async def stage(self, request_key: int, products: Sequence[Product]) -> None:
-        """Add rows to a request that is being staged, in one short transaction: 500 to 1,000 of them.
+        """Add rows to a request that is being staged: as many as a short transaction takes.
 
         Rows and images are numbered from 0 in the order in which they come.
         """
