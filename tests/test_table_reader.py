@@ -131,6 +131,11 @@ def test_headers_that_will_not_do(header: str, faults: Wrong) -> None:
     assert wrong(f"{header}\n1,P,{A}\n" if '"' not in header else header) == faults
 
 
+def test_a_fault_shows_the_beginning_of_a_long_column_name() -> None:
+    table = f"Product Name,Input{'.' * 1000}Image Urls\n"
+    assert wrong(f"{table}P,x\n") == [("invalid_url", 2, f"Input{'.' * 94}…", "x")]
+
+
 def test_a_missing_serial_number_is_counted() -> None:
     table = f"Input Image Urls,Product Name\n{A},x\n\n{A},y\n"
     assert values(table) == [("1", "x", [A]), ("2", "y", [A])]

@@ -18,7 +18,7 @@ MAX_URLS = 1_000
 MAX_NAME_LENGTH = 512
 """Characters of a product's name, trimmed."""
 MAX_VALUE_LENGTH = 100
-"""Characters of an offending value that are shown."""
+"""Characters of an offending value, and of its column's name, that are shown."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """Characters that no cell may hold. Tabs and line breaks may stand in quoted cells."""
@@ -41,7 +41,11 @@ class Faults:
     ) -> None:
         self.count += 1
         if len(self.first) < MAX_FAULTS:
-            self.first.append(Fault(code, message, row, column, value and _shortened(value)))
+            self.first.append(
+                Fault(
+                    code, message, row, column and _shortened(column), value and _shortened(value)
+                )
+            )
 
 
 def _shortened(value: str) -> str:
