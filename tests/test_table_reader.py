@@ -540,3 +540,23 @@ def test_hostile_input_takes_linear_time(unit: bytes, start: str) -> None:
     """With quadratic time these would not end before the test's time-out."""
     for count, size in (2**19, 2**18), (2**12, 1):
         read(start.encode() + unit * (count // len(unit)), size)
+
+
+@pytest.mark.parametrize(
+    ("header", "rest", "size"),
+    [
+        ("," * 30_000 + HEADER, "1,P\n" * 2**18, None),
+        ("a," * 30_000 + 'b;"\n', "x" * 2**13, 1),
+    ],
+    ids=["short rows below many unnamed columns", "the search for the delimiter"],
+)
+def test_a_header_of_many_columns_is_looked_at_once(
+    header: str, rest: str, size: int | None
+) -> None:
+    """Looked at for each row, or each piece, this would not end before the test's time-out."""
+    reader = TableReader()
+    reader.feed(header.encode())
+    for start in range(0, len(rest), size or len(rest)):
+        reader.feed(rest[start : start + (size or len(rest))].encode())
+    reader.close()
+    assert reader.fault_count > 0

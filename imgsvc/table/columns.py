@@ -104,7 +104,7 @@ class Layout:
             self,
             roles=tuple(roles),
             extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
-            unnamed=tuple(n for n in self.unnamed if n not in unnamed),
+            unnamed=tuple(n for n in self.unnamed if roles[n] is None),
         )
 
 
@@ -187,7 +187,8 @@ class HeaderSearch:
     def __init__(self) -> None:
         self._text = io.StringIO(newline="")
         self._tries = {delimiter: Records(delimiter) for delimiter in DELIMITERS}
-        self._found: dict[str, Record] = {}
+        self._sense: dict[str, tuple[bool, int, int]] = {}
+        self._certain = False
         self.row = 1
         """The number of the record that is being read."""
         self.skipped = 0
@@ -202,12 +203,10 @@ class HeaderSearch:
         """Take more text, and give the delimiter as soon as it is known."""
         self._text.write(text)
         for delimiter, records in self._tries.items():
-            if delimiter not in self._found:
+            if delimiter not in self._sense:
                 self._look(delimiter, records.feed(text))
-        found = self._found.values()
-        if any(_is_hint(record) or _known(record) >= NEEDED for record in found):
-            return self._best()
-        if len(found) == len(self._tries) or self._text.tell() > MAX_SEARCH:
+        found = len(self._sense)
+        if self._certain or found == len(self._tries) or self._text.tell() > MAX_SEARCH:
             return self._best()
         if not found and text[-1:] != "\r" and not any(t.midway for t in self._tries.values()):
             self._text = io.StringIO(newline="")
@@ -217,30 +216,28 @@ class HeaderSearch:
     def close(self) -> str:
         """Give the delimiter that is the likeliest by now."""
         for delimiter, records in self._tries.items():
-            if delimiter not in self._found:
+            if delimiter not in self._sense:
                 self._look(delimiter, records.close())
         return self._best()
 
     def _look(self, delimiter: str, records: Sequence[Record]) -> None:
         for record in records:
-            if isinstance(record, Broken) or not is_blank(record):
-                self._found[delimiter] = record
+            if isinstance(record, Broken):
+                self._sense[delimiter] = (False, 0, record.cell)
+                return
+            if not is_blank(record):
+                hint, known = is_hint(record), _known(record)
+                self._sense[delimiter] = (hint, len(known), len(record) - 1)
+                self._certain = self._certain or hint or known >= NEEDED
                 return
             if delimiter == DELIMITERS[0]:
                 self.row += 1
 
     def _best(self) -> str:
         def sense(delimiter: str) -> tuple[bool, int, int]:
-            record = self._found.get(delimiter)
-            if record is None or isinstance(record, Broken):
-                return False, 0, (record or self._tries[delimiter]).cell
-            return _is_hint(record), len(_known(record)), len(record) - 1
+            return self._sense.get(delimiter) or (False, 0, self._tries[delimiter].cell)
 
         return max(DELIMITERS, key=sense)
-
-
-def _is_hint(record: Record) -> bool:
-    return not isinstance(record, Broken) and is_hint(record)
 
 
 def is_hint(cells: Sequence[str]) -> bool:
@@ -253,5 +250,5 @@ def is_blank(cells: list[str]) -> bool:
     return not "".join(cells).strip(BLANKS)
 
 
-def _known(record: Record) -> set[Role | None]:
-    return set() if isinstance(record, Broken) else {*_roles(record)} - {None, Role.EXTRA}
+def _known(cells: Sequence[str]) -> set[Role | None]:
+    return {*_roles(cells)} - {None, Role.EXTRA}

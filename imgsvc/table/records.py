@@ -10,8 +10,8 @@ from enum import Enum, auto
 from imgsvc.errors import FaultCode
 
 MAX_RECORD_BYTES = 16 * 2**20
-MAX_CELLS = 2**17
-"""Cells of one record: far more than any spreadsheet has, and few enough to hold."""
+MAX_CELLS = 2**15
+"""Cells of one record: twice as many as spreadsheets have, and few enough to look at at once."""
 
 _QUOTED = re.compile(r'[^"]*+(?:""[^"]*+)*+')
 

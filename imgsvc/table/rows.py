@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
 from imgsvc.errors import Fault, FaultCode
 from imgsvc.models import ImageUrl, Product
@@ -118,7 +119,8 @@ class Rows:
         One that has a value there (an index that a program wrote, for example) is kept. What turns up
         later under no name is a fault, as it can be neither kept nor dropped without harm.
         """
-        filled = [n for n in self._unnamed if n < len(cells) and cells[n].strip(BLANKS)]
+        among = self._unnamed[: bisect_left(self._unnamed, len(cells))]
+        filled = [n for n in among if cells[n].strip(BLANKS)]
         if not self.seen:
             self._use(self.layout.keeping(filled))
             return
