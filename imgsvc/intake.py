@@ -23,7 +23,7 @@ STAGED_ROWS = 1_000
 STAGED_BYTES = 128 * 1024
 """Bytes of a table whose rows are staged together, however few: they may have many images, or long
 cells, and none of them is to wait in memory for a thousand others."""
-FEED_BYTES = 64 * 1024
+FEED_BYTES = 32 * 1024
 """Bytes that are parsed without a pause, so that a large chunk holds up nobody's answers."""
 
 

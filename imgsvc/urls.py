@@ -26,6 +26,7 @@ BLANKS = "\t\r\n \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\u200b\ufeff" + "".jo
 and the invisible characters that come with a paste."""
 
 _MAX_HOST_LENGTH = 253
+_MAX_INTERNATIONAL_LABEL_LENGTH = 63 - len("xn--")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -227,14 +228,20 @@ def _international(host: str) -> str:
     try:
         mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
         labels = [
-            label if label.isascii() else idna.alabel(label).decode("ascii")
-            for label in mapped.split(".")
+            label if label.isascii() else _encoded_label(label) for label in mapped.split(".")
         ]
     except UnicodeError:  # idna.IDNAError is one
         raise UrlError(
             FaultCode.INVALID_URL, "its host name is not a valid international name"
         ) from None
     return ".".join(labels).lower()
+
+
+def _encoded_label(label: str) -> str:
+    # The rules for some characters look at the whole label for each of them, however long it is.
+    if len(label) > _MAX_INTERNATIONAL_LABEL_LENGTH:
+        raise idna.IDNAError("label too long")
+    return idna.alabel(label).decode("ascii")
 
 
 def _as_sent(target: str) -> str:

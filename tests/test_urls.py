@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import idna
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -165,6 +166,26 @@ def test_what_is_refused(text: str, code: str) -> None:
         parse_url(text)
     assert caught.value.code == code
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("start", ["", "a"])
+def test_international_labels_up_to_the_longest(start: str) -> None:
+    """None is refused unseen that could be encoded."""
+    fits = [n for n in range(80) if encodable(start + n * "ä")]
+    assert max(fits) > 50
+    for n in range(1, 80):
+        if n in fits:
+            assert parse_url(f"http://{start}{n * 'ä'}.de").given
+        else:
+            with pytest.raises(UrlError, match="not a valid international name"):
+                parse_url(f"http://{start}{n * 'ä'}.de")
+
+
+def encodable(label: str) -> bool:
+    try:
+        return bool(idna.alabel(label))
+    except idna.IDNAError:
+        return False
 
 
 def test_the_message_says_what_to_do() -> None:

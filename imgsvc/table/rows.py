@@ -179,13 +179,8 @@ class Rows:
     def _images(self, row: int, cell: str) -> tuple[ImageUrl, ...]:
         """Give the images of a cell, or nothing where any is faulty."""
         urls = split_urls(cell, MAX_URLS)
-        try:
-            if 0 < len(urls) <= MAX_URLS:
-                return tuple([parse_url(url) for url in urls])
-        except UrlError:
-            for number, url in enumerate(urls, 1):
-                self._check_url(row, url, f"URL {number} of {len(urls)}" if urls[1:] else "The URL")
-            return ()
+        if 0 < len(urls) <= MAX_URLS:
+            return self._parsed(row, urls)
         column = self._title(self._urls)
         if urls:
             self._faults.add(
@@ -205,17 +200,21 @@ class Rows:
             )
         return ()
 
-    def _check_url(self, row: int, url: str, which: str) -> None:
-        try:
-            parse_url(url)
-        except UrlError as error:
-            self._faults.add(
-                error.code,
-                f"{which} cannot be used: {error.message}.",
-                row,
-                self._title(self._urls),
-                url,
-            )
+    def _parsed(self, row: int, urls: list[str]) -> tuple[ImageUrl, ...]:
+        images = []
+        for number, url in enumerate(urls, 1):
+            try:
+                images.append(parse_url(url))
+            except UrlError as error:
+                which = f"URL {number} of {len(urls)}" if urls[1:] else "The URL"
+                self._faults.add(
+                    error.code,
+                    f"{which} cannot be used: {error.message}.",
+                    row,
+                    self._title(self._urls),
+                    url,
+                )
+        return tuple(images) if len(images) == len(urls) else ()
 
     def _without_control(self, row: int, cells: list[str]) -> list[str]:
         """Note control characters, and take them out, so that the rest of the row can be checked."""
