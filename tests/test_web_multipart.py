@@ -130,3 +130,13 @@ def test_a_transfer_encoding_is_refused() -> None:
     head = b"--b\r\nContent-Disposition: form-data; name=f\r\nContent-Transfer-Encoding: base64"
     with pytest.raises(FormError, match="Transfer-Encoding"):
         list(FormReader("b").feed(head + b"\r\n\r\nxx\r\n--b--"))
+
+
+@pytest.mark.parametrize("start", [b"", b"--b\r\nContent-Disposition: form-data; name=f\r\n\r\n"])
+def test_what_only_looks_like_boundaries_takes_linear_time(start: bytes) -> None:
+    """With quadratic time this would not end before the test's time-out."""
+    reader = FormReader("b")
+    for _ in reader.feed(start + b"\r\n--bb" * 2**19):
+        pass
+    with pytest.raises(FormError, match="before its last boundary"):
+        reader.close()

@@ -50,7 +50,7 @@ class FormReader:
         if not _BOUNDARY.fullmatch(boundary):
             raise FormError("the boundary is missing or malformed")
         self._delimiter = b"\r\n--" + boundary.encode()
-        self._buffer = b"\r\n"  # The first boundary needs no line break before it.
+        self._buffer = bytearray(b"\r\n")  # The first boundary needs no line break before it.
         self._state = _State.PREAMBLE
         self._before = _State.PREAMBLE
 
@@ -68,7 +68,7 @@ class FormReader:
             yield from steps[self._state]()
             if (self._state, len(self._buffer)) == before:
                 return
-        self._buffer = b""
+        self._buffer.clear()
 
     def close(self) -> None:
         """Say that all bytes have been fed."""
@@ -80,32 +80,32 @@ class FormReader:
         at = self._buffer.find(self._delimiter)
         safe = at if at >= 0 else max(0, len(self._buffer) - len(self._delimiter) + 1)
         if safe and self._state is _State.DATA:
-            yield self._buffer[:safe]
-        self._buffer = self._buffer[safe:]
+            yield bytes(self._buffer[:safe])
+        del self._buffer[:safe]
         if at >= 0:
             self._before, self._state = self._state, _State.BOUNDARY
 
     def _boundary(self) -> Iterator[Event]:
         """Judge what follows a delimiter: only a line of nothing else makes it one."""
-        rest = self._buffer[len(self._delimiter) :]
-        if rest.startswith(b"--"):
+        start = len(self._delimiter)
+        line = bytes(self._buffer[start : start + _PADDING + 2])
+        if line.startswith(b"--"):
             if self._before is _State.DATA:
                 yield PartEnds()
             self._state = _State.END
             return
-        line = rest[: _PADDING + 2]
         end = line.find(b"\r\n")
         padding = (line if end < 0 else line[:end]).strip(b" \t")
         undecided = end < 0 and len(line) <= _PADDING and padding in {b"\r", b"-"}
         if (padding and not undecided) or (end < 0 and len(line) > _PADDING):
             self._state = self._before
             if self._state is _State.DATA:
-                yield self._buffer[:2]
-            self._buffer = self._buffer[2:]
+                yield bytes(self._buffer[:2])
+            del self._buffer[:2]
         elif end >= 0:
             if self._before is _State.DATA:
                 yield PartEnds()
-            self._buffer = rest[end:]
+            del self._buffer[: start + end]
             self._state = _State.HEADERS
 
     def _headers(self) -> Iterator[Event]:
@@ -115,8 +115,8 @@ class FormReader:
             raise FormError("the headers of a part are too long")
         if end < 0:
             return
-        yield _part(BytesHeaderParser().parsebytes(self._buffer[2 : end + 2]))
-        self._buffer = self._buffer[end + 4 :]
+        yield _part(BytesHeaderParser().parsebytes(bytes(self._buffer[2 : end + 2])))
+        del self._buffer[: end + 4]
         self._state = _State.DATA
 
 

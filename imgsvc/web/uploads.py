@@ -103,13 +103,11 @@ class _Form:
             async with aclosing(body):
                 async for chunk in body:
                     self._framing += len(chunk)
-                    for event in self._reader.feed(chunk):
-                        data = self._take(event)
-                        if data:
-                            self._framing -= len(data)
-                            yield data
+                    data = b"".join(map(self._take, self._reader.feed(chunk)))
+                    self._framing -= len(data)
                     if self._framing > FRAMING_BYTES:
                         raise FormError("there is too much around the file")
+                    yield data
             self._reader.close()
         except FormError as error:
             raise Refusal(RefusalCode.INVALID_BODY, f"The form is malformed: {error}.") from None
