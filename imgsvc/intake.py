@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -29,10 +28,15 @@ FEED_BYTES = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class UploadOptions:
-    """What came with the upload beside the table."""
+    """What came with the upload beside the table.
+
+    `asked` tells what the caller asked for from anything else: an upload that is sent again is known
+    by it, whatever the service's own settings are by then.
+    """
 
     options: RequestOptions
     dry_run: bool = False
+    asked: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +295,7 @@ class _Upload:
 
 def _fingerprint(digest: bytes, given: UploadOptions) -> str:
     """Tell the table's bytes and the options' values apart from any others."""
-    options = [str(given.options.settings), given.options.webhook_url, given.dry_run]
-    return hashlib.sha256(digest + json.dumps(options).encode()).hexdigest()
+    return hashlib.sha256(digest + given.asked.encode()).hexdigest()
 
 
 def _outcome(accepted: Accepted) -> str:

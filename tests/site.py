@@ -144,7 +144,7 @@ async def opened(folder: Path, **sections: Mapping[str, object]) -> AsyncIterato
     for section, keys in sections.items():
         settings[section] = {**settings.get(section, {}), **keys}
     config = Config.model_validate(settings)
-    config.storage.data_dir.mkdir()
+    config.storage.data_dir.mkdir(exist_ok=True)
     database = await Database.open(config.storage.data_dir / DATABASE)
     service = Service(config, database)
     publishing = asyncio.create_task(service.events.publish())

@@ -120,9 +120,8 @@ class Slow:
 
 
 def options(quality: int = 50, webhook: str | None = None, *, dry: bool = False) -> UploadOptions:
-    return UploadOptions(
-        RequestOptions(Settings(Quality(quality, relative=False)), webhook), dry_run=dry
-    )
+    given = RequestOptions(Settings(Quality(quality, relative=False)), webhook)
+    return UploadOptions(given, dry, asked=f"{given} {dry}")
 
 
 async def test_an_upload_in_pieces_is_stored_in_its_order(desk: Desk) -> None:

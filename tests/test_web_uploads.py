@@ -251,6 +251,19 @@ async def test_an_idempotency_key_is_bound_by_a_201(site: Site) -> None:
     assert await count(site) == 1
 
 
+async def test_an_idempotency_key_outlives_a_change_of_the_settings(tmp_path: Path) -> None:
+    key = {**CSV, "Idempotency-Key": "order 1"}
+    async with opened(tmp_path) as site:
+        first = await site.post("/processImages", body_of(), key)
+    settings = {"quality": 80, "progressive": True}
+    async with opened(tmp_path, compress=settings) as site:
+        again = await site.post("/processImages", body_of(), key)
+        assert (again.status, again.headers.get("Idempotent-Replayed")) == (201, "true")
+        assert again.json()["requestId"] == first.json()["requestId"]
+        other = await site.post("/processImages?quality=80", body_of(), key)
+        assert other.status == 422
+
+
 @pytest.mark.parametrize("key", ["", "é", "x" * 256])
 async def test_an_idempotency_key_that_cannot_be_is_refused(site: Site, key: str) -> None:
     answer = await site.post("/processImages", body_of(), {**CSV, "Idempotency-Key": key})

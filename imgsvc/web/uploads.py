@@ -73,7 +73,8 @@ class Uploads:
             given.format or standard.format,
             standard.progressive,
         )
-        return UploadOptions(RequestOptions(settings, given.webhook_url), given.dry_run)
+        asked = given.model_dump_json(exclude_defaults=True)
+        return UploadOptions(RequestOptions(settings, given.webhook_url), given.dry_run, asked)
 
     def _answer(self, request: web.Request, accepted: Accepted) -> web.Response:
         if accepted.request is None:
