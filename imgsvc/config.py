@@ -28,6 +28,7 @@ from pydantic import (
 from imgsvc import __version__
 from imgsvc.errors import ConfigError
 from imgsvc.models import OutputFormat, Quality, Settings
+from imgsvc.urls import page_origin
 
 ENV_PREFIX = "IMGSVC_"
 _SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
@@ -47,13 +48,15 @@ def parse_size(value: object) -> object:
 def _http_url_or_empty(value: str) -> str:
     if value and not re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", value, re.IGNORECASE):
         raise ValueError('must be "" or an http(s) URL without user name, query or fragment')
+    if value:
+        page_origin(value)
     return value.rstrip("/")
 
 
 def _origin(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@,*]+", value, re.IGNORECASE):
         raise ValueError('must be an origin such as "https://shop.example"')
-    return value.lower()
+    return page_origin(value)
 
 
 def _network(value: str) -> str:

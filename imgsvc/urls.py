@@ -98,6 +98,15 @@ def split_origin(origin: str) -> tuple[str, str, int]:
     return scheme, host.strip("[]"), int(port)
 
 
+def page_origin(url: str) -> str:
+    """Give the origin of a page at a URL, as browsers write it: no port that is the scheme's own.
+
+    Raises `UrlError`.
+    """
+    scheme, _, rest = parse_url(url).fetched.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}"
+
+
 def redact(url: str) -> str:
     """Give a URL, or any text, as a log may show it: without user name, password, query, fragment."""
     shown = re.split(r"[?#]", url, maxsplit=1)[0]

@@ -113,6 +113,7 @@ def test_a_relative_data_dir_is_relative_to_the_file(
         ("", {"IMGSVC_SERVER__API_KEYS": "{}"}, ["IMGSVC_SERVER__API_KEYS", "JSON"]),
         ("[server]\npublic_url = 'shop.example'", {}, ["server.public_url", "http"]),
         ("[server]\npublic_url = 'https://u:p@h'", {}, ["server.public_url", "user"]),
+        ("[server]\npublic_url = 'https://h:99999'", {}, ["server.public_url", "port"]),
         ("[server]\ncors_origins = ['*']", {}, ["server.cors_origins[0]", "origin"]),
         ("[server]\nmax_upload_bytes = '1 MiBB'", {}, ["server.max_upload_bytes", "256 MiB"]),
         ("[server]\nmax_upload_bytes = 0", {}, ["server.max_upload_bytes"]),

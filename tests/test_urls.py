@@ -8,7 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from imgsvc.urls import UrlError, parse_url, redact, resolve_redirect, split_origin
+from imgsvc.urls import (
+    UrlError,
+    page_origin,
+    parse_url,
+    redact,
+    resolve_redirect,
+    split_origin,
+)
 
 # --- what goes on the wire ---------------------------------------------------------------------
 
@@ -310,6 +317,20 @@ def test_any_location_gives_a_url_or_an_error(location: str) -> None:
 )
 def test_split_origin(origin: str, parts: tuple[str, str, int]) -> None:
     assert split_origin(origin) == parts
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://h.example/a/b?c", "https://h.example"),
+        ("HTTPS://H.example:443", "https://h.example"),
+        ("http://h.example:443/", "http://h.example:443"),
+        ("http://[::0:1]:80", "http://[::1]"),
+        ("https://bücher.example", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_the_origin_of_a_page_is_written_as_browsers_do(url: str, origin: str) -> None:
+    assert page_origin(url) == origin
 
 
 @pytest.mark.parametrize(

@@ -66,8 +66,9 @@ async def test_our_own_page_and_programs_may(site: Site, headers: dict[str, str]
     assert await status(site, filled) == 200
 
 
-async def test_the_public_url_is_our_own(tmp_path: Path) -> None:
-    async with opened(tmp_path, server={"public_url": "https://Img.example/a"}) as site:
+@pytest.mark.parametrize("url", ["https://Img.example/a", "https://img.example:443"])
+async def test_the_public_url_is_our_own(tmp_path: Path, url: str) -> None:
+    async with opened(tmp_path, server={"public_url": url}) as site:
         assert await status(site, {"Origin": "https://img.example"}) == 200
         assert await status(site, {"Origin": "http://img.example"}) == 403
         assert await status(site, {"Origin": "https://img.example", "Host": "img.example"}) == 200
@@ -103,6 +104,12 @@ async def test_the_public_urls_name_is_ours(tmp_path: Path) -> None:
     async with opened(tmp_path, server={"public_url": "https://img.example:8443"}) as site:
         for host, good in (("img.example:8443", 200), ("IMG.example", 200), ("b.example", 403)):
             assert (await site.get("/listRequests", {"Host": host})).status == good
+
+
+async def test_an_international_name_of_ours_comes_as_browsers_write_it(tmp_path: Path) -> None:
+    name = "xn--bcher-kva.example"
+    async with opened(tmp_path, server={"public_url": "https://bücher.example"}) as site:
+        assert await status(site, {"Host": name, "Origin": f"https://{name}"}) == 200
 
 
 async def test_with_keys_a_host_may_be_any(tmp_path: Path) -> None:
@@ -149,8 +156,9 @@ async def test_cors_is_off_by_default(site: Site) -> None:
     assert not [name for name in preflight.headers if name.startswith("Access-Control")]
 
 
-async def test_cors_by_setting(tmp_path: Path) -> None:
-    server = {"cors_origins": [SHOP], "api_keys": ["k"]}
+@pytest.mark.parametrize("allowed", [SHOP, "https://Shop.example:443"])
+async def test_cors_by_setting(tmp_path: Path, allowed: str) -> None:
+    server = {"cors_origins": [allowed], "api_keys": ["k"]}
     async with opened(tmp_path, server=server) as site:
         asked = {
             "Origin": SHOP,

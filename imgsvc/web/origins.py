@@ -15,6 +15,7 @@ from aiohttp import web
 
 from imgsvc.config import ServerConfig
 from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.urls import page_origin
 
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 """Methods that change something."""
@@ -38,11 +39,13 @@ class Origins:
         public = urlsplit(config.public_url)
         self.path = public.path
         self.secure = public.scheme.lower() == "https"
-        self._public_host = public.hostname or ""
+        self._public_host = ""
         self._cors = frozenset(config.cors_origins)
         self._origins = set(self._cors)
-        if public.netloc:
-            self._origins.add(f"{public.scheme}://{public.netloc}".lower())
+        if config.public_url:
+            origin = page_origin(config.public_url)
+            self._public_host = urlsplit(origin).hostname or ""
+            self._origins.add(origin)
         self._judge_host = is_loopback(config.host) and not config.api_keys
 
     def base_url(self, request: web.Request) -> str:
