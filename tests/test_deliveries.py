@@ -75,6 +75,14 @@ async def test_those_due_longest_come_first(books: Books) -> None:
     assert [d.request_id for d in await books.deliveries.due(3e12, 9)] == [*ids[1:], ids[0]]
 
 
+async def test_one_receiver_has_so_many_of_them_and_no_more(books: Books) -> None:
+    ids = [await finished(books, f"http://{host}/{n}") for n, host in enumerate("aAaabab")]
+    due = await books.deliveries.due(1e12, 10, for_one=2)
+    assert [d.request_id for d in due] == [ids[n] for n in (0, 1, 4, 6)]
+    due = await books.deliveries.due(1e12, 3, for_one=2)
+    assert [d.request_id for d in due] == [ids[n] for n in (0, 1, 4)]
+
+
 async def test_one_of_a_deleted_request_is_forgotten(books: Books) -> None:
     request_id = await finished(books)
     (delivery,) = await books.deliveries.due(1e12, 10)

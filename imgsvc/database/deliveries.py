@@ -6,10 +6,16 @@
 from __future__ import annotations
 
 import sqlite3
+from collections import Counter
+from itertools import starmap
 
 from imgsvc.database.connection import Database
+from imgsvc.database.keys import origin_of
 from imgsvc.database.rows import storable
 from imgsvc.models import Delivery
+
+LOOKED_AT = 2_000
+"""Deliveries that are looked at for some to as many receivers as possible: some milliseconds."""
 
 
 class Deliveries:
@@ -18,8 +24,11 @@ class Deliveries:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def due(self, now: float, limit: int) -> list[Delivery]:
-        """Give at most `limit` deliveries that are due, the longest due first."""
+    async def due(self, now: float, limit: int, *, for_one: int | None = None) -> list[Delivery]:
+        """Give at most `limit` deliveries that are due, the longest due first.
+
+        `for_one`: of those to one receiver, its scheme, host and port, at most so many.
+        """
 
         def work(c: sqlite3.Connection) -> list[Delivery]:
             found = c.execute(
@@ -28,9 +37,18 @@ class Deliveries:
                 "JOIN requests r ON r.key = d.request_key "
                 "WHERE d.status = 'pending' AND d.next_at <= ? AND r.stage = 'accepted' "
                 "ORDER BY d.next_at LIMIT ?",
-                (now, limit),
+                (now, LOOKED_AT),
             )
-            return [Delivery(*row) for row in found]
+            due: list[Delivery] = []
+            counts: Counter[str] = Counter()
+            for delivery in starmap(Delivery, found):
+                receiver = origin_of(delivery.url)
+                counts[receiver] += 1
+                if for_one is None or counts[receiver] <= for_one:
+                    due.append(delivery)
+                if len(due) == limit:
+                    break
+            return due
 
         return await self._database.read(work)
 

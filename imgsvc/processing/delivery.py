@@ -17,7 +17,9 @@ from imgsvc.network.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
 
-SENT_AT_ONCE = 16
+SENT_AT_ONCE = 64
+SENT_TO_ONE = 8
+"""To one receiver, at once: one that hangs holds up no other's."""
 IDLE_SECONDS = 60.0
 UNNOTED_SECONDS = 10.0
 """How long a delivery rests whose outcome could not be written down."""
@@ -77,14 +79,17 @@ class DeliveryQueue:
         now = time.time()
         # One whose outcome is noted while this reads may still be read as due: it is left out.
         sending = set(self._sending)
-        for delivery in await self._deliveries.due(now, limit=SENT_AT_ONCE * 2):
+        due = await self._deliveries.due(now, SENT_AT_ONCE * 2, for_one=SENT_TO_ONE)
+        for delivery in due:
             if room > 0 and delivery.delivery_id not in sending:
                 room -= 1
                 task = asyncio.create_task(self._attempt(delivery))
                 self._sending[delivery.delivery_id] = task
                 task.add_done_callback(partial(self._sent, delivery.delivery_id))
-        due = await self._deliveries.next_due(after=now)
-        return IDLE_SECONDS if due is None else min(IDLE_SECONDS, max(0.05, due - time.time()))
+        next_at = await self._deliveries.next_due(after=now)
+        if next_at is None:
+            return IDLE_SECONDS
+        return min(IDLE_SECONDS, max(0.05, next_at - time.time()))
 
     def _sent(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
         del self._sending[delivery_id]
