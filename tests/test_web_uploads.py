@@ -196,6 +196,14 @@ async def test_an_option_that_cannot_be_is_named(
     assert await count(site) == 0
 
 
+async def test_of_very_many_faulty_options_a_hundred_are_listed_and_all_are_counted(
+    site: Site,
+) -> None:
+    query = "&".join(f"x{number}=1" for number in range(130))
+    problem = (await site.post(f"/processImages?{query}", body_of(), CSV)).problem()
+    assert (len(problem["errors"]), problem["errorCount"]) == (100, 130)
+
+
 async def test_an_option_in_the_query_and_in_the_form_is_refused(site: Site) -> None:
     answer = await site.post("/processImages?quality=30", form(("quality", "30"), file=body_of()))
     assert answer.status == 400

@@ -187,7 +187,7 @@ def parse(model: type[Model], pairs: Iterable[tuple[str, str]]) -> Model:
     if causes:
         told = "; ".join(str(cause["message"]) for cause in causes[:5])
         more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
-        raise HttpRefusal(RefusalCode.INVALID_OPTION, f"{told}{more}.", causes=causes[:100])
+        raise HttpRefusal(RefusalCode.INVALID_OPTION, f"{told}{more}.", causes=causes)
     return options
 
 

@@ -23,6 +23,8 @@ TYPE_PREFIX = "urn:imgsvc:problem:"
 """What a problem's `type` begins with; the refusal's code follows. Stable: programs compare it."""
 ANSWERED: web.RequestKey[bool] = web.RequestKey("answered", bool)
 """Whether a call's answer has begun to go out."""
+MOST_CAUSES = 100
+"""Of several causes, so many are listed; faults of a table come in no greater number."""
 UNAVAILABLE_SECONDS = 5
 """When to try again where a refusal does not say."""
 
@@ -86,7 +88,7 @@ def problem_response(refusal: Refusal) -> web.Response:
     if isinstance(refusal, HttpRefusal):
         headers |= refusal.headers
         if refusal.causes:
-            body["errors"] = list(refusal.causes)
+            body["errors"] = list(refusal.causes[:MOST_CAUSES])
             body["errorCount"] = len(refusal.causes)
     retry_after = refusal.retry_after
     if retry_after is None and status in {429, 503}:
