@@ -142,11 +142,11 @@ class Intake:
         self._keys_in_progress.add(idempotency_key)
         try:
             bound = await self._uploads.find_idempotent(idempotency_key)
-            if bound is not None:
-                return await self._replay(chunks, options, *bound)
-            return await self._upload().run(chunks, options, idempotency_key)
+            if bound is None:
+                return await self._upload().run(chunks, options, idempotency_key)
         finally:
             self._keys_in_progress.discard(idempotency_key)
+        return await self._replay(chunks, options, *bound)
 
     async def _replay(
         self,

@@ -310,6 +310,17 @@ async def test_a_key_is_busy_while_its_upload_is_in_progress(desk: Desk) -> None
     assert (again.replayed, again.request) == (True, first.request)
 
 
+async def test_a_key_that_is_bound_is_busy_no_more(desk: Desk) -> None:
+    first = await desk.upload(key="k")
+    slow = Slow()
+    once_more = asyncio.create_task(desk.upload(aiter(slow), key="k"))
+    await slow.reached.wait()
+    again = await desk.upload(key="k")
+    slow.go_on.set()
+    assert again.replayed
+    assert (await once_more).request == again.request == first.request
+
+
 async def test_a_refused_upload_binds_no_key(desk: Desk) -> None:
     assert await desk.refused(b"nonsense", key="k") is RefusalCode.INVALID_CSV
     assert (await desk.upload(options=options(dry=True), key="k")).request is None
