@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from email.message import Message
-from email.parser import BytesHeaderParser
 from enum import Enum, auto
 
 MOST_HEADER_BYTES = 8_192
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _PADDING = 64
 """White space that may follow a boundary, at most."""
+_FOLD = re.compile(r"\r\n(?=[ \t])")
+_PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;]*))', re.DOTALL)
+_AS_IT_IS = {"", "binary", "7bit", "8bit"}
+"""Transfer encodings that change nothing."""
 
 
 class FormError(ValueError):
@@ -21,10 +23,10 @@ class FormError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PartBegins:
-    """A part begins; its data follow. `filename` is None for a plain field."""
+    """A part begins; its data follow. One with a file name is a file, any other a plain field."""
 
     name: str
-    filename: str | None
+    is_file: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,19 +117,27 @@ class FormReader:
             raise FormError("the headers of a part are too long")
         if end < 0:
             return
-        yield _part(BytesHeaderParser().parsebytes(bytes(self._buffer[2 : end + 2])))
+        yield _part(self._buffer[2:end].decode("utf-8", "replace"))
         del self._buffer[: end + 4]
         self._state = _State.DATA
 
 
-def _part(headers: Message) -> PartBegins:
-    if headers.get_content_disposition() != "form-data":
+def _part(head: str) -> PartBegins:
+    # Not by the parser for e-mail: what form clients never send makes it raise all sorts of errors.
+    headers: dict[str, str] = {}
+    for line in _FOLD.sub("", head).split("\r\n"):
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), value.strip())
+    disposition = headers.get("content-disposition", "")
+    if disposition.partition(";")[0].strip().lower() != "form-data":
         raise FormError("a part has no `Content-Disposition: form-data`")
-    if str(headers.get("Content-Transfer-Encoding", "binary")).lower() not in {
-        "binary",
-        "7bit",
-        "8bit",
-    }:
+    if headers.get("content-transfer-encoding", "").lower() not in _AS_IT_IS:
         raise FormError("a part has a Content-Transfer-Encoding; send it as it is")
-    name = headers.get_param("name", "", "content-disposition")
-    return PartBegins(name if isinstance(name, str) else "", headers.get_filename())
+    parameters = {
+        name.lower(): re.sub(r"\\(.)", r"\1", quoted) or bare
+        for name, quoted, bare in _PARAMETER.findall(disposition)
+    }
+    return PartBegins(
+        parameters.get("name", ""),
+        any(value for name, value in parameters.items() if name.split("*")[0] == "filename"),
+    )

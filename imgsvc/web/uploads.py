@@ -123,13 +123,13 @@ class _Form:
         """Note an event, or give the data that are the file's."""
         if isinstance(event, PartBegins):
             self._part, self._value = event, b""
-            if event.filename:
+            if event.is_file:
                 self._files += 1
             if self._files > 1:
                 raise FormError("more than one part has a file name; upload one CSV at a time")
         elif isinstance(event, PartEnds):
             self._end_part()
-        elif self._part is not None and self._part.filename:
+        elif self._part is not None and self._part.is_file:
             return event
         else:
             self._value += event
@@ -140,7 +140,7 @@ class _Form:
     def _end_part(self) -> None:
         part, self._part = self._part, None
         # A field that a person left empty is no option, nor is the browsers' own.
-        if part is None or part.filename or not self._value or part.name == "_charset_":
+        if part is None or part.is_file or not self._value or part.name == "_charset_":
             return
         try:
             self.fields.append((part.name, self._value.decode()))
