@@ -133,6 +133,7 @@ async def test_a_key_is_traded_for_a_cookie(site: Site) -> None:
         (b"\xff", JSON, 400),
         (b"", JSON, 400),
         (b'{"apiKey": "first-key"}', {"Content-Type": "text/plain"}, 415),
+        (b'{"apiKey": "first-key"}', {"Content-Type": "text/plain; a*=idna''%ff"}, 415),
         (b" " * 5_000, JSON, 413),
     ],
 )

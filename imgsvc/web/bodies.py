@@ -19,6 +19,14 @@ async def expect(request: web.Request) -> None:
     """Stay silent on `Expect: 100-continue` until somebody reads the body: see `chunks`."""
 
 
+def media_type(request: web.Request) -> str:
+    """The body's media type as the call declares it, without parameters; "" where it does not.
+
+    aiohttp's own word for a malformed one is application/octet-stream, or an error.
+    """
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
 def refuse_encoding(request: web.Request) -> None:
     """Raise `Refusal` where the body is compressed."""
     if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
@@ -57,10 +65,10 @@ async def chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[by
         yield chunk
 
 
-async def read_small(request: web.Request, media_type: str, limit: int) -> bytes:
-    """Read a body that is to be short. Raises `Refusal`."""
-    if request.content_type != media_type:
-        raise Refusal(RefusalCode.UNSUPPORTED_MEDIA_TYPE, f"The body must be {media_type}.")
+async def read_small(request: web.Request, kind: str, limit: int) -> bytes:
+    """Read a body that is to be short and of this kind. Raises `Refusal`."""
+    if media_type(request) != kind:
+        raise Refusal(RefusalCode.UNSUPPORTED_MEDIA_TYPE, f"The body must be {kind}.")
     refuse_encoding(request)
     body = b""
     async for chunk in chunks(request, _SMALL_SECONDS):

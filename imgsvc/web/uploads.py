@@ -15,7 +15,7 @@ from imgsvc.models import RequestOptions, Settings
 from imgsvc.report import accepted_json
 from imgsvc.web import options
 from imgsvc.web.answers import json_response
-from imgsvc.web.bodies import chunks, declared_length, refuse_encoding
+from imgsvc.web.bodies import chunks, declared_length, media_type, refuse_encoding
 from imgsvc.web.multipart import FormError, FormReader, PartBegins, PartEnds
 from imgsvc.web.options import UploadFields
 from imgsvc.web.origins import Origins
@@ -170,8 +170,7 @@ def _too_large(limit: int) -> Refusal:
 
 def _form(request: web.Request) -> _Form | None:
     """Tell a form from a body that is the CSV itself. Raises `Refusal`."""
-    # aiohttp's own word for a malformed type is application/octet-stream, which would be welcome.
-    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    kind = media_type(request)
     if not kind or kind in RAW_TYPES:
         return None
     if kind != FORM_TYPE:
