@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -27,7 +27,7 @@ _ALLOWED_HEADERS = (
     "Accept, Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Range, "
     "X-API-Key"
 )
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~-]{1,253})(?::([0-9]{1,5}))?")
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9._~-]{1,253})(?::([0-9]{1,5}))?")
 
 
 class Origins:
@@ -123,6 +123,14 @@ def is_loopback(name: str) -> bool:
         return name == "localhost" or name.endswith(".localhost")
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _own_origin(request: web.Request) -> str:
     return f"{request.scheme}://{_host(request)}"
 
@@ -134,6 +142,6 @@ def _host(request: web.Request) -> str:
         name, port = request.get_extra_info("sockname", ("localhost", 80))[:2]
         return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"
     match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-    if match is None or int(match[2] or 0) > 65_535:
+    if match is None or not _is_ipv6(match[1] or "::") or int(match[2] or 0) > 65_535:
         raise Refusal(RefusalCode.BAD_REQUEST, "The Host header is missing, doubled or malformed.")
     return hosts[0]
