@@ -102,6 +102,13 @@ async def test_any_2xx_is_success(status: str) -> None:
         assert await send(origin.base) == SendResult(ok=True)
 
 
+@pytest.mark.parametrize("encoding", ["br", "gzip", "unknown"])
+async def test_success_may_say_what_it_likes_in_any_encoding(encoding: str) -> None:
+    said = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: 2\r\n\r\nok"
+    async with raw_origin(said.encode()) as origin:
+        assert await send(origin.base) == SendResult(ok=True)
+
+
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [

@@ -80,6 +80,7 @@ class WebhookSender:
             data=body,
             headers=headers,
             allow_redirects=False,
+            auto_decompress=False,  # What comes back is not looked at, and need not be decodable.
             timeout=aiohttp.ClientTimeout(),
         )
 
