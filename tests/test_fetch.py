@@ -162,6 +162,17 @@ async def test_five_redirects_are_followed(status: str) -> None:
     assert len(origin.heads) == 6
 
 
+async def test_a_kept_connection_that_the_server_ends_is_no_failure() -> None:
+    async def talk(head: str, writer: asyncio.StreamWriter) -> None:
+        last = head.startswith("GET /b ")
+        said = answer(b"picture") if last else redirect("/b")
+        writer.write(said.replace(b"Connection: close\r\n", b""))
+
+    async with raw_origin(talk) as origin:
+        assert (await fetch(f"{origin.base}/a"))[0] == b"picture"
+        assert origin.targets == ["/a", "/b"]
+
+
 async def test_six_redirects_are_too_many() -> None:
     async with raw_origin(hops(6)) as origin:
         error = await failure(f"{origin.base}/0")

@@ -15,7 +15,14 @@ from yarl import URL
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.budget import ByteBudget, Share
-from imgsvc.network.failures import describe_non_image, explain, seconds, status_line
+from imgsvc.network.failures import (
+    NoAnswer,
+    describe_non_image,
+    explain,
+    seconds,
+    status_line,
+)
+from imgsvc.network.outbound import Connection
 from imgsvc.network.retry import parse_retry_after
 from imgsvc.urls import UrlError, resolve_redirect
 
@@ -143,13 +150,27 @@ class _Visit:
         """Follow redirects to their end. Raises `ImageError`, and what aiohttp raises."""
         while True:
             self.answered = False
-            response = await self._session.get(request_target(self._url), allow_redirects=False)
+            response = await self._ask(request_target(self._url))
             self.answered = True
             location = response.headers.get("Location", "")
             if response.status not in REDIRECTS or not location:
                 return response
             response.release()
             self._follow(location)
+
+    async def _ask(self, target: URL) -> aiohttp.ClientResponse:
+        """Send the request, anew where a kept connection was ended under it: servers may end those at
+        any moment (RFC 9112, 9.3.1), so that says nothing of this request.
+        """
+        while True:
+            connection = Connection()
+            try:
+                return await self._session.get(
+                    target, allow_redirects=False, trace_request_ctx=connection
+                )
+            except NoAnswer:
+                if not connection.kept:
+                    raise
 
     def _follow(self, location: str) -> None:
         if self._redirects == MAX_REDIRECTS:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -56,6 +57,8 @@ def open_session(
     middlewares: list[aiohttp.ClientMiddlewareType] = [_tell_no_answer]
     if config.proxy:
         middlewares.insert(0, _JudgeTargets(rules, resolver))
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(_note_reuse)
     connector = aiohttp.TCPConnector(
         limit=0,
         resolver=resolver,
@@ -82,7 +85,17 @@ def open_session(
         max_field_size=HEADER_BYTES,
         max_headers=HEADERS,
         middlewares=middlewares,
+        trace_configs=[trace],
     )
+
+
+class Connection:
+    """How one request reached its server, for those who pass it as its `trace_request_ctx`.
+
+    `kept` tells whether the connection had served another request before.
+    """
+
+    kept = False
 
 
 class _Guard:
@@ -189,6 +202,16 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         """Do nothing: lookups that hang end by themselves, and hold up nobody."""
+
+
+async def _note_reuse(
+    _session: aiohttp.ClientSession,
+    context: SimpleNamespace,
+    _params: aiohttp.TraceConnectionReuseconnParams,
+) -> None:
+    connection = context.trace_request_ctx
+    if isinstance(connection, Connection):
+        connection.kept = True
 
 
 async def _tell_no_answer(
