@@ -152,7 +152,8 @@ class Service:
     async def start(self) -> None:
         """Recover what an earlier process left, and begin to work."""
         self._measure()
-        await self.files.sweep(await self._work.recover())
+        await self.files.sweep(await self._work.in_flight())
+        await self._work.recover()
         await self._uploads.abandon_staged()
         await self._pool.start()
         self._own(self.monitor.watch(), "watch")

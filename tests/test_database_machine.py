@@ -180,8 +180,9 @@ class Machine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.run(self.books.database.close())
         self.books = Books(self.run(Database.open(self.folder / "imgsvc.db")))
-        tokens = self.run(self.books.work.recover())
+        tokens = self.run(self.books.work.in_flight())
         assert {claim.token for claim in self.claims} <= set(tokens)
+        self.run(self.books.work.recover())
         self.claims.clear()
         self.run(self.books.uploads.abandon_staged())
 

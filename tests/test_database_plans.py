@@ -16,7 +16,13 @@ from tests.books import Books, completed, opened
 
 SMALL = {"json_each", "doomed", "probe"}
 """What may be read whole: it is as large as the answer, or tiny."""
-PARTIAL = {"requests_claimable", "requests_unfinished", "requests_retrying", "deliveries_due"}
+PARTIAL = {
+    "requests_claimable",
+    "requests_unfinished",
+    "requests_retrying",
+    "deliveries_due",
+    "images_in_flight",
+}
 """Indexes that hold only what is under way."""
 
 
@@ -35,6 +41,7 @@ async def everything(books: Books) -> None:
     await books.work.find_file(b"x" * 32, Settings())
     await books.work.next_due()
     await books.work.waiting()
+    await books.work.in_flight()
     await books.work.recover()
     origin = origin_key("http://b.example:80")
     await books.work.waiting_for(origin)

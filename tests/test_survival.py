@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -207,6 +208,30 @@ def test_the_start_removes_leftovers_and_nothing_else(
     assert foreign.read_bytes() == b"mine"
     assert unknown.exists()
     assert service.finished(request_id)["status"] == "completed"
+
+
+def test_a_start_that_is_cut_short_forgets_no_leftovers(
+    start_service: StartService, origin: Origin
+) -> None:
+    service = start_service()
+    service.upload(table([(1, "p", origin.script("/stuck.jpg", Reply(gate="stuck")))]))
+    origin.wait_for_hits("/stuck.jpg", 1)
+    service.kill()
+    with sqlite3.connect(service.data_dir / "imgsvc.db") as database:
+        (token,) = database.execute("SELECT lower(hex(token)) FROM images").fetchone()
+    database.close()
+    stored = service.data_dir / "outputs" / token[:2] / f"{token}.jpg"
+    stored.parent.mkdir(exist_ok=True)
+    stored.write_bytes(b"stored, and not noted")
+    hindrance = service.data_dir / "outputs" / "tmp" / f"{token}.jpg.{'0' * 16}.tmp"
+    hindrance.mkdir()
+    with suppress(AssertionError):  # it may have ended before it is seen to listen
+        service.start(ready=False)
+    assert service.process is not None
+    assert service.process.wait(30) == 1
+    hindrance.rmdir()
+    service.restart()
+    assert not stored.exists()
 
 
 def test_workers_that_are_killed_cost_no_image(start_service: StartService, origin: Origin) -> None:

@@ -60,28 +60,38 @@ def _finished(c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody
 def measure_anew(c: sqlite3.Connection) -> None:
     """Let no rate be reckoned over the time in which no process was at work."""
     c.execute(
-        "UPDATE requests INDEXED BY requests_unfinished "
-        "SET measured_since = NULL, measured_done = completed + failed + cancelled "
+        "UPDATE requests INDEXED BY requests_unfinished SET measured_since = NULL, "
+        "measured_done = completed + cancelled + iif(retrying, 0, failed) "
         "WHERE stage = 'accepted' AND finished_at IS NULL"
     )
 
 
-def recover(c: sqlite3.Connection, limit: int) -> list[str]:
-    """Put back at most `limit` images that an earlier process had in flight; give their tokens."""
+def in_flight(c: sqlite3.Connection) -> list[str]:
+    """Give the tokens of all images that are in flight."""
+    return [
+        token.hex()
+        for (token,) in c.execute(
+            "SELECT token FROM images INDEXED BY images_in_flight WHERE status = 'processing'"
+        )
+    ]
+
+
+def recover(c: sqlite3.Connection, limit: int) -> bool:
+    """Put back at most `limit` images that an earlier process had in flight; False if none were."""
     row = c.execute(
         "SELECT key FROM requests INDEXED BY requests_unfinished "
         "WHERE stage = 'accepted' AND finished_at IS NULL AND processing > 0 LIMIT 1"
     ).fetchone()
     if row is None:
-        return []
+        return False
     images = c.execute(
-        "SELECT number, token FROM images INDEXED BY images_in_flight "
+        "SELECT number FROM images INDEXED BY images_in_flight "
         "WHERE request_key = ? AND status = 'processing' ORDER BY number LIMIT ?",
         (row[0], limit),
     ).fetchall()
-    numbers = [number for number, _ in images]
+    numbers = [number for (number,) in images]
     _move(c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING, values=", token = NULL")
-    return [token.hex() for _, token in images]
+    return True
 
 
 # --- cancelling ------------------------------------------------------------------------------

@@ -43,16 +43,19 @@ class Work:
         self._asked: list[_Question] = []
         self._answering = asyncio.Lock()
 
-    async def recover(self) -> list[str]:
-        """At the start: put back what was in flight; give the tokens of those images.
+    async def in_flight(self) -> list[str]:
+        """At the start: give the tokens of the images that were in flight.
 
-        Attempts stay as they were. Files that carry these tokens belong to nobody.
+        Files that carry these belong to nobody, and only `in_flight` knows them: they go before
+        `recover`.
         """
+        return await self._database.read(slices.in_flight)
+
+    async def recover(self) -> None:
+        """At the start: put back what was in flight. Attempts stay as they were."""
         await self._database.write(slices.measure_anew)
-        tokens: list[str] = []
-        while found := await self._database.write(lambda c: slices.recover(c, SLICE)):
-            tokens += found
-        return tokens
+        while await self._database.write(lambda c: slices.recover(c, SLICE)):
+            pass
 
     async def claim(self, limit: int, room: Callable[[int], int], now: float) -> list[Claim]:
         """Take at most `limit` images to be done by this process.
