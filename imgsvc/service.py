@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from imgsvc.config import Config
-from imgsvc.database.connection import Database
+from imgsvc.database.connection import Database, DatabaseUnavailable
 from imgsvc.database.deliveries import Deliveries
 from imgsvc.database.snapshots import Snapshots
 from imgsvc.database.uploads import Uploads
@@ -58,6 +58,8 @@ FETCHED_AHEAD = 16
 MOST_FILES = 65_536
 NEW_OBJECTS = 10_000
 """New objects after which garbage is looked for: a large table makes many, and leaves none."""
+RECOVERY_SECONDS = 1.0
+"""How often a start tries again to take up the work, while the database takes no write."""
 CLOSE_SECONDS = 3.0
 """What is left of the time to shut down for closing what is quick to close."""
 COMMIT_SECONDS = 1.0
@@ -152,17 +154,27 @@ class Service:
     async def start(self) -> None:
         """Recover what an earlier process left, and begin to work."""
         self._measure()
-        await self.files.sweep(await self._work.in_flight())
-        await self._work.recover()
-        await self._uploads.abandon_staged()
-        await self._pool.start()
         self._own(self.monitor.watch(), "watch")
+        await self._recover()
+        await self._pool.start()
         self._own(self.events.publish(), "events")
         self._own(self._housekeeping.keep_house(), "housekeeping")
         self._processing = self._own(self.queue.process_queue(), "queue")
         self._own(self._deliveries.deliver_due(), "webhooks")
         self._own(self.control.resume(), "cancelling")
         self.monitor.state = State.RUNNING
+
+    async def _recover(self) -> None:
+        """Put in order what an earlier process left, however long the database takes no write."""
+        while True:
+            try:
+                await self.files.sweep(await self._work.in_flight())
+                await self._work.recover()
+                await self._uploads.abandon_staged()
+            except DatabaseUnavailable:  # the monitor tells of it
+                await asyncio.sleep(RECOVERY_SECONDS)
+            else:
+                return
 
     async def stop(self) -> None:
         """Refuse what comes, finish or put back what is in flight, in time, and let go of the rest."""

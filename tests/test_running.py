@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from imgsvc import service as module
 from imgsvc.config import Config
+from imgsvc.database import connection
 from imgsvc.errors import Refusal, RefusalCode, StartError
 from imgsvc.intake import UploadOptions
 from imgsvc.models import Progress, Request, RequestOptions, Settings
@@ -121,6 +124,30 @@ async def test_a_start_takes_up_what_an_earlier_process_left(
             lambda c: [stage for (stage,) in c.execute("SELECT stage FROM requests")]
         )
         assert "staging" not in stages
+
+
+async def test_a_start_waits_for_a_database_that_takes_no_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "RECOVERY_SECONDS", 0.02)
+    config = config_in(tmp_path)
+    async with running(config, listen=False):
+        pass
+
+    async def start_and_stop() -> None:
+        async with running(config, listen=False) as service:
+            assert service.monitor.health().ready
+
+    other = sqlite3.connect(tmp_path / "data" / "imgsvc.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    starting = asyncio.create_task(start_and_stop())
+    await until(lambda: "takes no write" in caplog.text, "it to be noticed")
+    assert not starting.done()
+    other.execute("ROLLBACK")
+    other.close()
+    await starting
 
 
 async def test_a_stop_puts_back_downloads_and_the_next_start_makes_them(
