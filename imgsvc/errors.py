@@ -167,6 +167,10 @@ class Refusal(Exception):
         return f"{self.code}: {self.detail}"
 
 
+class Trouble(Exception):
+    """What the service stands on fails it for now; no bug, so a log tells it without a traceback."""
+
+
 class ConfigError(Exception):
     """The configuration is wrong; the message names the key and where it was set."""
 

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from imgsvc.config import LogConfig
+from imgsvc.errors import Trouble
 
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _NOISY = ("aiohttp.access", "aiosqlite", "asyncio", "PIL")
@@ -21,11 +22,21 @@ def setup(config: LogConfig, stream: TextIO | None = None) -> None:
     as_json = config.format == "json" or (config.format == "auto" and not out.isatty())
     handler = logging.StreamHandler(out)
     handler.setFormatter(JsonFormatter() if as_json else ConsoleFormatter())
+    handler.addFilter(_in_one_line)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(config.level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(root.level, logging.WARNING))
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """Let a `Trouble` stand in its event's own line: where in the code it was met helps nobody."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, Trouble):
+        record.msg, record.args = f"{record.getMessage()}: {error}", ()
+        record.exc_info = None
+    return True
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:

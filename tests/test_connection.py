@@ -156,8 +156,9 @@ async def test_many_writers_lose_nothing(database: Database) -> None:
 
 
 async def test_a_lock_of_another_process_is_waited_for(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     with locked(database.path):
         task = asyncio.create_task(database.write(insert("late")))
         with pytest.raises(DatabaseUnavailable, match="no write"):
@@ -167,6 +168,10 @@ async def test_a_lock_of_another_process_is_waited_for(
     await task
     await database.probe()
     assert await database.read(names) == {"late"}
+    assert [record.message for record in caplog.records] == [
+        "the database is locked by another process; waiting for it",
+        "the database is no longer locked",
+    ]
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     with locked(database.path), pytest.raises(DatabaseUnavailable, match="locked"):
         await database.write(insert("too late"))

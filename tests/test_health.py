@@ -60,7 +60,7 @@ async def test_it_is_not_ready_while_the_disk_is_full(tmp_path: Path) -> None:
 
 
 async def test_it_is_not_ready_while_the_database_takes_no_write(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
@@ -76,6 +76,7 @@ async def test_it_is_not_ready_while_the_database_takes_no_write(
         other.execute("ROLLBACK")
         other.close()
         await until(lambda: monitor.health().ready, "writes again")
+    assert caplog.text.count("takes no write") == 1
 
 
 async def test_it_is_not_ready_where_no_worker_comes_up(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from imgsvc import logs
 from imgsvc.config import LogConfig
+from imgsvc.errors import Trouble
 
 
 class Terminal(io.StringIO):
@@ -54,6 +55,18 @@ def test_an_exception_stays_in_its_line() -> None:
     (event,) = lines(out)
     assert event["level"] == "error"
     assert event["exception"].splitlines()[-1] == "RuntimeError: boom"
+
+
+def test_what_is_no_bug_needs_no_traceback() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(format="json"), out)
+    try:
+        raise Trouble("100% full")
+    except Trouble:
+        logging.getLogger("x").exception("claim %s failed", 3)
+    (event,) = lines(out)
+    assert event["message"] == "claim 3 failed: 100% full"
+    assert "exception" not in event
 
 
 def test_a_field_does_not_replace_the_event_itself() -> None:

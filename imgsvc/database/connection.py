@@ -21,7 +21,7 @@ import aiosqlite
 
 from imgsvc.database.copying import copy_database
 from imgsvc.database.migrating import migrate
-from imgsvc.errors import StartError
+from imgsvc.errors import StartError, Trouble
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ _TROUBLES = frozenset(
 """What is the storage's doing; any other error of SQLite's is a bug of ours."""
 
 
-class DatabaseUnavailable(Exception):
+class DatabaseUnavailable(Trouble):
     """The database takes no read or write now, and nothing was changed. Worth trying again."""
 
 
@@ -69,7 +69,12 @@ class DatabaseFull(DatabaseUnavailable):
 
 
 class _Connection(aiosqlite.Connection):
-    """An aiosqlite connection that runs a whole function in its thread, in the order of the calls."""
+    """An aiosqlite connection that runs a whole function in its thread, in the order of the calls.
+
+    `locked` says that another process holds a lock that it waits for.
+    """
+
+    locked = False
 
     async def run(self, work: Work[T]) -> T:
         """Run `work` to its end, even if the caller is cancelled meanwhile."""
@@ -203,7 +208,7 @@ async def _persist(connection: _Connection, work: Work[T]) -> T:
     deadline = time.monotonic() + LOCKED_SECONDS
     while True:
         try:
-            return await connection.run(work)
+            done = await connection.run(work)
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code not in _TROUBLES:
@@ -211,7 +216,14 @@ async def _persist(connection: _Connection, work: Work[T]) -> T:
             if code not in _LOCKED or time.monotonic() > deadline:
                 kind = DatabaseFull if code == sqlite3.SQLITE_FULL else DatabaseUnavailable
                 raise kind(str(error)) from error
-            log.warning("the database is locked by another process; waiting for it")
+            if not connection.locked:
+                connection.locked = True
+                log.warning("the database is locked by another process; waiting for it")
+        else:
+            if connection.locked:
+                connection.locked = False
+                log.info("the database is no longer locked")
+            return done
 
 
 def _transaction(work: Work[T], durable: bool, c: sqlite3.Connection) -> T:

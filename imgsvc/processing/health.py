@@ -59,10 +59,17 @@ class Monitor:
 
     async def watch(self) -> None:
         """Write to the database now and then, for as long as the service runs."""
+        well = True
         while True:
             try:
                 await self._database.probe()
-                self._written = time.monotonic()
             except Exception:
-                log.exception("the database takes no write")
+                if well:
+                    log.exception("the database takes no write")
+                well = False
+            else:
+                self._written = time.monotonic()
+                if not well:
+                    log.info("the database takes writes again")
+                well = True
             await asyncio.sleep(PROBE_SECONDS)

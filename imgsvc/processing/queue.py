@@ -292,11 +292,14 @@ class ProcessQueue:
 
     async def _finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
         """Commit the outcomes however long it takes: they are all that is known of their images."""
+        told = False
         while True:
             try:
                 return await self._work.finish(outcomes)
             except Exception:
-                log.exception("results could not be committed; trying again")
+                if not told:
+                    log.exception("results could not be committed; trying again")
+                told = True
                 await asyncio.sleep(FULL_SECONDS)
 
     async def tell(self, result: FinishResult) -> None:
