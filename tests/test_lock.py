@@ -67,9 +67,11 @@ def test_outputs_without_their_database_are_not_touched(tmp_path: Path) -> None:
     output = tmp_path / "outputs" / NAME[:2] / NAME
     output.parent.mkdir(parents=True)
     output.touch()
-    with pytest.raises(StartError, match=r"the\.db"), lock_data_dir(tmp_path, DATABASE):
-        pass
-    (tmp_path / DATABASE).touch()
+    for _ in range(2):
+        with pytest.raises(StartError, match=r"the\.db"), lock_data_dir(tmp_path, DATABASE):
+            pass
+        (tmp_path / DATABASE).touch()
+    (tmp_path / DATABASE).write_bytes(b"SQLite format 3")
     with lock_data_dir(tmp_path, DATABASE):
         pass
 

@@ -32,7 +32,7 @@ def lock_data_dir(data_dir: Path, database: str) -> Iterator[None]:
         ) from None
     try:
         _take(fd, data_dir)
-        if not (data_dir / database).exists() and any_output(data_dir):
+        if _is_new(data_dir / database) and any_output(data_dir):
             raise StartError(
                 f"{data_dir} holds images, but not the database {database} that knows them. Put "
                 f"{database} back from a backup, or name an empty folder as storage.data_dir."
@@ -40,6 +40,11 @@ def lock_data_dir(data_dir: Path, database: str) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _is_new(database: Path) -> bool:
+    """Whether there is no database, or one that holds nothing: a copy that found no room, say."""
+    return not database.exists() or not database.stat().st_size
 
 
 def _open(data_dir: Path) -> int:
