@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.database import claiming, work
+from imgsvc.database import claiming, connection, work
 from imgsvc.database.claiming import deal
 from imgsvc.database.work import Work, origin_key
 from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
@@ -256,6 +256,32 @@ async def test_a_url_with_very_many_places_is_still_claimed_once(
     assert [finished.progress for finished in result.finished] == [Progress(completed=100)]
     assert result.unused == []
     assert (await shown(books, request)).progress.status is Status.COMPLETED
+
+
+async def test_what_is_claimed_stays_so_where_its_siblings_cannot_be(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "SIBLINGS", 2)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
+    request = await books.accept([["http://a.example/same"]] * 6)
+    loop = asyncio.get_running_loop()
+    other = sqlite3.connect(books.database.path, isolation_level=None, timeout=30)
+
+    def lock() -> None:
+        if not other.in_transaction:
+            other.execute("BEGIN IMMEDIATE")
+
+    def room(_: int) -> int:
+        # Between the claim's first transaction, in which this is called, and its second.
+        loop.call_soon_threadsafe(lock)
+        return 100
+
+    (first,) = await books.work.claim(1, room, 1e12)
+    assert first.numbers == (0, 1, 2)
+    other.execute("ROLLBACK")
+    other.close()
+    await books.complete([first, *await books.claim()])
+    assert (await shown(books, request)).progress == Progress(completed=6)
 
 
 # --- outcomes --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from functools import partial
 
 from imgsvc.database import claiming, finishing, rows, slices
 from imgsvc.database.claiming import Claimed, Turns
-from imgsvc.database.connection import Database
+from imgsvc.database.connection import Database, DatabaseUnavailable
 from imgsvc.database.finishing import FinishResult
 from imgsvc.database.keys import origin_key
 from imgsvc.errors import ImageErrorCode
@@ -79,12 +79,18 @@ class Work:
         return list(claims.values())
 
     async def _claim_siblings(self, claim: Claim, now: float) -> Claim:
+        """Add the other siblings. What is claimed stays so where the database takes no more writes:
+        the rest are claimed by themselves.
+        """
         more: Claim | None = claim
         while more is not None:
             claim = more
-            more = await self._database.write(
-                partial(claiming.claim_more_siblings, claim=claim, now=now)
-            )
+            try:
+                more = await self._database.write(
+                    partial(claiming.claim_more_siblings, claim=claim, now=now)
+                )
+            except DatabaseUnavailable:
+                return claim
         return claim
 
     async def finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
