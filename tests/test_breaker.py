@@ -112,20 +112,20 @@ def test_a_probe_that_nobody_needs_wakes_nobody() -> None:
 def test_images_expire_after_ten_minutes_with_the_last_code() -> None:
     breakers = Breakers()
     fail(breakers, 9, now=0)
-    assert breakers.expired(A, since=-10_000, now=10_000) is None, "not open yet"
+    assert breakers.expired(A, waited=20_000, now=10_000) is None, "not open yet"
     fail(breakers, 1, now=1_000)
     slow = ImageError(ImageErrorCode.TIMEOUT, "the server sent nothing for 15 seconds")
     breakers.failed(A, slow, 1_030)
-    assert breakers.expired(A, since=0, now=1_599) is None
-    error = breakers.expired(A, since=0, now=1_600)
+    assert breakers.expired(A, waited=1_599, now=1_599) is None
+    error = breakers.expired(A, waited=1_600, now=1_600)
     assert error is not None
     assert error.code == "timeout"
     assert error.message == (
         "the server sent nothing for 15 seconds; given up: the host has kept failing for 10 minutes"
     )
-    assert breakers.expired(A, since=1_200, now=1_799) is None, "a later request waits as long"
-    assert breakers.expired(A, since=1_200, now=1_800) is not None
-    assert breakers.expired(B, since=0, now=10_000) is None
+    assert breakers.expired(A, waited=599, now=1_799) is None, "a later request waits as long"
+    assert breakers.expired(A, waited=600, now=1_800) is not None
+    assert breakers.expired(B, waited=10_000, now=10_000) is None
 
 
 def test_memory_is_bounded_and_old_failures_are_forgotten() -> None:

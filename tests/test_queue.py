@@ -38,7 +38,7 @@ def dead() -> Iterator[str]:
 
 def open_breaker(shop: Workshop, origin: str, seconds_ago: float) -> None:
     for _ in range(10):
-        shop.breakers.failed(origin_key(origin), REFUSED, time.time() - seconds_ago)
+        shop.breakers.failed(origin_key(origin), REFUSED, time.monotonic() - seconds_ago)
 
 
 def hold_lock(folder: Path) -> sqlite3.Connection:
@@ -55,7 +55,7 @@ async def test_an_origin_that_fails_ten_times_in_a_row_is_left_alone(
     tmp_path: Path, dead: str
 ) -> None:
     async with opened_workshop(tmp_path, per_host=1, attempts=100) as shop:
-        shop.breakers.failed(origin_key(dead), REFUSED, time.time())
+        shop.breakers.failed(origin_key(dead), REFUSED, time.monotonic())
         request = await shop.accept(*(f"{dead}/{n}.jpg" for n in range(30)))
         await until(lambda: shop.breakers.open_origins() == [origin_key(dead)], "the breaker")
         await until(lambda: shop.queue.in_flight == 0, "what was claimed ahead to be put back")
@@ -119,7 +119,7 @@ async def test_images_of_an_origin_that_stays_dead_fail_with_its_error(
             )
         )
         open_breaker(shop, dead, seconds_ago=EXPIRY_SECONDS + 1)
-        shop.breakers.launch(origin_key(dead), time.time())  # the probe is under way elsewhere
+        shop.breakers.launch(origin_key(dead), time.monotonic())  # the probe is under way elsewhere
         shop.start()
         ended = await shop.done(old)
         assert (ended.progress.failed, ended.progress.completed) == (5, 1)

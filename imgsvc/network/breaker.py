@@ -38,7 +38,8 @@ class Breakers:
     """A breaker for each origin, by a number that stands for its scheme, host and port.
 
     After 10 failures in a row an origin is *open*: it gets one probe every 30 s until one succeeds.
-    Only origins that have failed since their last success are held.
+    Only origins that have failed since their last success are held. Times are seconds on a clock that
+    nobody sets: a machine that has slept has not been asking.
     """
 
     def __init__(self) -> None:
@@ -83,15 +84,15 @@ class Breakers:
             state.opened, state.next_probe = now, now + PROBE_SECONDS
         self._forget(now)
 
-    def expired(self, origin: int, since: float, now: float) -> ImageError | None:
-        """Give the error for an image that has waited for the origin since `since`, if that is enough.
+    def expired(self, origin: int, waited: float, now: float) -> ImageError | None:
+        """Give the error for an image that has waited for the origin so long, if that is enough.
 
         It is once the origin has been open, and the image waiting, for 10 minutes.
         """
         state = self._origins.get(origin)
         if state is None or state.opened is None:
             return None
-        if now - max(state.opened, since) < EXPIRY_SECONDS:
+        if min(now - state.opened, waited) < EXPIRY_SECONDS:
             return None
         minutes = int(EXPIRY_SECONDS / 60)
         return ImageError(

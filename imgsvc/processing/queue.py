@@ -171,14 +171,15 @@ class ProcessQueue:
         retry = await self._work.next_due()
         if retry is not None:
             due.append(retry - now)
-        probe = self._breakers.next_probe(now)
+        clock = time.monotonic()
+        probe = self._breakers.next_probe(clock)
         if probe is not None:
-            due.append(probe - now)
+            due.append(probe - clock)
         return max(0.05, min(due))
 
     def _room_at(self, origin: int) -> int:
         """How many more images of an origin may be claimed."""
-        allowed = self._breakers.allowance(origin, time.time(), self._origin_limit)
+        allowed = self._breakers.allowance(origin, time.monotonic(), self._origin_limit)
         return max(0, allowed - self._fetching[origin])
 
     def _check_room(self) -> bool:
@@ -193,7 +194,7 @@ class ProcessQueue:
 
     def _launch(self, claim: Claim) -> None:
         key = origin_key(claim.origin)
-        flight = Flight(claim, key, self._breakers.launch(key, time.time()))
+        flight = Flight(claim, key, self._breakers.launch(key, time.monotonic()))
         self._fetching[key] += 1
         task = asyncio.create_task(self._fly(flight), name=f"image {claim.request_id}")
         self._flights[task] = flight
@@ -256,7 +257,7 @@ class ProcessQueue:
     def _failure(self, flight: Flight, error: ImageError) -> Outcome:
         claim, attempts = flight.claim, flight.claim.attempts + 1
         if not flight.fetched:
-            self._breakers.failed(flight.origin, error, time.time())
+            self._breakers.failed(flight.origin, error, time.monotonic())
         pause = pause_before_retry(attempts, error, self._config.attempts, random.random)
         about = _about(claim) | {"code": error.code, "attempts": attempts}
         if pause is None:
@@ -352,7 +353,7 @@ class ProcessQueue:
                 log.exception("images of dead origins could not be failed; trying again")
 
     async def _expire(self, request_key: int, origin: int, since: float) -> None:
-        error = self._breakers.expired(origin, since, time.time())
+        error = self._breakers.expired(origin, time.time() - since, time.monotonic())
         while error is not None:
             result = await self._work.fail_origin(
                 request_key, origin, error.code, error.message, EXPIRY_SLICE
