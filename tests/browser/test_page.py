@@ -265,6 +265,20 @@ def test_options_go_along(visit: Visit, service: Service, origin: Origin) -> Non
     origin.wait_for_hits("/hook", 1)
 
 
+def test_a_wrong_option_that_is_folded_away_is_shown(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    visitor = visit(service.url)
+    page = visitor.page
+    visitor.choose(products(origin, 1))
+    page.get_by_text("Options").click()
+    page.get_by_label("Webhook URL").fill("no URL")
+    page.get_by_text("Options").click()
+    expect(page.get_by_label("Webhook URL")).to_be_hidden()
+    page.get_by_role("button", name="Compress ").click()
+    expect(page.get_by_label("Webhook URL")).to_be_focused()
+
+
 def test_the_list_of_requests(visit: Visit, service: Service, origin: Origin) -> None:
     ids = [service.upload(table([(1, "Lamp", origin.photo(1))])) for _ in range(52)]
     broken = service.upload(with_a_failure(origin))

@@ -26,6 +26,12 @@ export function optionsForm(action, onSubmit) {
   const format = select("format", FORMATS);
   const webhook = h("input", {
     type: "url", id: "webhook", pattern: "https?://.+", placeholder: "https://", autocomplete: "off", "aria-describedby": "webhook-hint",
+    on: {
+      // Where it is folded away the browser could not show what is wrong, and would do nothing at all.
+      invalid: () => {
+        webhook.closest("details").open = true;
+      },
+    },
   });
   const summary = h("span", { class: "muted" });
 
@@ -52,7 +58,7 @@ export function optionsForm(action, onSubmit) {
         h("div", { class: "field" }, h("label", { for: "format" }, "Format"), format,
           h("p", { class: "hint" }, "Converting to WebP or AVIF saves most; an image’s own format suits every reader.")),
         h("div", { class: "field" }, h("label", { for: "webhook" }, "Webhook URL ", h("span", { class: "muted" }, "optional")), webhook,
-          h("p", { class: "hint", id: "webhook-hint" }, "Is called once, by POST, when the request has finished.")))),
+          h("p", { class: "hint", id: "webhook-hint" }, "Is called by POST when the request has finished.")))),
     h("div", { class: "buttons" }, h("button", { class: "primary large" }, action)));
 
   function submit(event) {
