@@ -159,6 +159,8 @@ def test_before_and_after_under_the_slider(visit: Visit, service: Service, origi
     assert abs(int(slider.input_value()) - 25) <= 1
     dialog.get_by_role("button", name="Actual size").click()
     assert dialog.locator(".pictures").evaluate("e => e.clientWidth") == 1600
+    assert dialog.evaluate("e => e.scrollWidth <= e.clientWidth"), "the picture scrolls alone"
+    assert dialog.locator(".view").evaluate("e => e.scrollWidth > e.clientWidth")
     dialog.get_by_role("button", name="Next image").click()
     expect(dialog.get_by_text("2 of 2", exact=False).first).to_be_visible()
     page.keyboard.press("Escape")
