@@ -168,6 +168,26 @@ def test_before_and_after_under_the_slider(visit: Visit, service: Service, origi
     expect(visitor.cards.nth(1)).to_be_focused()
 
 
+def test_a_long_name_leaves_room_for_the_rest(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    name = "A throw of merino and alpaca with fringes, washable, " * 9
+    visitor = visit(service.url, width=360, height=740)
+    page = visitor.page
+    visitor.upload(table([(1, name, [origin.photo(n) for n in range(12)])]))
+    visitor.finished("Done")
+    place = visitor.cards.first.locator(".muted", has_text="1 of 12")
+    inside = (
+        "e => e.getBoundingClientRect().right <= e.closest('.card').getBoundingClientRect().right"
+    )
+    assert place.evaluate(inside), "which of its images it is can be seen"
+    expect(visitor.cards.first.locator("img")).to_be_visible()
+    visitor.cards.first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("p", has_text=name.strip())).to_be_visible()
+    expect(dialog.get_by_role("slider")).to_be_in_viewport()
+
+
 def test_what_failed_is_told_and_tried_again(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

@@ -6,6 +6,7 @@ import { badge } from "./parts.js";
 import { openDialog } from "./dialogs.js";
 
 const MOST_FITTING = 400; // A wider picture may be shown smaller than it is.
+const MOST_TITLE = 40; // A longer name may be cut in the title, and stands below as well.
 
 /** `onClosed(index)` is told which image was shown last. */
 export class Compare {
@@ -47,7 +48,7 @@ export class Compare {
     this.previous.disabled = index === 0;
     this.next.disabled = index === this.items.length - 1;
     if (focused?.disabled) this.title.focus();
-    this.body.replaceChildren(...pictures(item.image), about(item.image));
+    this.body.replaceChildren(...pictures(item.image), about(item));
   }
 }
 
@@ -120,12 +121,13 @@ function sliderFor(image, frame, view, box) {
     range, h("span", { "aria-hidden": "true" }, "After"), image.width > MOST_FITTING && actual);
 }
 
-function about(image) {
+function about({ image, name }) {
   const percent = savedPercent(image.inputBytes, image.outputBytes);
-  const fact = (name, value) => value !== null && value !== undefined && value !== "" && h("div", {}, h("dt", {}, name), h("dd", {}, value));
+  const fact = (term, value) => value !== null && value !== undefined && value !== "" && h("div", {}, h("dt", {}, term), h("dd", {}, value));
   const done = image.status === "completed";
   const link = (text, address) => safeHref(address) && h("a", { href: address, target: "_blank", rel: "noreferrer noopener" }, text);
   return h("div", { class: "about" },
+    name.length > MOST_TITLE && h("p", { class: "url" }, name),
     image.error && h("p", { class: "notice bad-notice" }, h("b", {}, reason(image.error.code), ". "), image.error.message),
     h("dl", { class: "facts-grid" },
       fact("Status", done ? null : badge(image.status)),

@@ -222,7 +222,7 @@ function card(item, open) {
   const frame = h("span", { class: "thumb" });
   const button = h("button", { type: "button", class: `card ${item.status}`, on: { click: open } },
     frame,
-    h("span", { class: "card-name" }, item.name, item.place && h("span", { class: "muted" }, ` ${item.place}`)),
+    h("span", { class: "card-name" }, h("span", {}, item.name), item.place && [" ", h("span", { class: "muted" }, item.place)]),
     h("span", { class: "card-line" }, line(image)));
   button.item = item;
   if (image.outputUrl) button.settle = () => {
