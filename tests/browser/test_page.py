@@ -168,6 +168,21 @@ def test_before_and_after_under_the_slider(visit: Visit, service: Service, origi
     expect(visitor.cards.nth(1)).to_be_focused()
 
 
+def test_going_back_leaves_no_dialog_behind(visit: Visit, service: Service, origin: Origin) -> None:
+    visitor = visit(service.url)
+    page = visitor.page
+    visitor.upload(products(origin, 1))
+    visitor.finished("Done")
+    for opener in (visitor.cards.first, page.get_by_role("button", name="Delete")):
+        opener.click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        page.go_back()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        expect(page.get_by_role("heading", level=1)).to_be_focused()
+        page.go_forward()
+    expect(page.get_by_role("heading", level=1)).to_have_text("products.csv")
+
+
 def test_a_long_name_leaves_room_for_the_rest(
     visit: Visit, service: Service, origin: Origin
 ) -> None:
@@ -345,6 +360,10 @@ def test_a_key_is_traded_for_a_cookie(
     visitor.upload(products(origin, 1))
     visitor.finished("Done")
     assert visitor.download("CSV")
+    page.route("**/session", lambda route: route.abort())
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_text("Check that it is running")).to_be_visible()
+    page.unroute("**/session")
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.context.cookies() == []

@@ -1,13 +1,19 @@
 // The page's small dialogs: are you sure, and which key.
 
-import { h, announce, memory } from "./dom.js";
-import { call, Problem, whenKeyIsWanted } from "./api.js";
+import { h, announce, memory, toast } from "./dom.js";
+import { call, whenKeyIsWanted } from "./api.js";
 
-/** Open a modal dialog; when it closes, it goes away and the focus returns to where it was. */
+/**
+ * Open a modal dialog; when it closes, it goes away and the focus returns to where it was. It belongs to
+ * its view: going back closes it.
+ */
 export function openDialog(dialog) {
   const before = document.activeElement;
   document.body.append(dialog);
+  const leave = () => dialog.close();
+  addEventListener("hashchange", leave);
   dialog.addEventListener("close", () => {
+    removeEventListener("hashchange", leave);
     dialog.remove();
     if (before?.isConnected) before.focus();
   });
@@ -97,7 +103,10 @@ export function startSession(onSignedOut) {
     try {
       await call("DELETE", "session", { quiet: true });
     } catch (problem) {
-      if (!(problem instanceof Problem) || problem.status !== 401) throw problem;
+      if (problem.status !== 401) {
+        toast(`${problem.title}. ${problem.message}`);
+        return;
+      }
     }
     setSignedIn(false);
     announce("Signed out.");

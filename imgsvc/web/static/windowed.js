@@ -42,6 +42,7 @@ export class WindowedGrid {
   }
 
   focus(index) {
+    if (!this.element.isConnected) return;
     this.#active = index;
     const { columns, height } = this.#measure();
     const top = this.element.getBoundingClientRect().top + Math.floor(index / columns) * height;
