@@ -94,6 +94,27 @@ def test_faults_are_shown_in_the_files_own_rows(visit: Visit, service: Service) 
     expect(page.get_by_text("Choose a file")).to_be_visible()
 
 
+@pytest.mark.parametrize(
+    ("before", "row"), [(b"sep=;\r\n", "3"), (b"\r\n;;\r\n", "5"), (b"SEP=;\n\n", "4")]
+)
+def test_what_stands_before_the_header_moves_no_row(
+    visit: Visit, service: Service, before: bytes, row: str
+) -> None:
+    visitor = visit(service.url)
+    visitor.choose(
+        before + b'"Product, its name";"Input Image Urls";Product Name\r\n'
+        b"a;https://shop.example/1.jpg;Lamp\r\n"
+        b"b;ftp://shop.example/2.jpg;Shelf\r\n"
+    )
+    faults = visitor.page.locator(".faults")
+    expect(faults.locator("thead th").nth(4)).to_have_text("Product Name")
+    expect(faults.locator("tbody th")).to_have_text(row)
+    expect(faults.locator("tbody td").last).to_have_text("Shelf")
+    expect(faults.locator("mark")).to_have_text("ftp://shop.example/2.jpg")
+    visitor.choose(before + b"Name;Where\r\na;b\r\n")
+    expect(faults.locator(".whole-file li")).to_have_count(1)
+
+
 def test_a_whole_file_fault_is_said(visit: Visit, service: Service) -> None:
     visitor = visit(service.url)
     visitor.choose(b"Name of it,Where\r\nLamp,https://shop.example/1.jpg\r\n")

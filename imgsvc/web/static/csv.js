@@ -3,30 +3,35 @@
 
 const MOST_BYTES = 64 * 2 ** 20;
 const PIECE = 2 ** 20;
+const HINT = /^sep=([,;\t])(?:\r\n?|\n|$)/i; // A first line that Excel understands and does not count.
 
 /**
- * Read records from a file: a Map of record number (the header is 1) to its cells, for the header and
- * the wanted numbers; null where the file is too large or unreadable.
+ * Read records from a file: the header, the first that is not blank, as {number, cells}, and a Map of
+ * the wanted numbers to their cells. Null where the file is too large or unreadable.
  */
 export async function readRows(file, wanted) {
   if (file.size > MOST_BYTES) return null;
   try {
-    const text = decode(new Uint8Array(await file.arrayBuffer()));
-    const last = Math.max(1, ...wanted);
-    const keep = new Set([1, ...wanted]);
+    const whole = decode(new Uint8Array(await file.arrayBuffer()));
+    const [hint = "", mark] = HINT.exec(whole) ?? [];
+    const text = whole.slice(hint.length);
+    const last = Math.max(0, ...wanted);
+    const keep = new Set(wanted);
     const rows = new Map();
+    let header = null;
     let number = 0;
     let pause = PIECE;
-    for (const [cells, position] of records(text, delimiter(text))) {
+    for (const [cells, position] of records(text, mark ?? delimiter(text))) {
       number += 1;
+      if (!header && cells.some((cell) => cell.trim())) header = { number, cells };
       if (keep.has(number)) rows.set(number, cells);
-      if (number >= last) break;
+      if (header && number >= last) break;
       if (position > pause) {
         pause = position + PIECE;
         await new Promise((resolve) => setTimeout(resolve));
       }
     }
-    return rows;
+    return { header, rows };
   } catch {
     return null;
   }
@@ -42,9 +47,10 @@ function decode(data) {
   }
 }
 
-/** The delimiter that occurs most often outside quotes in the first line. */
+/** The delimiter that occurs most often outside quotes in the first line that is not blank. */
 export function delimiter(text) {
-  const line = text.slice(0, 10_000).replaceAll(/"[^"]*"/g, "").split(/[\r\n]/, 1)[0];
+  const lines = text.slice(0, 10_000).replaceAll(/"[^"]*"/g, "x").split(/[\r\n]/);
+  const line = lines.find((each) => /[^\s,;]/.test(each)) ?? "";
   const times = (mark) => line.split(mark).length;
   return [",", ";", "\t"].reduce((best, mark) => (times(mark) > times(best) ? mark : best));
 }

@@ -10,17 +10,18 @@ const MOST_BESIDE = 80;
 /** A section with every fault the service found; rows are read from `file`, where that is possible. */
 export async function faultsPanel(problem, file) {
   const faults = problem.errors;
-  const isWhole = (fault) => !fault.row || fault.row === 1; // A header's fault is the whole file's.
+  const table = await readRows(file, faults.map((fault) => fault.row).filter(Boolean));
+  // A header's fault is the whole file's.
+  const isWhole = (fault) => !fault.row || fault.row === (table?.header?.number ?? 1);
   const whole = faults.filter(isWhole);
   const byRow = Map.groupBy(faults.filter((f) => !isWhole(f)), (f) => f.row);
-  const rows = await readRows(file, [...byRow.keys()]);
   const rest = problem.errorCount - faults.length;
   return h("section", { class: "panel faults", "aria-labelledby": "faults-title" },
     h("h2", { id: "faults-title", tabindex: "-1" }, icon("alert"),
       `${many(problem.errorCount, "thing")} to mend in ${file.name}`),
     h("p", { class: "muted" }, "Nothing was stored. Mend the file, save it as CSV, and choose it again."),
     whole.length > 0 && h("ul", { class: "whole-file" }, whole.map((f) => h("li", {}, sentence(f)))),
-    byRow.size > 0 && rowsTable(byRow, rows),
+    byRow.size > 0 && rowsTable(byRow, table),
     rest > 0 && h("p", { class: "muted" }, `These are the first ${count(faults.length)}; ${count(rest)} more were found.`));
 }
 
@@ -28,15 +29,15 @@ function sentence(fault) {
   return [fault.message, fault.value && [" ", h("code", {}, clip(fault.value))]];
 }
 
-function rowsTable(byRow, rows) {
-  const header = rows?.get(1) ?? null;
+function rowsTable(byRow, table) {
+  const header = table?.header?.cells;
   return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with faults" },
     h("table", { class: header ? "rows" : "rows bare" },
       h("thead", {}, h("tr", {},
         h("th", { scope: "col" }, "Row"),
         h("th", { scope: "col" }, "What is wrong"),
         header?.map((name) => h("th", { scope: "col" }, name || "–")))),
-      h("tbody", {}, [...byRow].map(([number, faults]) => faultyRow(number, faults, header, rows?.get(number))))));
+      h("tbody", {}, [...byRow].map(([number, faults]) => faultyRow(number, faults, header, table?.rows.get(number))))));
 }
 
 function faultyRow(number, faults, header, cells) {
@@ -54,7 +55,7 @@ function faultyRow(number, faults, header, cells) {
 
 const same = (name, column) => column && name.trim().toLowerCase() === column.trim().toLowerCase();
 
-const clip = (text) => (text.length > MOST_CELL ? `${text.slice(0, MOST_CELL)}…` : text);
+const clip = (text, most = MOST_CELL) => (text.length > most ? `${text.slice(0, most)}…` : text);
 
 /** The cell, with what is wrong in it marked. A value that the service shortened ends in an ellipsis. */
 function cellText(cell, faults) {
@@ -65,11 +66,11 @@ function cellText(cell, faults) {
     const start = wanted ? cell.indexOf(wanted, marks.at(-1)?.[1] ?? 0) : -1;
     if (start >= 0) marks.push([start, start + wanted.length]);
   }
-  if (!marks.length) return clip(cell);
+  if (!marks.length) return clip(cell, faults.length ? MOST_CELL : MOST_BESIDE);
   const pieces = marks.flatMap(([start, end], at) => {
     const before = cell.slice(marks[at - 1]?.[1] ?? 0, start);
     return [before.length > MOST_BESIDE ? `…${before.slice(-MOST_BESIDE)}` : before, h("mark", {}, clip(cell.slice(start, end)))];
   });
   const after = cell.slice(marks.at(-1)[1]);
-  return [pieces, after.length > MOST_BESIDE ? `${after.slice(0, MOST_BESIDE)}…` : after];
+  return [pieces, clip(after, MOST_BESIDE)];
 }
