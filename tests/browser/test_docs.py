@@ -25,6 +25,7 @@ def test_every_operation_is_there(visit: Visit, service: Service) -> None:
     page = visit(f"{service.url}/docs").page
     expect(page.locator(".operation").first).to_be_visible()
     assert set(page.locator(".operation h3").all_text_contents()) == wanted
+    expect(page.locator("main")).not_to_contain_text("`")
 
 
 def test_a_call_is_tried(visit: Visit, service: Service) -> None:

@@ -4,7 +4,7 @@ import { h, icon } from "./dom.js";
 import { call, url } from "./api.js";
 import { startSession } from "./dialogs.js";
 import { problemPanel, skeleton } from "./parts.js";
-import { prose, resolve, schemaView } from "./schema.js";
+import { coded, prose, resolve, schemaView } from "./schema.js";
 import { startTheme } from "./theme-button.js";
 import { tryForm } from "./try.js";
 
@@ -67,7 +67,7 @@ function operationView(api, operation, key) {
   const { parameters, requestBody, responses = {} } = operation;
   return h("article", { class: "operation panel stack", id: operation.anchor, tabindex: "-1", "aria-labelledby": `${operation.anchor}-title` },
     h("h3", { id: `${operation.anchor}-title` }, method(operation.method), h("code", {}, operation.path)),
-    operation.summary && h("p", { class: "summary" }, operation.summary),
+    operation.summary && h("p", { class: "summary" }, coded(operation.summary)),
     prose(operation.description),
     parameters.length > 0 && [h("h4", {}, "Parameters"), parametersView(api, parameters)],
     requestBody && bodyView(api, requestBody),
@@ -94,7 +94,7 @@ function bodyView(api, body) {
 function answerView(api, status, answer) {
   const content = Object.entries(answer.content ?? {});
   const headers = Object.entries(answer.headers ?? {});
-  const head = [h("span", { class: `status s${status[0]}` }, status), " ", h("span", {}, answer.description)];
+  const head = [h("span", { class: `status s${status[0]}` }, status), " ", h("span", {}, coded(answer.description))];
   if (!content.length && !headers.length) return h("p", { class: "answer-line" }, head);
   return h("details", {}, h("summary", { class: "answer-line" }, head),
     headers.length > 0 && h("dl", { class: "properties" }, headers.map(([name, header]) =>

@@ -12,11 +12,13 @@ export function resolve(api, thing) {
   return resolve(api, found ?? {});
 }
 
-/** Text with its blank lines as paragraphs and its `backticks` as code. Nothing where there is none. */
+/** Text with its `backticks` as code. */
+export const coded = (text) => text.split(/`([^`]+)`/).map((part, at) => (at % 2 ? h("code", {}, part) : part));
+
+/** The same with its blank lines as paragraphs. Nothing where there is none. */
 export function prose(text) {
   if (!text) return null;
-  return text.trim().split(/\n\s*\n/).map((paragraph) =>
-    h("p", { class: "prose" }, paragraph.split(/`([^`]+)`/).map((part, at) => (at % 2 ? h("code", {}, part) : part))));
+  return text.trim().split(/\n\s*\n/).map((paragraph) => h("p", { class: "prose" }, coded(paragraph)));
 }
 
 /** What a value of this schema looks like. */
