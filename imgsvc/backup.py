@@ -35,7 +35,10 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
     """
     source = data_dir / DATABASE
     if not source.is_file():
-        raise BackupError(f"{data_dir} is no data folder of imgsvc: it has no {DATABASE}")
+        raise BackupError(
+            f"{data_dir} is no data folder of imgsvc: it has no {DATABASE}. Name the right one by "
+            "--data-dir, or by the service's own --config."
+        )
     if dest.exists():
         raise BackupError(f"{dest} is there already; name a new folder")
     partial = dest.absolute().with_name(f".{dest.name}.partial")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 from rich.console import Console
@@ -25,6 +28,11 @@ from imgsvc.whole_file import process_file
 
 WRONG_USE = 2
 INTERRUPTED = 130
+HINTS = {
+    0: "Is the service running there? --server or IMGSVC_SERVER names another.",
+    401: "Set IMGSVC_API_KEY, or name a file that holds the key by --api-key-file.",
+}
+"""What a person can do about a service's refusal, by its HTTP status; 0: there was no answer."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -43,7 +51,11 @@ def _main() -> int:
         return _fail(str(error), WRONG_USE)
     except Refusal as refusal:
         return _fail("\n".join(refusal_lines(refusal)))
-    except (StartError, ServiceError, BackupError, OSError) as error:
+    except ServiceError as error:
+        return _fail("\n".join(filter(None, [str(error), HINTS.get(error.status)])))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except (StartError, BackupError) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)
@@ -102,10 +114,35 @@ def _server_options(command: Command) -> Command:
 
 
 def _client(server: str, api_key_file: Path | None) -> Client:
-    if not server.startswith(("http://", "https://")):
-        raise click.BadParameter(f"{server} is not an http(s) URL", param_hint="--server")
-    key = os.environ.get("IMGSVC_API_KEY") if api_key_file is None else api_key_file.read_text()
-    return Client(server, key.strip() if key else None)
+    if not _is_base_url(server):
+        raise click.BadParameter(
+            f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080", param_hint="--server"
+        )
+    if api_key_file is None:
+        key, source = os.environ.get("IMGSVC_API_KEY", "").strip(), "IMGSVC_API_KEY"
+    else:
+        key, source = api_key_file.read_text("utf-8", "replace").strip(), "--api-key-file"
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise click.BadParameter(
+            "an API key is one line of printable ASCII without blanks", param_hint=source
+        )
+    return Client(server, key or None)
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        plain = not (url.query or url.fragment)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and plain
+    except ValueError:
+        return False
+
+
+def _make_room(out: Path) -> None:
+    """Make `out`'s folder, and raise `OSError` now rather than after all the work."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass
 
 
 @click.group(
@@ -194,6 +231,7 @@ def process(
         "compress.format": format_,
     }
     config = load_config(file, flags={k: v for k, v in flags.items() if v is not None})
+    _make_room(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
     try:
@@ -239,6 +277,8 @@ def submit(
 
     With --wait the exit code is 0 only if every image came out.
     """
+    if out is not None:
+        _make_room(out)
     given = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
     options = {key: str(value) for key, value in given.items() if value is not None}
 
@@ -279,6 +319,8 @@ def status(
     api_key_file: Path | None,
 ) -> int:
     """Tell how a request gets on."""
+    if out is not None:
+        _make_room(out)
 
     async def work() -> int:
         async with _client(server, api_key_file) as client:

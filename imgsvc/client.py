@@ -39,7 +39,8 @@ class Client:
 
     def __init__(self, server: str, api_key: str | None = None) -> None:
         self._server = server.rstrip("/")
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        # Not Authorization, which may be a proxy's: https://user:word@images.example
+        headers = {"X-API-Key": api_key} if api_key else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
 
@@ -141,7 +142,11 @@ class Client:
                     raise _refused(url, answer, await answer.read())
                 yield answer
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ServiceError(f"cannot reach {self._server}: {error or 'it timed out'}") from error
+            # A connector's own words name an address family and a TLS context.
+            reason = error.strerror if isinstance(error, aiohttp.ClientConnectorError) else error
+            raise ServiceError(
+                f"cannot reach {self._server}: {reason or 'it timed out'}"
+            ) from error
 
 
 def _refused(url: str, answer: aiohttp.ClientResponse, body: bytes) -> ServiceError:
@@ -153,8 +158,9 @@ def _refused(url: str, answer: aiohttp.ClientResponse, body: bytes) -> ServiceEr
         problem = {}
     if not isinstance(problem, dict) or "title" not in problem:
         return ServiceError(f"{url} answered {answer.status} {answer.reason}", answer.status)
-    lines = [problem.get("detail") or problem["title"]]
-    lines += [_fault_line(fault) for fault in problem.get("errors", [])]
+    lines = [". ".join(filter(None, [problem["title"], problem.get("detail")]))]
+    # An option's cause is told by the detail as it is.
+    lines += [_fault_line(each) for each in problem.get("errors", []) if "option" not in each]
     if (more := problem.get("errorCount", 0) - len(lines) + 1) > 0 and len(lines) > 1:
         lines.append(f"  and {more} more")
     return ServiceError("\n".join(lines), answer.status, problem)

@@ -266,7 +266,7 @@ class _Upload:
             raise Refusal(
                 RefusalCode.INVALID_CSV,
                 f"The table has {count:,} fault{'s' if count > 1 else ''}; nothing was stored. "
-                "Mend what `errors` lists and upload it again.",
+                "Mend what is listed and upload it again.",
                 faults=self._reader.faults,
                 fault_count=count,
             )

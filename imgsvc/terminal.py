@@ -48,7 +48,8 @@ def summary(status: Status) -> str:
         for state in ("completed", "failed", "cancelled", "processing", "pending")
         if progress[state]
     ]
-    line = f"{status['status']}: {progress['total']:,} images, {', '.join(counts)}"
+    noun = "image" if progress["total"] == 1 else "images"
+    line = f"{status['status']}: {progress['total']:,} {noun}, {', '.join(counts)}"
     if size["input"]:
         saved = 100 * (1 - size["output"] / size["input"])
         line += f"; {human(size['input'])} → {human(size['output'])} ({saved:.0f} % saved)"

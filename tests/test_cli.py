@@ -110,12 +110,22 @@ def test_help_and_version(shell: Shell) -> None:
         (["process", "--quality", "0", "here", "-o", "out.csv"], 2, "50%"),
         (["status", "x", "--server", "http://127.0.0.1:9"], 1, "cannot reach"),
         (["status", "x", "--server", "shop.example"], 2, "--server"),
-        (["submit", "here", "--server", "http://127.0.0.1:9"], 1, "cannot reach"),
-        (["backup", "new"], 1, "data"),
+        (["status", "x", "--server", "http://127.0.0.1:99999"], 2, "--server"),
+        (["status", "x", "--server", "http://[::1"], 2, "--server"),
+        (["status", "x", "--server", "http://"], 2, "--server"),
+        (["status", "x", "--server", "http://h/?q"], 2, "--server"),
+        (["status", "x", "--api-key-file", "latin"], 2, "--api-key-file"),
+        (["status", "x", "--api-key-file", "lines"], 2, "--api-key-file"),
+        (["submit", "here", "--server", "http://127.0.0.1:9"], 1, "IMGSVC_SERVER"),
+        (["submit", "here", "-o", "here/out.csv", "--server", "http://127.0.0.1:9"], 1, "here"),
+        (["process", "here", "-o", "here/out.csv", "--images", "i"], 1, "here"),
+        (["backup", "new"], 1, "--data-dir"),
     ],
 )
 def test_a_mistake_ends_in_words(shell: Shell, arguments: list[str], code: int, said: str) -> None:
     shell.write("here", b"a,b\n")
+    shell.write("latin", b"k\xe9y")
+    shell.write("lines", b"one\ntwo")
     done = shell.run(*arguments)
     assert done.code == code
     assert said in done.said
@@ -229,7 +239,7 @@ def test_a_wait_outlives_a_restart_of_the_service(
     origin.open_gate("g")
     out, _ = waiting.communicate(timeout=60)
     assert waiting.returncode == 0
-    assert out.startswith("completed: 1 images")
+    assert out.startswith("completed: 1 image, ")
 
 
 def test_an_api_key_comes_from_the_environment_or_a_file(
@@ -239,9 +249,12 @@ def test_an_api_key_comes_from_the_environment_or_a_file(
     shell.write("key", b"key-1\n")
     shell.write("products.csv", table([[1, "a", "http://127.0.0.1:9/1.jpg"]]))
     submit = ("submit", "products.csv", "--server", service.url)
-    assert shell.run(*submit).code == 1
+    assert "IMGSVC_API_KEY" in shell.run(*submit).said
     assert shell.run(*submit, IMGSVC_API_KEY="key-2").code == 1
     assert shell.run(*submit, IMGSVC_API_KEY="key-1").code == 0
+    proxied = service.url.replace("http://", "http://user:word@")
+    behind = shell.run("submit", "products.csv", "--server", proxied, IMGSVC_API_KEY="key-1")
+    assert behind.code == 0, "a proxy's own sign-in is beside the key"
     assert shell.run(*submit, "--api-key-file", "key").code == 0
     assert "key-1" not in service.log()
 
