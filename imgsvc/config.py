@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import difflib
 import ipaddress
 import json
 import os
@@ -12,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -53,6 +55,16 @@ def _http_url_or_empty(value: str) -> str:
     return value.rstrip("/")
 
 
+def _proxy(value: str) -> str:
+    if value and not re.fullmatch(r"https?://([^\s/?#@]*@)?[^\s/?#@]+/?", value, re.IGNORECASE):
+        raise ValueError('must be "" or a URL such as "http://user:password@proxy.example:3128"')
+    try:
+        _ = urlsplit(value).port
+    except ValueError:
+        raise ValueError("has a host or port that cannot be") from None
+    return value
+
+
 def _origin(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@,*]+", value, re.IGNORECASE):
         raise ValueError('must be an origin such as "https://shop.example"')
@@ -60,7 +72,12 @@ def _origin(value: str) -> str:
 
 
 def _network(value: str) -> str:
-    ipaddress.ip_network(value)
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        raise ValueError(
+            'must be a network such as "10.1.0.0/16", with zeros behind its prefix'
+        ) from None
     return value
 
 
@@ -86,7 +103,9 @@ def _webhook_secret(value: str) -> str:
     return value
 
 
-def _path(value: Path) -> Path:
+def _path(value: object) -> object:
+    if value == "":
+        raise ValueError('must name a folder; "." is the one of this file')
     if "\0" in str(value):
         raise ValueError("must not hold a NUL character")
     return value
@@ -131,7 +150,7 @@ class ServerConfig(_Section):
 
 
 class StorageConfig(_Section):
-    data_dir: Annotated[Path, AfterValidator(_path)] = Path("data")
+    data_dir: Annotated[Path, BeforeValidator(_path)] = Path("data")
     retention_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0
     min_free_bytes: Size = 256 * 2**20
 
@@ -148,7 +167,7 @@ class FetchConfig(_Section):
     user_agent: Annotated[str, AfterValidator(_header_value)] = (
         f"imgsvc/{__version__} (image fetcher; set fetch.user_agent to name a contact)"
     )
-    proxy: HttpUrl = ""
+    proxy: Annotated[str, AfterValidator(_proxy)] = ""
 
 
 class CompressConfig(_Section):
@@ -243,12 +262,22 @@ def _merge(
 ) -> None:
     for section, keys in more.items():
         if not isinstance(keys, Mapping):
-            raise ConfigError(f"{source}: {section} is not a section; did you mean [{section}]?")
+            raise ConfigError(f"{source}: {section} stands in no section{_meant(section)}")
         if section not in Config.model_fields:
-            raise ConfigError(f"{source}: there is no section [{section}]")
+            raise ConfigError(f"{source}: there is no section [{section}]{_meant(section)}")
         for key, value in keys.items():
             values.setdefault(section, {})[key] = value
             sources[f"{section}.{key}"] = source
+
+
+def _meant(name: str) -> str:
+    """Ask whether a section, or a key, that is named like this was meant: "; did you mean …?"."""
+    names = {name: f"[{name}]" for name in Config.model_fields}
+    for section, keys in Config().model_dump().items():
+        for key in keys:
+            names |= {key: f"{section}.{key}", f"{section}.{key}": f"{section}.{key}"}
+    close = difflib.get_close_matches(name, names, 1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def _from_text(section: str, key: str, text: str, name: str) -> object:
@@ -269,6 +298,17 @@ def _from_text(section: str, key: str, text: str, name: str) -> object:
     return value
 
 
+_PLAINER = {
+    "tuple_type": "must be a list",
+    "path_type": "must be a path",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_parsing": "must be a number",
+    "bool_parsing": "must be true or false",
+}
+"""What pydantic says in a programmer's words, by its type."""
+
+
 def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
@@ -276,8 +316,9 @@ def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
         dotted = f"{section}.{key}"
         where = f"{dotted}[{rest[0]}]" if rest and rest[0].isdigit() else dotted
         if problem["type"] == "extra_forbidden":
-            message = "there is no such key"
+            message = f"there is no such key{_meant(dotted)}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
+            message = _PLAINER.get(problem["type"], message.replace("Input should be", "must be"))
         lines.append(f"{sources.get(dotted, 'configuration')}: {where}: {message}")
     return "\n".join(lines)

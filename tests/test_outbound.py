@@ -8,8 +8,9 @@ import socket
 import ssl
 import threading
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from subprocess import run
 
@@ -344,6 +345,16 @@ async def test_a_configured_proxy_gets_every_request_wherever_it_is() -> None:
         data = await fetch("http://name.example/a?", names(name=["8.8.8.8"]), proxy.base)
         assert data == b"by proxy"
         assert proxy.targets == ["http://name.example/a?"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_proxy_that_wants_a_name_and_a_password_gets_them(scheme: str) -> None:
+    async with raw_origin(answer(b"", status="403 No")) as proxy:
+        named = FetchConfig(proxy=proxy.base.replace("//", "//user:p%40ss@")).proxy
+        with suppress(ImageError):
+            await fetch(f"{scheme}://name.example/", names(name=["8.8.8.8"]), named)
+        (head,) = proxy.heads
+    assert f"Proxy-Authorization: Basic {b64encode(b'user:p@ss').decode()}" in head
 
 
 @pytest.mark.parametrize(
