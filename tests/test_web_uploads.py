@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -98,6 +99,22 @@ async def test_a_content_encoding_is_refused(site: Site) -> None:
     assert "Content-Encoding" in answer.problem()["detail"]
     plain = await site.post("/processImages", body_of(), {**CSV, "Content-Encoding": "identity"})
     assert plain.status == 201
+
+
+@pytest.mark.parametrize(
+    ("headers", "told"),
+    [
+        (b"Content-Encoding: identity\r\nContent-Encoding: gzip\r\n", b"Content-Encoding"),
+        (b"Content-Type: text/\xff\r\n", b"text/?"),
+    ],
+)
+async def test_headers_that_no_client_library_sends_are_refused_in_our_form(
+    site: Site, headers: bytes, told: bytes
+) -> None:
+    head = b"POST /processImages HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1\r\n" + headers
+    answer = await site.raw(head + b"Connection: close\r\n\r\nx")
+    assert answer.startswith(b"HTTP/1.1 415 ")
+    assert told in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"].encode()
 
 
 @pytest.mark.parametrize("last", [True, False])

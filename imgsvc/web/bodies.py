@@ -24,12 +24,14 @@ def media_type(request: web.Request) -> str:
 
     aiohttp's own word for a malformed one is application/octet-stream, or an error.
     """
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    declared = request.headers.get("Content-Type", "").encode("utf-8", "replace").decode()
+    return declared.partition(";")[0].strip().lower()
 
 
 def refuse_encoding(request: web.Request) -> None:
     """Raise `Refusal` where the body is compressed."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
+    encodings = ",".join(request.headers.getall("Content-Encoding", [])).lower().split(",")
+    if any(encoding.strip() not in {"", "identity"} for encoding in encodings):
         raise HttpRefusal(
             RefusalCode.UNSUPPORTED_MEDIA_TYPE,
             "The body has a Content-Encoding. Send it as it is.",

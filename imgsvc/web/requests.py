@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from aiohttp import web
@@ -38,7 +38,6 @@ class RequestsApi:
         self._events = events
         self._status = status
         self._rendered: tuple[Request | None, bytes] = (None, b"")
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def list_requests(self, request: web.Request) -> web.Response:
         """`GET /listRequests`"""
@@ -54,20 +53,20 @@ class RequestsApi:
         """`POST /cancelRequest/{requestId}`"""
         options.query(NoOptions, request)
         request_id = request.match_info["request_id"]
-        await self._to_its_end(self._control.cancel(request_id))
+        await self._control.cancel(request_id)
         return await self._status.answer(request, request_id, status=200)
 
     async def retry_failed(self, request: web.Request) -> web.StreamResponse:
         """`POST /retryFailed/{requestId}`"""
         options.query(NoOptions, request)
         request_id = request.match_info["request_id"]
-        await self._to_its_end(self._control.retry(request_id))
+        await self._control.retry(request_id)
         return await self._status.answer(request, request_id, status=202)
 
     async def delete_request(self, request: web.Request) -> web.Response:
         """`DELETE /deleteRequest/{requestId}`"""
         options.query(NoOptions, request)
-        await self._to_its_end(self._control.delete(request.match_info["request_id"]))
+        await self._control.delete(request.match_info["request_id"])
         return web.Response(status=204)
 
     async def watch_status(self, request: web.Request) -> web.StreamResponse:
@@ -79,13 +78,6 @@ class RequestsApi:
             if first is None or (first.finished_at is not None and heard == str(first.version)):
                 return web.Response(status=204)  # Tells an EventSource not to come back.
             return await self._stream(request, first, feed)
-
-    async def _to_its_end(self, work: Coroutine[object, object, None]) -> None:
-        """Do work to its end even if the client goes away meanwhile, which cancels its handler."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
 
     async def _stream(self, request: web.Request, first: Request, feed: Feed) -> web.StreamResponse:
         response = web.StreamResponse(

@@ -60,7 +60,7 @@ class StatusApi:
         query = options.query(StatusQuery, request)
         accept = ",".join(request.headers.getall("Accept", []))
         form = query.format or wanted_format(accept)
-        variant = _variant(form, query, self._origins.base_url(request))
+        variant = self._variant(form, query, request)
         request_id = request.match_info["request_id"]
         known = await self._snapshots.request(request_id)
         seen = ",".join(request.headers.getall("If-None-Match", []))
@@ -85,7 +85,7 @@ class StatusApi:
         query = StatusQuery()
         async with Spool(self._files) as spool:
             async with self._snapshots.open(request_id) as snapshot:
-                variant = _variant(StatusFormat.JSON, query, self._origins.base_url(request))
+                variant = self._variant(StatusFormat.JSON, query, request)
                 headers = _headers(snapshot.request, variant)
                 headers |= _type(StatusFormat.JSON, snapshot.request)
                 async for part in self._parts(snapshot, StatusFormat.JSON, query, request):
@@ -95,6 +95,18 @@ class StatusApi:
     def without_products(self, request: Request) -> Json:
         """A request's status JSON without its products."""
         return status_json(request, time.time(), self._retention_days)
+
+    def _variant(self, form: StatusFormat, query: StatusQuery, request: web.Request) -> str:
+        """Tell the forms apart in which one version of a request may be answered."""
+        base_url = self._origins.base_url(request)
+        parts: list[object] = [__version__, form, query.only]
+        if form is StatusFormat.CSV:
+            parts += [query.bom, base_url]
+        else:
+            parts += [self._retention_days, query.products]
+            if query.products:
+                parts += [query.offset, query.limit, base_url]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
     async def _changed(self, known: Request, variant: str, seen: str, wait: float) -> Request:
         """Wait for a change of what was seen, or where nothing was for the end, and look again."""
@@ -199,18 +211,6 @@ def _cut(page: Sequence[ProductRow]) -> Iterator[Sequence[ProductRow]]:
             start, images = at + 1, 0
     if start < len(page):
         yield page[start:]
-
-
-def _variant(form: StatusFormat, query: StatusQuery, base_url: str) -> str:
-    """Tell the forms apart in which one version of a request may be answered."""
-    parts: list[object] = [__version__, form, query.only]
-    if form is StatusFormat.CSV:
-        parts += [query.bom, base_url]
-    else:
-        parts += [query.products]
-        if query.products:
-            parts += [query.offset, query.limit, base_url]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
 def _etag(request: Request, variant: str) -> str:
