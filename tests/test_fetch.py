@@ -25,7 +25,7 @@ from imgsvc.network.addresses import AddressRules
 from imgsvc.network.budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
 from imgsvc.network.outbound import open_session
-from tests.origin import ROOT
+from tests.origin import ROOT, Origin, Reply
 from tests.raw_origin import Talk, answer, raw_origin, redirect
 
 LOOPBACK = ("127.0.0.0/8", "::1/128")
@@ -162,7 +162,7 @@ async def test_five_redirects_are_followed(status: str) -> None:
     assert len(origin.heads) == 6
 
 
-async def test_a_kept_connection_that_the_server_ends_is_no_failure() -> None:
+async def test_a_server_that_hangs_up_without_a_word_may_redirect_to_itself() -> None:
     async def talk(head: str, writer: asyncio.StreamWriter) -> None:
         last = head.startswith("GET /b ")
         said = answer(b"picture") if last else redirect("/b")
@@ -516,6 +516,15 @@ async def test_after_that_wait_its_clock_goes_on() -> None:
 async def fetched(one: Fetcher, url: str) -> bytes:
     async with one.fetch(url) as body:
         return body.data
+
+
+async def test_one_try_is_one_request_also_on_a_kept_connection(origin: Origin) -> None:
+    dropped = origin.script("/dropped.jpg", Reply(raw=b""))
+    async with fetcher() as one:
+        await fetched(one, origin.photo(1))
+        with pytest.raises(ImageError, match="without an answer"):
+            await fetched(one, dropped)
+    assert origin.hits("/dropped.jpg") == 1
 
 
 # --- what is no HTTP at all ------------------------------------------------------------------

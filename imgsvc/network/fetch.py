@@ -159,8 +159,8 @@ class _Visit:
             self._follow(location)
 
     async def _ask(self, target: URL) -> aiohttp.ClientResponse:
-        """Send the request, anew where a kept connection was ended under it: servers may end those at
-        any moment (RFC 9112, 9.3.1), so that says nothing of this request.
+        """Send the request. Behind a redirect it may go out on the connection that this came on, which
+        servers may end without having said so: then it is sent anew, and that is no other try.
         """
         while True:
             connection = Connection()
@@ -169,7 +169,7 @@ class _Visit:
                     target, allow_redirects=False, trace_request_ctx=connection
                 )
             except NoAnswer:
-                if not connection.kept:
+                if not (self.redirected and connection.kept):
                     raise
 
     def _follow(self, location: str) -> None:
