@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -48,6 +49,23 @@ async def leave(work: asyncio.Task[None]) -> None:
 
 async def finished(shop: Workshop, *urls: str) -> Request:
     return await shop.done(await shop.accept(*urls))
+
+
+async def test_who_waits_for_a_wish_is_told_of_a_stop(
+    shop: Workshop, control: Control, origin: Origin
+) -> None:
+    request = await finished(shop, origin.script("/x.jpg", Reply(404)))
+    other = sqlite3.connect(shop.books.database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    deleting = asyncio.create_task(control.delete(request.request_id))
+    await asyncio.sleep(0)
+    await control.close()
+    other.execute("ROLLBACK")
+    other.close()
+    for wish in (deleting, control.retry(request.request_id)):
+        with pytest.raises(Refusal) as refusal:
+            await wish
+        assert refusal.value.code is RefusalCode.UNAVAILABLE
 
 
 # --- cancelling -----------------------------------------------------------------------------------

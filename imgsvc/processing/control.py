@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 
 from imgsvc.database.uploads import Uploads
 from imgsvc.database.work import Work
+from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.processing.housekeeping import Housekeeping
 from imgsvc.processing.queue import ProcessQueue
 
@@ -15,7 +16,8 @@ CANCEL_SLICE = 2_000
 
 class Control:
     """Carries out users' wishes. Each is marked by one commit and then done in slices, so that a
-    million images hold up nobody, and goes on at the next start if the process ends in between.
+    million images hold up nobody, and goes on at the next start if the process ends in between: who
+    waits for it is told so, by a `Refusal` UNAVAILABLE.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Control:
         self._housekeeping = housekeeping
         self._touch = touch
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def cancel(self, request_id: str) -> None:
         """Cancel what waits and what is being downloaded; raise `Refusal` where that is too late."""
@@ -52,7 +55,8 @@ class Control:
             await self._cancel(request_key)
 
     async def close(self) -> None:
-        """Let go of what is under way; the next start goes on with it."""
+        """Let go of what is under way, and begin no more; the next start goes on with it."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -82,4 +86,14 @@ class Control:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        await asyncio.shield(task)
+        if self._closed:
+            task.cancel()
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+            raise Refusal(
+                RefusalCode.UNAVAILABLE,
+                "The service is stopping. What it has begun goes on at its next start.",
+            ) from None
