@@ -138,6 +138,53 @@ def test_a_grey_picture_with_a_wide_rgb_profile_keeps_its_greys() -> None:
     assert apart(settled, seen) < 1
 
 
+# --- code points -------------------------------------------------------------------------------
+
+
+def coded(form: str, primaries: int, transfer: int) -> bytes:
+    """The photograph in a file that names its colours by code points alone."""
+    if form == "PNG":
+        info = PngInfo()
+        info.add(b"cICP", bytes([primaries, transfer, 0, 1]))
+        return saved(PHOTO, "PNG", pnginfo=info)
+    data = saved(PHOTO, "AVIF", quality=100, subsampling="4:4:4")
+    place = data.index(b"colrnclx") + 8
+    return data[:place] + struct.pack(">2H", primaries, transfer) + data[place + 4 :]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("form", ["PNG", "AVIF"])
+def test_wide_colours_without_a_profile_stay_wide(form: str, target: str) -> None:
+    data = coded(form, 12, 13)
+    result = compressed(data, 30 if target == "png" else 90, target)
+    assert not result.picture.kept
+    got = opened(result.data)
+    assert apart(as_seen(got), as_seen(opened(saved(PHOTO, "PNG", icc_profile=display_p3())))) < 8
+    assert apart(as_seen(got), PHOTO) > apart(got, PHOTO)
+
+
+def display_p3() -> bytes:
+    profile = profiles.from_code_points(12, 13)
+    assert profile is not None
+    return profile
+
+
+def test_code_points_have_srgb_s_curve() -> None:
+    greys = Image.linear_gradient("L").convert("RGB")
+    seen = colour.to_srgb(greys, display_p3())
+    assert seen is not None
+    assert apart(seen, greys) < 1
+    red = colour.to_srgb(Image.new("RGB", (1, 1), (200, 30, 20)), display_p3())
+    assert red is not None
+    assert red.getpixel((0, 0)) == (218, 0, 0)
+
+
+@pytest.mark.parametrize("points", [(1, 13), (2, 2), (12, 16), (9, 18), (99, 13)])
+@pytest.mark.parametrize("form", ["PNG", "AVIF"])
+def test_other_code_points_make_no_profile(form: str, points: tuple[int, int]) -> None:
+    assert "icc_profile" not in opened(compressed(coded(form, *points), form="jpeg").data).info
+
+
 # --- CMYK --------------------------------------------------------------------------------------
 
 

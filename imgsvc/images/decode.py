@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.images import bmp, colour, exif, gif, isobmff, jpeg, png, tiff, webp
+from imgsvc.images import bmp, colour, exif, gif, isobmff, jpeg, png, profiles, tiff, webp
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.faults import corrupt, too_many_pixels, truncated, unsupported
 from imgsvc.images.quality import jpeg_quality
@@ -232,6 +232,8 @@ def _avif(data: bytes, limits: Limits) -> Source:
     with AvifImageFile(io.BytesIO(strip(data, Kind.AVIF))) as image:
         limits.check(*image.size, image.n_frames)
         turn = exif.orientation(image.info.get("exif"))
+        if "icc_profile" not in image.info and (points := isobmff.code_points(data)):
+            image.info["icc_profile"] = profiles.from_code_points(*points)
         if image.n_frames == 1:
             return _still(Kind.AVIF, *_settled(image), turn)
         return _film(Source(Kind.AVIF, [], plays=isobmff.plays(data)), image, limits, turn)

@@ -59,6 +59,17 @@ def strip(data: bytes) -> bytes:
     return bytes(out)
 
 
+def code_points(data: bytes) -> tuple[int, int] | None:
+    """The code points (ITU-T H.273) of a picture's primaries and transfer; None where it has none."""
+    for properties in _inside(data, b"meta", b"iprp", skipping=4):
+        for container in _find(data, b"ipco", properties):
+            for colours in _find(data, b"colr", container):
+                if data.startswith(b"nclx", colours.start):
+                    primaries, transfer = struct.unpack_from(">HH", data, colours.start + 4)
+                    return primaries, transfer
+    return None
+
+
 def plays(data: bytes) -> int:
     """How often an AVIF sequence runs, 0 for ever, as libavif reads it from its first track."""
     track = next(_inside(data, b"moov", b"trak"), None)
@@ -111,10 +122,10 @@ def _edits(data: bytes, track: Box) -> Iterator[Box]:
         yield from _find(data, b"elst", edts)
 
 
-def _inside(data: bytes, outer: bytes, kind: bytes) -> Iterator[Box]:
+def _inside(data: bytes, outer: bytes, kind: bytes, skipping: int = 0) -> Iterator[Box]:
     for box in boxes(data):
         if box.kind == outer:
-            yield from _find(data, kind, box)
+            yield from _find(data, kind, box._replace(start=box.start + skipping))
 
 
 def _empty_items(data: bytes, out: bytearray, inside: list[Box]) -> None:

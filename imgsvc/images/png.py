@@ -56,6 +56,7 @@ class Png:
     gamma: int | None = None
     primaries: tuple[int, ...] | None = None
     standard: bool = False
+    code_points: tuple[int, int] | None = None
     plays: int = 1
     data: list[bytes] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
@@ -70,7 +71,9 @@ class Png:
 
     @property
     def profile(self) -> bytes | None:
-        """The colour profile: embedded, or made from gamma and primaries; None for sRGB."""
+        """The colour profile: embedded, or made from what stands for one; None for sRGB."""
+        if self.code_points and (made := profiles.from_code_points(*self.code_points)):
+            return made
         if self.icc is not None or self.standard:
             return self.icc
         return profiles.from_gamma(self.gamma, self.primaries)
@@ -172,6 +175,8 @@ def _note(png: Png, kind: bytes, body: bytes) -> None:
         png.exif = body
     elif kind == b"iCCP":
         png.icc = _profile(body)
+    elif kind == b"cICP" and len(body) == 4:
+        png.code_points = body[0], body[1]
     elif kind == b"sRGB":
         png.standard = True
     elif kind == b"gAMA" and len(body) == 4:

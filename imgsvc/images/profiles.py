@@ -1,4 +1,4 @@
-"""Colour profiles for pictures that describe their colours by gamma and primaries alone."""
+"""Colour profiles for pictures that describe their colours by a few numbers alone."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ _UNIT = 100_000
 """What PNG multiplies its numbers by."""
 _SRGB_GAMMA = 45_455
 _SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
+_WIDE_PRIMARIES = {
+    9: (31_270, 32_900, 70_800, 29_200, 17_000, 79_700, 13_100, 4_600),
+    12: (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000),
+}
+"""Those of BT.2020 and Display P3, by their code points."""
+_USUAL_TRANSFERS = {1, 6, 13, 14, 15}
+"""The code points of sRGB's curve, and of those of video, which are shown by it."""
 _GAMMA_TOLERANCE, _PRIMARIES_TOLERANCE = 2_500, 1_000
 _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD: Matrix = (
@@ -41,7 +48,17 @@ def from_gamma(gamma: int | None, primaries: Sequence[int] | None) -> bytes | No
         return None
     if any(abs(value) > 2 for column in columns for value in column):
         return None
-    return _profile(columns, _UNIT / gamma)
+    return _profile(columns, struct.pack(">4s4xIH2x", b"curv", 1, round(_UNIT / gamma * 256)))
+
+
+def from_code_points(primaries: int, transfer: int) -> bytes | None:
+    """An ICC profile for the code points (ITU-T H.273) of PNG's cICP and of AVIF's nclx; None where
+    they say sRGB, or what has no profile, such as a high dynamic range."""
+    if primaries not in _WIDE_PRIMARIES or transfer not in _USUAL_TRANSFERS:
+        return None
+    columns = _colorants([value / _UNIT for value in _WIDE_PRIMARIES[primaries]])
+    numbers = _fixed((2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
+    return _profile(columns, struct.pack(">4s4xH2x", b"para", 3) + numbers)
 
 
 def _colorants(points: Vector) -> Sequence[Vector]:
@@ -79,9 +96,8 @@ def _inverse(matrix: Sequence[Vector]) -> list[list[float]]:
     return [[value / whole for value in row] for row in cofactors]
 
 
-def _profile(columns: Sequence[Vector], exponent: float) -> bytes:
+def _profile(columns: Sequence[Vector], curve: bytes) -> bytes:
     """A version 2 display profile of three colorants and one curve."""
-    curve = struct.pack(">4s4xIH2x", b"curv", 1, round(exponent * 256))
     text = b"PNG gamma"
     name = struct.pack(">4s4xI", b"desc", len(text) + 1) + text + bytes(1 + 78 + 9)
     bodies = [
@@ -108,4 +124,4 @@ def _xyz(values: Vector) -> bytes:
 
 
 def _fixed(values: Vector) -> bytes:
-    return struct.pack(">3i", *(round(value * 65_536) for value in values))
+    return b"".join(struct.pack(">i", round(value * 65_536)) for value in values)
