@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import PIL
+import pillow_heif
 
 from imgsvc.errors import ImageError
 from imgsvc.images.codec import compress_image, warm_up
@@ -55,6 +56,7 @@ def ending(data: bytes, form: OutputFormat) -> str:
 
 
 def main() -> None:
+    pillow_heif.register_heif_opener()
     form = OutputFormat(sys.argv[1]) if len(sys.argv) > 1 else OutputFormat.KEEP
     with tempfile.TemporaryDirectory() as folder:
         files = sorted(path for path in fetch(Path(folder)).rglob("*") if path.is_file())
