@@ -386,3 +386,10 @@ def test_the_example_pictures() -> None:
         data = encoded(number, extension)
         with Image.open(io.BytesIO(compressed(data).data)) as image:
             assert apart(image, photograph(number)) < 8
+
+
+def test_a_small_avif_is_made_as_well_as_pillow_makes_it() -> None:
+    image = photograph(96, 160, 120)
+    assert compressed(saved(image, "PNG"), form="avif").data == saved(
+        image, "AVIF", quality=50, max_threads=1
+    )

@@ -17,6 +17,9 @@ _MAX_SIDES = {Kind.JPEG: jpeg.MAX_SIDE, Kind.WEBP: webp.MAX_SIDE, Kind.AVIF: iso
 _ANIMATED = {Kind.GIF, Kind.WEBP, Kind.PNG, Kind.AVIF}
 _WEBP_METHOD = 4
 _AVIF_SPEED = 8
+_AVIF_SPEED_OF_SMALL = 6
+_SMALL = 100_000
+"""Up to so many pixels, all frames counted, an AVIF takes little time however well it is made."""
 _FEW_COLOURS = 16
 """Up to so many it pays to compress a PNG as far as it goes; beyond, it takes time for nothing."""
 _MAX_LOOPS = _MAX_NUMBER = 65_535
@@ -73,7 +76,9 @@ def _webp(source: Source, quality: int) -> bytes:
 
 
 def _avif(source: Source, quality: int) -> bytes:
-    options: dict[str, Any] = {"quality": quality, "speed": _AVIF_SPEED, "max_threads": 1}
+    small = source.first.width * source.first.height * len(source.frames) <= _SMALL
+    speed = _AVIF_SPEED_OF_SMALL if small else _AVIF_SPEED
+    options: dict[str, Any] = {"quality": quality, "speed": speed, "max_threads": 1}
     frames, icc = source.frames, source.icc
     if source.first.mode != "L":
         frames, icc = _as_rgb(source)
