@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import zlib
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-from tifffile import imwrite
 
 from imgsvc.images import isobmff, png
 from imgsvc.images.decode import Limits, decode
@@ -233,15 +231,6 @@ def tiff(pixels: bytes, bits: int, photometric: int, order: str = "<") -> bytes:
     magic = b"II*\0" if order == "<" else b"MM\0*"
     head = magic + struct.pack(order + "I", 8 + len(pixels))
     return head + pixels + struct.pack(order + "H", len(tags)) + entries + bytes(4)
-
-
-@pytest.mark.parametrize("photometric", ["rgb", "separated"])
-def test_16_bit_planes(photometric: Literal["rgb", "separated"]) -> None:
-    pixels = np.asarray(PHOTO.convert("RGB" if photometric == "rgb" else "CMYK"))
-    planes = np.moveaxis(pixels.astype(np.uint16) * 257, -1, 0)
-    out = io.BytesIO()
-    imwrite(out, planes, photometric=photometric, planarconfig="separate")
-    assert apart(opened(compressed(out.getvalue(), 95).data), PHOTO) < 5
 
 
 def test_16_bit_colours() -> None:

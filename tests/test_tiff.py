@@ -1,0 +1,35 @@
+"""TIFFs that Pillow's own reader does not read rightly."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+
+from tests.pictures import photograph
+from tests.saved import apart, compressed, opened
+
+PHOTO = photograph(5, 96, 64)
+
+
+@pytest.mark.parametrize(("mode", "photometric"), [("RGB", 2), ("CMYK", 5)])
+def test_16_bit_planes(mode: str, photometric: int) -> None:
+    bands = PHOTO.convert(mode).split()
+    pixels = b"".join((np.asarray(band).astype("<u2") * 257).tobytes() for band in bands)
+    count, size = len(bands), len(pixels) // len(bands)
+    places = [8 + number * size for number in range(count)]
+    end = 8 + len(pixels)
+    lists = struct.pack(f"<{count}H{2 * count}I", *[16] * count, *places, *[size] * count)
+    tags = [(256, 4, 1, PHOTO.width), (257, 4, 1, PHOTO.height), (258, 3, count, end)]
+    tags += [(259, 4, 1, 1), (262, 4, 1, photometric), (273, 4, count, end + 2 * count)]
+    tags += [
+        (277, 4, 1, count),
+        (278, 4, 1, PHOTO.height),
+        (279, 4, count, end + 6 * count),
+        (284, 4, 1, 2),
+    ]
+    head = struct.pack("<4sI", b"II*\0", end + len(lists))
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    data = head + pixels + lists + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert apart(opened(compressed(data, 95).data), PHOTO) < 5
