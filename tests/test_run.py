@@ -20,11 +20,12 @@ from tests.origin import ROOT, wait_until
 
 BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
 STAND_IN = """\
-import json, os, signal, sys
+import json, os, signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 print(json.dumps([os.getpid(), sys.executable, sys.argv[1:]]), flush=True)
 if sys.argv[1:] == ["serve", "--wait"]:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
-    signal.pause()
+    while True:
+        time.sleep(0.1)
 sys.exit(3 if "fail" in sys.argv else 0)
 """
 

@@ -423,6 +423,7 @@ def test_the_keyboard_alone_is_enough(visit: Visit, service: Service, origin: Or
     visitor = visit(service.url)
     page = visitor.page
     keyboard = page.keyboard
+    expect(page.get_by_text("Choose a file")).to_be_visible()
     keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
     keyboard.press("Enter")
