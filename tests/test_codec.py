@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.images import png
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.images.sniff import Kind, sniff
 from imgsvc.models import OutputFormat, Quality, Settings
@@ -334,6 +336,47 @@ def test_an_animation_cut_short_fails(form: str) -> None:
         for target in (OutputFormat.KEEP, OutputFormat.JPEG):
             error = refused(data[: int(len(data) * share)], format=target)
             assert error.code is ImageErrorCode.CORRUPT_IMAGE
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("height", [1, 2, 37])
+def test_a_png_that_says_to_have_more_rows_than_it_has_fails(mode: str, height: int) -> None:
+    whole = saved(photograph(1, 51, height).convert(mode), "PNG")
+    assert compressed(whole).picture.height == height
+    header = whole[12:20] + (height + 1).to_bytes(4, "big") + whole[24:29]
+    taller = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
+    assert refused(taller).code is ImageErrorCode.CORRUPT_IMAGE
+
+
+def test_a_png_that_ends_in_black_is_whole() -> None:
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
+        assert compressed(saved(Image.new(mode, (31, 9)), "PNG")).picture.height == 9, mode
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 5), (4, 1), (5, 3), (8, 8), (51, 37)])
+def test_an_interlaced_png_is_counted_pass_by_pass(width: int, height: int) -> None:
+    rows = [
+        bytes(1 + 3 * len(range(left, width, across)))
+        for left, top, across, down in png.ADAM7
+        for _ in range(top, height, down)
+        if left < width
+    ]
+    for missing in (0, 1):
+        data = png_of(width, height, b"".join(rows[: len(rows) - missing]), interlaced=True)
+        if missing:
+            assert refused(data).code is ImageErrorCode.CORRUPT_IMAGE
+        else:
+            assert compressed(data).picture.width == width
+
+
+def png_of(width: int, height: int, rows: bytes, *, interlaced: bool) -> bytes:
+    """An RGB PNG with those rows, whatever its header says."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return png.MAGIC + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
 
 
 def test_a_text_chunk_bomb_in_a_png_does_no_harm() -> None:

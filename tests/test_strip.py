@@ -85,6 +85,14 @@ def test_secrets_go_and_the_picture_stays(name: str) -> None:
     assert strip(out, kind) == out
 
 
+def test_the_thumbnail_in_a_jfif_segment_goes() -> None:
+    data = saved(PHOTO, "JPEG")
+    assert data[2:6] == b"\xff\xe0\x00\x10"
+    thumbnail = SECRET * 3  # of 4 × 4 pixels
+    head = b"\xff\xe0" + (16 + len(thumbnail)).to_bytes(2, "big") + data[6:18] + b"\4\4"
+    assert strip(data[:2] + head + thumbnail + data[20:], Kind.JPEG) == strip(data, Kind.JPEG)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_what_follows_the_end_goes_too(name: str) -> None:
     kind, data = FILES[name]

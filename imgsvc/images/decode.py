@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -149,14 +149,15 @@ def _png(data: bytes, limits: Limits) -> Source:
     limits.check(file.width, file.height, max(len(file.parts), 1))
     turn = exif.orientation(file.exif)
     if not file.parts:
-        settled = colour.settle(_png_pixels(file.still(), file), file.profile)
+        pixels = _png_pixels(file.still(), file.data, file)
+        settled = colour.settle(pixels, file.profile)
         return _still(Kind.PNG, *settled, turn)
     source = Source(Kind.PNG, [], plays=file.plays)
     profile = file.profile
 
     def layers() -> Iterator[Layer]:
         for part in file.parts:
-            pixels = _png_pixels(file.frame(part), file)
+            pixels = _png_pixels(file.frame(part), part.data, file)
             image, source.icc = colour.as_rgb(*colour.settle(pixels, profile))
             offset = part.box[:2]
             yield Layer(image.convert("RGBA"), offset, part.disposal, part.over, part.duration)
@@ -164,10 +165,12 @@ def _png(data: bytes, limits: Limits) -> Source:
     return _animation(source, compose((file.width, file.height), layers()), limits, turn)
 
 
-def _png_pixels(pixels: bytes, file: png.Png) -> Image.Image:
-    """The pixels of a PNG file that holds nothing else, its transparent colour applied."""
+def _png_pixels(pixels: bytes, data: Sequence[bytes], file: png.Png) -> Image.Image:
+    """The pixels of a PNG file that holds nothing but `data`, its transparent colour applied."""
     with PngImageFile(io.BytesIO(pixels)) as image:
         image.load()
+        if _has_empty_end(image) and file.is_short(*image.size, data):
+            raise truncated()
         colour_key = file.colour_key
         if colour_key is None:
             return image
@@ -181,6 +184,13 @@ def _png_pixels(pixels: bytes, file: png.Png) -> Image.Image:
         key = tuple((value >> shift & top) * 255 // top for value in colour_key)
         plain.info["transparency"] = key[0] if len(key) == 1 else key
         return plain.convert("LA" if len(key) == 1 else "RGBA")
+
+
+def _has_empty_end(image: Image.Image) -> bool:
+    """Whether one of the last two rows is zero throughout, as Pillow leaves those without data."""
+    width, height = image.size
+    rows = range(max(height - 2, 0), height)
+    return not all(any(image.crop((0, row, width, row + 1)).tobytes()) for row in rows)
 
 
 def _gif(data: bytes, limits: Limits) -> Source:

@@ -17,6 +17,8 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2}
+_JFIF_BYTES = 18
+"""A JFIF segment with its marker, and without a thumbnail."""
 _MORE = bytes(range(0xFF))
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -111,12 +113,18 @@ def strip(data: bytes) -> bytes:
             if body.startswith(b"Exif\0\0"):
                 turn, turn_known = exif.orientation(body), True
         if not _is_metadata(data, segment):
-            kept.append(data[segment.start : segment.end])
+            kept.append(_without_thumbnail(data[segment.start : segment.end]))
     if turn != 1:
         body = b"Exif\0\0" + exif.only_orientation(turn)
         place = 2 if len(kept) > 1 and kept[1].startswith(b"\xff\xe0") else 1
         kept.insert(place, b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body)
     return b"".join(kept)
+
+
+def _without_thumbnail(segment: bytes) -> bytes:
+    if not segment.startswith(b"\xff\xe0") or len(segment) <= _JFIF_BYTES:
+        return segment
+    return b"\xff\xe0" + (_JFIF_BYTES - 2).to_bytes(2, "big") + segment[4:16] + b"\0\0"
 
 
 def _is_metadata(data: bytes, segment: Segment) -> bool:

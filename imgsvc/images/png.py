@@ -20,6 +20,14 @@ _LOOKS = {
     *(b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"bKGD", b"pHYs"),
 }
 """The chunks that decide what a person sees."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By colour type."""
+ADAM7 = (
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+"""The passes of an interlaced picture: where each begins, and its steps across and down."""
+_INFLATED_AT_ONCE = 2**20
 _CHECKED = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
 
 
@@ -82,6 +90,21 @@ class Png:
         """The default picture as a PNG file of only what its pixels need."""
         return self._file(self.width, self.height, self.data)
 
+    def is_short(self, width: int, height: int, data: Sequence[bytes]) -> bool:
+        """Whether a picture's compressed data end before its last row does."""
+        wanted = sum(
+            rows * (1 + -(-columns * self.depth * _CHANNELS[self.colour_type] // 8))
+            for columns, rows in _passes(width, height, interlaced=self.header[12] == 1)
+            if columns
+        )
+        unpacker = zlib.decompressobj()
+        for piece in data:
+            rest = piece
+            while rest and wanted > 0:
+                wanted -= len(unpacker.decompress(rest, _INFLATED_AT_ONCE))
+                rest = unpacker.unconsumed_tail
+        return wanted > 0 and wanted > len(unpacker.flush())
+
     def frame(self, part: Part) -> bytes:
         """One frame as a PNG file of its own."""
         left, top, right, bottom = part.box
@@ -96,6 +119,12 @@ class Png:
         pieces += [_chunk(b"IDAT", piece) for piece in data]
         pieces.append(_chunk(b"IEND", b""))
         return b"".join(pieces)
+
+
+def _passes(width: int, height: int, *, interlaced: bool) -> Iterator[tuple[int, int]]:
+    """The columns and rows of a picture's passes."""
+    for left, top, across, down in ADAM7 if interlaced else [(0, 0, 1, 1)]:
+        yield -(-(width - left) // across), -(-(height - top) // down)
 
 
 def chunks(data: bytes) -> Iterator[Chunk]:
