@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -129,18 +130,27 @@ async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
     assert ("Traceback" in caplog.text) is (status == 500)
 
 
+@pytest.mark.parametrize(
+    ("error", "is_bug"), [(RuntimeError("why"), True), (FileNotFoundError("why"), False)]
+)
 async def test_an_answer_that_breaks_half_way_is_cut_off(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    is_bug: bool,
 ) -> None:
     def fail(*_: object) -> bytes:
-        raise RuntimeError("a bug")
+        raise error
 
     request_id = await site.upload()
     monkeypatch.setattr("imgsvc.web.requests.RequestsApi._event", fail)
     call = f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    try:
+    answer = b""
+    with suppress(ConnectionResetError):
         answer = await site.raw(call.encode())
-    except ConnectionResetError:
-        return
     assert answer.count(b"HTTP/1.1 ") <= 1
     assert b"0\r\n\r\n" not in answer
+    (record,) = [each for each in caplog.records if "cut short" in each.getMessage()]
+    assert (record.exc_info is not None) is is_bug
+    assert is_bug or "why" in record.getMessage()

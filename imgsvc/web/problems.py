@@ -122,7 +122,10 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
             request.transport.abort()
         if isinstance(error, ConnectionError):
             raise
-        log.exception("an answer was cut short: %s %s", request.method, request.path)
+        if isinstance(error, OSError | Refusal):  # what it tells of was deleted meanwhile, say
+            log.warning("an answer was cut short: %s %s: %s", request.method, request.path, error)
+        else:
+            log.exception("an answer was cut short: %s %s", request.method, request.path)
         raise ConnectionResetError from error
 
 
