@@ -109,7 +109,10 @@ class Database:
                 opened.append(await _connect(path, _set_up_reader))
         except (sqlite3.Error, DatabaseUnavailable, OSError) as error:
             await _close(opened)
-            raise StartError(f"cannot open the database {path}: {error}") from error
+            raise StartError(
+                f"cannot open the database {path}: {error}. Is it whole, is there room on its disk, "
+                "and may this user write there?"
+            ) from error
         except BaseException:
             await _close(opened)
             raise

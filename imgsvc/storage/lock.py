@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgsvc.errors import StartError
@@ -70,5 +70,6 @@ def _take(fd: int, data_dir: Path) -> None:
         raise StartError(
             f"{who} is using storage.data_dir, {data_dir}. Stop it, or name another folder."
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    with suppress(OSError):  # a full disk; the number only serves another's message
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
