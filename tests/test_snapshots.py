@@ -17,10 +17,12 @@ from imgsvc.models import (
     ImageStatus,
     ProductRow,
     PutBack,
+    RequestOptions,
+    Settings,
     Status,
     StoredFile,
 )
-from tests.books import PICTURE, Books, completed, opened
+from tests.books import COLUMNS, PICTURE, Books, completed, opened, product
 
 
 @pytest.fixture
@@ -76,6 +78,10 @@ async def test_pages_hold_each_row_once_in_order(
     pages = await all_pages(books, request.request_id, 10)
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [row.number for page in pages for row in page] == list(range(25))
+    async with books.snapshots.open(request.request_id) as snapshot:
+        assert [row.number for row in await snapshot.products(20, 100)] == list(range(20, 25))
+        assert [row.number for row in await snapshot.products(3, 4)] == [3, 4, 5, 6]
+        assert await snapshot.products(25, 10) == []
     monkeypatch.setattr(products, "PAGE_IMAGES", 7)
     pages = await all_pages(books, request.request_id, 10)
     assert max(map(len, pages)) == 3, "rows with many images make short pages"
@@ -83,16 +89,34 @@ async def test_pages_hold_each_row_once_in_order(
     monkeypatch.setattr(products, "PAGE_CHARACTERS", 1)
     assert [len(page) for page in await all_pages(books, request.request_id)] == [1] * 25
     async with books.snapshots.open(request.request_id) as snapshot:
-        assert [row.number for row in await snapshot.products(20, 100)] == list(range(20, 25))
-        assert [row.number for row in await snapshot.products(3, 4)] == [3, 4, 5, 6]
-        assert await snapshot.products(25, 10) == []
+        assert [row.number for row in await snapshot.products(20, 100)] == [20]
 
 
-@pytest.mark.parametrize("most", [5_000, 7])
+async def test_a_page_ends_after_rows_that_are_long_anywhere(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "PAGE_CHARACTERS", 500)
+    rows = [product(number, [f"http://a.example/{number}"]) for number in range(3)]
+    long = ("x" * 500,)
+    rows += [rows[0]._replace(serial_number=long[0]), rows[1]._replace(extra=long), rows[2]]
+    key = await books.uploads.begin(COLUMNS)
+    await books.uploads.stage(key, rows)
+    request = await books.uploads.accept(key, RequestOptions(Settings()), max_waiting=10)
+    assert list(map(len, await all_pages(books, request.request_id))) == [4, 1, 1]
+    await books.work.finish(
+        [Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in await books.claim()]
+    )
+    pages = await all_pages(books, request.request_id, only_failed=True)
+    assert list(map(len, pages)) == [4, 1, 1]
+    assert [row.images[0].url[-1] for page in pages for row in page] == list("012012")
+
+
+@pytest.mark.parametrize(("most", "characters"), [(5_000, 2_000_000), (7, 2_000_000), (5_000, 1)])
 async def test_failed_pages_hold_just_what_failed(
-    books: Books, monkeypatch: pytest.MonkeyPatch, most: int
+    books: Books, monkeypatch: pytest.MonkeyPatch, most: int, characters: int
 ) -> None:
     monkeypatch.setattr(products, "PAGE_IMAGES", most)
+    monkeypatch.setattr(products, "PAGE_CHARACTERS", characters)
     request = await books.accept(rows_of(30, 4))
     bad, good = set(), []
     claims = await books.claim(limit=200, room=200)

@@ -18,24 +18,19 @@ PAGE_IMAGES = 5_000
 PAGE_CHARACTERS = 2_000_000
 """A page ends early after so many images, or characters of text, whatever its rows are like."""
 
-_PRODUCT = "number, serial_number, product_name, extra"
+_PRODUCT = "number, serial_number, product_name, extra, first_image, image_count"
 _IMAGES = f"SELECT i.product, {rows.IMAGE}, {rows.PICTURE} FROM images i "
 
 
 def page(c: sqlite3.Connection, request_key: int, first: int, size: int) -> list[ProductRow]:
     """Give at most `size` rows from number `first` on; none only where there are no more."""
-    products = []
-    images = characters = 0
-    for row in c.execute(
-        f"SELECT {_PRODUCT}, first_image, image_count FROM products "
-        "WHERE request_key = ? AND number >= ? ORDER BY number LIMIT ?",
-        (request_key, first, size),
-    ):
-        products.append(row)
-        images += row[5]
-        characters += len(row[2]) + len(row[3] or "")
-        if images >= PAGE_IMAGES or characters >= PAGE_CHARACTERS:
-            break
+    products = _as_many_as_fit(
+        c.execute(
+            f"SELECT {_PRODUCT} FROM products "
+            "WHERE request_key = ? AND number >= ? ORDER BY number LIMIT ?",
+            (request_key, first, size),
+        )
+    )
     if not products:
         return []
     found = c.execute(
@@ -58,13 +53,29 @@ def failed_page(c: sqlite3.Connection, request_key: int, first: int, size: int) 
     groups = [(number, list(images)) for number, images in groupby(found, lambda row: row[0])]
     if len(found) == PAGE_IMAGES and len(groups) > 1:
         groups.pop()  # may be cut; the next page has it whole
-    groups = groups[:size]
-    products = c.execute(
-        f"SELECT {_PRODUCT} FROM products "
-        "WHERE request_key = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number",
-        (request_key, json.dumps([number for number, _ in groups])),
-    ).fetchall()
-    return _with_images(products, (image for _, images in groups for image in images))
+    products = _as_many_as_fit(
+        c.execute(
+            f"SELECT {_PRODUCT} FROM products "
+            "WHERE request_key = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number",
+            (request_key, json.dumps([number for number, _ in groups[:size]])),
+        )
+    )
+    fitting = groups[: len(products)]
+    return _with_images(products, (image for _, images in fitting for image in images))
+
+
+def _as_many_as_fit(found: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
+    """Take rows, one at least, until they fill a page."""
+    products = []
+    images = characters = 0
+    for product in found:
+        products.append(product)
+        _, serial_number, name, extra, _, image_count = product
+        images += image_count
+        characters += len(serial_number) + len(name) + len(extra or "")
+        if images >= PAGE_IMAGES or characters >= PAGE_CHARACTERS:
+            break
+    return products
 
 
 def _with_images(

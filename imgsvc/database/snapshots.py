@@ -48,14 +48,9 @@ class Snapshot:
         self.request = request
 
     async def products(self, offset: int, limit: int) -> list[ProductRow]:
-        """Give rows `offset` … `offset + limit - 1`, in the input's order."""
-        found: list[ProductRow] = []
-        while len(found) < limit:
-            page = await self._page(products.page, offset + len(found), limit - len(found))
-            if not page:
-                break
-            found += page
-        return found
+        """Give rows from number `offset` on, in the input's order: `limit`, or fewer where they are
+        large, and none only where there are no more."""
+        return await self._page(products.page, offset, limit)
 
     async def pages(
         self, size: int = 500, *, only_failed: bool = False

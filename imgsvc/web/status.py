@@ -183,13 +183,11 @@ async def send(
 async def _page(
     snapshot: Snapshot, query: StatusQuery
 ) -> AsyncGenerator[Sequence[ProductRow], None]:
-    """The rows of one page, a few at a time: a row may have a thousand images."""
-    end = query.offset + query.limit
-    for offset in range(query.offset, end, PAGE_ROWS):
-        products = await snapshot.products(offset, min(PAGE_ROWS, end - offset))
+    """The rows of one page, a few at a time: a row may have a thousand images, or be very long."""
+    at, end = query.offset, query.offset + query.limit
+    while at < end and (products := await snapshot.products(at, min(PAGE_ROWS, end - at))):
         yield products
-        if len(products) < min(PAGE_ROWS, end - offset):
-            return
+        at += len(products)
 
 
 async def _slices(
