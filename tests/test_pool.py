@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -141,6 +142,20 @@ async def test_an_images_own_error_comes_back(images: Images) -> None:
     async with a_pool(1) as pool:
         with pytest.raises(ImageError, match="corrupt_image: it is cut off"):
             await pool.compress(images.data("a", "refuse"), SETTINGS)
+
+
+async def test_an_image_that_failed_stays_in_nobodys_memory(images: Images) -> None:
+    """Nor may it wait for the garbage collector: it may be of many megabytes."""
+    data = images.data("a", "refuse")
+    held = sys.getrefcount(data)
+    gc.disable()
+    try:
+        async with a_pool(1) as pool:
+            with suppress(ImageError):
+                await pool.compress(data, SETTINGS)
+            await eventually(lambda: sys.getrefcount(data) == held, "the image to be let go of")
+    finally:
+        gc.enable()
 
 
 async def test_a_bug_is_logged_and_told(images: Images, caplog: pytest.LogCaptureFixture) -> None:

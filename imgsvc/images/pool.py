@@ -115,6 +115,9 @@ class Pool:
         finally:
             if done.cancelled():
                 self._waiting.discard(owner, job)
+            # An error holds this frame, and so must not be held by it: the image would stay in memory
+            # until the garbage collector found the two.
+            del done, job
 
     async def close(self, grace: float) -> None:
         """Take no more, give what is at work `grace` seconds, then end every worker."""
