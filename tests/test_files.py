@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import secrets
@@ -125,6 +126,21 @@ async def test_one_that_cannot_be_stored_hinders_no_other(files: Files) -> None:
     assert caught.value.code == ImageErrorCode.STORAGE_FAILED
     await stored
     assert files.path(good).read_bytes() == b"good"
+
+
+async def test_what_could_not_be_stored_stays_in_nobodys_memory(files: Files) -> None:
+    """Nor may it wait for the garbage collector: it may be of many megabytes."""
+    name, data = new_name(), secrets.token_bytes(100)
+    files.path(name).parent.write_bytes(b"a file where a folder should be")
+    held = sys.getrefcount(data)
+    gc.disable()
+    try:
+        await asyncio.gather(files.put(name, data), return_exceptions=True)
+        await files.close()
+        await asyncio.sleep(0)  # The loop itself held what it has handed over last.
+        assert sys.getrefcount(data) == held
+    finally:
+        gc.enable()
 
 
 async def test_deleting(files: Files, tmp_path: Path) -> None:

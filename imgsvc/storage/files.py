@@ -68,6 +68,10 @@ class _Put:
     def alive(self) -> bool:
         return self.error is None and not self.abandoned
 
+    def fail(self, error: OSError) -> None:
+        """Note what went wrong, but not where: that would hold the data."""
+        self.error = OSError(*error.args)
+
     def settle(self) -> None:
         """Tell who waits for it."""
         if self.done.done():
@@ -112,6 +116,8 @@ class Files:
         except asyncio.CancelledError:
             put.abandoned = True
             raise
+        finally:
+            del put  # An error holds this frame, and would be held by it, and the data with it.
 
     async def delete(self, names: Iterable[str]) -> None:
         """Delete outputs for good; those that are gone already are no error."""
@@ -186,7 +192,7 @@ def _store(group: Sequence[_Put]) -> None:
                 try:
                     step(put)
                 except OSError as error:
-                    put.error = error
+                    put.fail(error)
     moved: dict[Path, list[_Put]] = {}
     for put in group:
         if put.alive:
@@ -198,7 +204,7 @@ def _store(group: Sequence[_Put]) -> None:
             sync_folder(folder)
         except OSError as error:
             for put in puts:
-                put.error = error
+                put.fail(error)
                 _discard(put)
 
 
