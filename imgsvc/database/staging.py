@@ -13,7 +13,7 @@ from imgsvc.database.repeats import Seen
 from imgsvc.database.rows import extra_text
 from imgsvc.models import Product
 
-ROWS_PER_STATEMENT = 125
+ROWS_PER_STATEMENT = 500
 """Python's lock changes hands at each statement, and a busy main thread may keep it for milliseconds:
 few statements of many rows are up to seven times as fast as many of one."""
 
