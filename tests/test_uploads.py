@@ -94,7 +94,7 @@ async def test_nobody_sees_what_is_staged(books: Books) -> None:
 async def test_numbers_go_on_over_many_steps(books: Books) -> None:
     rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
     request = await books.uploads.accept(
-        await books.stage(rows, size=137), OPTIONS, max_waiting=10_000
+        await books.stage(rows, size=337), OPTIONS, max_waiting=10_000
     )
     async with books.snapshots.open(request.request_id) as snapshot:
         found = await snapshot.products(0, 2_000)
