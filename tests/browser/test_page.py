@@ -460,6 +460,23 @@ def test_the_theme_is_kept(visit: Visit, service: Service) -> None:
     assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == dark
 
 
+def test_what_is_chosen_shows_in_forced_colours(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    visitor = visit(service.url)
+    page = visitor.page
+    page.emulate_media(forced_colors="active")
+    visitor.upload(products(origin, 1))
+    visitor.finished("Done")
+    background = "e => getComputedStyle(e).backgroundColor"
+    all_of_them, done = page.locator(".chip label:visible").all()
+    assert all_of_them.evaluate(background) != done.evaluate(background)
+    here, elsewhere = (
+        page.get_by_role("link", name=name, exact=True) for name in ("Requests", "API")
+    )
+    assert here.first.evaluate(background) != elsewhere.evaluate(background)
+
+
 def test_a_refused_option_can_be_mended(visit: Visit, service: Service, origin: Origin) -> None:
     visitor = visit(service.url)
     page = visitor.page
