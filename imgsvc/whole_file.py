@@ -16,11 +16,13 @@ from imgsvc.errors import StartError
 from imgsvc.intake import UploadOptions
 from imgsvc.models import ProductRow, Request, RequestOptions
 from imgsvc.report import STATUS_COLUMNS, csv_header, csv_rows, status_json
-from imgsvc.service import Service, running
+from imgsvc.service import DATABASE, Service, running
 from imgsvc.storage.files import output_path
 from imgsvc.table.writer import encode_rows
 
 CHUNK_BYTES = 2**18
+MARK = ".process"
+"""The file that tells a folder of ours from a service's, whose requests are not ours to drop."""
 
 Status = Mapping[str, Any]
 
@@ -31,9 +33,11 @@ async def process_file(
     """Process the file `table` in the folder `config.storage.data_dir`, and write the CSV to `out`.
 
     The folder remembers: the same file, with the same settings, goes on where it stopped, and what
-    failed is tried again; another file takes the place of the earlier one. `show` is told of progress.
+    failed is tried again; another file takes the place of the earlier one. A folder that a service
+    made is refused. `show` is told of progress.
     Returns the finished request's status. Raises `Refusal`, `StartError`, `OSError`.
     """
+    _claim(config.storage.data_dir)
     async with running(config, listen=False) as service:
         request = await _accept(service, config, table)
         await _forget_others(service, request.request_id)
@@ -48,6 +52,14 @@ async def process_file(
             work.cancel()
             broken.cancel()
         return await _write(service, request.request_id, out)
+
+
+def _claim(folder: Path) -> None:
+    mark = folder / MARK
+    if (folder / DATABASE).exists() and not mark.exists():
+        raise StartError(f"{folder} is a service's data folder. Name another by --images.")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mark.touch()
 
 
 async def _accept(service: Service, config: Config, table: Path) -> Request:

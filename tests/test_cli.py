@@ -337,6 +337,22 @@ def test_process_takes_another_table_into_the_same_folder(origin: Origin, shell:
     assert kept == set(files)
 
 
+def test_process_leaves_a_services_own_folder_alone(
+    service: Service, origin: Origin, shell: Shell
+) -> None:
+    request_id = service.upload(products(origin, range(2)))
+    before = service.finished(request_id)
+    service.stop()
+    shell.write("products.csv", products(origin, range(1)))
+    refused = shell.run(
+        "process", "products.csv", "-o", "out.csv", "--images", str(service.data_dir)
+    )
+    assert refused.code == 1
+    assert str(service.data_dir) in refused.said
+    service.restart()
+    assert service.status(request_id)["progress"] == before["progress"]
+
+
 # --- backup ----------------------------------------------------------------------------------------
 
 
