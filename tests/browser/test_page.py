@@ -189,6 +189,21 @@ def test_before_and_after_under_the_slider(visit: Visit, service: Service, origi
     expect(visitor.cards.nth(1)).to_be_focused()
 
 
+def test_an_image_that_is_looked_at_early_shows_what_becomes_of_it(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    held = origin.script("/held.jpg", Reply(gate="early", photo="/photo/5.jpg"))
+    visitor = visit(service.url)
+    visitor.upload(table([(1, "Held", held)]))
+    visitor.cards.first.click()
+    dialog = visitor.page.get_by_role("dialog", name="Held")
+    expect(dialog.locator(".badge")).to_have_text("Working")
+    origin.open_gate("early")
+    expect(dialog.get_by_role("slider")).to_be_visible()
+    visitor.page.keyboard.press("Escape")
+    expect(visitor.cards.first).to_be_focused()
+
+
 def test_going_back_leaves_no_dialog_behind(visit: Visit, service: Service, origin: Origin) -> None:
     visitor = visit(service.url)
     page = visitor.page

@@ -30,6 +30,7 @@ export class Compare {
         this.previous, this.next,
         h("button", { type: "button", class: "quiet icon", "aria-label": "Close", title: "Close", on: { click: () => dialog.close() } }, icon("stop"))),
       this.body);
+    this.dialog = dialog;
     // A click beside the dialog closes it.
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     openDialog(dialog);
@@ -37,9 +38,15 @@ export class Compare {
     this.#show(index);
   }
 
+  /** Show the image anew where its item has become another object. */
+  refresh() {
+    if (this.dialog?.open && this.items[this.index] !== this.item) this.#show(this.index);
+  }
+
   #show(index) {
     this.index = index;
     const item = this.items[index];
+    this.item = item;
     this.title.textContent = item.name;
     const where = [item.serial && `No. ${item.serial}`, item.place && `image ${item.place}`].filter(Boolean).join(", ");
     this.place.textContent = `${where}${where ? " · " : ""}${count(index + 1)} of ${count(this.items.length)}`;

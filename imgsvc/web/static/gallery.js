@@ -184,6 +184,7 @@ export class Gallery {
     const everything = this.#status === "all" && !this.#text;
     this.#shown = everything ? this.#items : this.#items.filter((item) => fits(item.status) && item.hay.includes(this.#text));
     this.grid.show(this.#shown, same);
+    this.compare.refresh();
     const read = this.#items.length;
     const offset = this.#pages.reduce((sum, page) => sum + page.products, 0);
     const partial = this.#productsTotal !== null && offset < this.#productsTotal;
