@@ -115,6 +115,24 @@ def test_what_stands_before_the_header_moves_no_row(
     expect(faults.locator(".whole-file li")).to_have_count(1)
 
 
+def test_columns_that_hold_nothing_are_not_shown(visit: Visit, service: Service) -> None:
+    """As spreadsheet programs pad a sheet in which one cell far to the right was once touched."""
+    visitor = visit(service.url)
+    columns = 16_000
+    urls = ",".join(f"https://shop.example/{n}.jpg" for n in range(100))
+    visitor.choose(
+        b"Colour,Product Name,Input Image Urls" + b"," * columns + b"\r\n"
+        b"red,Lamp,ftp://shop.example/1.jpg" + b"," * columns + b"\r\n"
+        b"oak,,https://shop.example/2.jpg" + b"," * columns + b"\r\n"
+    )
+    faults = visitor.page.locator(".faults")
+    expect(faults.locator("thead th")).to_have_count(5)
+    expect(faults.locator("td.faulty")).to_have_text(["ftp://shop.example/1.jpg", "empty"])
+    visitor.choose(f"Product Name,Input Image Urls\r\nLamp,{urls},ftp://x/y\r\n".encode())
+    expect(faults.locator("mark")).to_have_text("ftp://x/y")
+    expect(faults.locator("thead th")).to_have_count(2 + 40 + 1)
+
+
 def test_a_whole_file_fault_is_said(visit: Visit, service: Service) -> None:
     visitor = visit(service.url)
     visitor.choose(b"Name of it,Where\r\nLamp,https://shop.example/1.jpg\r\n")

@@ -6,6 +6,7 @@ import { readRows } from "./csv.js";
 
 const MOST_CELL = 400;
 const MOST_BESIDE = 80;
+const MOST_COLUMNS = 40;
 
 /** A section with every fault the service found; rows are read from `file`, where that is possible. */
 export async function faultsPanel(problem, file) {
@@ -31,38 +32,55 @@ function sentence(fault) {
 
 function rowsTable(byRow, table) {
   const header = table?.header?.cells;
+  const rows = [...byRow].map(([number, faults]) => ({ number, faults, cells: table?.rows.get(number) ?? [] }));
+  const columns = header ? columnsWorthShowing(header, rows) : [];
   return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with faults" },
     h("table", { class: header ? "rows" : "rows bare" },
       h("thead", {}, h("tr", {},
         h("th", { scope: "col" }, "Row"),
         h("th", { scope: "col" }, "What is wrong"),
-        header?.map((name) => h("th", { scope: "col" }, name || "–")))),
-      h("tbody", {}, [...byRow].map(([number, faults]) => faultyRow(number, faults, header, table?.rows.get(number))))));
+        columns.map((at) => h("th", { scope: "col" }, header[at] || "–")))),
+      h("tbody", {}, rows.map((row) => faultyRow(row, header, columns)))));
 }
 
-function faultyRow(number, faults, header, cells) {
-  const broken = Map.groupBy(faults, (f) => header?.findIndex((name) => same(name, f.column)) ?? -1);
+/** The columns that hold anything: the first of them, and all that hold a fault. */
+function columnsWorthShowing(header, rows) {
+  const all = Array.from({ length: Math.max(header.length, ...rows.map((row) => row.cells.length)) }, (_, at) => at);
+  const used = all.filter((at) => header[at]?.trim() || rows.some((row) => row.cells[at]?.trim()));
+  const faulty = (row, at) => faultsAt(row, header, at).some((f) => at < header.length || row.cells[at]?.includes(bare(f.value)));
+  return used.filter((at, place) => place < MOST_COLUMNS || rows.some((row) => faulty(row, at)));
+}
+
+/** The faults of a row's cell. Cells beyond the header belong to a list of URLs that was never quoted. */
+function faultsAt(row, header, at) {
+  const name = header[Math.min(at, header.length - 1)];
+  return row.faults.filter((f) => same(name, f.column));
+}
+
+function faultyRow(row, header, columns) {
   return h("tr", {},
-    h("th", { scope: "row" }, count(number)),
-    h("td", { class: "messages" }, h("ul", {}, faults.map((fault) =>
+    h("th", { scope: "row" }, count(row.number)),
+    h("td", { class: "messages" }, h("ul", {}, row.faults.map((fault) =>
       h("li", {}, fault.column && h("b", {}, fault.column, ": "), sentence(fault))))),
-    header && Array.from({ length: Math.max(header.length, cells?.length ?? 0) }, (_, at) => {
-      // Cells beyond the header belong to a list of URLs that was never quoted.
-      const here = broken.get(at) ?? (at >= header.length ? broken.get(header.length - 1) : undefined);
-      return h("td", { class: here ? "faulty" : "" }, cellText(cells?.[at] ?? "", here ?? []));
+    columns.map((at) => {
+      const here = faultsAt(row, header, at);
+      return h("td", { class: here.length ? "faulty" : "" }, cellText(row.cells[at] ?? "", here));
     }));
 }
 
 const same = (name, column) => column && name.trim().toLowerCase() === column.trim().toLowerCase();
 
+/** A value as it stands in the file: one that the service shortened ends in an ellipsis. */
+const bare = (value) => value?.replace(/…$/, "");
+
 const clip = (text, most = MOST_CELL) => (text.length > most ? `${text.slice(0, most)}…` : text);
 
-/** The cell, with what is wrong in it marked. A value that the service shortened ends in an ellipsis. */
+/** The cell, with what is wrong in it marked. */
 function cellText(cell, faults) {
   if (!cell) return h("span", { class: "muted" }, "empty");
   const marks = [];
   for (const { value } of faults) {
-    const wanted = value?.replace(/…$/, "");
+    const wanted = bare(value);
     const start = wanted ? cell.indexOf(wanted, marks.at(-1)?.[1] ?? 0) : -1;
     if (start >= 0) marks.push([start, start + wanted.length]);
   }
