@@ -7,7 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgsvc.database.copying import copy_database, stored_names
+from imgsvc.database.copying import CopyError, copy_database, stored_names
 from imgsvc.service import DATABASE
 from imgsvc.storage.files import output_path
 
@@ -15,7 +15,7 @@ TRIES = 3
 
 
 class BackupError(Exception):
-    """There is nothing to copy, or no place to copy it to; the message says which."""
+    """What cannot be copied, or where to, and why; the message says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,21 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
     if dest.exists():
         raise BackupError(f"{dest} is there already; name a new folder")
     partial = dest.absolute().with_name(f".{dest.name}.partial")
-    for _ in range(TRIES):
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(mode=0o700, parents=True)
-        copy_database(source, partial / DATABASE)
-        made = _copy_images(data_dir, partial)
-        if not made.missing:
-            break
-    os.sync()
-    partial.rename(dest)
+    try:
+        for _ in range(TRIES):
+            if partial.exists():
+                shutil.rmtree(partial)
+            partial.mkdir(mode=0o700, parents=True)
+            copy_database(source, partial / DATABASE)
+            made = _copy_images(data_dir, partial)
+            if not made.missing:
+                break
+        os.sync()
+        partial.rename(dest)
+    except CopyError as error:
+        raise BackupError(str(error)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return made
 
 

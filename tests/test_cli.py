@@ -380,6 +380,16 @@ def test_a_backup_of_a_running_service_is_a_whole_one(
     assert restored.finished(open_id)["status"] == "completed"
 
 
+@pytest.mark.parametrize("database", [b"", b"not a database, however long it is" * 200])
+def test_a_backup_that_fails_says_why_and_leaves_nothing(shell: Shell, database: bytes) -> None:
+    (shell.folder / "data").mkdir()
+    shell.write("data/imgsvc.db", database)
+    done = shell.run("backup", "copy")
+    assert done.code == 1
+    assert "cannot copy the database" in done.said
+    assert [each.name for each in shell.folder.iterdir()] == ["data"]
+
+
 # --- demo ------------------------------------------------------------------------------------------
 
 

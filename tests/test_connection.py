@@ -18,7 +18,7 @@ import pytest
 
 from imgsvc.database import connection
 from imgsvc.database.connection import Database, DatabaseFull, DatabaseUnavailable
-from imgsvc.database.copying import copy_database, stored_names
+from imgsvc.database.copying import CopyError, copy_database, stored_names
 from imgsvc.errors import StartError
 
 
@@ -318,5 +318,5 @@ async def test_a_copy_is_whole_while_the_database_is_in_use(
         assert list(stored_names(tmp_path / name)) == []
     with pytest.raises(FileExistsError):
         await database.backup(tmp_path / "one.db")
-    with pytest.raises(sqlite3.OperationalError):
+    with pytest.raises(CopyError, match=r"none\.db"):
         copy_database(tmp_path / "none.db", tmp_path / "three.db")
