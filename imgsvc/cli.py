@@ -21,7 +21,7 @@ from imgsvc.backup import BackupError, back_up
 from imgsvc.client import Client, ServiceError
 from imgsvc.config import Config, LogConfig, load_config
 from imgsvc.errors import ConfigError, Refusal, StartError
-from imgsvc.models import OutputFormat, Quality
+from imgsvc.pictures import OutputFormat, Quality
 from imgsvc.service import serve as run_service
 from imgsvc.terminal import failures, refusal_lines, shown_progress, summary
 from imgsvc.whole_file import process_file

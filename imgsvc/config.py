@@ -29,7 +29,7 @@ from pydantic import (
 
 from imgsvc import __version__
 from imgsvc.errors import ConfigError
-from imgsvc.models import OutputFormat, Quality, Settings
+from imgsvc.pictures import OutputFormat, Quality, Settings
 from imgsvc.urls import page_origin
 
 ENV_PREFIX = "IMGSVC_"

@@ -19,14 +19,13 @@ from imgsvc.models import (
     Completed,
     ImageStatus,
     ImageUrl,
-    Picture,
     Product,
     Progress,
     Request,
     RequestOptions,
     Role,
-    Settings,
 )
+from imgsvc.pictures import Picture, Settings
 
 COLUMNS = Columns(
     ("S. No.", "Product Name", "Input Image Urls", "Colour"),

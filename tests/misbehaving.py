@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.models import Compressed, Picture, Settings
+from imgsvc.pictures import Compressed, Picture, Settings
 
 PICTURE = Picture(1, 1, 1, 1, "jpeg", "jpeg", 90, 45, kept=False)
 

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageStat
 
 from imgsvc.images.codec import compress_image
-from imgsvc.models import Compressed, OutputFormat, Quality, Settings
+from imgsvc.pictures import Compressed, OutputFormat, Quality, Settings
 
 MAX_PIXELS = 20_000_000
 

@@ -20,7 +20,8 @@ from imgsvc.config import Config
 from imgsvc.database.connection import Database
 from imgsvc.database.work import Work
 from imgsvc.errors import ImageErrorCode
-from imgsvc.models import Claim, Completed, Failed, Picture
+from imgsvc.models import Claim, Completed, Failed
+from imgsvc.pictures import Picture
 from imgsvc.processing.health import State
 from imgsvc.service import DATABASE, Service
 from imgsvc.web.app import create_app

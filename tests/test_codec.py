@@ -15,7 +15,7 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images import png
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.images.sniff import Kind, sniff
-from imgsvc.models import OutputFormat, Quality, Settings
+from imgsvc.pictures import OutputFormat, Quality, Settings
 from tests.pictures import encoded, photograph
 from tests.saved import apart, compressed, film, opened, saved, shown
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.models import OutputFormat, Settings
+from imgsvc.pictures import OutputFormat, Settings
 from tests.pictures import photograph
 from tests.saved import film, opened, saved
 

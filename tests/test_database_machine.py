@@ -26,8 +26,8 @@ from imgsvc.models import (
     Outcome,
     PutBack,
     RequestOptions,
-    Settings,
 )
+from imgsvc.pictures import Settings
 from tests.books import Books, audit, completed
 
 T = TypeVar("T")

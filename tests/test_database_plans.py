@@ -11,7 +11,8 @@ from pathlib import Path
 from imgsvc.database import connection
 from imgsvc.database.work import origin_key
 from imgsvc.errors import ImageErrorCode
-from imgsvc.models import Failed, PutBack, RequestOptions, Settings, Status
+from imgsvc.models import Failed, PutBack, RequestOptions, Status
+from imgsvc.pictures import Settings
 from tests.books import Books, completed, opened
 
 SMALL = {"json_each", "doomed", "probe"}

@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "imgsvc"
 
-LEAVES = {"", "models", "errors", "config", "urls", "logs", "metrics"}
+LEAVES = {"", "models", "pictures", "errors", "config", "urls", "logs", "metrics"}
 CORE = {"table", "database", "network", "images", "storage"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),

@@ -14,7 +14,8 @@ from imgsvc.config import ServerConfig
 from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.intake import Accepted, Intake, UploadOptions
 from imgsvc.metrics import Metrics
-from imgsvc.models import Quality, RequestOptions, Settings
+from imgsvc.models import RequestOptions
+from imgsvc.pictures import Quality, Settings
 from tests.books import Books, opened
 from tests.launcher import table
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.models import Progress, Settings
+from imgsvc.models import Progress
+from imgsvc.pictures import Settings
 from imgsvc.processing import queue
 from tests.origin import Origin, Reply
 from tests.workshop import Workshop, opened_workshop, until

@@ -18,7 +18,7 @@ import pytest
 from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images.pool import Pool, PoolClosed
-from imgsvc.models import Compressed, Settings
+from imgsvc.pictures import Compressed, Settings
 from tests.origin import ROOT, wait_until
 from tests.pictures import encoded
 

@@ -14,7 +14,7 @@ from PIL.JpegPresets import presets
 
 from imgsvc.images.codec import compress_image
 from imgsvc.images.quality import jpeg_quality
-from imgsvc.models import Settings
+from imgsvc.pictures import Settings
 
 
 def tables(mode: str = "RGB", **options: Any) -> list[list[int]]:

@@ -18,14 +18,13 @@ from imgsvc.models import (
     FailureCount,
     ImageRow,
     ImageStatus,
-    Picture,
     ProductRow,
     Progress,
     Request,
     RequestOptions,
     Role,
-    Settings,
 )
+from imgsvc.pictures import Picture, Settings
 from imgsvc.report import (
     accepted_json,
     csv_header,

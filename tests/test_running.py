@@ -17,7 +17,8 @@ from imgsvc.config import Config
 from imgsvc.database import connection
 from imgsvc.errors import Refusal, RefusalCode, StartError
 from imgsvc.intake import UploadOptions
-from imgsvc.models import Progress, Request, RequestOptions, Settings
+from imgsvc.models import Progress, Request, RequestOptions
+from imgsvc.pictures import Settings
 from imgsvc.processing.health import State
 from imgsvc.service import Service, running
 from tests.books import opened

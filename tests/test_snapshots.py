@@ -18,10 +18,9 @@ from imgsvc.models import (
     ProductRow,
     PutBack,
     RequestOptions,
-    Settings,
     Status,
-    StoredFile,
 )
+from imgsvc.pictures import Settings, StoredFile
 from tests.books import COLUMNS, PICTURE, Books, completed, opened, product
 
 

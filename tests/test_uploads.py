@@ -15,16 +15,8 @@ from hypothesis import strategies as st
 from imgsvc.database.keys import host_of, origin_of
 from imgsvc.database.repeats import Seen
 from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
-from imgsvc.models import (
-    Failed,
-    OutputFormat,
-    Product,
-    Progress,
-    Quality,
-    RequestOptions,
-    Settings,
-    Status,
-)
+from imgsvc.models import Failed, Product, Progress, RequestOptions, Status
+from imgsvc.pictures import OutputFormat, Quality, Settings
 from imgsvc.urls import parse_url
 from tests.books import COLUMNS, Books, completed, opened, product
 

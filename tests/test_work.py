@@ -27,10 +27,9 @@ from imgsvc.models import (
     Progress,
     PutBack,
     Request,
-    Settings,
     Status,
-    StoredFile,
 )
+from imgsvc.pictures import Settings, StoredFile
 from tests.books import PICTURE, Books, audit, completed, opened
 
 

@@ -24,11 +24,11 @@ from imgsvc.models import (
     Finished,
     ImageStatus,
     Outcome,
-    Picture,
     PutBack,
     Request,
     check_move,
 )
+from imgsvc.pictures import Picture
 
 log = logging.getLogger(__name__)
 

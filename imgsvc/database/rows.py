@@ -13,22 +13,17 @@ from typing import Any
 
 from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
 from imgsvc.models import (
-    EXTENSIONS,
     Columns,
     DeliveryState,
     FailureCount,
     ImageRow,
     ImageStatus,
-    OutputFormat,
-    Picture,
     Progress,
-    Quality,
     Request,
     RequestOptions,
     Role,
-    Settings,
-    StoredFile,
 )
+from imgsvc.pictures import EXTENSIONS, OutputFormat, Picture, Quality, Settings, StoredFile
 
 SHOWN_FAILURES = 100
 """Of the counts of failures by host and code, so many are shown: the largest."""

@@ -19,7 +19,8 @@ from typing import TypeVar
 from imgsvc.database import products, rows
 from imgsvc.database.connection import Database
 from imgsvc.errors import Refusal, RefusalCode
-from imgsvc.models import ProductRow, Request, Status, StoredFile
+from imgsvc.models import ProductRow, Request, Status
+from imgsvc.pictures import StoredFile
 
 T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]

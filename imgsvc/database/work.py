@@ -18,7 +18,8 @@ from imgsvc.database.connection import Database, DatabaseUnavailable
 from imgsvc.database.finishing import FinishResult
 from imgsvc.database.keys import origin_key
 from imgsvc.errors import ImageErrorCode
-from imgsvc.models import Claim, Outcome, Request, Settings, StoredFile
+from imgsvc.models import Claim, Outcome, Request
+from imgsvc.pictures import Settings, StoredFile
 
 __all__ = ["FinishResult", "Work", "origin_key"]
 

@@ -16,7 +16,7 @@ from imgsvc.images.encode import encode, fits, holds_animation
 from imgsvc.images.faults import damaged, out_of_memory
 from imgsvc.images.sniff import Kind, sniff
 from imgsvc.images.strip import strip
-from imgsvc.models import Compressed, OutputFormat, Picture, Settings
+from imgsvc.pictures import Compressed, OutputFormat, Picture, Settings
 
 _NEVER_KEPT = {Kind.BMP, Kind.TIFF}
 """They have no place on a page."""

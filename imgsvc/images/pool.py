@@ -25,7 +25,7 @@ from imgsvc.images.queues import worker_context
 from imgsvc.images.slot import PATIENCE_SECONDS, Job, Message, Worker
 from imgsvc.images.turns import FairQueue
 from imgsvc.images.worker import Answer, Bug, Setup
-from imgsvc.models import Compressed, Settings
+from imgsvc.pictures import Compressed, Settings
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from imgsvc.images import worker
 from imgsvc.images.blame import Record
 from imgsvc.images.worker import Answer, Setup
-from imgsvc.models import Compressed, Settings
+from imgsvc.pictures import Compressed, Settings
 
 START_SECONDS = 60.0
 """How long a worker may take to come up."""

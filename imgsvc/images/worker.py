@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.models import Compressed, Settings
+from imgsvc.pictures import Compressed, Settings
 
 NICENESS = 5
 OOM_SCORE = 800

@@ -13,8 +13,9 @@ from imgsvc.database.work import Work
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images.pool import Pool
 from imgsvc.metrics import Metrics
-from imgsvc.models import EXTENSIONS, Claim, Completed, Settings, StoredFile
+from imgsvc.models import Claim, Completed
 from imgsvc.network.fetch import Fetcher, describe_non_image
+from imgsvc.pictures import EXTENSIONS, Settings, StoredFile
 from imgsvc.processing.turns import Turns
 from imgsvc.storage.files import Files, StorageFull
 

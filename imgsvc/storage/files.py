@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.models import EXTENSIONS
+from imgsvc.pictures import EXTENSIONS
 from imgsvc.storage.sync import sync_file, sync_folder
 
 OUTPUTS = "outputs"

@@ -21,7 +21,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import RefusalCode
-from imgsvc.models import OutputFormat, Quality, Status
+from imgsvc.models import Status
+from imgsvc.pictures import OutputFormat, Quality
 from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.problems import HttpRefusal
 

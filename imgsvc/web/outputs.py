@@ -14,7 +14,8 @@ from aiohttp import web
 
 from imgsvc.database.snapshots import Snapshots
 from imgsvc.errors import Refusal, RefusalCode
-from imgsvc.models import MEDIA_TYPES, ProductRow, Request
+from imgsvc.models import ProductRow, Request
+from imgsvc.pictures import MEDIA_TYPES
 from imgsvc.storage.files import Files
 from imgsvc.table.writer import encode_rows
 from imgsvc.web import options

@@ -11,7 +11,8 @@ from aiohttp import web
 from imgsvc.config import Config
 from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.intake import Accepted, Intake, UploadOptions
-from imgsvc.models import RequestOptions, Settings
+from imgsvc.models import RequestOptions
+from imgsvc.pictures import Settings
 from imgsvc.report import accepted_json
 from imgsvc.web import options
 from imgsvc.web.answers import json_response

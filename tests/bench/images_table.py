@@ -25,7 +25,7 @@ from skimage.metrics import structural_similarity
 
 from imgsvc.images import profiles
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.models import Compressed, OutputFormat, Settings
+from imgsvc.pictures import Compressed, OutputFormat, Settings
 from tests.pictures import photograph
 from tests.saved import film, saved, shown
 

@@ -22,7 +22,7 @@ import pillow_heif
 
 from imgsvc.errors import ImageError
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.models import OutputFormat, Settings
+from imgsvc.pictures import OutputFormat, Settings
 from tests.saved import opened
 
 MEMORY = 2 * 2**30
