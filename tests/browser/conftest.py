@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from tests.browser.visitor import Visitor
 
@@ -21,6 +21,10 @@ FLAGS = [
 ]
 LOAD_FAILED = "Failed to load resource"
 """What Chromium says of every answer that is an error, expected or not."""
+
+PATIENCE_MS = 30_000
+"""A busy machine may keep the browser waiting: how long decides no test."""
+expect.set_options(timeout=PATIENCE_MS)
 
 Visit = Callable[..., Visitor]
 
@@ -69,7 +73,7 @@ def visit(chromium: Browser) -> Iterator[Visit]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(PATIENCE_MS)
         watch(page)
         page.goto(url)
         return Visitor(page)
