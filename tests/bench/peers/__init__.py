@@ -38,5 +38,5 @@ def _install_sharp() -> bool:
 
 def _install_img2dataset() -> bool:
     subprocess.run([sys.executable, "-m", "venv", str(_VENV)], check=True)
-    pip = [str(_VENV / "bin" / "pip"), "install", "-q", "img2dataset", "setuptools<81"]
+    pip = [str(_VENV / "bin" / "pip"), "install", "-qq", "img2dataset", "setuptools<81"]
     return subprocess.run(pip, check=False).returncode == 0
