@@ -50,6 +50,13 @@ class Watch:
         self.peak_pss = max(self.peak_pss, pss)
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process and its children, so far."""
+    root = psutil.Process(pid)
+    times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
+
+
 def _pss(pid: int) -> int:
     rollup = Path(f"/proc/{pid}/smaps_rollup")
     if not rollup.exists():
