@@ -67,9 +67,10 @@ class ProcessQueue:
         self._breakers = breakers
         self._config = config
         self._metrics = metrics
-        self._fetching_limit = config.concurrency + config.concurrency // 4 + 1
+        # As many again are at hand as are being downloaded: no slot is empty while more are claimed.
+        self._fetching_limit = 2 * config.concurrency
         self._flights_limit = self._fetching_limit + fetched_ahead
-        self._origin_limit = config.per_host + config.per_host // 4 + 1
+        self._origin_limit = 2 * config.per_host
         self._has_room = has_room
         self._touch = touch
         self._finished = finished
