@@ -148,7 +148,8 @@ async def opened(folder: Path, **sections: Mapping[str, object]) -> AsyncIterato
     config.storage.data_dir.mkdir(exist_ok=True)
     database = await Database.open(config.storage.data_dir / DATABASE)
     service = Service(config, database)
-    publishing = asyncio.create_task(service.events.publish())
+    parts = (service.events.publish(), service.monitor.watch())
+    tasks = [asyncio.create_task(part) for part in parts]
     service.monitor.state = State.RUNNING
     runner = Runner(create_app(service.parts), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
@@ -161,8 +162,9 @@ async def opened(folder: Path, **sections: Mapping[str, object]) -> AsyncIterato
         ) as session:
             yield Site(service, runner.addresses[0][1], session)
     finally:
-        publishing.cancel()
-        await asyncio.gather(publishing, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await service.stop()
         await runner.cleanup()
         await service.close()
