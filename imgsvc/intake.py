@@ -238,9 +238,7 @@ class _Upload:
 
     async def _stage(self, rows: list[Product]) -> None:
         if self._beginning is None:
-            columns = self._reader.columns
-            assert columns is not None, "rows come after their header"  # noqa: S101
-            self._beginning = asyncio.create_task(self._uploads.begin(columns))
+            self._beginning = asyncio.create_task(self._uploads.begin())
         # Cut short here, the request is begun all the same, and its key is needed to discard it.
         request_key = await asyncio.shield(self._beginning)
         await self._staged()
@@ -272,12 +270,15 @@ class _Upload:
             )
 
     async def _accept(self, given: UploadOptions, idempotency_key: str | None) -> Request:
-        assert self._beginning is not None, "a good table has rows"  # noqa: S101
+        columns = self._reader.columns
+        assert columns is not None, "a good table has columns"  # noqa: S101
+        assert self._beginning is not None, "and rows"  # noqa: S101
         idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _fingerprint(self._digest.digest(), given))
         request = await self._uploads.accept(
             self._beginning.result(),
+            columns,
             given.options,
             max_waiting=self._config.max_waiting_images,
             idempotency=idempotency,

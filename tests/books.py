@@ -46,7 +46,7 @@ class Books:
 
     async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
         """Stage rows, each a list of URLs; give the request's key."""
-        key = await self.uploads.begin(COLUMNS)
+        key = await self.uploads.begin()
         products = [product(number, urls) for number, urls in enumerate(rows)]
         for start in range(0, len(products), size):
             await self.uploads.stage(key, products[start : start + size])
@@ -60,7 +60,9 @@ class Books:
         settings: Settings | None = None,
     ) -> Request:
         options = RequestOptions(settings or Settings(), webhook)
-        return await self.uploads.accept(await self.stage(rows), options, max_waiting=10**9)
+        return await self.uploads.accept(
+            await self.stage(rows), COLUMNS, options, max_waiting=10**9
+        )
 
     async def claim(self, limit: int = 100, room: int = 100, now: float = 1e12) -> list[Claim]:
         return await self.work.claim(limit, lambda _: room, now)

@@ -28,7 +28,7 @@ from imgsvc.models import (
     RequestOptions,
 )
 from imgsvc.pictures import Settings
-from tests.books import Books, audit, completed
+from tests.books import COLUMNS, Books, audit, completed
 
 T = TypeVar("T")
 
@@ -97,7 +97,7 @@ class Machine(RuleBasedStateMachine):
             key = await self.books.stage(rows, size=2)
             options = RequestOptions(Settings(), "http://me/" if webhook else None)
             if accept:
-                request = await self.books.uploads.accept(key, options, max_waiting=10**6)
+                request = await self.books.uploads.accept(key, COLUMNS, options, max_waiting=10**6)
                 self.ids.append(request.request_id)
             else:
                 await self.books.uploads.discard(key)

@@ -13,7 +13,7 @@ from imgsvc.database.work import origin_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.models import Failed, PutBack, RequestOptions, Status
 from imgsvc.pictures import Settings
-from tests.books import Books, completed, opened
+from tests.books import COLUMNS, Books, completed, opened
 
 SMALL = {"json_each", "doomed", "probe"}
 """What may be read whole: it is as large as the answer, or tiny."""
@@ -34,7 +34,7 @@ async def everything(books: Books) -> None:
     request = await books.accept(rows, webhook="http://me/")
     key = await books.stage(rows)
     await books.uploads.accept(
-        key, RequestOptions(Settings()), max_waiting=10**6, idempotency=("key", "x")
+        key, COLUMNS, RequestOptions(Settings()), max_waiting=10**6, idempotency=("key", "x")
     )
     await books.uploads.find_idempotent("key")
     one, two, three = (await books.claim(limit=20))[:3]

@@ -98,9 +98,9 @@ async def test_a_page_ends_after_rows_that_are_long_anywhere(
     rows = [product(number, [f"http://a.example/{number}"]) for number in range(3)]
     long = ("x" * 500,)
     rows += [rows[0]._replace(serial_number=long[0]), rows[1]._replace(extra=long), rows[2]]
-    key = await books.uploads.begin(COLUMNS)
+    key = await books.uploads.begin()
     await books.uploads.stage(key, rows)
-    request = await books.uploads.accept(key, RequestOptions(Settings()), max_waiting=10)
+    request = await books.uploads.accept(key, COLUMNS, RequestOptions(Settings()), max_waiting=10)
     assert list(map(len, await all_pages(books, request.request_id))) == [4, 1, 1]
     await books.work.finish(
         [Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in await books.claim()]

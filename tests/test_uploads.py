@@ -43,10 +43,10 @@ async def test_what_was_staged_comes_back_as_it_was(books: Books) -> None:
         Product(2, "=1+1", " é\n", product(0, ["http://a.example/1 2.jpg"]).images, ("", '"')),
         Product(3, "", "B", product(0, ["https://b.example/", "http://c:81/x?"]).images, ("x", "")),
     ]
-    key = await books.uploads.begin(COLUMNS)
+    key = await books.uploads.begin()
     await books.uploads.stage(key, rows)
     before = time.time()
-    request = await books.uploads.accept(key, options, max_waiting=3)
+    request = await books.uploads.accept(key, COLUMNS, options, max_waiting=3)
     assert request.key == key
     assert before <= request.created_at <= time.time()
     assert (request.columns, request.options) == (COLUMNS, options)
@@ -86,7 +86,7 @@ async def test_nobody_sees_what_is_staged(books: Books) -> None:
 async def test_numbers_go_on_over_many_steps(books: Books) -> None:
     rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
     request = await books.uploads.accept(
-        await books.stage(rows, size=337), OPTIONS, max_waiting=10_000
+        await books.stage(rows, size=337), COLUMNS, OPTIONS, max_waiting=10_000
     )
     async with books.snapshots.open(request.request_id) as snapshot:
         found = await snapshot.products(0, 2_000)
@@ -98,28 +98,30 @@ async def test_only_so_many_may_wait(books: Books) -> None:
     first = await books.accept([["http://a/1"], ["http://a/2"]])
     key = await books.stage([["http://a/3"]])
     with pytest.raises(Refusal) as refusal:
-        await books.uploads.accept(key, OPTIONS, max_waiting=2)
+        await books.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=2)
     assert refusal.value.code is RefusalCode.TOO_MUCH_WAITING
     assert refusal.value.retry_after is not None
     await books.complete(await books.claim())
     assert (await books.snapshots.request(first.request_id)).finished_at is not None
-    await books.uploads.accept(key, OPTIONS, max_waiting=1)
+    await books.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=1)
 
 
 async def test_a_key_is_bound_by_the_first_accepted(books: Books) -> None:
     one, two = await books.stage([["http://a/1"]]), await books.stage([["http://a/1"]])
     assert await books.uploads.find_idempotent("key") is None
     request = await books.uploads.accept(
-        one, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
+        one, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
     )
     with pytest.raises(Refusal) as refusal:
-        await books.uploads.accept(two, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+        await books.uploads.accept(
+            two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other")
+        )
     assert refusal.value.code is RefusalCode.IDEMPOTENCY_KEY_BUSY
     assert await books.uploads.find_idempotent("key") == ("fingerprint", request)
     await books.complete(await books.claim())
     await books.uploads.mark_deleting(request.request_id)
     assert await books.uploads.find_idempotent("key") is None
-    await books.uploads.accept(two, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+    await books.uploads.accept(two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other"))
 
 
 @pytest.mark.parametrize("way", ["discard", "restart"])
@@ -131,7 +133,7 @@ async def test_an_upload_that_comes_to_nothing_leaves_nothing(books: Books, way:
     else:
         assert await books.uploads.abandon_staged() == 1
     with pytest.raises(LookupError):
-        await books.uploads.accept(key, OPTIONS, max_waiting=10_000)
+        await books.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
     slices = 1
     while (purged := await books.uploads.purge_slice(1_000)).more:
         assert purged.names == []
@@ -147,14 +149,14 @@ async def test_discarding_what_was_accepted_changes_nothing(books: Books) -> Non
 
 
 async def test_a_cancelled_stage_is_whole_or_not_there(books: Books) -> None:
-    key = await books.uploads.begin(COLUMNS)
+    key = await books.uploads.begin()
     products = [product(n, [f"http://a/{n}"]) for n in range(1_000)]
     for _ in range(5):
         task = asyncio.create_task(books.uploads.stage(key, products))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    request = await books.uploads.accept(key, OPTIONS, max_waiting=10_000)
+    request = await books.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
     assert request.progress.total == request.products
     assert request.products % 1_000 == 0
 

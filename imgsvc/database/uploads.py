@@ -33,16 +33,15 @@ class Uploads:
         self._database = database
         self._seen: dict[int, Seen] = {}
 
-    async def begin(self, columns: Columns) -> int:
+    async def begin(self) -> int:
         """Make a request that nobody sees; give its key."""
 
         def work(c: sqlite3.Connection) -> int:
-            key = c.execute(
+            key: int = c.execute(
                 "INSERT INTO requests (request_id, created_at) VALUES (?, ?) RETURNING key",
                 (str(uuid.uuid4()), time.time()),
             ).fetchone()[0]
-            c.execute("INSERT INTO headers VALUES (?, ?)", (key, rows.columns_text(columns)))
-            return int(key)
+            return key
 
         key = await self._database.write(work, durable=False)
         self._seen[key] = Seen()
@@ -61,6 +60,7 @@ class Uploads:
     async def accept(
         self,
         request_key: int,
+        columns: Columns,
         options: RequestOptions,
         *,
         max_waiting: int,
@@ -98,6 +98,8 @@ class Uploads:
                 ) from None
             if not changed:
                 raise LookupError(f"no request {request_key} with images is being staged")
+            text = rows.columns_text(columns)
+            c.execute("INSERT INTO headers VALUES (?, ?)", (request_key, text))
             return rows.request_of(c, request_key)
 
         request = await self._database.write(work)
