@@ -111,11 +111,12 @@ class Columns:
     """The uploaded table's own columns, in their order: header text and role.
 
     Columns that are dropped (empty unnamed ones, those with the names of our own output columns) are
-    not among them.
+    not among them. `places` tells where in `Product.extra` the cells of the `extra` columns stand.
     """
 
     names: tuple[str, ...]
     roles: tuple[Role, ...]
+    places: tuple[int, ...]
 
     @property
     def extra(self) -> tuple[str, ...]:
@@ -135,7 +136,11 @@ class ImageUrl(NamedTuple):
 
 
 class Product(NamedTuple):
-    """One row of the uploaded table. `extra` are the cells of `Columns.extra`, in that order."""
+    """One row of the uploaded table.
+
+    `extra` are the cells of its further columns (`Columns.places`), but for those that it ends before.
+    Any column without a name has cells there, as only the last row tells which of them are empty.
+    """
 
     row: int
     serial_number: str
@@ -216,7 +221,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class ProductRow:
-    """One row of a request, as a status shows it."""
+    """One row of a request, as a status shows it. `extra` are the cells of `Columns.extra`."""
 
     number: int
     serial_number: str

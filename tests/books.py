@@ -30,6 +30,7 @@ from imgsvc.pictures import Picture, Settings
 COLUMNS = Columns(
     ("S. No.", "Product Name", "Input Image Urls", "Colour"),
     (Role.SERIAL, Role.NAME, Role.URLS, Role.EXTRA),
+    (0,),
 )
 PICTURE = Picture(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
 

@@ -282,6 +282,17 @@ def test_process_does_a_whole_file_quietly(origin: Origin, shell: Shell) -> None
     assert origin.hits() == 5
 
 
+def test_process_keeps_columns_without_a_name_that_hold_anything(
+    origin: Origin, shell: Shell
+) -> None:
+    header = ("", "", "Product Name", "Input Image Urls", "Size", "")
+    rows = [["", "", "a", origin.photo(1), "S"], ["", "7", "b", origin.photo(2), "", "note"]]
+    shell.write("products.csv", table(rows, header))
+    assert shell.run("process", "products.csv", "-o", "out.csv") == Done(0, "", "")
+    written = csv.reader((shell.folder / "out.csv").read_text("utf-8").splitlines())
+    assert [row[7:] for row in written] == [["", "Size", ""], ["", "S", ""], ["7", "", "note"]]
+
+
 def test_process_tries_failures_again_in_the_next_run(origin: Origin, shell: Shell) -> None:
     flaky = origin.script("/flaky.jpg", Reply(404), Reply(photo="/photo/7.jpg"))
     shell.write("products.csv", table([[1, "a", [origin.photo(1), flaky]]]))

@@ -68,7 +68,7 @@ async def test_a_new_file_gets_the_schema_and_keeps_it(tmp_path: Path) -> None:
         database = await Database.open(tmp_path / "imgsvc.db")
         try:
             version = await database.read(lambda c: c.execute("PRAGMA user_version").fetchone()[0])
-            assert version == 1
+            assert version == 2
             await database.write(insert("x"))
             await database.write(lambda c: c.execute("DELETE FROM doomed").rowcount)
         finally:

@@ -51,6 +51,7 @@ BASE = "https://img.example"
 COLUMNS = Columns(
     ("Colour", "Product Name", "Input Image Urls", "Size"),
     (Role.EXTRA, Role.NAME, Role.URLS, Role.EXTRA),
+    (0, 1),
 )
 PICTURE = Picture(1_000, 400, 30, 20, "jpeg", "webp", 90, 45, kept=False)
 DONE = ImageRow("http://a/1", ImageStatus.COMPLETED, 1, "ab.webp", PICTURE)

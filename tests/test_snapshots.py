@@ -11,6 +11,7 @@ from imgsvc.database import products
 from imgsvc.database.snapshots import Counts
 from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
 from imgsvc.models import (
+    Columns,
     Failed,
     FailureCount,
     ImageRow,
@@ -18,6 +19,7 @@ from imgsvc.models import (
     ProductRow,
     PutBack,
     RequestOptions,
+    Role,
     Status,
 )
 from imgsvc.pictures import Settings, StoredFile
@@ -108,6 +110,24 @@ async def test_a_page_ends_after_rows_that_are_long_anywhere(
     pages = await all_pages(books, request.request_id, only_failed=True)
     assert list(map(len, pages)) == [4, 1, 1]
     assert [row.images[0].url[-1] for page in pages for row in page] == list("012012")
+
+
+async def test_a_page_ends_after_rows_of_many_cells_be_they_empty(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "PAGE_CHARACTERS", 500)
+    roles = (Role.NAME, Role.URLS, *[Role.EXTRA] * 100)
+    key = await books.uploads.begin()
+    await books.uploads.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
+    request = await books.uploads.accept(
+        key,
+        Columns(("x",) * len(roles), roles, tuple(range(100))),
+        RequestOptions(Settings()),
+        max_waiting=10,
+    )
+    pages = await all_pages(books, request.request_id)
+    assert list(map(len, pages)) == [2, 2]
+    assert {len(row.extra) for page in pages for row in page} == {100}
 
 
 @pytest.mark.parametrize(("most", "characters"), [(5_000, 2_000_000), (7, 2_000_000), (5_000, 1)])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.models import Product, Role
+from imgsvc.models import Columns, Product, Role
 from imgsvc.table.cells import join_urls
 from imgsvc.table.reader import TableReader
+from imgsvc.table.writer import encode_rows
+from imgsvc.urls import BLANKS
 
 # --- what a spreadsheet can write --------------------------------------------------------------------
 
@@ -29,28 +31,48 @@ URL = st.sampled_from(
 )
 
 
+BLANK = st.sampled_from(["", "", " ", "\t"])
+
+
 @dataclass
 class Sheet:
+    """What is written, and the columns of it, by number, that are to come back."""
+
     names: list[str]
     roles: list[Role]
     rows: list[list[str]]
     urls: list[list[str]]
+    kept: list[int]
+
+    @property
+    def width(self) -> int:
+        return 1 + max(number for number, name in enumerate(self.names) if name.strip())
 
 
 @st.composite
 def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
     serial = draw(st.booleans())
-    extras = draw(st.lists(cell.map(lambda text: f"Extra {text}"), max_size=3))
+    extras = draw(st.lists(cell.map(lambda text: f"Extra {text}") | BLANK, max_size=5))
     columns = [("Product Name", Role.NAME), ("input_image_urls", Role.URLS)]
     columns += [("S. No.", Role.SERIAL)] * serial + [(name, Role.EXTRA) for name in extras]
     columns = draw(st.permutations(columns))
-    rows, urls = [], []
+    names, roles = [name for name, _ in columns], [role for _, role in columns]
+    sheet = Sheet(names, roles, [], [], [])
+    padding = sheet.width if roles[sheet.width - 1] is Role.URLS else len(names)
+    cells = [cell] * len(names)
+    for number, name in enumerate(names):
+        if not name.strip():
+            cells[number] = BLANK if number >= padding or draw(st.booleans()) else BLANK | cell
     for _ in range(draw(st.integers(1, 4))):
         images = draw(st.lists(URL, min_size=1, max_size=3))
-        values = {Role.NAME: cell.filter(str.strip), Role.URLS: st.just(join_urls(images))}
-        rows.append([draw(values.get(role, cell)) for _, role in columns])
-        urls.append(images)
-    return Sheet([name for name, _ in columns], [role for _, role in columns], rows, urls)
+        cells[roles.index(Role.NAME)] = cell.filter(str.strip)
+        cells[roles.index(Role.URLS)] = st.just(join_urls(images))
+        sheet.rows.append([draw(each) for each in cells])
+        sheet.urls.append(images)
+    for number, name in enumerate(names):
+        if name.strip() or any(row[number].strip(BLANKS) for row in sheet.rows):
+            sheet.kept.append(number)
+    return sheet
 
 
 @st.composite
@@ -66,7 +88,12 @@ def written(draw: st.DrawFn) -> tuple[Sheet, bytes]:
             return '"' + value.replace('"', '""') + '"'
         return value
 
-    lines = [delimiter.join(map(quoted, row)) for row in [sheet.names, *sheet.rows]]
+    lines = [delimiter.join(map(quoted, sheet.names))]
+    for row in sheet.rows:
+        end_of_row = len(row)
+        while end_of_row > sheet.width and not row[end_of_row - 1] and draw(st.booleans()):
+            end_of_row -= 1
+        lines.append(delimiter.join(map(quoted, row[:end_of_row])))
     text = end.join(lines) + draw(st.sampled_from(["", end, end + end]))
     mark = b"\xfe\xff" if encoding == "utf-16-be" else b""
     return sheet, mark + text.encode(encoding)
@@ -88,15 +115,15 @@ def state(products: list[Product], reader: TableReader) -> object:
     return known, reader.faults, reader.fault_count, reader.columns, reader.products, reader.images
 
 
-def back(product: Product, roles: list[Role]) -> list[str]:
+def back(product: Product, columns: Columns) -> list[str]:
     """A product's values, as the row they came from."""
     known = {
         Role.SERIAL: product.serial_number,
         Role.NAME: product.name,
         Role.URLS: join_urls(image.given for image in product.images),
     }
-    extra = iter(product.extra)
-    return [next(extra) if role is Role.EXTRA else known[role] for role in roles]
+    extra = iter([*product.extra, *[""] * 9][place] for place in columns.places)
+    return [next(extra) if role is Role.EXTRA else known[role] for role in columns.roles]
 
 
 CUTS = st.lists(st.integers(0, 300), max_size=5)
@@ -109,16 +136,35 @@ def test_what_a_spreadsheet_writes_comes_back_value_for_value(
     sheet, data = table
     products, reader = read(data, cuts)
     assert reader.faults == []
-    assert reader.columns is not None
-    assert (list(reader.columns.names), list(reader.columns.roles)) == (sheet.names, sheet.roles)
+    columns = reader.columns
+    assert columns is not None
+    assert list(columns.names) == [sheet.names[number] for number in sheet.kept]
+    assert list(columns.roles) == [sheet.roles[number] for number in sheet.kept]
     assert len(products) == len(sheet.rows)
     for number, (product, row, urls) in enumerate(
         zip(products, sheet.rows, sheet.urls, strict=True)
     ):
-        assert back(product, sheet.roles) == row
+        assert back(product, columns) == [row[number] for number in sheet.kept]
         assert [image.given for image in product.images] == urls
         assert product.row == number + 2
         assert Role.SERIAL in sheet.roles or product.serial_number == str(number + 1)
+
+
+@given(written(), st.sampled_from(["", "Status", "Error"]))
+def test_what_came_back_is_read_again_as_it_is(table: tuple[Sheet, bytes], ours: str) -> None:
+    """A column of ours is dropped, and then no longer parts the URLs from what has no name."""
+    sheet, _ = table
+    names = [*sheet.names[: sheet.width], ours, *sheet.names[sheet.width :]]
+    rows = [[*row[: sheet.width], "", *row[sheet.width :]] for row in sheet.rows]
+    products, reader = read(encode_rows([names, *rows]), [])
+    for _ in range(2):
+        assert reader.faults == []
+        columns = reader.columns
+        assert columns is not None
+        rows = [back(product, columns) for product in products]
+        products, reader = read(encode_rows([columns.names, *rows]), [])
+        assert reader.columns == replace(columns, places=tuple(range(len(columns.places))))
+        assert [back(product, reader.columns) for product in products] == rows
 
 
 # --- any bytes ---------------------------------------------------------------------------------------

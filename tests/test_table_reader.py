@@ -175,20 +175,59 @@ def test_columns_without_a_name_are_dropped_where_they_are_empty() -> None:
     products, reader = read(table)
     assert reader.columns is not None
     assert reader.columns.names == ("Product Name", "Input Image Urls")
-    assert [p.extra for p in products] == [(), ()]
+    assert reader.columns.places == ()
     assert [len(p.images) for p in products] == [1, 2]
 
 
-def test_an_index_without_a_name_is_kept() -> None:
-    products, reader = read(f",Product Name,Input Image Urls\n0,x,{A}\n1,y,{A}\n")
+@pytest.mark.parametrize(
+    ("table", "names", "extra"),
+    [
+        (
+            f",Product Name,Input Image Urls\n0,x,{A}\n1,y,{A}\n",
+            ("", "Product Name", "Input Image Urls"),
+            [("0",), ("1",)],
+        ),
+        (
+            f",Product Name, ,Input Image Urls,Size\n,x,,{A},\n ,y,note,{A},S\n",
+            ("Product Name", " ", "Input Image Urls", "Size"),
+            [("", ""), ("note", "S")],
+        ),
+        (
+            f"Product Name,Input Image Urls,Size,,,,\nx,{A},S\ny,{A},,, 1,,\nz,{A},,,,, ,,\n",
+            ("Product Name", "Input Image Urls", "Size", ""),
+            [("S", ""), ("", " 1"), ("", "")],
+        ),
+        (
+            f"Product Name,Input Image Urls,Error,,\nx,{A},late, ,\ny,{A},,,1\nz,{A},,2,3\n",
+            ("Product Name", "", "", "Input Image Urls"),
+            [(" ", ""), ("", "1"), ("2", "3")],
+        ),
+    ],
+    ids=["an index", "from a later row on", "behind the others", "behind the URLs, but for ours"],
+)
+def test_columns_without_a_name_are_kept_where_they_hold_anything(
+    table: str, names: tuple[str, ...], extra: list[tuple[str, ...]]
+) -> None:
+    products, reader = read(table)
+    assert reader.faults == []
     assert reader.columns is not None
-    assert reader.columns.names == ("", "Product Name", "Input Image Urls")
-    assert [p.extra for p in products] == [("0",), ("1",)]
+    assert reader.columns.names == names
+    places = reader.columns.places
+    assert [
+        tuple("".join(product.extra[place : place + 1]) for place in places) for product in products
+    ] == extra
 
 
-def test_what_turns_up_later_under_no_name_is_a_fault() -> None:
-    table = f",Product Name,Input Image Urls\n,x,{A}\nnote,y,{A}\n"
-    assert wrong(table) == [("wrong_cell_count", 3, None, "note")]
+def test_what_stands_beyond_the_header_is_a_fault() -> None:
+    table = f"Product Name,Input Image Urls,Size,\nx,{A},S,note,more\ny,{A}\n"
+    assert wrong(table) == [
+        ("wrong_cell_count", 2, None, "more"),
+        ("wrong_cell_count", 3, None, f"y,{A}"),
+    ]
+    assert [fault.message.partition(".")[0] for fault in read(table)[1].faults] == [
+        "The row has 5 cells, the header 4",
+        "The row has 2 cells, the header 3",
+    ]
 
 
 def test_columns_are_known_with_the_header() -> None:
@@ -546,9 +585,18 @@ def test_hostile_input_takes_linear_time(unit: bytes, start: str) -> None:
     ("header", "rest", "size"),
     [
         ("," * 30_000 + HEADER, "1,P\n" * 2**18, None),
+        (
+            "Product Name,Input Image Urls,Size" + "," * 30_000,
+            f"\nx,{A}" + ",y" * 29_000 + f"\nx,{A},\n" * 2**17 + "z",
+            None,
+        ),
         ("a," * 30_000 + 'b;"\n', "x" * 2**13, 1),
     ],
-    ids=["short rows below many unnamed columns", "the search for the delimiter"],
+    ids=[
+        "short rows below many unnamed columns",
+        "rows that end before many unnamed columns",
+        "the search for the delimiter",
+    ],
 )
 def test_a_header_of_many_columns_is_looked_at_once(
     header: str, rest: str, size: int | None

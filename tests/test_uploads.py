@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from imgsvc.database.keys import host_of, origin_of
 from imgsvc.database.repeats import Seen
 from imgsvc.errors import ImageErrorCode, Refusal, RefusalCode
-from imgsvc.models import Failed, Product, Progress, RequestOptions, Status
+from imgsvc.models import Columns, Failed, Product, Progress, RequestOptions, Role, Status
 from imgsvc.pictures import OutputFormat, Quality, Settings
 from imgsvc.urls import parse_url
 from tests.books import COLUMNS, Books, completed, opened, product
@@ -43,13 +44,14 @@ async def test_what_was_staged_comes_back_as_it_was(books: Books) -> None:
         Product(2, "=1+1", " é\n", product(0, ["http://a.example/1 2.jpg"]).images, ("", '"')),
         Product(3, "", "B", product(0, ["https://b.example/", "http://c:81/x?"]).images, ("x", "")),
     ]
+    columns = Columns((*COLUMNS.names, "Size"), (*COLUMNS.roles, Role.EXTRA), (0, 1))
     key = await books.uploads.begin()
     await books.uploads.stage(key, rows)
     before = time.time()
-    request = await books.uploads.accept(key, COLUMNS, options, max_waiting=3)
+    request = await books.uploads.accept(key, columns, options, max_waiting=3)
     assert request.key == key
     assert before <= request.created_at <= time.time()
-    assert (request.columns, request.options) == (COLUMNS, options)
+    assert (request.columns, request.options) == (columns, options)
     assert (request.products, request.progress) == (2, Progress(pending=3))
     assert request.webhook is not None
     assert request.webhook.status == "pending"
@@ -65,6 +67,35 @@ async def test_what_was_staged_comes_back_as_it_was(books: Books) -> None:
     assert {c.origin for c in claims} == {image.origin for row in rows for image in row.images}
     assert {c.settings for c in claims} == {settings}
     await books.complete(claims)
+
+
+async def test_cells_of_columns_that_proved_empty_are_left_out(books: Books) -> None:
+    cells = [("", "red", "", "", ""), (" ", "", "", "XL"), ("", "", "", "", "")]
+    rows = [product(n, [f"http://a.example/{n}"])._replace(extra=e) for n, e in enumerate(cells)]
+    columns = Columns((*COLUMNS.names, ""), (*COLUMNS.roles, Role.EXTRA), (1, 3))
+    key = await books.uploads.begin()
+    await books.uploads.stage(key, rows)
+    request = await books.uploads.accept(key, columns, OPTIONS, max_waiting=3)
+    async with books.snapshots.open(request.request_id) as snapshot:
+        found = await snapshot.products(0, 10)
+    assert [row.extra for row in found] == [("red", ""), ("", "XL"), ("", "")]
+    stored = await books.database.read(
+        lambda c: c.execute("SELECT extra FROM products ORDER BY number").fetchall()
+    )
+    assert stored == [('["", "red"]',), ('[" ", "", "", "XL"]',), (None,)]
+
+
+async def test_tables_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    async with opened(tmp_path) as books:
+        request = await books.accept([["http://a.example/1"]])
+    with contextlib.closing(sqlite3.connect(tmp_path / "imgsvc.db")) as c:
+        c.execute("UPDATE headers SET columns = json_remove(columns, '$[2]')")
+        c.execute("PRAGMA user_version = 1")
+        c.commit()
+    async with opened(tmp_path) as books, books.snapshots.open(request.request_id) as snapshot:
+        assert snapshot.request == request
+        (row,) = await snapshot.products(0, 10)
+    assert row.extra == ("colour 0",)
 
 
 async def test_nobody_sees_what_is_staged(books: Books) -> None:

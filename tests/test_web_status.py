@@ -137,6 +137,53 @@ async def test_products_are_paged(site: Site) -> None:
     assert "productsTotal" not in without
 
 
+async def test_columns_without_a_name_come_back_where_they_hold_anything(site: Site) -> None:
+    first, second, third = (f"http://a.example/{n}.jpg" for n in range(3))
+    uploaded = (
+        f",Product Name,,Input Image Urls,Colour,,,\n,Lamp,,{first},red\n"
+        f",Shelf,,{second},,,note\n7,Desk, ,{third},,,, \n"
+    )
+
+    async def failing(body: bytes) -> str:
+        answer = await site.post("/processImages", body, {"Content-Type": "text/csv"})
+        assert answer.status == 201, answer.body
+        await site.fail(await site.claim())
+        return f"/checkStatus/{answer.json()['requestId']}"
+
+    path = await failing(uploaded.encode())
+    status = await site.get(path)
+    header, *rows = table(status)
+    assert header[6:] == ["Error", "", "Colour", ""]
+    assert [row[7:] for row in rows] == [["", "red", ""], ["", "", "note"], ["7", "", ""]]
+
+    failed = await site.get(f"{path}?only=failed")
+    assert table(failed) == [
+        ["", "Product Name", "Input Image Urls", "Colour", ""],
+        ["", "Lamp", first, "red", ""],
+        ["", "Shelf", second, "", "note"],
+        ["7", "Desk", third, "", ""],
+    ]
+    again = await site.get(f"{await failing(failed.body)}?only=failed")
+    assert again.body == failed.body
+
+    path = await failing(status.body)
+    assert [row[7:] for row in table(await site.get(path))] == [row[7:] for row in [header, *rows]]
+
+
+async def test_what_has_no_name_is_not_taken_for_urls_that_spilled_over(site: Site) -> None:
+    """Its status has columns of ours between the two, which the input's own columns do not have."""
+    url = "http://a.example/1.jpg"
+    body = f"Product Name,Input Image Urls,Status,\nLamp,{url},failed,note\n".encode()
+    bodies = []
+    for _ in range(2):
+        answer = await site.post("/processImages", body, {"Content-Type": "text/csv"})
+        await site.fail(await site.claim())
+        path = f"/checkStatus/{answer.json()['requestId']}?only=failed"
+        body = (await site.get(path)).body
+        bodies.append(body)
+    assert bodies == [f"Product Name,,Input Image Urls\r\nLamp,note,{url}\r\n".encode()] * 2
+
+
 async def test_only_the_failed_rows(site: Site) -> None:
     request_id = await half_done(site)
     answer = await site.get(f"/checkStatus/{request_id}?only=failed")

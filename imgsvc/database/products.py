@@ -17,19 +17,27 @@ from imgsvc.models import ImageRow, ProductRow
 PAGE_IMAGES = 5_000
 PAGE_CHARACTERS = 2_000_000
 """A page ends early after so many images, or characters of text, whatever its rows are like."""
+PLACE_CHARACTERS = 4
+"""What a further column's cell counts for beside its text: empty ones may not even be stored."""
 
 _PRODUCT = "number, serial_number, product_name, extra, first_image, image_count"
 _IMAGES = f"SELECT i.product, {rows.IMAGE}, {rows.PICTURE} FROM images i "
 
 
-def page(c: sqlite3.Connection, request_key: int, first: int, size: int) -> list[ProductRow]:
-    """Give at most `size` rows from number `first` on; none only where there are no more."""
+def page(
+    c: sqlite3.Connection, request_key: int, places: Sequence[int], first: int, size: int
+) -> list[ProductRow]:
+    """Give at most `size` rows from number `first` on; none only where there are no more.
+
+    `places` are `Columns.places`.
+    """
     products = _as_many_as_fit(
         c.execute(
             f"SELECT {_PRODUCT} FROM products "
             "WHERE request_key = ? AND number >= ? ORDER BY number LIMIT ?",
             (request_key, first, size),
-        )
+        ),
+        places,
     )
     if not products:
         return []
@@ -38,10 +46,12 @@ def page(c: sqlite3.Connection, request_key: int, first: int, size: int) -> list
         "WHERE i.request_key = ? AND i.number >= ? AND i.number < ? ORDER BY i.number",
         (request_key, products[0][4], products[-1][4] + products[-1][5]),
     )
-    return _with_images(products, found)
+    return _with_images(products, places, found)
 
 
-def failed_page(c: sqlite3.Connection, request_key: int, first: int, size: int) -> list[ProductRow]:
+def failed_page(
+    c: sqlite3.Connection, request_key: int, places: Sequence[int], first: int, size: int
+) -> list[ProductRow]:
     """Give at most `size` rows from number `first` on that have failed images, with just those."""
     found = c.execute(
         f"{_IMAGES} INDEXED BY images_failed LEFT JOIN files f ON f.key = i.file_key "
@@ -58,13 +68,14 @@ def failed_page(c: sqlite3.Connection, request_key: int, first: int, size: int) 
             f"SELECT {_PRODUCT} FROM products "
             "WHERE request_key = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number",
             (request_key, json.dumps([number for number, _ in groups[:size]])),
-        )
+        ),
+        places,
     )
     fitting = groups[: len(products)]
-    return _with_images(products, (image for _, images in fitting for image in images))
+    return _with_images(products, places, (image for _, images in fitting for image in images))
 
 
-def _as_many_as_fit(found: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
+def _as_many_as_fit(found: Iterable[Sequence[Any]], places: Sequence[int]) -> list[Sequence[Any]]:
     """Take rows, one at least, until they fill a page."""
     products = []
     images = characters = 0
@@ -72,20 +83,24 @@ def _as_many_as_fit(found: Iterable[Sequence[Any]]) -> list[Sequence[Any]]:
         products.append(product)
         _, serial_number, name, extra, _, image_count = product
         images += image_count
-        characters += len(serial_number) + len(name) + len(extra or "")
+        characters += (
+            len(serial_number) + len(name) + len(extra or "") + len(places) * PLACE_CHARACTERS
+        )
         if images >= PAGE_IMAGES or characters >= PAGE_CHARACTERS:
             break
     return products
 
 
 def _with_images(
-    products: Sequence[Sequence[Any]], images: Iterable[Sequence[Any]]
+    products: Sequence[Sequence[Any]], places: Sequence[int], images: Iterable[Sequence[Any]]
 ) -> list[ProductRow]:
     """Join rows with their images; both are in the order of the rows' numbers."""
-    places: dict[int, list[ImageRow]] = {product[0]: [] for product in products}
+    shown: dict[int, list[ImageRow]] = {product[0]: [] for product in products}
     for image in images:
-        places[image[0]].append(rows.image_row(image[1:]))
+        shown[image[0]].append(rows.image_row(image[1:]))
     return [
-        ProductRow(number, serial_number, name, rows.extra_from(extra), tuple(places[number]))
+        ProductRow(
+            number, serial_number, name, rows.extra_from(extra, places), tuple(shown[number])
+        )
         for number, serial_number, name, extra, *_ in products
     ]

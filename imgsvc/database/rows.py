@@ -72,7 +72,7 @@ def request(row: Sequence[Any]) -> Request:
         progress=Progress(*row[7:12]),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
-        columns=Columns((), ()) if row[22] is None else columns_from(row[22]),
+        columns=Columns((), (), ()) if row[22] is None else columns_from(row[22]),
         options=RequestOptions(settings_from(settings), webhook_url),
         webhook=_webhook(webhook_url, row[16:20]),
         failures=_failures(row[23]),
@@ -135,12 +135,12 @@ def waiting_images(c: sqlite3.Connection) -> int:
 
 
 def columns_text(columns: Columns) -> str:
-    return json.dumps([columns.names, columns.roles], ensure_ascii=False)
+    return json.dumps([columns.names, columns.roles, columns.places], ensure_ascii=False)
 
 
 def columns_from(text: str) -> Columns:
-    names, roles = json.loads(text)
-    return Columns(tuple(names), tuple(map(Role, roles)))
+    names, roles, places = json.loads(text)
+    return Columns(tuple(names), tuple(map(Role, roles)), tuple(places))
 
 
 @lru_cache(maxsize=256)
@@ -155,12 +155,18 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def extra_text(extra: Sequence[str]) -> str | None:
-    return json.dumps(extra, ensure_ascii=False) if extra else None
+def extra_text(extra: Sequence[str]) -> str:
+    """Write down `Product.extra`, without the empty cells at its end; nothing where all are empty."""
+    end = len(extra)
+    while end and not extra[end - 1]:
+        end -= 1
+    return json.dumps(extra[:end], ensure_ascii=False) if end else ""
 
 
-def extra_from(text: str | None) -> tuple[str, ...]:
-    return tuple(json.loads(text)) if text else ()
+def extra_from(text: str | None, places: Sequence[int]) -> tuple[str, ...]:
+    """Read the cells that stand at these places."""
+    cells = json.loads(text) if text else ()
+    return tuple([cells[place] if place < len(cells) else "" for place in places])
 
 
 def picture(row: Sequence[Any]) -> Picture:

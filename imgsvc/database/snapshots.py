@@ -10,10 +10,9 @@ import math
 import re
 import sqlite3
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from imgsvc.database import products, rows
@@ -68,21 +67,12 @@ class Snapshot:
 
     async def _page(
         self,
-        read: Callable[[sqlite3.Connection, int, int, int], list[ProductRow]],
+        read: Callable[[sqlite3.Connection, int, Sequence[int], int, int], list[ProductRow]],
         first: int,
         size: int,
     ) -> list[ProductRow]:
-        return await self._read(partial(_page, read, self.request.key, first, size))
-
-
-def _page(
-    read: Callable[[sqlite3.Connection, int, int, int], list[ProductRow]],
-    request_key: int,
-    first: int,
-    size: int,
-    c: sqlite3.Connection,
-) -> list[ProductRow]:
-    return read(c, request_key, first, size)
+        key, places = self.request.key, self.request.columns.places
+        return await self._read(lambda c: read(c, key, places, first, size))
 
 
 class Snapshots:

@@ -43,7 +43,7 @@ def stage(c: sqlite3.Connection, request_key: int, products: Sequence[Product], 
     product_values: list[_Value] = []
     image_values: list[_Value] = []
     for number, (_, serial_number, name, images, extra) in enumerate(products, first_row):
-        product_values += (number, serial_number, name, image, len(images), extra_text(extra) or "")
+        product_values += (number, serial_number, name, image, len(images), extra_text(extra))
         for given, fetched, origin in images:
             url_key: _Value = ""
             if seen.add(fetched):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 from imgsvc.errors import Fault, FaultCode
 from imgsvc.models import Columns, Role
@@ -63,13 +63,15 @@ _OUTPUTS = frozenset(map(_plain, OUTPUT_COLUMNS))
 class Layout:
     """Where in a record the columns stand.
 
-    `width` is the number of cells a record has; `names` are the header's own spellings of them.
-    `spills` says that the URLs are the last column, so that surplus cells belong to them. `unnamed`
-    are the columns without a name, of which it is not yet known whether they hold anything.
+    `names` are the header's own spellings; a record has at least `width` cells, up to the last column
+    with a name, and may have those of the unnamed ones behind it. `extra` are the further columns,
+    `unnamed` those of them without a name, of which only the records tell whether they hold anything.
+    `spills` says that the URLs are the last column, so that surplus cells belong to them.
     """
 
     names: tuple[str, ...]
     roles: tuple[Role | None, ...]
+    width: int
     serial: int | None
     name: int
     urls: int
@@ -77,35 +79,26 @@ class Layout:
     unnamed: tuple[int, ...]
 
     @property
-    def width(self) -> int:
-        return len(self.names)
-
-    @property
     def spills(self) -> bool:
-        return self.urls == self.width - 1
+        return self.urls == len(self.names) - 1
 
-    @property
-    def columns(self) -> Columns:
-        kept = [(n, r) for n, r in zip(self.names, self.roles, strict=True) if r is not None]
-        return Columns(tuple(name for name, _ in kept), tuple(role for _, role in kept))
+    def columns(self, empty: Collection[int]) -> Columns:
+        """What is kept, where these of the unnamed columns hold nothing."""
+        kept = {n: role for n, role in enumerate(self.roles) if role and n not in empty}
+        if not any(n > self.urls and self.names[n].strip() for n in kept):
+            # The URLs go last: behind them, what has no name would be read as a list that spilled over.
+            kept[self.urls] = kept.pop(self.urls)
+        return Columns(
+            tuple(self.names[n] for n in kept),
+            tuple(kept.values()),
+            tuple(place for place, n in enumerate(self.extra) if n not in empty),
+        )
 
     def title(self, cell: int) -> str | None:
         """The name, as the header spells it, of the column that a record's cell belongs to."""
-        if cell >= self.width:
+        if cell >= len(self.names):
             return self.names[-1].strip() if self.spills else None
         return self.names[cell].strip() or None
-
-    def keeping(self, unnamed: Sequence[int]) -> Layout:
-        """Keep these of the unnamed columns; the others are to be empty."""
-        roles = list(self.roles)
-        for number in unnamed:
-            roles[number] = Role.EXTRA
-        return replace(
-            self,
-            roles=tuple(roles),
-            extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
-            unnamed=tuple(n for n in self.unnamed if roles[n] is None),
-        )
 
 
 MAX_SEARCH = 2**20
@@ -117,17 +110,20 @@ NEEDED = {Role.NAME, Role.URLS}
 def read_header(cells: Sequence[str], row: int) -> Layout | list[Fault]:
     """Find the columns in a header, or say what is wrong with it."""
     names = list(cells)
-    while names and not names[-1].strip():
-        names.pop()
     roles = _roles(names)
     if faults := [fault for role in TITLES if (fault := _wrong(role, names, roles, row))]:
         return faults
+    width = 1 + max(n for n, name in enumerate(names) if name.strip())
+    urls = roles.index(Role.URLS)
+    if urls == width - 1:
+        del names[width:], roles[width:]
     return Layout(
         names=tuple(names),
         roles=tuple(roles),
+        width=width,
         serial=roles.index(Role.SERIAL) if Role.SERIAL in roles else None,
         name=roles.index(Role.NAME),
-        urls=roles.index(Role.URLS),
+        urls=urls,
         extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
         unnamed=tuple(n for n, name in enumerate(names) if not name.strip()),
     )
@@ -141,7 +137,7 @@ def _roles(names: Sequence[str]) -> list[Role | None]:
         loose = [number for number, name in enumerate(plain) if name in spellings]
         if role not in roles and len(loose) == 1:
             roles[loose[0]] = role
-    return [role if name.strip() else None for name, role in zip(names, roles, strict=True)]
+    return roles
 
 
 def _role(plain: str) -> Role | None:

@@ -36,11 +36,11 @@ class TableReader:
 
     @property
     def columns(self) -> Columns | None:
-        """The table's columns, once the header has been read.
+        """The table's columns, once the header has been read; all of them, once the table has.
 
-        Columns without a name are among them only where the first row has a value in them.
+        Columns without a name are among them only where a row had a value in them.
         """
-        return self._rows.layout.columns if self._rows else None
+        return self._rows.columns if self._rows else None
 
     @property
     def faults(self) -> list[Fault]:

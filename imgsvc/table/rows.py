@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left
 
 from imgsvc.errors import Fault, FaultCode
-from imgsvc.models import ImageUrl, Product
+from imgsvc.models import Columns, ImageUrl, Product
 from imgsvc.table.cells import split_urls
 from imgsvc.table.columns import Layout, is_blank
 from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, Broken
@@ -62,16 +62,18 @@ class Rows:
         self.seen = False
         self.products = 0
         self.images = 0
-        self._use(layout)
-
-    def _use(self, layout: Layout) -> None:
         self.layout = layout
         self._width = layout.width
         self._serial = layout.serial
         self._name = layout.name
         self._urls = layout.urls
-        self._extra = layout.extra
-        self._unnamed = layout.unnamed
+        self._extra = layout.extra[: bisect_left(layout.extra, layout.width)]
+        self._empty = layout.unnamed
+
+    @property
+    def columns(self) -> Columns:
+        """The table's columns. Those without a name are among them that held anything so far."""
+        return self.layout.columns(empty=set(self._empty))
 
     def read(self, row: int, cells: list[str], *, suspect: bool) -> Product | None:
         """Make a product of a record, or None where it is blank or faulty.
@@ -82,14 +84,17 @@ class Rows:
             return None
         if suspect:
             cells = self._without_control(row, cells)
-        if self._unnamed:
-            self._look_at_unnamed(row, cells)
         self.seen = True
+        extra = self._extra
         if len(cells) != self._width:
             fitted = self._fit(row, cells)
             if fitted is None:
                 return None
             cells = fitted
+            if len(cells) > self._width:
+                extra = (*extra, *range(self._width, len(cells)))
+        if self._empty and self._empty[0] < len(cells):
+            self._look_at_unnamed(cells)
         name = cells[self._name]
         named = self._check_name(row, name)
         images = self._images(row, cells[self._urls])
@@ -102,7 +107,7 @@ class Rows:
             str(self.products) if self._serial is None else cells[self._serial],
             name,
             images,
-            tuple([cells[n] for n in self._extra]) if self._extra else (),
+            tuple([cells[n] for n in extra]) if extra else (),
         )
 
     def add_broken(self, row: int, record: Broken) -> None:
@@ -113,36 +118,29 @@ class Rows:
     def _title(self, cell: int) -> str | None:
         return self.layout.title(cell)
 
-    def _look_at_unnamed(self, row: int, cells: list[str]) -> None:
-        """Drop columns without a name that are empty, as far as the first row tells.
-
-        One that has a value there (an index that a program wrote, for example) is kept. What turns up
-        later under no name is a fault, as it can be neither kept nor dropped without harm.
-        """
-        among = self._unnamed[: bisect_left(self._unnamed, len(cells))]
-        filled = [n for n in among if cells[n].strip(BLANKS)]
-        if not self.seen:
-            self._use(self.layout.keeping(filled))
-            return
-        for number in filled:
-            self._faults.add(
-                FaultCode.WRONG_CELL_COUNT,
-                f"Cell {number + 1} stands under no column name. Name its column, or empty the cell.",
-                row,
-                None,
-                cells[number],
-            )
+    def _look_at_unnamed(self, cells: list[str]) -> None:
+        """See whether a column without a name, and without a value so far, has one here."""
+        among = self._empty[: bisect_left(self._empty, len(cells))]
+        if filled := {n for n in among if cells[n] and cells[n].strip(BLANKS)}:
+            self._empty = tuple(n for n in self._empty if n not in filled)
 
     def _fit(self, row: int, cells: list[str]) -> list[str] | None:
         """Bring a record to the header's width: drop padding, and join a list that spilled over."""
         width = self._width
-        end = len(cells)
+        filled = len(cells)
+        while filled > width and not cells[filled - 1]:
+            filled -= 1
+        if filled == width:
+            return cells[:width]
+        most, end = len(self.layout.names), filled
         while end > width and not cells[end - 1].strip(BLANKS):
             end -= 1
         if end > width and self.layout.spills:
             return [*cells[: width - 1], self._delimiter.join(cells[width - 1 : end])]
-        if end == width:
-            return cells[:width]
+        if width <= end <= most:
+            return cells[: min(filled, most)]
+        if end > most:
+            width = most
         delimiter = "tab" if self._delimiter == "\t" else self._delimiter
         self._faults.add(
             FaultCode.WRONG_CELL_COUNT,
