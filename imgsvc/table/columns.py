@@ -104,6 +104,10 @@ class Layout:
 MAX_SEARCH = 2**20
 """Characters of a header after which its delimiter is guessed from what there is."""
 
+MAX_UNNAMED_BEHIND = 256
+"""Columns without a name behind the last that has one. No row need reach them, but each comes back as wide
+as the widest: more would make a huge status of a small table."""
+
 NEEDED = {Role.NAME, Role.URLS}
 
 
@@ -115,8 +119,8 @@ def read_header(cells: Sequence[str], row: int) -> Layout | list[Fault]:
         return faults
     width = 1 + max(n for n, name in enumerate(names) if name.strip())
     urls = roles.index(Role.URLS)
-    if urls == width - 1:
-        del names[width:], roles[width:]
+    most = width if urls == width - 1 else width + MAX_UNNAMED_BEHIND
+    del names[most:], roles[most:]
     return Layout(
         names=tuple(names),
         roles=tuple(roles),
