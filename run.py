@@ -44,8 +44,24 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "imgsvc.json"
-LOCKS = {"run": ROOT / "requirements.lock", "dev": ROOT / "requirements-dev.lock"}
 TASKS = ("test", "check", "bench")
+
+
+def has_wheels_of_all() -> bool:
+    """Whether imagecodecs has a wheel for this platform: nobody wants to wait for it to be built."""
+    libc, version = platform.libc_ver()
+    known = sys.platform == "darwin" or (libc == "glibc" and numbers(version) >= [2, 28])
+    return known and platform.machine() in ("x86_64", "aarch64", "arm64")
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+LOCKS = {
+    "run": ROOT / ("requirements.lock" if has_wheels_of_all() else "requirements-slim.lock"),
+    "dev": ROOT / "requirements-dev.lock",
+}
 
 
 def main(arguments: list[str]) -> int:
@@ -119,10 +135,6 @@ def has_dependencies(kind: str) -> bool:
         except importlib.metadata.PackageNotFoundError:
             return False
     return True
-
-
-def numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 # --- the environment beside this file ----------------------------------------------------------

@@ -30,6 +30,10 @@ sys.exit(3 if "fail" in sys.argv else 0)
 """
 
 
+OF_FAST = {"imagecodecs", "numpy"}
+"""What the extra `fast` brings."""
+
+
 class Project:
     """A copy of what run.py needs, with a lock file that installs nothing."""
 
@@ -47,7 +51,8 @@ class Project:
         (folder / "imgsvc" / "__main__.py").write_text(STAND_IN)
 
     def lock(self, text: str) -> None:
-        (self.folder / "requirements.lock").write_text(text)
+        for name in ("requirements.lock", "requirements-slim.lock"):
+            (self.folder / name).write_text(text)
         (self.folder / "requirements-dev.lock").write_text(text + "# dev\n")
 
     def start(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> Started:
@@ -217,7 +222,7 @@ def pins(name: str) -> dict[str, set[str]]:
 
 
 def test_the_lock_files_name_no_host() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-slim.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert "index" not in text
@@ -225,10 +230,14 @@ def test_the_lock_files_name_no_host() -> None:
 
 def test_the_lock_files_agree_with_each_other_and_with_the_project() -> None:
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
+    slim = pins("requirements-slim.lock")
     assert {name: dev.get(name) for name in runtime} == runtime
+    assert {name: slim.get(name) for name in runtime if name not in OF_FAST} == slim
+    assert runtime.keys() >= OF_FAST
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for wanted, lock in (
-        (project["project"]["dependencies"], runtime),
+        (project["project"]["dependencies"], slim),
+        (project["project"]["optional-dependencies"]["fast"], runtime),
         (project["dependency-groups"]["dev"], dev),
     ):
         for requirement in wanted:

@@ -49,7 +49,11 @@ def warm_up() -> None:
 def _compress(data: bytes, settings: Settings, max_pixels: int) -> Compressed:
     kind = sniff(data)
     wanted = _wanted(kind, settings.format)
-    limits = Limits(max_pixels, animated=holds_animation(wanted or Kind.JPEG))
+    limits = Limits(
+        max_pixels,
+        animated=holds_animation(wanted or Kind.JPEG),
+        rows=wanted is Kind.JPEG and not settings.progressive,
+    )
     source = _decoded(data, kind, limits)
     target = _target(source, wanted)
     if target is kind and holds_animation(kind) and not limits.animated:  # too large for JPEG
@@ -57,7 +61,7 @@ def _compress(data: bytes, settings: Settings, max_pixels: int) -> Compressed:
         source = _decoded(data, kind, limits)
     quality = settings.quality.of(source.quality)
     result = _encoded(source, target, quality, limits, progressive=settings.progressive)
-    if kind not in _NEVER_KEPT:
+    if kind not in _NEVER_KEPT and len(result) >= source.least_bytes:
         own = strip(data, kind)
         if len(result) >= len(own):
             return _compressed(data, own, source, kind, None)

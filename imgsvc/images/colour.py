@@ -28,7 +28,12 @@ def settle(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | 
         if space == _RGB and icc is not None:
             return _grey_through(image, icc), None
         return image, icc if space == _GREY else None
-    return image, icc if space == _RGB else None
+    return image, rgb_profile(icc)
+
+
+def rgb_profile(icc: bytes | None) -> bytes | None:
+    """The profile, where it is one of a picture in RGB."""
+    return icc if _space(icc) == _RGB else None
 
 
 def as_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:

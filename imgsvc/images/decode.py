@@ -20,7 +20,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.images import bmp, colour, exif, gif, isobmff, jpeg, png, profiles, tiff, webp
+from imgsvc.images import bmp, colour, exif, gif, isobmff, jpeg, plain, png, profiles, tiff, webp
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.faults import corrupt, too_many_pixels, truncated, unsupported
 from imgsvc.images.quality import jpeg_quality
@@ -34,7 +34,8 @@ class Source:
 
     Its frames are upright, all of one size, and L, LA, RGB or RGBA in the colours of `icc` (None:
     sRGB). `quality` is None where the format records none. `plays` is how often an animation runs,
-    0 for ever.
+    0 for ever. Where there are `rows`, they are the picture, and its frame tells no more than its
+    size. `least_bytes` is what its own file has without metadata, or less.
     """
 
     kind: Kind
@@ -42,6 +43,8 @@ class Source:
     icc: bytes | None = None
     quality: int | None = None
     plays: int = 0
+    rows: plain.Rows | None = None
+    least_bytes: int = 0
 
     @property
     def first(self) -> Image.Image:
@@ -56,11 +59,12 @@ class Source:
 class Limits:
     """What a decoder may do: so many pixels in all frames, and whether it decodes more than one.
 
-    `counted` is the number of pixels that a header has declared.
+    `rows` says that a JPEG may come as rows; `counted` is the number of pixels that a header declared.
     """
 
     max_pixels: int
     animated: bool
+    rows: bool = False
     counted: int = 0
 
     def check(self, width: int, height: int, frames: int = 1) -> None:
@@ -100,8 +104,12 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
         limits.check(*image.size)
         quality = _quality(image)
         turn = exif.orientation(image.info.get("exif"))
+        if limits.rows and image.mode == "RGB" and turn == 1:
+            source = _plain_jpeg(data, image, quality)
+            if source is not None:
+                return source
         image.load()
-        if _ends_in_filling(image):
+        if _is_filling(image.getpixel((image.width - 1, image.height - 1))):
             with JpegImageFile(io.BytesIO(jpeg.prolonged(data))) as longer:
                 longer.load()
                 if longer.tobytes() != image.tobytes():
@@ -109,10 +117,24 @@ def _jpeg(data: bytes, limits: Limits) -> Source:
         return _still(Kind.JPEG, *_settled(image), turn, quality)
 
 
-def _ends_in_filling(image: Image.Image) -> bool:
-    """Whether the last pixel is the grey that libjpeg puts where coded data is missing."""
-    last = image.getpixel((image.width - 1, image.height - 1))
-    return set(last if isinstance(last, tuple) else (last,)) <= {127, 128}
+def _plain_jpeg(data: bytes, image: JpegImageFile, quality: int | None) -> Source | None:
+    """The picture as rows; None where it has to be looked at more closely."""
+    try:
+        coded_bytes = jpeg.coded_bytes(data)
+    except ImageError:
+        return None
+    rows = plain.decode(data)
+    if rows is None or rows.shape[:2] != (image.height, image.width):
+        return None
+    if _is_filling(tuple(rows[-1, -1].tolist())):
+        return None
+    icc = colour.rgb_profile(image.info.get("icc_profile"))
+    return Source(Kind.JPEG, [Frame(image)], icc, quality, rows=rows, least_bytes=coded_bytes)
+
+
+def _is_filling(pixel: float | tuple[int, ...] | None) -> bool:
+    """Whether a pixel, the last one, is the grey that libjpeg puts where coded data is missing."""
+    return set(pixel if isinstance(pixel, tuple) else (pixel,)) <= {127, 128}
 
 
 def _quality(image: JpegImageFile) -> int | None:

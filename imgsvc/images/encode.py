@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from imgsvc.images import colour, gifwriter, isobmff, jpeg, palette, webp
+from imgsvc.images import colour, gifwriter, isobmff, jpeg, palette, plain, webp
 from imgsvc.images.compose import Frame
 from imgsvc.images.decode import Source
 from imgsvc.images.sniff import Kind
@@ -56,6 +56,8 @@ def encode(source: Source, kind: Kind, quality: int, *, progressive: bool) -> by
 
 
 def _jpeg(source: Source, quality: int, progressive: bool) -> bytes:
+    if source.rows is not None:
+        return jpeg.with_profile(plain.encode(source.rows, quality), source.icc)
     image = colour.on_white(source.first)
     return _save(
         image,

@@ -17,8 +17,12 @@ _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _READ_FRAMES = {0xC0, 0xC1, 0xC2}
+_KNOWN = _READ_FRAMES | {_SOI, _EOI, _SOS, 0xC4, 0xDB, 0xDD, _COM, *range(_APP0, _APP15 + 1)}
 _JFIF_BYTES = 18
 """A JFIF segment with its marker, and without a thumbnail."""
+_PROFILE = b"ICC_PROFILE\0"
+_PROFILE_PART = 65_533 - len(_PROFILE) - 2
+"""Bytes of a profile that a segment has room for."""
 _MORE = bytes(range(0xFF))
 _STANDALONE = {0x01, *range(0xD0, 0xD8)}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -61,6 +65,21 @@ def segments(data: bytes) -> Iterator[Segment]:
             end = _end_of_scan(data, end)
         yield Segment(marker, at, end)
         at = end
+
+
+def coded_bytes(data: bytes) -> int:
+    """The size of the scans of the first picture in `data`.
+
+    Raises `corrupt_image` where the file ends before its EOI, or has segments that decoders do not
+    know.
+    """
+    size = 0
+    for segment in segments(data):
+        if segment.marker not in _KNOWN:
+            raise corrupt("The JPEG file has a segment of no known kind: the file is damaged")
+        if segment.marker == _SOS:
+            size += segment.end - segment.start
+    return size
 
 
 def _end_of_scan(data: bytes, at: int) -> int:
@@ -121,6 +140,17 @@ def strip(data: bytes) -> bytes:
     return b"".join(kept)
 
 
+def with_profile(data: bytes, icc: bytes | None) -> bytes:
+    """A JPEG file, as libjpeg begins it with a JFIF segment, with a colour profile put behind that."""
+    if icc is None:
+        return data
+    parts = [icc[at : at + _PROFILE_PART] for at in range(0, len(icc), _PROFILE_PART)]
+    bodies = (_PROFILE + bytes((number, len(parts))) + part for number, part in enumerate(parts, 1))
+    markers = (b"\xff\xe2" + (len(body) + 2).to_bytes(2, "big") + body for body in bodies)
+    start = 2 + _JFIF_BYTES
+    return b"".join((data[:start], *markers, data[start:]))
+
+
 def _without_thumbnail(segment: bytes) -> bytes:
     if not segment.startswith(b"\xff\xe0") or len(segment) <= _JFIF_BYTES:
         return segment
@@ -132,6 +162,6 @@ def _is_metadata(data: bytes, segment: Segment) -> bool:
         return True
     if not _APP0 <= segment.marker <= _APP15:
         return False
-    keeps = {_APP0: b"JFIF\0", _APP2: b"ICC_PROFILE\0", _APP14: b"Adobe"}
+    keeps = {_APP0: b"JFIF\0", _APP2: _PROFILE, _APP14: b"Adobe"}
     keep = keeps.get(segment.marker)
     return keep is None or not data.startswith(keep, segment.start + 4)

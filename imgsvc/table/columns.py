@@ -105,8 +105,8 @@ MAX_SEARCH = 2**20
 """Characters of a header after which its delimiter is guessed from what there is."""
 
 MAX_UNNAMED_BEHIND = 256
-"""Columns without a name behind the last that has one. No row need reach them, but each comes back as wide
-as the widest: more would make a huge status of a small table."""
+"""Columns without a name behind the last that has one. No row need reach them, but each comes back as
+wide as the widest: more would make a huge status of a small table."""
 
 NEEDED = {Role.NAME, Role.URLS}
 
