@@ -113,8 +113,20 @@ async def test_a_put_that_is_cancelled_after_the_file_was_moved_leaves_nothing(
         await asyncio.sleep(0)
     put.cancel()
     await asyncio.gather(put, return_exceptions=True)
-    await files.close()
     assert names_below(tmp_path) == (set() if put.cancelled() else {f"outputs/01/{NAME}"})
+
+
+async def test_a_put_that_is_cancelled_when_it_is_done_leaves_nothing(
+    files: Files, tmp_path: Path
+) -> None:
+    """Cancelled between the file's being safe and its waiter's being told."""
+    put = asyncio.create_task(files.put(NAME, bytes(10)))
+    await asyncio.sleep(0)
+    (waiting,) = files._waiting
+    waiting.done.add_done_callback(lambda _: put.cancel())
+    await asyncio.gather(put, return_exceptions=True)
+    assert put.cancelled()
+    assert names_below(tmp_path) == set()
 
 
 async def test_one_that_cannot_be_stored_hinders_no_other(files: Files) -> None:

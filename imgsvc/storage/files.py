@@ -112,9 +112,12 @@ class Files:
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
         try:
-            await put.done
+            await asyncio.shield(put.done)
         except asyncio.CancelledError:
+            # Its caller forgets the name with this, so nothing may lie under it any more.
             put.abandoned = True
+            await asyncio.wait({put.done})
+            await self.delete([name])
             raise
         finally:
             del put  # An error holds this frame, and would be held by it, and the data with it.
@@ -162,9 +165,6 @@ class Files:
                 except RuntimeError as error:  # closed already
                     for put in group:
                         put.error = OSError(str(error))
-                unwanted = [put.path for put in group if put.abandoned]
-                if unwanted:  # perhaps given up after it was in its place
-                    await loop.run_in_executor(self._threads, _delete, unwanted)
                 for put in group:
                     put.settle()
         finally:
