@@ -30,8 +30,8 @@ FEED_BYTES = 32 * 1024
 class UploadOptions:
     """What came with the upload beside the table.
 
-    `asked` tells what the caller asked for from anything else: an upload that is sent again is known
-    by it, whatever the service's own settings are by then.
+    `asked` are the options as the caller named them: an upload that is sent again is known by them,
+    whatever the service's own settings are by then.
     """
 
     options: RequestOptions
@@ -158,7 +158,9 @@ class Intake:
         digest = hashlib.sha256()
         async for chunk in chunks:
             digest.update(chunk)
-        if _fingerprint(digest.digest(), options()) != fingerprint:
+        again = _fingerprint(digest.digest(), options())
+        pairs = zip(again.split(), fingerprint.split(), strict=False)  # an old request has but one
+        if not any(one == other for one, other in pairs):
             raise Refusal(
                 RefusalCode.IDEMPOTENCY_KEY_REUSED,
                 "This Idempotency-Key came before with another table or other options. "
@@ -295,8 +297,17 @@ class _Upload:
 
 
 def _fingerprint(digest: bytes, given: UploadOptions) -> str:
-    """Tell the table's bytes and the options' values apart from any others."""
-    return hashlib.sha256(digest + given.asked.encode()).hexdigest()
+    """Tell the table's bytes and the options' values apart from any others.
+
+    Twice: by the options as they were named, and by what they came to with the service's settings. The
+    same upload has one of the two in common with the first, though the settings have changed, or
+    though it names what was left out.
+    """
+    options = given.options
+    came_to = f"{options.settings} {options.webhook_url} {given.dry_run}"
+    return " ".join(
+        hashlib.sha256(digest + text.encode()).hexdigest() for text in (given.asked, came_to)
+    )
 
 
 def _outcome(accepted: Accepted) -> str:

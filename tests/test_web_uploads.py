@@ -273,6 +273,8 @@ async def test_an_idempotency_key_is_bound_by_a_201(site: Site) -> None:
     framed = form(file=body_of())
     in_a_form = await site.post("/processImages", framed, {"Idempotency-Key": "order 1"})
     assert (in_a_form.status, in_a_form.body) == (201, first.body)
+    named = await site.post("/processImages?quality=50%25&format=keep", body_of(), key)
+    assert (named.status, named.body) == (201, first.body)
     assert await count(site) == 1
 
 
