@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import peers
-from tests.bench.corpus import Mix, folder
+from tests.bench.corpus import SIZES, Mix, folder
 from tests.bench.measure import Watch, busy_seconds
+from tests.bench.script import QUALITY
 from tests.launcher import Service, table
 from tests.origin import ROOT
 
@@ -147,11 +148,13 @@ class Comparison:
     def service(self, origin: Origin) -> Run:
         """The whole service over HTTP, from the upload to `finished`, warm."""
         fetch = {"per_host": self.per_host, "concurrency": max(64, self.per_host)}
+        jpegs = SIZES.keys() >= self.mix.counts.keys()
         service = Service(
             Path(self._folder()),
             {
                 "fetch": {"allowed_networks": ["127.0.0.0/8"], **fetch},
-                "compress": {"workers": 0},
+                # The others save every JPEG at the same quality; half of its own is now more, now less.
+                "compress": {"workers": 0, "quality": QUALITY if jpegs else "50%"},
                 "log": {"format": "json", "level": "info"},
             },
         )
