@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import subprocess
 import sys
+from ctypes import c_double
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.images import worker
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.pictures import OutputFormat, Settings
 from tests.pictures import photograph
@@ -152,3 +155,31 @@ def test_a_memory_limit_costs_one_picture(tmp_path: Any, form: str, target: str)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["out_of_memory", "jpeg"]
+
+
+def in_a_worker(large: str, medium: str) -> None:
+    """In a process of its own: be a worker with 60 MiB, and print how two files end, one by one."""
+    files = [open(path, "rb").read() for path in (large, medium)]  # noqa: PTH123, SIM115
+    setup = worker.Setup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
+    worker.start(setup, c_double(0), c_double(0))
+    gc.disable()  # when it next runs is chance
+    for data in files:
+        (answer,) = worker.compressed_images(1, [(data, Settings())])
+        print(answer.code if isinstance(answer, ImageError) else "compressed")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("progressive", [False])
+def test_a_picture_that_was_too_large_leaves_the_next_its_room(
+    tmp_path: Any, progressive: bool
+) -> None:
+    """There is none beside the large one's pixels, or beside what decoding them took."""
+    paths = [str(tmp_path / name) for name in ("large", "medium")]
+    for path, side in zip(paths, (4_000, 2_500), strict=True):
+        shades = Image.linear_gradient("L").resize((side, side)).convert("RGB")
+        shades.save(path, "JPEG", progressive=progressive)
+    code = "import sys; from tests.test_codec_damage import in_a_worker as m; m(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["out_of_memory", "compressed"], done

@@ -85,8 +85,8 @@ class Bench:
         try:
             return self.compress(data, settings, self.setup.max_pixels)
         except ImageError as error:
-            # Without its traceback, whose frames hold the picture.
-            return error.with_traceback(None)
+            # A new one, without tracebacks: their frames hold the picture, and the list of answers.
+            return ImageError(error.code, error.message)
         except MemoryError:
             return ImageError(
                 ImageErrorCode.OUT_OF_MEMORY,
