@@ -169,7 +169,7 @@ def in_a_worker(large: str, medium: str) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("progressive", [False])
+@pytest.mark.parametrize("progressive", [False, True])
 def test_a_picture_that_was_too_large_leaves_the_next_its_room(
     tmp_path: Any, progressive: bool
 ) -> None:

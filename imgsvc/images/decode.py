@@ -123,10 +123,8 @@ def _plain_jpeg(data: bytes, image: JpegImageFile, quality: int | None) -> Sourc
         coded_bytes = jpeg.coded_bytes(data)
     except ImageError:
         return None
-    rows = plain.decode(data)
-    if rows is None or rows.shape[:2] != (image.height, image.width):
-        return None
-    if _is_filling(tuple(rows[-1, -1].tolist())):
+    rows = plain.decode(data, *image.size)
+    if rows is None or _is_filling(tuple(rows[-1, -1].tolist())):
         return None
     icc = colour.rgb_profile(image.info.get("icc_profile"))
     return Source(Kind.JPEG, [Frame(image)], icc, quality, rows=rows, least_bytes=coded_bytes)

@@ -15,23 +15,25 @@ AVAILABLE = find_spec("imagecodecs") is not None
 if AVAILABLE:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, for algebra that nobody asks for
     import imagecodecs
+    import numpy
 
 Rows = Any
 """A numpy array of bytes: height × width × red, green and blue."""
 
 
-def decode(data: bytes) -> Rows | None:
-    """The picture of a JPEG file in RGB, or None where that cannot be had.
+def decode(data: bytes, width: int, height: int) -> Rows | None:
+    """The picture of a JPEG file in RGB, of that size, or None where that cannot be had.
 
     Where the file's coded data ends too soon the rest is grey.
     """
     if not AVAILABLE:
         return None
+    # Made here, as where imagecodecs fails to, it never frees what libjpeg holds by then.
+    rows = numpy.empty((height, width, 3), numpy.uint8)
     try:
-        rows = imagecodecs.jpeg8_decode(data)
-    except imagecodecs.Jpeg8Error:
+        return imagecodecs.jpeg8_decode(data, out=rows)
+    except (imagecodecs.Jpeg8Error, ValueError):  # damaged, or of another shape
         return None
-    return rows if rows.shape[2:] == (3,) else None
 
 
 def encode(rows: Rows, quality: int) -> bytes:
