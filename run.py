@@ -51,7 +51,9 @@ def has_wheels_of_all() -> bool:
     """Whether imagecodecs has a wheel for this platform: nobody wants to wait for it to be built."""
     libc, version = platform.libc_ver()
     known = sys.platform == "darwin" or (libc == "glibc" and numbers(version) >= [2, 28])
-    return known and platform.machine() in ("x86_64", "aarch64", "arm64")
+    # A 32-bit system on a 64-bit kernel, as a Raspberry Pi's may be, names the kernel's machine.
+    wide = sys.maxsize > 2**32 and platform.machine() in ("x86_64", "aarch64", "arm64")
+    return known and wide
 
 
 def numbers(version: str) -> list[int]:

@@ -221,6 +221,35 @@ def pins(name: str) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("system", "libc", "machine", "bits", "lock"),
+    [
+        ("linux", ("glibc", "2.28"), "x86_64", 64, "requirements.lock"),
+        ("linux", ("glibc", "2.41"), "aarch64", 64, "requirements.lock"),
+        ("darwin", ("", ""), "arm64", 64, "requirements.lock"),
+        ("linux", ("glibc", "2.17"), "x86_64", 64, "requirements-slim.lock"),
+        ("linux", ("musl", "1"), "x86_64", 64, "requirements-slim.lock"),
+        ("linux", ("", ""), "aarch64", 64, "requirements-slim.lock"),
+        ("linux", ("glibc", "2.41"), "armv7l", 32, "requirements-slim.lock"),
+        ("linux", ("glibc", "2.41"), "aarch64", 32, "requirements-slim.lock"),
+        ("linux", ("glibc", "2.41"), "riscv64", 64, "requirements-slim.lock"),
+    ],
+)
+def test_the_lock_is_one_whose_wheels_there_are(
+    system: str, libc: tuple[str, str], machine: str, bits: int, lock: str
+) -> None:
+    code = (
+        "import platform, sys\n"
+        f"sys.platform, sys.maxsize = {system!r}, 2**{bits - 1} - 1\n"
+        f"platform.libc_ver, platform.machine = lambda: {libc!r}, lambda: {machine!r}\n"
+        "import run; print(run.LOCKS['run'].name)"
+    )
+    done = subprocess.run(
+        [BASE_PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == lock, done.stderr
+
+
 def test_the_lock_files_name_no_host() -> None:
     for name in ("requirements.lock", "requirements-slim.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
