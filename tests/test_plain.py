@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +21,7 @@ from imgsvc.images.codec import compress_image
 from imgsvc.images.decode import Limits, decode
 from imgsvc.images.sniff import Kind
 from imgsvc.pictures import OutputFormat, Quality, Settings
+from tests.origin import ROOT
 from tests.pictures import photograph
 from tests.saved import opened, saved
 
@@ -148,3 +153,18 @@ def test_a_profile_of_several_segments_is_kept_whole() -> None:
     profile = PROFILE + bytes(200_000)
     result = compress_image(jpeg((300, 200), icc_profile=profile), Settings(), MAX_PIXELS)
     assert opened(result.data).info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
+def test_where_numpy_does_not_start_all_is_left_to_pillow(tmp_path: Path, error: str) -> None:
+    """A processor older than its wheels are for gets a RuntimeError."""
+    (tmp_path / "numpy.py").write_text(f"raise {error}('not here')")
+    code = "from imgsvc.images import codec, plain; codec.warm_up(); print(plain.AVAILABLE)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "False", done.stderr

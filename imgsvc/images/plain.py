@@ -7,15 +7,16 @@ rows as they are. It is only there for that: Pillow reads the header, and all th
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from typing import Any
 
-AVAILABLE = find_spec("imagecodecs") is not None
-"""There are platforms without it."""
-if AVAILABLE:
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, for algebra that nobody asks for
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, for algebra that nobody asks for
+try:
     import imagecodecs
     import numpy
+except (ImportError, RuntimeError):  # not on this platform, or too old a processor for numpy
+    AVAILABLE = False
+else:
+    AVAILABLE = True
 
 Rows = Any
 """A numpy array of bytes: height × width × red, green and blue."""
