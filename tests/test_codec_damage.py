@@ -183,3 +183,27 @@ def test_a_picture_that_was_too_large_leaves_the_next_its_room(
         [sys.executable, "-c", code, *paths], capture_output=True, text=True, check=False
     )
     assert done.stdout.split() == ["out_of_memory", "compressed"], done
+
+
+def in_ever_more_memory(path: str) -> None:
+    """In a process of its own: be a worker whose memory grows, and print how a file ends."""
+    data = open(path, "rb").read()  # noqa: PTH123, SIM115
+    setup = worker.Setup("imgsvc.images.codec:compress_image", 10**9, 2**20)
+    worker.start(setup, c_double(0), c_double(0))
+    gc.disable()
+    limit, most = resource.getrlimit(resource.RLIMIT_AS)
+    for more in range(0, 24 * 2**20, 2**19):
+        resource.setrlimit(resource.RLIMIT_AS, (limit + more, most))
+        (answer,) = worker.compressed_images(1, [(data, Settings())])
+        print(answer.code if isinstance(answer, ImageError) else "compressed")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_failing_for_want_of_memory_takes_none(tmp_path: Any) -> None:
+    noise = Image.merge("RGB", [Image.effect_noise((1_500, 1_500), 150) for _ in range(3)])
+    path = tmp_path / "noise"
+    path.write_bytes(saved(noise, "JPEG", quality=100))
+    code = f"from tests.test_codec_damage import in_ever_more_memory as m; m({str(path)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ends = done.stdout.split()
+    assert (ends[0], ends[-1]) == ("out_of_memory", "compressed"), done

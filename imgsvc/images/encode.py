@@ -57,7 +57,8 @@ def encode(source: Source, kind: Kind, quality: int, *, progressive: bool) -> by
 
 def _jpeg(source: Source, quality: int, progressive: bool) -> bytes:
     if source.rows is not None:
-        return jpeg.with_profile(plain.encode(source.rows, quality), source.icc)
+        data = plain.encode(source.rows, quality, source.least_bytes)
+        return jpeg.with_profile(data, source.icc)
     image = colour.on_white(source.first)
     return _save(
         image,

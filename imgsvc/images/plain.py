@@ -37,6 +37,7 @@ def decode(data: bytes, width: int, height: int) -> Rows | None:
         return None
 
 
-def encode(rows: Rows, quality: int) -> bytes:
-    """A JPEG file of a picture in RGB, its Huffman codes optimised."""
-    return bytes(imagecodecs.jpeg8_encode(rows, level=quality, optimize=True))
+def encode(rows: Rows, quality: int, room: int) -> bytes:
+    """A JPEG file of a picture in RGB, its Huffman codes optimised; few exceed `room` bytes."""
+    # Where libjpeg's own room cannot grow, imagecodecs never frees it.
+    return bytes(imagecodecs.jpeg8_encode(rows, level=quality, optimize=True, out=room))
