@@ -34,6 +34,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sysconfig
 import time
 import tomllib
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ def has_wheels_of_all() -> bool:
     known = sys.platform == "darwin" or (libc == "glibc" and numbers(version) >= [2, 28])
     # A 32-bit system on a 64-bit kernel, as a Raspberry Pi's may be, names the kernel's machine.
     wide = sys.maxsize > 2**32 and platform.machine() in ("x86_64", "aarch64", "arm64")
-    return known and wide
+    usual = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    return known and wide and usual
 
 
 def numbers(version: str) -> list[int]:

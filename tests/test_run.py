@@ -239,7 +239,8 @@ def test_the_lock_is_one_whose_wheels_there_are(
     system: str, libc: tuple[str, str], machine: str, bits: int, lock: str
 ) -> None:
     code = (
-        "import platform, sys\n"
+        "import platform, sys, sysconfig\n"
+        "sysconfig.get_config_vars()  # while the system is still what it is\n"
         f"sys.platform, sys.maxsize = {system!r}, 2**{bits - 1} - 1\n"
         f"platform.libc_ver, platform.machine = lambda: {libc!r}, lambda: {machine!r}\n"
         "import run; print(run.LOCKS['run'].name)"

@@ -230,6 +230,13 @@ def test_what_stands_beyond_the_header_is_a_fault() -> None:
     ]
 
 
+def test_a_name_of_invisible_characters_is_none() -> None:
+    products, reader = read(f"\u200b,Product Name,\ufeff \u3000,Input Image Urls\n,x,,{A}\n")
+    assert len(products) == 1
+    assert reader.columns is not None
+    assert reader.columns.names == ("Product Name", "Input Image Urls")
+
+
 def test_a_row_does_not_make_all_others_as_wide_as_it_likes() -> None:
     header = "Product Name,Input Image Urls,Size" + "," * 30_000
     most = f"x,{A},S" + ",y" * 256

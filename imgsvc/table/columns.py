@@ -85,7 +85,7 @@ class Layout:
     def columns(self, empty: Collection[int]) -> Columns:
         """What is kept, where these of the unnamed columns hold nothing."""
         kept = {n: role for n, role in enumerate(self.roles) if role and n not in empty}
-        if not any(n > self.urls and self.names[n].strip() for n in kept):
+        if not any(n > self.urls and self.names[n].strip(BLANKS) for n in kept):
             # The URLs go last: behind them, what has no name would be read as a list that spilled over.
             kept[self.urls] = kept.pop(self.urls)
         return Columns(
@@ -97,8 +97,8 @@ class Layout:
     def title(self, cell: int) -> str | None:
         """The name, as the header spells it, of the column that a record's cell belongs to."""
         if cell >= len(self.names):
-            return self.names[-1].strip() if self.spills else None
-        return self.names[cell].strip() or None
+            return self.names[-1].strip(BLANKS) if self.spills else None
+        return self.names[cell].strip(BLANKS) or None
 
 
 MAX_SEARCH = 2**20
@@ -117,7 +117,7 @@ def read_header(cells: Sequence[str], row: int) -> Layout | list[Fault]:
     roles = _roles(names)
     if faults := [fault for role in TITLES if (fault := _wrong(role, names, roles, row))]:
         return faults
-    width = 1 + max(n for n, name in enumerate(names) if name.strip())
+    width = 1 + max(n for n, name in enumerate(names) if name.strip(BLANKS))
     urls = roles.index(Role.URLS)
     most = width if urls == width - 1 else width + MAX_UNNAMED_BEHIND
     del names[most:], roles[most:]
@@ -129,7 +129,7 @@ def read_header(cells: Sequence[str], row: int) -> Layout | list[Fault]:
         name=roles.index(Role.NAME),
         urls=urls,
         extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
-        unnamed=tuple(n for n, name in enumerate(names) if not name.strip()),
+        unnamed=tuple(n for n, name in enumerate(names) if not name.strip(BLANKS)),
     )
 
 
@@ -154,7 +154,7 @@ def _wrong(
     role: Role, names: Sequence[str], roles: Sequence[Role | None], row: int
 ) -> Fault | None:
     title = TITLES[role]
-    found = [name.strip() for name, its in zip(names, roles, strict=True) if its is role]
+    found = [name.strip(BLANKS) for name, its in zip(names, roles, strict=True) if its is role]
     if len(found) > 1:
         return Fault(
             FaultCode.DUPLICATE_COLUMN,
@@ -167,7 +167,7 @@ def _wrong(
     return Fault(
         FaultCode.MISSING_COLUMN,
         f'There is no column "{title}". The first row must name the columns; it has '
-        f"{_listed([name.strip() for name in names if name.strip()])}.",
+        f"{_listed([name.strip(BLANKS) for name in names if name.strip(BLANKS)])}.",
         row,
         title,
     )

@@ -158,7 +158,7 @@ class TableReader:
             self._refuse_binary()
         elif isinstance(layout, Layout):
             for cell in control:
-                note_control(self._faults, row, cell, cell.strip())
+                note_control(self._faults, row, cell, cell.strip() or None)
             self._rows = Rows(layout, self._delimiter, self._faults)
         else:
             for fault in layout:
