@@ -129,6 +129,17 @@ async def test_a_put_that_is_cancelled_when_it_is_done_leaves_nothing(
     assert names_below(tmp_path) == set()
 
 
+async def test_a_put_that_is_cancelled_ends_so_where_its_file_cannot_be_removed(
+    files: Files,
+) -> None:
+    files.path(NAME).mkdir(parents=True)
+    put = asyncio.create_task(files.put(NAME, bytes(10)))
+    await asyncio.sleep(0)
+    put.cancel()
+    await asyncio.gather(put, return_exceptions=True)
+    assert put.cancelled()
+
+
 async def test_one_that_cannot_be_stored_hinders_no_other(files: Files) -> None:
     bad, good = new_name(), new_name()
     files.path(bad).parent.write_bytes(b"a file where a folder should be")

@@ -117,7 +117,8 @@ class Files:
             # Its caller forgets the name with this, so nothing may lie under it any more.
             put.abandoned = True
             await asyncio.wait({put.done})
-            await self.delete([name])
+            with suppress(OSError):  # the disk fails; the image is put back all the same
+                await self.delete([name])
             raise
         finally:
             del put  # An error holds this frame, and would be held by it, and the data with it.
