@@ -32,12 +32,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*+):(//)?")
 _PARTS = re.compile(r"([^/?#]*+)([^#]*+)", re.DOTALL)
-_NAME = re.compile(r"[a-z0-9_-]{1,63}+(?:\.[a-z0-9_-]{1,63}+)*+\.?")
+_NAME = re.compile(r"[a-z0-9_-]{1,63}+(?>(?:\.[a-z0-9_-]{1,63}+)*)\.?")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::([0-9]{0,9}))?")
 
 # RFC 3986 asks for [, ] and | to be encoded as well; browsers send them as they are, and so must we.
 _SENDABLE = r"[!$&-;=?-\[\]_a-z|~]"
-_TARGET = re.compile(rf"/{_SENDABLE}*+(?:%[0-9A-Fa-f]{{2}}{_SENDABLE}*+)*+")
+_TARGET = re.compile(rf"/{_SENDABLE}*+(?>(?:%[0-9A-Fa-f]{{2}}{_SENDABLE}*+)*)")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _AS_SENT = tuple(
     chr(byte) if re.match(f"%|{_SENDABLE}", chr(byte)) else f"%{byte:02X}" for byte in range(256)

@@ -13,7 +13,7 @@ MAX_RECORD_BYTES = 16 * 2**20
 MAX_CELLS = 2**15
 """Cells of one record: twice as many as spreadsheets have, and few enough to look at at once."""
 
-_QUOTED = re.compile(r'[^"]*+(?:""[^"]*+)*+')
+_QUOTED = re.compile(r'(?>[^"]*+(?:""[^"]*+)*)')
 
 
 class Broken:
@@ -60,11 +60,12 @@ class Records:
     def __init__(self, delimiter: str) -> None:
         self._delimiter = delimiter
         mark = re.escape(delimiter)
-        quoted = r'"[^"]*+(?:""[^"]*+)*+"'
+        # Not (…)*+: before 3.11.5 Python loses its place in a possessive group that backtracks.
+        quoted = r'"(?>[^"]*+(?:""[^"]*+)*)"'
         plain = rf'[^"{mark}\r\n][^{mark}\r\n]*+'
         self._stop = re.compile(f"[{mark}\r\n]")
-        self._run = re.compile(f"(?:(?:{quoted}|{plain})?+{mark})++")
-        self._broken_run = re.compile(f"(?:(?:{quoted}[^{mark}\r\n]*+|{plain})?+{mark})++")
+        self._run = re.compile(f"(?>(?:(?>(?:{quoted}|{plain})?){mark})+)")
+        self._broken_run = re.compile(f"(?>(?:(?>(?:{quoted}[^{mark}\r\n]*+|{plain})?){mark})+)")
         self._after_cr = False
         self._begin_record()
 
