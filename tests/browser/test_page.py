@@ -9,7 +9,7 @@ import zipfile
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import APIResponse, Route, expect
 
 from tests.browser.conftest import Visit
 from tests.conftest import StartService
@@ -310,6 +310,29 @@ def test_without_events_it_asks_again_and_again(
     expect(visitor.page.locator(".card.processing")).to_have_count(1)
     origin.open_gate("go")
     visitor.finished("Done")
+    expect(visitor.page.locator(".card.completed")).to_have_count(1)
+
+
+def test_what_is_finished_while_its_images_are_read_is_read_again(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    held = origin.script("/held.jpg", Reply(gate="go", photo="/photo/6.jpg"))
+    visitor = visit(service.url)
+    late: list[tuple[Route, APIResponse]] = []
+
+    def keep_the_first_answer(route: Route) -> None:
+        if late:
+            route.continue_()
+        else:
+            late.append((route, route.fetch()))
+
+    visitor.page.route("**/checkStatus/*offset=0*", keep_the_first_answer)
+    visitor.upload(table([(1, "Held", held)]))
+    visitor.finished("Working")
+    origin.open_gate("go")
+    visitor.finished("Done")
+    [(route, answer)] = late
+    route.fulfill(response=answer)
     expect(visitor.page.locator(".card.completed")).to_have_count(1)
 
 

@@ -28,7 +28,7 @@ export class Gallery {
   #shown = [];
   #status = "all";
   #text = "";
-  #done = -1;
+  #state = "";
   #finished = false;
   #wake = () => {};
 
@@ -93,18 +93,18 @@ export class Gallery {
   /** The request has come further: what is not final yet is read again, what is in sight first. */
   progressed(progress, finished) {
     this.#drawChips(progress);
-    const done = progress.completed + progress.failed + progress.cancelled;
-    if (done === this.#done && finished === this.#finished) return;
-    this.#done = done;
+    const { completed, failed, cancelled, processing } = progress;
+    const state = JSON.stringify([completed, failed, cancelled, processing, finished]);
+    if (state === this.#state) return;
+    this.#state = state;
     this.#finished = finished;
-    for (const page of this.#pages) page.stale ||= !page.settled;
     this.#wake();
   }
 
   /** Images with this status are about to change. */
   outdate(status) {
     for (const page of this.#pages) {
-      if (page.items.some((item) => item.status === status)) Object.assign(page, { stale: true, settled: false });
+      if (page.items.some((item) => item.status === status)) Object.assign(page, { state: null, settled: false });
     }
     this.#wake();
   }
@@ -129,7 +129,6 @@ export class Gallery {
         this.problem.replaceChildren();
       } catch (problem) {
         if (this.signal.aborted) return;
-        if (page) page.stale = this.#pages.includes(page);
         await new Promise((resolve) => {
           this.problem.replaceChildren(problemPanel(problem, resolve));
         });
@@ -140,7 +139,7 @@ export class Gallery {
 
   /** The page to read now: a stale one in sight, else one not read yet, else any stale one. */
   #next() {
-    const stale = this.#pages.filter((page) => page.stale);
+    const stale = this.#pages.filter((page) => !page.settled && page.state !== this.#state);
     const seen = new Set([...this.grid.element.querySelectorAll("button")].map((b) => b.item?.page));
     const visible = stale.find((page) => seen.has(page));
     if (visible) return visible;
@@ -155,7 +154,7 @@ export class Gallery {
   }
 
   async #read(page) {
-    page.stale = false;
+    const state = this.#state; // What comes while it is read makes it stale.
     const answer = await call("GET", `checkStatus/${encodeURIComponent(this.id)}`, {
       query: { format: "json", offset: page.offset, limit: page.limit },
       signal: this.signal,
@@ -170,6 +169,7 @@ export class Gallery {
     this.#items.splice(page.start, page.items.length, ...items);
     Object.assign(page, {
       items,
+      state,
       products: answer.products.length,
       settled: items.every((item) => item.final),
       again: page.again || this.#pages.includes(page),
@@ -198,7 +198,7 @@ export class Gallery {
   }
 }
 
-const newPage = (offset, start, limit) => ({ offset, start, limit, items: [], products: 0, stale: false, settled: false });
+const newPage = (offset, start, limit) => ({ offset, start, limit, items: [], products: 0, state: null, settled: false });
 
 function itemOf(product, image, at, page) {
   const place = product.images.length > 1 ? `${at + 1} of ${product.images.length}` : "";
