@@ -54,6 +54,17 @@ def urls(count: int, host: str = "a") -> list[list[str]]:
 # --- claiming --------------------------------------------------------------------------------------
 
 
+async def test_what_is_claimed_together_lies_in_one_folder(books: Books) -> None:
+    await books.accept([[f"https://a.example/{n}.jpg" for n in range(40)]])
+    folders = set()
+    for _ in range(4):
+        tokens = {claim.token for claim in await books.claim(limit=10)}
+        assert len(tokens) == 10
+        (folder,) = {token[:2] for token in tokens}
+        folders.add(folder)
+    assert len(folders) > 1  # fails once in 256³ runs
+
+
 async def test_a_claim_says_all_there_is_to_know(books: Books) -> None:
     request = await books.accept(
         [["https://a.example/b c.jpg"]], settings=Settings(progressive=True)

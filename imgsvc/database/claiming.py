@@ -117,6 +117,8 @@ class _Claiming:
         self._room = room
         self._now = now
         self._turns = turns
+        # Files that are stored together then lie in one folder, and one sync of it does for all.
+        self._beginning = secrets.token_bytes(1)
         self._looks = MOST_LOOKS
         self._looked_at = 0
         self._claims: list[Claim] = []
@@ -239,7 +241,7 @@ class _Claiming:
                     self._c, request.key, image.url, after=-1, but=image.number
                 )
             claimed.update(numbers)
-            token = mark_processing(self._c, request.key, numbers)
+            token = mark_processing(self._c, request.key, numbers, self._beginning)
             claim = Claim(
                 request_key=request.key,
                 request_id=request.request_id,
@@ -303,9 +305,14 @@ def find_siblings(
     return [number for (number,) in rows]
 
 
-def mark_processing(c: sqlite3.Connection, request_key: int, numbers: Sequence[int]) -> bytes:
-    """Let waiting images be in flight, each with a token of its own; give the first one's."""
-    tokens = [secrets.token_bytes(16) for _ in numbers]
+def mark_processing(
+    c: sqlite3.Connection, request_key: int, numbers: Sequence[int], beginning: bytes
+) -> bytes:
+    """Let waiting images be in flight, each with a token of its own; give the first one's.
+
+    A token has 16 bytes; `beginning` are the first of them, the others are random.
+    """
+    tokens = [beginning + secrets.token_bytes(16 - len(beginning)) for _ in numbers]
     c.executemany(
         "UPDATE images SET status = 'processing', not_before = 0, token = ? "
         "WHERE request_key = ? AND number = ?",
@@ -330,6 +337,6 @@ def claim_more_siblings(c: sqlite3.Connection, claim: Claim, now: float) -> Clai
     )
     if not numbers:
         return None
-    mark_processing(c, claim.request_key, numbers)
+    mark_processing(c, claim.request_key, numbers, bytes.fromhex(claim.token)[:1])
     count_claimed(c, claim.request_key, len(numbers), now)
     return replace(claim, numbers=claim.numbers + tuple(numbers))

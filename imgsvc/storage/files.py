@@ -19,7 +19,7 @@ from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.pictures import EXTENSIONS
-from imgsvc.storage.sync import sync_file, sync_folder
+from imgsvc.storage.sync import begin_sync, sync_file, sync_folder
 
 OUTPUTS = "outputs"
 _TMP = "tmp"
@@ -214,6 +214,7 @@ def _write(put: _Put) -> None:
     rest = memoryview(put.data)
     while rest:
         rest = rest[os.write(put.fd, rest) :]
+    begin_sync(put.fd)
 
 
 def _sync(put: _Put) -> None:
