@@ -1,0 +1,19 @@
+"""What an early release of the oldest supported Python gets wrong, and newer ones do not show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "imgsvc"
+POSSESSIVE_GROUP = re.compile(r"\)(?:[*+?]|\{[\d,{}]+\})\+")
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.name)
+def test_no_group_is_possessive(file: Path) -> None:
+    """Before 3.11.5 one that backtracks matches wrongly (python/cpython#106052); atomic ones do not."""
+    lines = enumerate(file.read_text().splitlines(), 1)
+    code = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
+    assert [number for number, line in code if POSSESSIVE_GROUP.search(line)] == []
