@@ -239,7 +239,11 @@ def load_config(
     except ValidationError as error:
         raise ConfigError(_explain(error, sources)) from None
     base = path.parent if path is not None else Path()
-    data_dir = (base / config.storage.data_dir.expanduser()).resolve()
+    try:
+        data_dir = (base / config.storage.data_dir.expanduser()).resolve()
+    except RuntimeError as error:  # no such user's home, or links that lead in a circle
+        source = sources.get("storage.data_dir", "configuration")
+        raise ConfigError(f"{source}: storage.data_dir: {error}") from None
     return config.model_copy(
         update={"storage": config.storage.model_copy(update={"data_dir": data_dir})}
     )
