@@ -126,7 +126,11 @@ def test_a_relative_data_dir_is_relative_to_the_file(
         ("[server]\nmax_upload_bytes = 0", {}, ["server.max_upload_bytes"]),
         ("[server]\nshutdown_seconds = inf", {}, ["server.shutdown_seconds"]),
         ('[storage]\ndata_dir = "a\\u0000b"', {}, ["storage.data_dir", "NUL"]),
-        ("[storage]\ndata_dir = '~no.such.user/d'", {}, ["config.toml", "storage.data_dir", "home"]),
+        (
+            "[storage]\ndata_dir = '~no.such.user/d'",
+            {},
+            ["config.toml", "storage.data_dir", "home"],
+        ),
         ("[storage]\nretention_days = nan", {}, ["storage.retention_days"]),
         (
             "[fetch]\nallowed_networks = ['10.0.0.1/8']",

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -353,6 +354,22 @@ async def test_a_pool_whose_workers_do_not_start_is_not_well_until_they_do(
         work = asyncio.create_task(pool.compress(images.data("a"), SETTINGS))
         module.write_text("from tests.misbehaving import compress")
         assert (await work).data == b"done"
+        assert pool.healthy
+
+
+async def test_a_slot_is_manned_again_though_there_was_no_file_left_to_open(
+    images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with a_pool(1) as pool:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            pool._up[0].kill()
+            await eventually(lambda: "a worker did not start" in caplog.text, "a try in vain")
+            assert not pool.healthy
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await pool.compress(images.data("a"), SETTINGS)).data == b"done"
         assert pool.healthy
 
 

@@ -219,8 +219,8 @@ class Pool:
         """Keep one slot manned until the pool closes."""
         failures = 0
         while not self._closing.is_set():
-            worker = Worker(self._context, self._setup)
-            if not await self._bring_up(worker):
+            worker = await self._bring_up()
+            if worker is None:
                 failures += 1
                 self._failing += failures == 1
                 tried.set()
@@ -232,19 +232,22 @@ class Pool:
             await self._employ(worker)
         tried.set()
 
-    async def _bring_up(self, worker: Worker) -> bool:
-        self._starting.add(worker)
+    async def _bring_up(self) -> Worker | None:
+        worker: Worker | None = None
         try:
+            worker = Worker(self._context, self._setup)
+            self._starting.add(worker)
             await self._in_thread(worker.start)
         except Exception as error:  # noqa: BLE001 - whatever it is, the slot must come back
             if not self._closing.is_set():
                 reason = f"{type(error).__name__}: {error}"
                 log.error("a worker did not start", extra={"reason": reason})  # noqa: TRY400
-            await self._in_thread(worker.bury)
-            return False
+            if worker is not None:
+                await self._in_thread(worker.bury)
+            return None
         finally:
-            self._starting.discard(worker)
-        return True
+            self._starting -= {worker}
+        return worker
 
     async def _rest(self, failures: int) -> None:
         """Wait before the next try to start a worker; the second is made at once."""
