@@ -91,13 +91,6 @@ def resolve_redirect(base_fetched: str, location: str) -> ImageUrl:
     return ImageUrl(url.fetched, url.fetched, url.origin)
 
 
-def split_origin(origin: str) -> tuple[str, str, int]:
-    """Split an `ImageUrl.origin` into scheme, host (an IPv6 address without brackets) and port."""
-    scheme, _, rest = origin.partition("://")
-    host, _, port = rest.rpartition(":")
-    return scheme, host.strip("[]"), int(port)
-
-
 def page_origin(url: str) -> str:
     """Give the origin of a page at a URL, as browsers write it: no port that is the scheme's own.
 

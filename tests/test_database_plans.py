@@ -46,7 +46,6 @@ async def everything(books: Books) -> None:
     await books.work.recover()
     origin = origin_key("http://b.example:80")
     await books.work.waiting_for(origin)
-    await books.work.oldest_wait(request.key)
     await books.work.fail_origin(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
     claims = [c for _ in range(9) for c in await books.claim(limit=500, room=500)]
     mine = [c for c in claims if c.request_key == request.key]

@@ -188,18 +188,6 @@ class Work:
             )
         )
 
-    async def oldest_wait(self, request_key: int) -> float:
-        """Give the time at which the request's images began to wait."""
-
-        def work(c: sqlite3.Connection) -> float:
-            since: float = c.execute(
-                "SELECT coalesce(retried_at, created_at) FROM requests WHERE key = ?",
-                (request_key,),
-            ).fetchone()[0]
-            return since
-
-        return await self._database.read(work)
-
     async def begin_cancel(self, request_id: str) -> int:
         """Mark a request as being cancelled, which stops claims; give its key.
 

@@ -89,7 +89,7 @@ class OutputsApi:
             return web.Response(headers=headers)
         async with Spool(self._files) as plan, Spool(self._files) as errors:
             async with self._snapshots.open(request_id) as snapshot:
-                planner = _Planner(snapshot.request, plan, errors)
+                planner = _Planner(plan, errors)
                 async for products in snapshot.pages(PAGE_ROWS):
                     await planner.take(products)
                     await asyncio.sleep(0)
@@ -137,8 +137,7 @@ class OutputsApi:
 class _Planner:
     """Notes what goes into an archive, under which names, and what failed."""
 
-    def __init__(self, request: Request, plan: Spool, errors: Spool) -> None:
-        self._request = request
+    def __init__(self, plan: Spool, errors: Spool) -> None:
         self._plan = plan
         self._errors = errors
         self._names = Names()
