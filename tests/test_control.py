@@ -85,6 +85,8 @@ async def test_cancelling_spares_what_a_worker_has(
         await control.cancel(request.request_id)
         shown = await shop.shown(request)
         assert shown.progress == Progress(processing=1, cancelled=9)
+        labels = {"status": "cancelled", "code": ""}
+        assert shop.metrics.registry.get_sample_value("imgsvc_images_total", labels) == 9
         assert shown.finished_at is None
         shop.path("go").touch()
         ended = await shop.done(request)

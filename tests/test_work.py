@@ -496,12 +496,12 @@ async def test_a_dead_origins_images_fail_in_slices(books: Books) -> None:
     claims = [c for c in await books.claim(limit=99) if c.numbers != tried.numbers]
     assert [key for key, _ in await books.work.waiting_for(dead)] == []
     await books.work.finish([PutBack(c, 1, 5e12) for c in claims if "dead" in c.url])
-    touched = []
+    results = []
     while (
         result := await books.work.fail_origin(request.key, dead, ImageErrorCode.TIMEOUT, "gone", 3)
     ).touched:
-        touched.append(result.touched)
-    assert touched == [[request.key]] * 2
+        results.append((result.touched, result.ended[ImageStatus.FAILED, "timeout"]))
+    assert results == [([request.key], 3), ([request.key], 1)]
     after = await shown(books, request)
     assert after.failures == (FailureCount("dead.example", ImageErrorCode.TIMEOUT, 4),)
     assert await books.work.waiting_for(origin_key("http://a.example:80")) == []
@@ -522,14 +522,16 @@ async def test_cancelling_ends_what_waits_and_spares_what_is_in_flight(books: Bo
     key = await books.work.begin_cancel(request.request_id)
     assert await books.work.cancelling() == [key]
     assert await books.claim() == []
-    assert await books.work.cancel_slice(key, 4) == (True, await nothing_finished(key))
-    assert await books.work.cancel_slice(key, 4) == (False, await nothing_finished(key))
+    assert await books.work.cancel_slice(key, 4) == (True, nothing_finished(key, 4))
+    assert await books.work.cancel_slice(key, 4) == (False, nothing_finished(key, 3))
     assert (await shown(books, request)).progress == Progress(processing=3, cancelled=7)
     await books.work.finish([completed(one), PutBack(two, 1, 5.0)])
     assert (await shown(books, request)).progress == Progress(
         processing=1, completed=1, cancelled=8
     )
-    (finished,) = (await books.work.finish([failed(three)])).finished
+    result = await books.work.finish([failed(three)])
+    assert result.ended == {(ImageStatus.FAILED, "timeout"): 1}
+    (finished,) = result.finished
     assert finished.status is Status.CANCELLED
     assert await books.work.cancelling() == []
     with pytest.raises(Refusal) as refusal:
@@ -539,8 +541,8 @@ async def test_cancelling_ends_what_waits_and_spares_what_is_in_flight(books: Bo
     assert (await shown(books, request)).progress.cancelled == 8
 
 
-async def nothing_finished(key: int) -> work.FinishResult:
-    return work.FinishResult([], [key], [])
+def nothing_finished(key: int, cancelled: int) -> work.FinishResult:
+    return work.FinishResult([], [key], [], Counter({(ImageStatus.CANCELLED, ""): cancelled}))
 
 
 async def test_cancelling_goes_on_after_a_restart(books: Books) -> None:

@@ -40,12 +40,14 @@ class FinishResult:
     """What a transaction over images has changed.
 
     `finished` are the requests that it finished, `touched` the keys of all that it changed, and
-    `unused` the names of stored files that no row names, which are the caller's to delete.
+    `unused` the names of stored files that no row names, which are the caller's to delete. `ended`
+    counts the images that are done now, by status and error code ("": none).
     """
 
     finished: list[Finished] = field(default_factory=list)
     touched: list[int] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    ended: Counter[tuple[ImageStatus, str]] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)
@@ -147,6 +149,7 @@ class _Finishing:
         self._changes: dict[int, Changes] = {}
         self._cancelling: dict[int, bool] = {}
         self._unused: list[str] = []
+        self._ended: Counter[tuple[ImageStatus, str]] = Counter()
 
     def write_if_ours(self, outcome: Outcome) -> None:
         if self._is_ours(outcome.claim):
@@ -167,7 +170,7 @@ class _Finishing:
 
     def result(self) -> FinishResult:
         """Bring the counters up to date and finish what is done."""
-        result = FinishResult(touched=list(self._changes), unused=self._unused)
+        result = FinishResult([], list(self._changes), self._unused, self._ended)
         for request_key, changes in self._changes.items():
             apply_changes(self._c, request_key, changes)
             finished = finish_request(self._c, request_key, self._webhook_body)
@@ -206,6 +209,7 @@ class _Finishing:
             "attempts = ?, file_key = ?",
             (claim.attempts + 1, file_key),
         )
+        self._ended[ImageStatus.COMPLETED, ""] += count
         changes = self._changes[claim.request_key]
         changes.input_bytes += count * picture.input_bytes
         changes.output_bytes += count * picture.output_bytes
@@ -245,6 +249,7 @@ class _Finishing:
             "attempts = ?, error_code = ?, error_message = ?, token = NULL",
             (outcome.attempts, outcome.code, rows.storable(outcome.message)),
         )
+        self._ended[ImageStatus.FAILED, outcome.code] += count
         host = host_of(claim.origin)
         count_failures(self._c, claim.request_key, host, outcome.code, count)
 
@@ -260,7 +265,8 @@ class _Finishing:
         )
 
     def _cancel(self, claim: Claim) -> None:
-        self._update(claim, ImageStatus.CANCELLED, "token = NULL", ())
+        count = self._update(claim, ImageStatus.CANCELLED, "token = NULL", ())
+        self._ended[ImageStatus.CANCELLED, ""] += count
 
     def _is_cancelling(self, request_key: int) -> bool:
         if request_key not in self._cancelling:

@@ -49,9 +49,17 @@ def _move(
     apply_changes(c, request_key, changes)
 
 
-def _finished(c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody) -> FinishResult:
+def _ended(
+    c: sqlite3.Connection,
+    request_key: int,
+    ended: tuple[ImageStatus, str],
+    count: int,
+    webhook_body: WebhookBody,
+) -> FinishResult:
+    """Finish the request if these images were its last."""
     done = finish_request(c, request_key, webhook_body)
-    return FinishResult([done] if done is not None else [], [request_key])
+    finished = [] if done is None else [done]
+    return FinishResult(finished, [request_key], ended=Counter({ended: count}))
 
 
 # --- recovery --------------------------------------------------------------------------------
@@ -123,7 +131,8 @@ def cancel(
     waiting = c.execute(f"{_WAITING} LIMIT ?", (request_key, limit)).fetchall()
     numbers = [number for number, _ in waiting]
     _move(c, request_key, numbers, ImageStatus.PENDING, ImageStatus.CANCELLED)
-    return len(numbers) == limit, _finished(c, request_key, webhook_body)
+    ended = ImageStatus.CANCELLED, ""
+    return len(numbers) == limit, _ended(c, request_key, ended, len(numbers), webhook_body)
 
 
 # --- origins that stay dead --------------------------------------------------------------------
@@ -156,7 +165,7 @@ def fail_origin(
         parameters=(code, rows.storable(message)),
     )
     count_failures(c, request_key, host_of(origin_of(waiting[0][1])), code, len(numbers))
-    return _finished(c, request_key, webhook_body)
+    return _ended(c, request_key, (ImageStatus.FAILED, code), len(numbers), webhook_body)
 
 
 # --- failed images again -----------------------------------------------------------------------

@@ -113,6 +113,7 @@ class Work:
                     )
                 )
                 result.finished.extend(more.finished)
+                result.ended.update(more.ended)
         return result
 
     async def find_file(self, source_digest: bytes, settings: Settings) -> StoredFile | None:

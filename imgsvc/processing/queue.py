@@ -286,7 +286,6 @@ class ProcessQueue:
         result = await self._finish([outcome for _, outcome in batch])
         for flight, outcome in batch:
             self._pipeline.settled(flight, outcome if isinstance(outcome, Completed) else None)
-            self._count(outcome)
         await self.tell(result)
         for flight, _ in batch:
             self._unnoted.discard(flight)
@@ -309,6 +308,8 @@ class ProcessQueue:
         if result.unused:
             await self._delete(result.unused)
         self._touch(result.touched)
+        for (status, code), count in result.ended.items():
+            self._metrics.images.labels(status, code).inc(count)
         for request in result.finished:
             self._metrics.requests_finished.labels(request.status).inc()
             log.info(
@@ -322,13 +323,6 @@ class ProcessQueue:
             )
         if result.finished:
             self._finished(result.finished)
-
-    def _count(self, outcome: Outcome) -> None:
-        if isinstance(outcome, PutBack):
-            return
-        status = type(outcome).__name__.lower()
-        code = outcome.code if isinstance(outcome, Failed) else ""
-        self._metrics.images.labels(status, code).inc(len(outcome.claim.numbers))
 
     async def _delete(self, names: Sequence[str]) -> None:
         try:
