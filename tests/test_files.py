@@ -23,6 +23,8 @@ from imgsvc.storage.files import Files, StorageFull, any_output, output_path
 from tests.origin import ROOT
 
 NAME = "0123456789abcdef0123456789abcdef.jpg"
+OTHER = "fedcba9876543210fedcba9876543210.jpg"
+"""One that lies in another folder."""
 
 
 def new_name(extension: str = "jpg") -> str:
@@ -141,7 +143,7 @@ async def test_a_put_that_is_cancelled_ends_so_where_its_file_cannot_be_removed(
 
 
 async def test_one_that_cannot_be_stored_hinders_no_other(files: Files) -> None:
-    bad, good = new_name(), new_name()
+    bad, good = NAME, OTHER
     files.path(bad).parent.write_bytes(b"a file where a folder should be")
     stored = asyncio.create_task(files.put(good, b"good"))
     with pytest.raises(ImageError, match="could not be stored") as caught:
@@ -149,6 +151,20 @@ async def test_one_that_cannot_be_stored_hinders_no_other(files: Files) -> None:
     assert caught.value.code == ImageErrorCode.STORAGE_FAILED
     await stored
     assert files.path(good).read_bytes() == b"good"
+
+
+async def test_one_that_cannot_even_be_closed_hinders_no_other(files: Files) -> None:
+    """As on a file system far away, whose quota may show only there."""
+    bad = asyncio.create_task(files.put(NAME, b"x"))
+    good = asyncio.create_task(files.put(OTHER, b"y"))
+    await asyncio.sleep(0)
+    put = files._waiting[0]
+    put.fd, put.error = 2**30, OSError(errno.EDQUOT, "quota exceeded")
+    async with asyncio.timeout(20):
+        with pytest.raises(StorageFull):
+            await bad
+        await good
+    assert files.path(OTHER).read_bytes() == b"y"
 
 
 async def test_what_could_not_be_stored_stays_in_nobodys_memory(files: Files) -> None:

@@ -234,7 +234,8 @@ def _move(put: _Put) -> None:
 
 def _discard(put: _Put) -> None:
     if put.fd >= 0:
-        os.close(put.fd)
+        with suppress(OSError):  # on NFS, what was wrong with a write may come up again here
+            os.close(put.fd)
         put.fd = -1
     for path in (put.temporary, put.path):
         with suppress(OSError):
