@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgsvc.config import StorageConfig
+from imgsvc.database import connection
 from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.models import Progress, Request, Status
 from imgsvc.processing import control as module
@@ -142,6 +143,25 @@ async def test_cancelling_goes_on_at_the_next_start(tmp_path: Path, origin: Orig
         await make_control(shop).resume()
         assert (await shop.shown(request)).progress == Progress(cancelled=5)
         assert origin.hits() == 0
+
+
+async def test_cancelling_goes_on_when_the_database_takes_writes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
+    monkeypatch.setattr(module, "REST_SECONDS", 0.02)
+    async with opened_workshop(tmp_path, start=False) as shop:
+        request = await shop.accept("http://a.example/1.jpg", "http://a.example/2.jpg")
+        await shop.books.work.begin_cancel(request.request_id)
+        other = sqlite3.connect(shop.books.database.path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        resuming = asyncio.create_task(make_control(shop).resume())
+        await until(lambda: "cancelling waits" in caplog.text, "a slice that fails")
+        other.execute("ROLLBACK")
+        other.close()
+        await resuming
+        assert (await shop.shown(request)).progress == Progress(cancelled=2)
 
 
 # --- retrying --------------------------------------------------------------------------------------

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Iterable
 
+from imgsvc.database.connection import DatabaseUnavailable
 from imgsvc.database.uploads import Uploads
 from imgsvc.database.work import Work
 from imgsvc.errors import Refusal, RefusalCode
 from imgsvc.processing.housekeeping import Housekeeping
 from imgsvc.processing.queue import ProcessQueue
 
+log = logging.getLogger(__name__)
+
 CANCEL_SLICE = 2_000
+REST_SECONDS = 5.0
+"""How long cancelling rests while the database takes no write."""
 
 
 class Control:
@@ -78,8 +84,13 @@ class Control:
         await self._queue.abandon(request_key)
         more = True
         while more:
-            more, result = await self._work.cancel_slice(request_key, CANCEL_SLICE)
-            await self._queue.tell(result)
+            try:
+                more, result = await self._work.cancel_slice(request_key, CANCEL_SLICE)
+            except DatabaseUnavailable as error:
+                log.warning("cancelling waits for the database: %s", error)
+                await asyncio.sleep(REST_SECONDS)
+            else:
+                await self._queue.tell(result)
 
     async def _own(self, work: Coroutine[object, object, None]) -> None:
         """Do work to its end, its first commit included, even if the caller goes away."""
