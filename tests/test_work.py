@@ -294,6 +294,34 @@ async def test_what_is_claimed_stays_so_where_its_siblings_cannot_be(
     assert (await shown(books, request)).progress == Progress(completed=6)
 
 
+async def test_what_was_written_down_before_a_failure_is_told_after_it(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claiming, "SIBLINGS", 2)
+    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
+    loop = asyncio.get_running_loop()
+    other = sqlite3.connect(books.database.path, isolation_level=None, timeout=30)
+
+    def body(_: Request) -> str:
+        # Between the first transaction, which finishes the small request, and the second.
+        loop.call_soon_threadsafe(other.execute, "BEGIN IMMEDIATE")
+        return ""
+
+    small = await books.accept(urls(1), webhook="http://me/")
+    large = await books.accept([["http://a.example/same"]] * 6)
+    outcomes = [completed(claim) for claim in await books.claim()]
+    queue = Work(books.database, body)
+    with pytest.raises(connection.DatabaseUnavailable):
+        await queue.finish(outcomes)
+    other.execute("ROLLBACK")
+    other.close()
+    result = await queue.finish(outcomes)
+    assert {finished.request_key for finished in result.finished} == {small.key, large.key}
+    assert {*result.touched} == {small.key, large.key}
+    assert result.ended == {(ImageStatus.COMPLETED, ""): 7}
+    assert result.unused == []
+
+
 # --- outcomes --------------------------------------------------------------------------------------
 
 

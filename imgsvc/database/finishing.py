@@ -37,9 +37,9 @@ WebhookBody = Callable[[Request], str]
 
 @dataclass(frozen=True, slots=True)
 class FinishResult:
-    """What a transaction over images has changed.
+    """What transactions over images have changed.
 
-    `finished` are the requests that it finished, `touched` the keys of all that it changed, and
+    `finished` are the requests that they finished, `touched` the keys of all that they changed, and
     `unused` the names of stored files that no row names, which are the caller's to delete. `ended`
     counts the images that are done now, by status and error code ("": none).
     """
@@ -48,6 +48,13 @@ class FinishResult:
     touched: list[int] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     ended: Counter[tuple[ImageStatus, str]] = field(default_factory=Counter)
+
+    def add(self, other: FinishResult) -> None:
+        """Take in what another transaction has changed."""
+        self.finished.extend(other.finished)
+        self.touched.extend(other.touched)
+        self.unused.extend(other.unused)
+        self.ended.update(other.ended)
 
 
 @dataclass(slots=True)

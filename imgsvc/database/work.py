@@ -43,6 +43,7 @@ class Work:
         self._more_to_look_at = False
         self._asked: list[_Question] = []
         self._answering = asyncio.Lock()
+        self._untold = FinishResult()
 
     async def in_flight(self) -> list[str]:
         """At the start: give the tokens of the images that were in flight.
@@ -97,11 +98,12 @@ class Work:
     async def finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
         """Write down how images ended.
 
-        An outcome whose claim holds no longer is dropped, and its file is among the unused.
+        An outcome whose claim holds no longer is dropped, and its file is among the unused. What a call
+        has written down before it failed is told by the next.
         """
         first = [_part(outcome, 0) for outcome in outcomes]
-        result = await self._database.write(
-            lambda c: finishing.finish(c, first, self._webhook_body)
+        self._untold.add(
+            await self._database.write(lambda c: finishing.finish(c, first, self._webhook_body))
         )
         for outcome in outcomes:
             size, count = claiming.SIBLINGS, len(outcome.claim.numbers)
@@ -112,8 +114,8 @@ class Work:
                         finishing.finish_siblings, outcome=part, webhook_body=self._webhook_body
                     )
                 )
-                result.finished.extend(more.finished)
-                result.ended.update(more.ended)
+                self._untold.add(more)
+        result, self._untold = self._untold, FinishResult()
         return result
 
     async def find_file(self, source_digest: bytes, settings: Settings) -> StoredFile | None:
