@@ -181,14 +181,12 @@ def _responses(operation: Operation, *, with_keys: bool) -> Json:
 def _refused(operation: Operation, *, with_keys: bool) -> Iterable[RefusalCode]:
     """Why a call may be refused: its own reasons, and those that all calls share."""
     codes = [RefusalCode.BAD_REQUEST, RefusalCode.INTERNAL, *operation.refused]
-    if operation.query is not None and not operation.always:
-        codes.append(RefusalCode.INVALID_OPTION)
     if not operation.path.startswith("/health"):
         codes.append(RefusalCode.FOREIGN_ORIGIN)
     if with_keys and not operation.public:
         codes.append(RefusalCode.UNAUTHORIZED)
     if not operation.always:
-        codes.append(RefusalCode.UNAVAILABLE)
+        codes += [RefusalCode.INVALID_OPTION, RefusalCode.UNAVAILABLE]
     return dict.fromkeys(codes)
 
 
