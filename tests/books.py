@@ -178,11 +178,17 @@ def _audit_images(c: sqlite3.Connection) -> None:
     legal = {
         ("pending", 0, 0, 0, 0),
         ("processing", 1, 0, 0, 0),
+        ("processing", 0, 0, 0, 0),  # the other places of a URL
         ("completed", 1, 1, 0, 0),
         ("failed", 0, 0, 1, 1),
         ("cancelled", 0, 0, 0, 0),
     }
     assert set(states) <= legal
+    (nameless,) = c.execute(
+        "SELECT count(*) FROM images JOIN requests ON key = request_key "
+        "WHERE images.status = 'processing' AND token IS NULL AND repeats = 0"
+    ).fetchone()
+    assert nameless == 0
     tokens = [t for (t,) in c.execute("SELECT token FROM images WHERE token IS NOT NULL")]
     assert len(set(tokens)) == len(tokens)
 

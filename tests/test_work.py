@@ -235,6 +235,12 @@ async def test_a_url_is_claimed_once_with_all_its_places(books: Books) -> None:
     assert (await shown(books, request)).input_bytes == 3 * PICTURE.input_bytes
 
 
+async def test_a_url_is_one_file_to_look_for_however_many_places_it_has(books: Books) -> None:
+    await books.accept([["http://a.example/same"] * 50, ["http://a.example/other"]])
+    claims = await books.claim()
+    assert sorted(await books.work.in_flight()) == sorted(claim.token for claim in claims)
+
+
 async def test_spellings_of_one_url_are_one(books: Books) -> None:
     await books.accept([["http://a.example/1%202", "http://a.example/1 2"]])
     (claim,) = await books.claim()

@@ -241,7 +241,8 @@ class _Claiming:
                     self._c, request.key, image.url, after=-1, but=image.number
                 )
             claimed.update(numbers)
-            token = mark_processing(self._c, request.key, numbers, self._beginning)
+            token = new_token(self._beginning)
+            mark_processing(self._c, request.key, numbers, token)
             claim = Claim(
                 request_key=request.key,
                 request_id=request.request_id,
@@ -305,20 +306,22 @@ def find_siblings(
     return [number for (number,) in rows]
 
 
-def mark_processing(
-    c: sqlite3.Connection, request_key: int, numbers: Sequence[int], beginning: bytes
-) -> bytes:
-    """Let waiting images be in flight, each with a token of its own; give the first one's.
+def new_token(beginning: bytes = b"") -> bytes:
+    """Give a token of 16 bytes; `beginning` are the first of them, the others are random."""
+    return beginning + secrets.token_bytes(16 - len(beginning))
 
-    A token has 16 bytes; `beginning` are the first of them, the others are random.
+
+def mark_processing(
+    c: sqlite3.Connection, request_key: int, numbers: Sequence[int], token: bytes | None
+) -> None:
+    """Let waiting images be in flight. The first gets the claim's token, which names their file: a
+    start has to look for no other. The others get tokens of their own once they are completed.
     """
-    tokens = [beginning + secrets.token_bytes(16 - len(beginning)) for _ in numbers]
     c.executemany(
         "UPDATE images SET status = 'processing', not_before = 0, token = ? "
         "WHERE request_key = ? AND number = ?",
-        [(token, request_key, number) for token, number in zip(tokens, numbers, strict=True)],
+        [(None if at else token, request_key, number) for at, number in enumerate(numbers)],
     )
-    return tokens[0]
 
 
 def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: float) -> None:
@@ -337,6 +340,6 @@ def claim_more_siblings(c: sqlite3.Connection, claim: Claim, now: float) -> Clai
     )
     if not numbers:
         return None
-    mark_processing(c, claim.request_key, numbers, bytes.fromhex(claim.token)[:1])
+    mark_processing(c, claim.request_key, numbers, None)
     count_claimed(c, claim.request_key, len(numbers), now)
     return replace(claim, numbers=claim.numbers + tuple(numbers))

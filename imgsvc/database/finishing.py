@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from imgsvc.database import rows
+from imgsvc.database.claiming import new_token
 from imgsvc.database.keys import host_of
 from imgsvc.errors import ImageErrorCode
 from imgsvc.models import (
@@ -210,6 +211,7 @@ class _Finishing:
             self._put_back(claim, claim.attempts, 0.0)
             return
         file_key, picture = stored
+        self._give_tokens(claim)
         count = self._update(
             claim,
             ImageStatus.COMPLETED,
@@ -220,6 +222,13 @@ class _Finishing:
         changes = self._changes[claim.request_key]
         changes.input_bytes += count * picture.input_bytes
         changes.output_bytes += count * picture.output_bytes
+
+    def _give_tokens(self, claim: Claim) -> None:
+        """Give each image a public URL of its own; the claim's first has one from the start."""
+        self._c.executemany(
+            "UPDATE images SET token = ? WHERE request_key = ? AND number = ? AND token IS NULL",
+            [(new_token(), claim.request_key, number) for number in claim.numbers],
+        )
 
     def _stored(self, outcome: Completed) -> tuple[int, Picture] | None:
         """Give the row of the file that holds the outcome, made where it is new."""

@@ -75,11 +75,12 @@ def measure_anew(c: sqlite3.Connection) -> None:
 
 
 def in_flight(c: sqlite3.Connection) -> list[str]:
-    """Give the tokens of all images that are in flight."""
+    """Give the tokens under which files may lie of what is in flight."""
     return [
         token.hex()
         for (token,) in c.execute(
-            "SELECT token FROM images INDEXED BY images_in_flight WHERE status = 'processing'"
+            "SELECT token FROM images INDEXED BY images_in_flight "
+            "WHERE status = 'processing' AND token IS NOT NULL"
         )
     ]
 

@@ -46,7 +46,7 @@ class Work:
         self._untold = FinishResult()
 
     async def in_flight(self) -> list[str]:
-        """At the start: give the tokens of the images that were in flight.
+        """At the start: give the tokens of the claims that were in flight.
 
         Files that carry these belong to nobody, and only `in_flight` knows them: they go before
         `recover`.
