@@ -22,13 +22,13 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.storage.files import Files, StorageFull, any_output, output_path
 from tests.origin import ROOT
 
-NAME = "0123456789abcdef0123456789abcdef.jpg"
-OTHER = "fedcba9876543210fedcba9876543210.jpg"
+NAME = "0123456789abcdef0123456789abcdef01.jpg"
+OTHER = "fedcba9876543210fedcba9876543210fe.jpg"
 """One that lies in another folder."""
 
 
 def new_name(extension: str = "jpg") -> str:
-    return f"{secrets.token_hex(16)}.{extension}"
+    return f"{secrets.token_hex(17)}.{extension}"
 
 
 def names_below(folder: Path) -> set[str]:
@@ -43,7 +43,8 @@ async def files(tmp_path: Path) -> AsyncIterator[Files]:
 
 
 def test_where_outputs_lie(tmp_path: Path) -> None:
-    assert output_path(tmp_path, NAME) == tmp_path / "outputs" / "01" / NAME
+    for name in (NAME, "0123456789abcdef0123456789abcdef.jpg"):  # the other from version 1.0
+        assert output_path(tmp_path, name) == tmp_path / "outputs" / "01" / name
 
 
 @pytest.mark.parametrize(

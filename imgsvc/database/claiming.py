@@ -118,7 +118,7 @@ class _Claiming:
         self._now = now
         self._turns = turns
         # Files that are stored together then lie in one folder, and one sync of it does for all.
-        self._beginning = secrets.token_bytes(1)
+        self._folder = secrets.token_bytes(1)
         self._looks = MOST_LOOKS
         self._looked_at = 0
         self._claims: list[Claim] = []
@@ -241,7 +241,7 @@ class _Claiming:
                     self._c, request.key, image.url, after=-1, but=image.number
                 )
             claimed.update(numbers)
-            token = new_token(self._beginning)
+            token = new_token(self._folder)
             mark_processing(self._c, request.key, numbers, token)
             claim = Claim(
                 request_key=request.key,
@@ -306,9 +306,11 @@ def find_siblings(
     return [number for (number,) in rows]
 
 
-def new_token(beginning: bytes = b"") -> bytes:
-    """Give a token of 16 bytes; `beginning` are the first of them, the others are random."""
-    return beginning + secrets.token_bytes(16 - len(beginning))
+def new_token(folder: bytes | None = None) -> bytes:
+    """Give a token of 17 bytes. The first says in which folder its file lies; the others are random,
+    so that whoever knows one output of a folder is no nearer to the others.
+    """
+    return (folder or secrets.token_bytes(1)) + secrets.token_bytes(16)
 
 
 def mark_processing(

@@ -27,7 +27,7 @@ Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
 _POSITION = struct.Struct(">dq")
 _NEWEST = (2.0**62, 0)
 """A place in a list: when a request was accepted, and its key; this one is before all."""
-_FILE = re.compile(r"([0-9a-f]{32})\.([a-z0-9]{1,5})")
+_FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """The stored outputs: whole and durable, or not there at all.
 
-`outputs/ab/TOKEN.ext`, where `ab` begins the token. What is being written lies in `outputs/tmp`: one
-folder to look through at the start, however many outputs there are, and of the same file system, so
-that moving a file to its place is atomic.
+`outputs/ab/TOKEN.ext`, where `ab` begins the token, which has 34 digits, or 32 from an earlier version.
+What is being written lies in `outputs/tmp`: one folder to look through at the start, however many
+outputs there are, and of the same file system, so that moving a file to its place is atomic.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from imgsvc.storage.sync import begin_sync, sync_file, sync_folder
 
 OUTPUTS = "outputs"
 _TMP = "tmp"
-_TOKEN = re.compile(r"[0-9a-f]{32}")
-_NAME = re.compile(rf"[0-9a-f]{{32}}\.({'|'.join(sorted(set(EXTENSIONS.values())))})")
-_TEMPORARY = re.compile(r"([0-9a-f]{32}\.[a-z]+|scratch)\.[0-9a-f]{16}\.tmp")
+_TOKEN = re.compile(r"([0-9a-f]{2}){16,17}")
+_NAME = re.compile(rf"{_TOKEN.pattern}\.({'|'.join(sorted(set(EXTENSIONS.values())))})")
+_TEMPORARY = re.compile(rf"({_TOKEN.pattern}\.[a-z]+|scratch)\.[0-9a-f]{{16}}\.tmp")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 GROUP = 64
 """Files that are written and synced together, at most: each is an open file meanwhile."""

@@ -279,7 +279,10 @@ PARAMETERS: Mapping[str, Mapping[str, object]] = {
     },
     "file": {
         "description": "The last part of an output's URL.",
-        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}\\.(jpg|png|webp|gif|avif|heic)$"},
+        "schema": {
+            "type": "string",
+            "pattern": "^([0-9a-f]{2}){16,17}\\.(jpg|png|webp|gif|avif|heic)$",
+        },
     },
     "Idempotency-Key": {
         "description": "Makes it safe to send an upload again: the same key with the same table and "
