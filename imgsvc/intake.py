@@ -110,7 +110,7 @@ class Intake:
         return accepted
 
     def stop(self) -> None:
-        """Refuse what comes, and what is still being uploaded."""
+        """Refuse what comes, and what is still being uploaded; what is being accepted is accepted."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -169,17 +169,27 @@ class Intake:
         return Accepted(request, request.products, request.progress.total, replayed=True)
 
     def _upload(self) -> _Upload:
-        return _Upload(self._uploads, self._config, self._discarded)
+        return _Upload(self._uploads, self._config, self._accepting, self._discarded)
+
+    def _accepting(self) -> None:
+        # Once begun the commit is made, whatever becomes of its caller, who would be told otherwise.
+        if (task := asyncio.current_task()) is not None:
+            self._tasks.discard(task)
 
 
 class _Upload:
     """One upload on its way: rows are staged under a request that nobody sees until it is accepted."""
 
     def __init__(
-        self, uploads: Uploads, config: ServerConfig, discarded: Callable[[], None]
+        self,
+        uploads: Uploads,
+        config: ServerConfig,
+        accepting: Callable[[], None],
+        discarded: Callable[[], None],
     ) -> None:
         self._uploads = uploads
         self._config = config
+        self._accepting = accepting
         self._discarded = discarded
         self._reader = TableReader(max_images=config.max_images_per_request)
         self._digest = hashlib.sha256()
@@ -278,6 +288,7 @@ class _Upload:
         idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _fingerprint(self._digest.digest(), given))
+        self._accepting()
         request = await self._uploads.accept(
             self._beginning.result(),
             columns,

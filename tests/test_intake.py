@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -255,6 +256,34 @@ async def test_a_stop_refuses_what_is_being_uploaded_and_what_comes(desk: Desk) 
     assert caught.value.retry_after
     assert await desk.refused() is RefusalCode.UNAVAILABLE
     await desk.assert_nothing_stays()
+
+
+async def test_whatever_is_done_at_a_stop_an_upload_is_told_truly_whether_it_was_accepted(
+    desk: Desk,
+) -> None:
+    told, statement = False, 0
+    while not told:
+        before = await desk.requests()
+        told = await is_accepted_by_one_that_stops_at(desk.books, statement)
+        assert (await desk.requests()).count("accepted") == before.count("accepted") + told
+        statement += 1
+    assert statement > 10
+
+
+async def is_accepted_by_one_that_stops_at(books: Books, statement: int) -> bool:
+    """Tell how a small upload ends if the stop comes while that statement is run."""
+    desk, loop, seen = Desk(books), asyncio.get_running_loop(), itertools.count()
+
+    def trace(_: str) -> None:
+        if next(seen) == statement:
+            loop.call_soon_threadsafe(desk.intake.stop)
+
+    await books.database.write(lambda c: c.set_trace_callback(trace))
+    try:
+        await desk.upload(table(ROWS[:1]))
+    except Refusal:
+        return False
+    return True
 
 
 async def test_a_full_disk_refuses_uploads_until_there_is_room(desk: Desk) -> None:
