@@ -336,6 +336,28 @@ def test_what_is_finished_while_its_images_are_read_is_read_again(
     expect(visitor.page.locator(".card.completed")).to_have_count(1)
 
 
+def test_all_images_are_read_while_one_in_sight_is_slow(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    slow = origin.script("/slow.jpg", Reply(gate="never"))
+    held = origin.script("/held.jpg", Reply(gate="go", photo="/photo/6.jpg"))
+    visitor = visit(service.url)
+    first_page: list[tuple[Route, APIResponse]] = []
+    visitor.page.route(
+        "**/checkStatus/*offset=0*", lambda route: first_page.append((route, route.fetch()))
+    )
+    visitor.upload(table([(1, "Slow", slow), *((n, f"Held {n}", held) for n in range(2, 31))]))
+    visitor.finished("Working")
+    while not first_page:
+        visitor.page.wait_for_timeout(20)
+    origin.open_gate("go")
+    expect(visitor.page.get_by_role("progressbar")).to_have_attribute("aria-valuenow", "29")
+    route, answer = first_page[0]
+    route.fulfill(response=answer)
+    expect(visitor.page.locator(".found")).to_have_text("30 images")
+    origin.open_gate("never")
+
+
 def test_a_refused_upload_can_be_sent_again_without_a_second_request(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

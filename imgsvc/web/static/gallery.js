@@ -137,11 +137,14 @@ export class Gallery {
     }
   }
 
-  /** The page to read now: a stale one in sight, else one not read yet, else any stale one. */
+  /**
+   * The page to read now: a stale one in sight, else one not read yet, else the stale one that was read
+   * longest ago. What is in sight has every second turn: it may change as long as the request goes on.
+   */
   #next() {
     const stale = this.#pages.filter((page) => !page.settled && page.state !== this.#state);
     const seen = new Set([...this.grid.element.querySelectorAll("button")].map((b) => b.item?.page));
-    const visible = stale.find((page) => seen.has(page));
+    const visible = !seen.has(this.#pages.at(-1)) && stale.find((page) => seen.has(page));
     if (visible) return visible;
     const { length } = this.#items;
     const offset = this.#pages.reduce((sum, page) => sum + page.products, 0);
@@ -174,7 +177,7 @@ export class Gallery {
       settled: items.every((item) => item.final),
       again: page.again || this.#pages.includes(page),
     });
-    if (!this.#pages.includes(page)) this.#pages.push(page);
+    this.#pages = [...this.#pages.filter((other) => other !== page), page]; // In the order they were read in.
     if (!page.products) this.#productsTotal = Math.min(this.#productsTotal, page.offset);
     this.#refilter(true);
   }
