@@ -358,6 +358,20 @@ def test_all_images_are_read_while_one_in_sight_is_slow(
     origin.open_gate("never")
 
 
+def test_images_that_were_not_read_are_read_when_there_is_news(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    held = origin.script("/held.jpg", Reply(gate="go", photo="/photo/6.jpg"))
+    visitor = visit(service.url)
+    visitor.page.route("**/checkStatus/*offset=0*", lambda route: route.abort())
+    visitor.upload(table([(1, "Held", held)]))
+    expect(visitor.page.get_by_role("alert")).to_contain_text("cannot be reached")
+    visitor.page.unroute("**/checkStatus/*offset=0*")
+    origin.open_gate("go")
+    expect(visitor.page.locator(".card.completed")).to_have_count(1)
+    expect(visitor.page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_refused_upload_can_be_sent_again_without_a_second_request(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

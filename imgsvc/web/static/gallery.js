@@ -120,6 +120,7 @@ export class Gallery {
   async #run() {
     while (!this.signal.aborted) {
       const page = this.#next();
+      const state = this.#state;
       try {
         if (page) await this.#read(page);
         else await new Promise((resolve) => {
@@ -131,6 +132,10 @@ export class Gallery {
         if (this.signal.aborted) return;
         await new Promise((resolve) => {
           this.problem.replaceChildren(problemPanel(problem, resolve));
+          if (problem.status === 401) return;
+          // News of the request say that the service is there.
+          if (state === this.#state) this.#wake = resolve;
+          else resolve();
         });
       }
       if (page?.again && !this.#finished) await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
