@@ -281,6 +281,56 @@ def test_what_failed_is_told_and_tried_again(
     expect(page.locator(".card.completed")).to_have_count(3)
 
 
+def test_what_another_page_tries_again_and_deletes(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    here = visit(service.url)
+    request_id = here.upload(with_a_failure(origin))
+    here.finished("Partly done")
+    expect(here.page.locator(".card.failed")).to_have_count(1)
+    origin.script("/gone.jpg", Reply(gate="again", photo="/photo/3.jpg"))
+    there = visit(here.page.url)
+    there.page.get_by_role("button", name="Try 1 failed image again").click()
+    there.finished("Working")
+    here.page.get_by_role("button", name="Try 1 failed image again").click()
+    here.finished("Working")
+    expect(here.page.locator(".card.failed")).to_have_count(0)
+    origin.open_gate("again")
+    here.finished("Done")
+    expect(here.page.locator(".card.completed")).to_have_count(3)
+    assert service.call("DELETE", f"/deleteRequest/{request_id}").status == 204
+    here.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(here.page.get_by_role("alert")).to_contain_text("There is no request with this id")
+    expect(here.cards).to_have_count(0)
+
+
+def test_images_that_were_read_before_they_were_tried_again(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    request_id = service.upload(with_a_failure(origin))
+    service.finished(request_id)
+    visitor = visit("about:blank")
+    before: list[tuple[Route, APIResponse]] = []
+
+    def keep_the_first_answer(route: Route) -> None:
+        if before:
+            route.continue_()
+        else:
+            before.append((route, route.fetch()))
+
+    visitor.page.route("**/checkStatus/*offset=0*", keep_the_first_answer)
+    visitor.page.goto(f"{service.url}/#/request/{request_id}")
+    again = visitor.page.get_by_role("button", name="Try 1 failed image again")
+    while not before:
+        visitor.page.wait_for_timeout(20)
+    origin.script("/gone.jpg", Reply(photo="/photo/3.jpg"))
+    again.click()
+    visitor.finished("Done")
+    [(route, answer)] = before
+    route.fulfill(response=answer)
+    expect(visitor.page.locator(".card.completed")).to_have_count(3)
+
+
 def test_cancel_and_delete(visit: Visit, service: Service, origin: Origin) -> None:
     slow = origin.script("/slow.jpg", Reply(gate="never"))
     visitor = visit(service.url)

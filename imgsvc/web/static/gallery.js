@@ -29,6 +29,8 @@ export class Gallery {
   #status = "all";
   #text = "";
   #state = "";
+  #failed = 0;
+  #retries = 0;
   #finished = false;
   #wake = () => {};
 
@@ -98,15 +100,17 @@ export class Gallery {
     if (state === this.#state) return;
     this.#state = state;
     this.#finished = finished;
+    if (failed < this.#failed) this.#outdate();
+    this.#failed = failed;
     this.#wake();
   }
 
-  /** Images with this status are about to change. */
-  outdate(status) {
+  /** Failed images are tried again, here or from another page: they are final no longer. */
+  #outdate() {
+    this.#retries += 1;
     for (const page of this.#pages) {
-      if (page.items.some((item) => item.status === status)) Object.assign(page, { state: null, settled: false });
+      if (page.items.some((item) => item.status === "failed")) Object.assign(page, { state: null, settled: false });
     }
-    this.#wake();
   }
 
   #drawChips(progress) {
@@ -163,10 +167,12 @@ export class Gallery {
 
   async #read(page) {
     const state = this.#state; // What comes while it is read makes it stale.
+    const retries = this.#retries;
     const answer = await call("GET", `checkStatus/${encodeURIComponent(this.id)}`, {
       query: { format: "json", offset: page.offset, limit: page.limit },
       signal: this.signal,
     });
+    if (retries !== this.#retries) return; // It may tell of failures from before.
     this.#productsTotal = answer.productsTotal;
     const items = answer.products.flatMap((product) => product.images.map((image, at) => itemOf(product, image, at, page)));
     items.forEach((item, at) => {

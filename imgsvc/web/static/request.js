@@ -68,6 +68,10 @@ class RequestPage {
       this.gallery.element);
     this.gallery.start(status.progress);
     this.follow(status);
+    // What is finished here may have been tried again or deleted from another page.
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden && this.#finished) this.reload();
+    }, { signal: this.signal });
   }
 
   follow(status) {
@@ -100,9 +104,12 @@ class RequestPage {
 
   async reload() {
     try {
-      this.show(await call("GET", path("checkStatus", this.id), { query: { format: "json", products: "false" }, signal: this.signal }));
-    } catch {
-      // What is shown stands; the next event or visit brings the rest.
+      const status = await call("GET", path("checkStatus", this.id), { query: { format: "json", products: "false" }, signal: this.signal, quiet: true });
+      if (this.#finished && !status.finishedAt) this.follow(status); // Another page has it tried again.
+      else this.show(status);
+    } catch (problem) {
+      // Else what is shown stands; the next event or visit brings the rest.
+      if (problem.status === 404) this.body.replaceChildren(problemPanel(problem));
     }
   }
 
@@ -214,7 +221,6 @@ class RequestPage {
   async retry() {
     await this.act("POST", "retryFailed", (status) => {
       toast("Trying the failed images again.");
-      this.gallery.outdate("failed");
       this.follow({ ...this.status, ...status });
     });
   }
