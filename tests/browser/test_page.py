@@ -207,12 +207,16 @@ def test_before_and_after_under_the_slider(visit: Visit, service: Service, origi
     expect(visitor.cards.nth(1)).to_be_focused()
 
 
+@pytest.mark.parametrize("words", ["", "held"])
 def test_an_image_that_is_looked_at_early_shows_what_becomes_of_it(
-    visit: Visit, service: Service, origin: Origin
+    visit: Visit, service: Service, origin: Origin, words: str
 ) -> None:
     held = origin.script("/held.jpg", Reply(gate="early", photo="/photo/5.jpg"))
     visitor = visit(service.url)
     visitor.upload(table([(1, "Held", held)]))
+    visitor.page.get_by_role("searchbox").fill(words)
+    if words:
+        expect(visitor.page.locator(".found")).to_have_text("1 of 1 image")
     visitor.cards.first.click()
     dialog = visitor.page.get_by_role("dialog", name="Held")
     expect(dialog.locator(".badge")).to_have_text(re.compile("Waiting|Working"))

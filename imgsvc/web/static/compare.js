@@ -8,9 +8,10 @@ import { openDialog } from "./dialogs.js";
 const MOST_FITTING = 400; // A wider picture may be shown smaller than it is.
 const MOST_TITLE = 40; // A longer name may be cut in the title, and stands below as well.
 
-/** `onClosed(index)` is told which image was shown last. */
+/** `newest(item)` gives what an item has become since; `onClosed(item, index)` is told which was shown last. */
 export class Compare {
-  constructor(onClosed) {
+  constructor(newest, onClosed) {
+    this.newest = newest;
     this.onClosed = onClosed;
   }
 
@@ -34,18 +35,18 @@ export class Compare {
     // A click beside the dialog closes it.
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
     openDialog(dialog);
-    dialog.addEventListener("close", () => this.onClosed(this.index));
+    dialog.addEventListener("close", () => this.onClosed(this.item, this.index));
     this.#show(index);
   }
 
   /** Show the image anew where its item has become another object. */
   refresh() {
-    if (this.dialog?.open && this.items[this.index] !== this.item) this.#show(this.index);
+    if (this.dialog?.open && this.newest(this.item) !== this.item) this.#show(this.index);
   }
 
   #show(index) {
     this.index = index;
-    const item = this.items[index];
+    const item = this.newest(this.items[index]);
     this.item = item;
     this.title.textContent = item.name;
     const where = [item.serial && `No. ${item.serial}`, item.place && `image ${item.place}`].filter(Boolean).join(", ");

@@ -40,7 +40,10 @@ export class Gallery {
       label: "Images", description: "gallery-keys", signal,
       draw: (item, index) => card(item, () => this.compare.open(this.#shown, index)),
     });
-    this.compare = new Compare((index) => this.grid.focus(index));
+    this.compare = new Compare((item) => this.#items[item.index], (item, index) => {
+      const at = this.#shown.indexOf(item);
+      this.grid.focus(at < 0 ? Math.min(index, this.#shown.length - 1) : at);
+    });
     this.chips = FILTERS.map(([value, text]) => chip(value, text));
     this.search = h("input", { type: "search", id: "search", placeholder: "Name, number or URL", autocomplete: "off" });
     this.found = h("p", { class: "muted found", role: "status" });
@@ -176,6 +179,7 @@ export class Gallery {
     this.#productsTotal = answer.productsTotal;
     const items = answer.products.flatMap((product) => product.images.map((image, at) => itemOf(product, image, at, page)));
     items.forEach((item, at) => {
+      item.index = page.start + at;
       const known = page.items[at];
       // An item that has not changed stays the same object, so that its card is not drawn anew.
       if (known && JSON.stringify(known.image) === JSON.stringify(item.image)) items[at] = known;
