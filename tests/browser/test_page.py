@@ -390,6 +390,23 @@ def test_what_is_finished_while_its_images_are_read_is_read_again(
     expect(visitor.page.locator(".card.completed")).to_have_count(1)
 
 
+def test_images_are_read_once_where_nothing_changes(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    held = origin.script("/held.jpg", Reply(gate="still", photo="/photo/6.jpg"))
+    request_id = service.upload(table([(1, "Held", held)]))
+    origin.wait_for_hits("/held.jpg", 1)
+    visitor = visit("about:blank")
+    calls: list[str] = []
+    visitor.page.on("request", lambda call: calls.append(call.url))
+    visitor.page.goto(f"{service.url}/#/request/{request_id}")
+    expect(visitor.page.locator(".card.processing")).to_be_visible()
+    assert len([url for url in calls if "offset=0" in url]) == 1
+    origin.open_gate("still")
+    visitor.finished("Done")
+    expect(visitor.page.locator(".card.completed")).to_be_visible()
+
+
 def test_all_images_are_read_while_one_in_sight_is_slow(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

@@ -90,8 +90,8 @@ export class Gallery {
     this.#refilter(false);
   }
 
-  start(progress) {
-    this.#drawChips(progress);
+  /** Read and show; `progressed` comes first. */
+  start() {
     this.#run();
   }
 

@@ -66,8 +66,8 @@ class RequestPage {
           h("section", { class: "panel stack", "aria-label": "Downloads and actions" }, this.actions),
           this.failures)),
       this.gallery.element);
-    this.gallery.start(status.progress);
     this.follow(status);
+    this.gallery.start();
     // What is finished here may have been tried again or deleted from another page.
     document.addEventListener("visibilitychange", () => {
       if (!document.hidden && this.#finished) this.reload();
