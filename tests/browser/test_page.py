@@ -487,6 +487,18 @@ def test_options_go_along(visit: Visit, service: Service, origin: Origin) -> Non
     origin.wait_for_hits("/hook", 1)
 
 
+def test_what_has_become_of_the_webhook(visit: Visit, service: Service, origin: Origin) -> None:
+    hook = origin.script("/hook", Reply(gate="heard"))
+    held = origin.script("/held.jpg", Reply(gate="go", photo="/photo/6.jpg"))
+    request_id = service.upload(table([(1, "Held", held)]), f"?webhookUrl={hook}")
+    visitor = visit(f"{service.url}/#/request/{request_id}")
+    said = visitor.page.locator(".notice", has_text="Webhook")
+    expect(said).to_contain_text("will be called when the request has finished")
+    origin.open_gate("go")
+    expect(said).to_contain_text("is being called")
+    origin.open_gate("heard")
+
+
 def test_a_wrong_option_that_is_folded_away_is_shown(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

@@ -147,7 +147,7 @@ class RequestPage {
   }
 
   showNotes(status) {
-    const state = JSON.stringify([status.failures, status.webhook, status.expiresAt]);
+    const state = JSON.stringify([status.failures, status.webhook, status.expiresAt, status.finishedAt]);
     if (state === this.noted) return;
     this.noted = state;
     this.failures.hidden = !status.failures?.length;
@@ -260,9 +260,10 @@ function failures({ failures: list, progress }, showFailed) {
   ].filter(Boolean);
 }
 
-function webhook({ webhook: hook }) {
+function webhook({ webhook: hook, finishedAt }) {
   if (!hook?.url) return null;
-  const words = { pending: "will be called when the request has finished", delivered: "was called", failed: "could not be called" };
+  const pending = finishedAt ? "is being called" : "will be called when the request has finished";
+  const words = { pending, delivered: "was called", failed: "could not be called" };
   const tries = hook.attempts ? `, ${many(hook.attempts, "attempt")}` : "";
   return h("p", { class: `notice ${hook.status === "failed" ? "bad-notice" : ""}` },
     h("b", {}, "Webhook "), h("span", { class: "url" }, hook.url), ` ${words[hook.status] ?? hook.status}${tries}`,
