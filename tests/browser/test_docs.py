@@ -41,6 +41,9 @@ def test_a_call_is_tried(visit: Visit, service: Service) -> None:
     expect(answer.locator(".status")).to_have_text("200 OK")
     body = answer.get_by_role("group", name="Body")
     assert json.loads(body.inner_text()) == {"requests": [], "nextCursor": None}
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids))
+    expect(page.get_by_role("heading", name="/health/live")).to_be_visible()
 
 
 def test_a_csv_is_sent_with_a_key(visit: Visit, start_service: StartService) -> None:

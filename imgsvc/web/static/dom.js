@@ -53,7 +53,7 @@ export function icon(name) {
 
 /** Tell a screen reader something without moving its place. */
 export function announce(text) {
-  document.getElementById("live").textContent = text;
+  document.getElementById("announced").textContent = text;
 }
 
 let toastTimer = 0;
