@@ -141,6 +141,16 @@ def test_a_whole_file_fault_is_said(visit: Visit, service: Service) -> None:
     expect(said).to_contain_text("Input Image Urls")
 
 
+@pytest.mark.parametrize("width", [320, 360])
+def test_what_is_wrong_is_read_whole_on_a_phone(visit: Visit, service: Service, width: int) -> None:
+    visitor = visit(service.url, width=width, height=740)
+    visitor.choose(table([(1, "", "ftp://user:word@shop.example/1.jpg")]))
+    message = visitor.page.locator(".messages li").first
+    right = "e => e.getBoundingClientRect().right"
+    table_right = visitor.page.locator(".faults .scroller").evaluate(right)
+    assert message.evaluate(right) < table_right
+
+
 def test_more_faults_than_are_listed(visit: Visit, service: Service) -> None:
     visitor = visit(service.url)
     visitor.choose(table((n, "Lamp", "ftp://shop.example/1.jpg") for n in range(250)))
