@@ -377,6 +377,17 @@ def test_without_events_it_asks_again_and_again(
     expect(visitor.page.locator(".card.completed")).to_have_count(1)
 
 
+def test_long_rows_after_short_ones_are_read(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    held = origin.script("/held.jpg", Reply(gate="never"))
+    rows = [(n, "Long", [held] * 1000 if n > 25 else held) for n in range(1, 176)]
+    request_id = service.upload(table(rows))
+    page = visit(f"{service.url}/#/request/{request_id}").page
+    expect(page.locator(".found")).to_have_text("150,025 images")
+    origin.open_gate("never")
+
+
 def test_what_is_finished_while_its_images_are_read_is_read_again(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

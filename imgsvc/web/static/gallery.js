@@ -183,8 +183,8 @@ export class Gallery {
       const known = page.items[at];
       // An item that has not changed stays the same object, so that its card is not drawn anew.
       if (known && JSON.stringify(known.image) === JSON.stringify(item.image)) items[at] = known;
+      this.#items[item.index] = items[at]; // One by one: a page of long rows is more than one call can be given.
     });
-    this.#items.splice(page.start, page.items.length, ...items);
     Object.assign(page, {
       items,
       state,
