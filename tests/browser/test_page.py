@@ -411,6 +411,23 @@ def test_what_is_finished_while_its_images_are_read_is_read_again(
     expect(visitor.page.locator(".card.completed")).to_have_count(1)
 
 
+def test_how_many_images_were_found_is_said_once(
+    visit: Visit, service: Service, origin: Origin
+) -> None:
+    held = origin.script("/held.jpg", Reply(gate="go", photo="/photo/6.jpg"))
+    visitor = visit(service.url)
+    visitor.upload(table([(1, "Held", held)]))
+    found = visitor.page.locator(".found")
+    expect(found).to_have_text("1 image")
+    found.evaluate("""found => {
+        window.said = 0;
+        new MutationObserver(() => { window.said += 1; }).observe(found, { childList: true });
+    }""")
+    origin.open_gate("go")
+    expect(visitor.page.locator(".card.completed")).to_have_count(1)
+    assert visitor.page.evaluate("window.said") == 0
+
+
 def test_images_are_read_once_where_nothing_changes(
     visit: Visit, service: Service, origin: Origin
 ) -> None:

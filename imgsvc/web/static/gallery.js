@@ -206,7 +206,8 @@ export class Gallery {
     const read = this.#items.length;
     const offset = this.#pages.reduce((sum, page) => sum + page.products, 0);
     const partial = this.#productsTotal !== null && offset < this.#productsTotal;
-    this.found.textContent = this.#words(everything, read, partial);
+    const words = this.#words(everything, read, partial);
+    if (this.found.textContent !== words) this.found.textContent = words; // What is set anew is read out again.
   }
 
   #words(everything, read, partial) {
