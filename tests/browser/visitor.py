@@ -8,12 +8,21 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.launcher import table
+from tests.origin import Origin, Reply
+
 TRANSITIONS_END = """
 Promise.all(document.getAnimations()
   .filter((animation) => animation.effect.getTiming().iterations !== Infinity)
   .map((animation) => animation.finished.catch(() => null)))
   .then(() => null)
 """
+
+
+def with_a_failure(origin: Origin) -> bytes:
+    """Two products with three images, of which `/gone.jpg` fails."""
+    missing = origin.script("/gone.jpg", Reply(404))
+    return table([(1, "Whole", origin.photo(1)), (2, "Broken", [origin.photo(2), missing])])
 
 
 class Visitor:
