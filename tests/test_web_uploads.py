@@ -76,6 +76,17 @@ async def test_a_body_of_these_types_is_the_csv(site: Site, kind: str) -> None:
     assert answer.status == 201
 
 
+@pytest.mark.parametrize("kind", ["text/csv", "application/x-www-form-urlencoded"])
+async def test_a_table_whose_lines_curl_has_joined_is_told_how_to_send_them(
+    site: Site, kind: str
+) -> None:
+    joined = body_of().replace(b"\r", b"").replace(b"\n", b"")
+    for body, hint in ((joined, kind != "text/csv"), (b"Name\nPoster\n", False)):
+        problem = (await site.post("/processImages", body, {"Content-Type": kind})).problem()
+        assert problem["type"] == "urn:imgsvc:problem:invalid-csv"
+        assert ("--data-binary" in problem["detail"]) is hint
+
+
 async def test_no_content_type_at_all_is_the_csv(site: Site) -> None:
     body = body_of()
     head = f"POST /processImages HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"

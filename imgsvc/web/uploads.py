@@ -22,15 +22,21 @@ from imgsvc.web.options import UploadFields
 from imgsvc.web.origins import Origins
 from imgsvc.web.problems import HttpRefusal
 
+CURL_TYPE = "application/x-www-form-urlencoded"
+"""What curl says of a body, unless it is told another."""
 RAW_TYPES = (
     "text/csv",
     "application/csv",
     "application/vnd.ms-excel",
     "text/plain",
     "application/octet-stream",
-    "application/x-www-form-urlencoded",
+    CURL_TYPE,
 )
-"""Content types of a body that is the CSV itself; the last is what `curl --data-binary` says."""
+"""Content types of a body that is the CSV itself."""
+LINES_LOST = (
+    " It is a single line: `curl -d` and `--data` take the line ends out of a file; "
+    "send it by `curl --data-binary @FILE`."
+)
 FORM_TYPE = "multipart/form-data"
 FRAMING_BYTES = 256 * 1024
 """What a form may have around its file: boundaries, headers and options."""
@@ -57,13 +63,19 @@ class Uploads:
         if declared_length(request) > limit + (FRAMING_BYTES if form else 0):
             raise _too_large(limit)
         body = chunks(request, self._config.server.upload_idle_seconds)
-        table = _counted(form.file(body) if form else body, limit)
-        async with aclosing(table):
-            accepted = await self._intake.upload(
-                table,
-                lambda: self._parsed([*query, *(form.fields if form else ())]),
-                idempotency_key=key,
-            )
+        table = _Table(form.file(body) if form else body, limit)
+        try:
+            async with aclosing(table.read()) as pieces:
+                accepted = await self._intake.upload(
+                    pieces,
+                    lambda: self._parsed([*query, *(form.fields if form else ())]),
+                    idempotency_key=key,
+                )
+        except Refusal as refusal:
+            one_line = refusal.code is RefusalCode.INVALID_CSV and not table.has_lines
+            if one_line and media_type(request) == CURL_TYPE:
+                refusal.detail += LINES_LOST
+            raise
         return self._answer(request, accepted)
 
     def _parsed(self, pairs: list[tuple[str, str]]) -> UploadOptions:
@@ -151,14 +163,24 @@ class _Form:
             raise FormError("it has too many fields")
 
 
-async def _counted(table: AsyncGenerator[bytes, None], limit: int) -> AsyncGenerator[bytes, None]:
-    count = 0
-    async with aclosing(table):
-        async for chunk in table:
-            count += len(chunk)
-            if count > limit:
-                raise _too_large(limit)
-            yield chunk
+class _Table:
+    """The bytes of a table on their way; `has_lines` tells whether a line has ended in them."""
+
+    def __init__(self, body: AsyncGenerator[bytes, None], limit: int) -> None:
+        self.has_lines = False
+        self._body = body
+        self._limit = limit
+
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        """Give them as they come. Raises `Refusal` where there are more than `limit`."""
+        count = 0
+        async with aclosing(self._body):
+            async for chunk in self._body:
+                count += len(chunk)
+                if count > self._limit:
+                    raise _too_large(self._limit)
+                self.has_lines = self.has_lines or b"\n" in chunk or b"\r" in chunk
+                yield chunk
 
 
 def _too_large(limit: int) -> Refusal:
