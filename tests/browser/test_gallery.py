@@ -126,6 +126,8 @@ def test_what_is_finished_while_its_images_are_read_is_read_again(
     visitor.page.route("**/checkStatus/*offset=0*", keep_the_first_answer)
     visitor.upload(table([(1, "Held", held)]))
     visitor.finished("Working")
+    while not late:
+        visitor.page.wait_for_timeout(20)
     origin.open_gate("go")
     visitor.finished("Done")
     [(route, answer)] = late
