@@ -7,9 +7,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from imgsvc.database.copying import CopyError, copy_database, stored_names
+from imgsvc.database.online_backup import CopyError, copy_database, stored_names
 from imgsvc.service import DATABASE
-from imgsvc.storage.files import output_path
+from imgsvc.storage.filesystem import output_path
 
 TRIES = 3
 

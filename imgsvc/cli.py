@@ -20,11 +20,11 @@ from imgsvc import __version__, logs
 from imgsvc.backup import BackupError, back_up
 from imgsvc.client import Client, ServiceError
 from imgsvc.config import Config, LogConfig, load_config
-from imgsvc.errors import ConfigError, Refusal, StartError
-from imgsvc.pictures import OutputFormat, Quality
+from imgsvc.errors import ConfigError, ProblemError, StartupError
+from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.offline import process_file
 from imgsvc.service import serve as run_service
-from imgsvc.terminal import failures, refusal_lines, shown_progress, summary
-from imgsvc.whole_file import process_file
+from imgsvc.terminal import failures, problem_lines, shown_progress, summary
 
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -49,13 +49,13 @@ def _main() -> int:
         return error.exit_code
     except ConfigError as error:
         return _fail(str(error), WRONG_USE)
-    except Refusal as refusal:
-        return _fail("\n".join(refusal_lines(refusal)))
+    except ProblemError as refusal:
+        return _fail("\n".join(problem_lines(refusal)))
     except ServiceError as error:
         return _fail("\n".join(filter(None, [str(error), HINTS.get(error.status)])))
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except (StartError, BackupError) as error:
+    except (StartupError, BackupError) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", INTERRUPTED)

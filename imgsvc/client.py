@@ -167,6 +167,6 @@ def _refused(url: str, answer: aiohttp.ClientResponse, body: bytes) -> ServiceEr
 
 
 def _fault_line(fault: Mapping[str, Any]) -> str:
-    places = [("row", fault.get("row")), ("column", fault.get("column"))]
-    where = ", ".join(f"{name} {value}" for name, value in places if value is not None)
+    extra_positions = [("row", fault.get("row")), ("column", fault.get("column"))]
+    where = ", ".join(f"{name} {value}" for name, value in extra_positions if value is not None)
     return f"  {where or 'the file'}: {fault.get('message')}"

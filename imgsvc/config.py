@@ -29,7 +29,7 @@ from pydantic import (
 
 from imgsvc import __version__
 from imgsvc.errors import ConfigError
-from imgsvc.pictures import OutputFormat, Quality, Settings
+from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.urls import page_origin
 
 ENV_PREFIX = "IMGSVC_"
@@ -180,9 +180,9 @@ class CompressConfig(_Section):
     worker_memory_bytes: Size = 0
 
     @property
-    def settings(self) -> Settings:
+    def settings(self) -> CompressionSettings:
         """What an upload gets that asks for nothing else."""
-        return Settings(self.quality, self.format, self.progressive)
+        return CompressionSettings(self.quality, self.format, self.progressive)
 
 
 class WebhookConfig(_Section):

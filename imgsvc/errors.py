@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 
-class FaultCode(StrEnum):
+class FileErrorCode(StrEnum):
     """What can be wrong with an uploaded table."""
 
     EMPTY_FILE = "empty_file"
@@ -28,7 +28,7 @@ class FaultCode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FileError:
     """One thing that is wrong with an uploaded table, and where.
 
     `row` is the record's number as a spreadsheet program shows it (the header is 1) and `column` the
@@ -36,7 +36,7 @@ class Fault:
     text, shortened.
     """
 
-    code: FaultCode
+    code: FileErrorCode
     message: str
     row: int | None = None
     column: str | None = None
@@ -112,7 +112,7 @@ def _rebuild_image_error(
     )
 
 
-class RefusalCode(StrEnum):
+class ProblemCode(StrEnum):
     """Why the service refuses a call; `web/problems.py` maps each to its HTTP status."""
 
     INVALID_CSV = "invalid-csv"
@@ -139,35 +139,35 @@ class RefusalCode(StrEnum):
     INTERNAL = "internal"
 
 
-class Refusal(Exception):
+class ProblemError(Exception):
     """The service refuses a call.
 
-    `detail` says what went wrong, where, and what to do. `faults` are the several causes where the
-    refusal is a table's, at most 100 of them, and `fault_count` how many there are in all.
+    `detail` says what went wrong, where, and what to do. `errors` are the several causes where the
+    refusal is a table's, at most 100 of them, and `error_count` how many there are in all.
     `retry_after` is in seconds.
     """
 
     def __init__(
         self,
-        code: RefusalCode,
+        code: ProblemCode,
         detail: str,
         *,
-        faults: Sequence[Fault] = (),
-        fault_count: int | None = None,
+        errors: Sequence[FileError] = (),
+        error_count: int | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(code, detail)
         self.code = code
         self.detail = detail
-        self.faults = tuple(faults)
-        self.fault_count = len(self.faults) if fault_count is None else fault_count
+        self.errors = tuple(errors)
+        self.error_count = len(self.errors) if error_count is None else error_count
         self.retry_after = retry_after
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
 
 
-class Trouble(Exception):
+class DependencyError(Exception):
     """What the service stands on fails it for now; no bug, so a log tells it without a traceback."""
 
 
@@ -175,5 +175,5 @@ class ConfigError(Exception):
     """The configuration is wrong; the message names the key and where it was set."""
 
 
-class StartError(Exception):
+class StartupError(Exception):
     """The service cannot start; the message says why and what to do."""

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from imgsvc.config import ServerConfig
-from imgsvc.database.uploads import Uploads
-from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.database.request_store import RequestStore
+from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
 from imgsvc.models import Product, Request, RequestOptions
 from imgsvc.table.reader import TableReader
@@ -40,7 +40,7 @@ class UploadOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class UploadResult:
     """What became of an upload. `request` is None for a dry run, which stores nothing."""
 
     request: Request | None
@@ -52,24 +52,24 @@ class Accepted:
 class Intake:
     """Takes uploads.
 
-    `has_room` says whether the disk has room for more; `accepted` is called after each request that
+    `has_free_space` says whether the disk has room for more; `accepted` is called after each request that
     was accepted, `discarded` after each that left something to clean up.
     """
 
     def __init__(
         self,
-        uploads: Uploads,
+        uploads: RequestStore,
         config: ServerConfig,
         metrics: Metrics,
         *,
-        has_room: Callable[[], bool],
+        has_free_space: Callable[[], bool],
         accepted: Callable[[], None],
         discarded: Callable[[], None],
     ) -> None:
         self._uploads = uploads
         self._config = config
         self._metrics = metrics
-        self._has_room = has_room
+        self._has_free_space = has_free_space
         self._accepted = accepted
         self._discarded = discarded
         self._keys_in_progress: set[str] = set()
@@ -82,8 +82,8 @@ class Intake:
         options: Callable[[], UploadOptions],
         *,
         idempotency_key: str | None = None,
-    ) -> Accepted:
-        """Read an upload to its end and accept it, or raise `Refusal`.
+    ) -> UploadResult:
+        """Read an upload to its end and accept it, or raise `ProblemError`.
 
         `options` gives what is known of the options so far, and all of them once `chunks` has ended.
         A request that was accepted is on disk; of one that was refused nothing stays.
@@ -98,7 +98,7 @@ class Intake:
             if not self._stopping or task is None or task.uncancel():
                 raise
             raise _stopping() from None
-        except Refusal as refusal:
+        except ProblemError as refusal:
             self._metrics.uploads.labels(refusal.code).inc()
             raise
         finally:
@@ -118,9 +118,9 @@ class Intake:
     def _check_open(self) -> None:
         if self._stopping:
             raise _stopping()
-        if not self._has_room():
-            raise Refusal(
-                RefusalCode.STORAGE_FULL,
+        if not self._has_free_space():
+            raise ProblemError(
+                ProblemCode.STORAGE_FULL,
                 "The storage has no room for more work. Try again when some has been freed.",
                 retry_after=60,
             )
@@ -130,12 +130,12 @@ class Intake:
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         idempotency_key: str | None,
-    ) -> Accepted:
+    ) -> UploadResult:
         if idempotency_key is None:
             return await self._upload().run(chunks, options, None)
         if idempotency_key in self._keys_in_progress:
-            raise Refusal(
-                RefusalCode.IDEMPOTENCY_KEY_BUSY,
+            raise ProblemError(
+                ProblemCode.IDEMPOTENCY_KEY_BUSY,
                 "An upload with this Idempotency-Key is still in progress. Wait for its answer.",
                 retry_after=1,
             )
@@ -154,19 +154,19 @@ class Intake:
         options: Callable[[], UploadOptions],
         fingerprint: str,
         request: Request,
-    ) -> Accepted:
+    ) -> UploadResult:
         digest = hashlib.sha256()
         async for chunk in chunks:
             digest.update(chunk)
         again = _fingerprint(digest.digest(), options())
         pairs = zip(again.split(), fingerprint.split(), strict=False)  # an old request has but one
         if not any(one == other for one, other in pairs):
-            raise Refusal(
-                RefusalCode.IDEMPOTENCY_KEY_REUSED,
+            raise ProblemError(
+                ProblemCode.IDEMPOTENCY_KEY_REUSED,
                 "This Idempotency-Key came before with another table or other options. "
                 "Use a new key for a new upload.",
             )
-        return Accepted(request, request.products, request.progress.total, replayed=True)
+        return UploadResult(request, request.products, request.progress.total, replayed=True)
 
     def _upload(self) -> _Upload:
         return _Upload(self._uploads, self._config, self._accepting, self._discarded)
@@ -182,7 +182,7 @@ class _Upload:
 
     def __init__(
         self,
-        uploads: Uploads,
+        uploads: RequestStore,
         config: ServerConfig,
         accepting: Callable[[], None],
         discarded: Callable[[], None],
@@ -203,20 +203,20 @@ class _Upload:
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         idempotency_key: str | None,
-    ) -> Accepted:
+    ) -> UploadResult:
         accepted = False
         try:
             await self._read(chunks, store=not options().dry_run)
             given = options()
             self._check_table()
             if given.dry_run:
-                return Accepted(None, self._reader.products, self._reader.images)
+                return UploadResult(None, self._reader.products, self._reader.images)
             request = await self._accept(given, idempotency_key)
             accepted = True
         finally:
             if not accepted and self._beginning is not None:
                 await asyncio.shield(self._discard(self._beginning))
-        return Accepted(request, self._reader.products, self._reader.images)
+        return UploadResult(request, self._reader.products, self._reader.images)
 
     async def _read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
         async for chunk in chunks:
@@ -230,12 +230,12 @@ class _Upload:
 
     async def _take(self, rows: list[Product], *, store: bool, last: bool = False) -> None:
         if self._reader.images > self._config.max_images_per_request:
-            raise Refusal(
-                RefusalCode.TOO_MANY_IMAGES,
+            raise ProblemError(
+                ProblemCode.TOO_MANY_IMAGES,
                 f"The table has more than {self._config.max_images_per_request:,} images "
                 "(server.max_images_per_request). Split it into several uploads.",
             )
-        if not store or self._reader.fault_count:
+        if not store or self._reader.error_count:
             self._rows.clear()
             await asyncio.sleep(0)
             return
@@ -271,14 +271,14 @@ class _Upload:
             self._discarded()
 
     def _check_table(self) -> None:
-        count = self._reader.fault_count
+        count = self._reader.error_count
         if count:
-            raise Refusal(
-                RefusalCode.INVALID_CSV,
+            raise ProblemError(
+                ProblemCode.INVALID_CSV,
                 f"The table has {count:,} fault{'s' if count > 1 else ''}; nothing was stored. "
                 "Mend what is listed and upload it again.",
-                faults=self._reader.faults,
-                fault_count=count,
+                errors=self._reader.errors,
+                error_count=count,
             )
 
     async def _accept(self, given: UploadOptions, idempotency_key: str | None) -> Request:
@@ -321,13 +321,13 @@ def _fingerprint(digest: bytes, given: UploadOptions) -> str:
     )
 
 
-def _outcome(accepted: Accepted) -> str:
+def _outcome(accepted: UploadResult) -> str:
     if accepted.request is None:
         return "dry-run"
     return "replayed" if accepted.replayed else "accepted"
 
 
-def _stopping() -> Refusal:
-    return Refusal(
-        RefusalCode.UNAVAILABLE, "The service is stopping. Try again in a moment.", retry_after=5
+def _stopping() -> ProblemError:
+    return ProblemError(
+        ProblemCode.UNAVAILABLE, "The service is stopping. Try again in a moment.", retry_after=5
     )

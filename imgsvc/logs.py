@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from imgsvc.config import LogConfig
-from imgsvc.errors import Trouble
+from imgsvc.errors import DependencyError
 
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _NOISY = ("aiohttp.access", "aiosqlite", "asyncio", "PIL")
@@ -31,9 +31,9 @@ def setup(config: LogConfig, stream: TextIO | None = None) -> None:
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    """Let a `Trouble` stand in its event's own line: where in the code it was met helps nobody."""
+    """Let a `DependencyError` stand in its event's own line: where in the code it was met helps nobody."""
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, Trouble):
+    if isinstance(error, DependencyError):
         record.msg, record.args = f"{record.getMessage()}: {error}", ()
         record.exc_info = None
     return True

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from imgsvc.errors import ImageErrorCode
-from imgsvc.pictures import Picture, Settings
+from imgsvc.image_types import CompressionSettings, ImageInfo
 
 
 class ImageStatus(StrEnum):
@@ -19,7 +19,7 @@ class ImageStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
-IMAGE_MOVES: Mapping[ImageStatus, frozenset[ImageStatus]] = {
+IMAGE_TRANSITIONS: Mapping[ImageStatus, frozenset[ImageStatus]] = {
     ImageStatus.PENDING: frozenset(
         {ImageStatus.PROCESSING, ImageStatus.FAILED, ImageStatus.CANCELLED}
     ),
@@ -38,17 +38,17 @@ IMAGE_MOVES: Mapping[ImageStatus, frozenset[ImageStatus]] = {
 """The legal moves of an image. A failed one moves only when its user asks for a retry."""
 
 
-class IllegalMove(Exception):
+class InvalidTransitionError(Exception):
     """An image was to move between two states that no arrow joins: a bug, never a user's doing."""
 
 
-def check_move(before: ImageStatus, after: ImageStatus) -> None:
-    """Raise `IllegalMove` unless an image may go from `before` to `after`."""
-    if after not in IMAGE_MOVES[before]:
-        raise IllegalMove(f"an image that is {before} cannot become {after}")
+def check_transition(before: ImageStatus, after: ImageStatus) -> None:
+    """Raise `InvalidTransitionError` unless an image may go from `before` to `after`."""
+    if after not in IMAGE_TRANSITIONS[before]:
+        raise InvalidTransitionError(f"an image that is {before} cannot become {after}")
 
 
-class Status(StrEnum):
+class RequestStatus(StrEnum):
     """The state of a request, and of one row of it."""
 
     PENDING = "pending"
@@ -82,22 +82,24 @@ class Progress:
         return not self.pending and not self.processing
 
     @property
-    def status(self) -> Status:
+    def status(self) -> RequestStatus:
         """The one word for these counts; the same rule serves rows and requests."""
         if not self.finished:
-            return Status.PROCESSING if self.processing or self.done else Status.PENDING
+            return (
+                RequestStatus.PROCESSING if self.processing or self.done else RequestStatus.PENDING
+            )
         if self.cancelled:
-            return Status.CANCELLED
+            return RequestStatus.CANCELLED
         if not self.failed:
-            return Status.COMPLETED
-        return Status.PARTIAL if self.completed else Status.FAILED
+            return RequestStatus.COMPLETED
+        return RequestStatus.PARTIAL if self.completed else RequestStatus.FAILED
 
 
 # --- the table that comes in -------------------------------------------------------------------
 # Its rows and their images come by the million, and a named tuple is made in half a dataclass's time.
 
 
-class Role(StrEnum):
+class ColumnRole(StrEnum):
     """What a column of the uploaded table is for."""
 
     SERIAL = "serial"
@@ -111,34 +113,36 @@ class Columns:
     """The uploaded table's own columns, in their order: header text and role.
 
     Columns that are dropped (empty unnamed ones, those with the names of our own output columns) are
-    not among them. `places` tells where in `Product.extra` the cells of the `extra` columns stand.
+    not among them. `extra_positions` tells where in `Product.extra` the cells of the `extra` columns stand.
     """
 
     names: tuple[str, ...]
-    roles: tuple[Role, ...]
-    places: tuple[int, ...]
+    roles: tuple[ColumnRole, ...]
+    extra_positions: tuple[int, ...]
 
     @property
     def extra(self) -> tuple[str, ...]:
-        return tuple(n for n, r in zip(self.names, self.roles, strict=True) if r is Role.EXTRA)
+        return tuple(
+            n for n, r in zip(self.names, self.roles, strict=True) if r is ColumnRole.EXTRA
+        )
 
 
 class ImageUrl(NamedTuple):
     """One image URL of a row.
 
     `given` is the user's spelling, trimmed, and what is shown; `fetched` is the valid ASCII form that
-    goes on the wire; `origin` is its `scheme://host:port`.
+    goes on the wire; `host_url` is its `scheme://host:port`.
     """
 
     given: str
     fetched: str
-    origin: str
+    host_url: str
 
 
 class Product(NamedTuple):
     """One row of the uploaded table.
 
-    `extra` are the cells of its further columns (`Columns.places`), but for those that it ends before.
+    `extra` are the cells of its further columns (`Columns.extra_positions`), but for those that it ends before.
     Any column without a name has cells there, as only the last row tells which of them are empty.
     """
 
@@ -156,7 +160,7 @@ class Product(NamedTuple):
 class RequestOptions:
     """What a user asked for beside the table itself."""
 
-    settings: Settings
+    settings: CompressionSettings
     webhook_url: str | None = None
 
 
@@ -214,7 +218,7 @@ class ImageRow:
     status: ImageStatus
     attempts: int
     file: str | None = None
-    picture: Picture | None = None
+    info: ImageInfo | None = None
     error_code: ImageErrorCode | None = None
     error_message: str | None = None
 
@@ -251,9 +255,9 @@ class Claim:
     numbers: tuple[int, ...]
     token: str
     url: str
-    origin: str
+    host_url: str
     attempts: int
-    settings: Settings
+    settings: CompressionSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +271,7 @@ class Completed:
     claim: Claim
     source_digest: bytes
     file: str
-    picture: Picture
+    info: ImageInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +285,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class PutBack:
+class Requeued:
     """The claim's image waits again, until `not_before` (Unix seconds; 0: no longer)."""
 
     claim: Claim
@@ -296,7 +300,7 @@ class Cancelled:
     claim: Claim
 
 
-Outcome = Completed | Failed | PutBack | Cancelled
+Outcome = Completed | Failed | Requeued | Cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,10 +316,10 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class FinishedRequest:
     """A request has just finished; what `events` tells whoever watches."""
 
     request_key: int
     request_id: str
-    status: Status
+    status: RequestStatus
     progress: Progress = field(default_factory=Progress)

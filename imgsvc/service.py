@@ -17,36 +17,36 @@ from ipaddress import ip_address
 from aiohttp import web
 
 from imgsvc.config import Config
-from imgsvc.database.connection import Database, DatabaseUnavailable
-from imgsvc.database.deliveries import Deliveries
-from imgsvc.database.snapshots import Snapshots
-from imgsvc.database.uploads import Uploads
-from imgsvc.database.work import Work
-from imgsvc.errors import StartError
-from imgsvc.images.pool import Pool
+from imgsvc.database.connection import Database, DatabaseUnavailableError
+from imgsvc.database.job_store import JobStore
+from imgsvc.database.queries import Queries
+from imgsvc.database.request_store import RequestStore
+from imgsvc.database.webhook_store import WebhookStore
+from imgsvc.errors import StartupError
 from imgsvc.intake import Intake
 from imgsvc.metrics import Metrics
-from imgsvc.models import Finished
+from imgsvc.models import FinishedRequest
 from imgsvc.network.addresses import AddressRules
-from imgsvc.network.breaker import Breakers
-from imgsvc.network.budget import ByteBudget
+from imgsvc.network.byte_budget import ByteBudget
+from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.fetch import Fetcher
-from imgsvc.network.outbound import open_session
+from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
-from imgsvc.processing.control import Control
-from imgsvc.processing.delivery import DeliveryQueue
 from imgsvc.processing.events import Events
-from imgsvc.processing.health import Monitor, State
-from imgsvc.processing.housekeeping import Housekeeping
+from imgsvc.processing.health import HealthMonitor, ServiceState
+from imgsvc.processing.host_limiter import HostLimiter
+from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Pipeline
-from imgsvc.processing.queue import ProcessQueue
-from imgsvc.processing.turns import Turns
-from imgsvc.report import webhook_body
-from imgsvc.storage.files import Files
+from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.scheduler import Scheduler
+from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.serializers import webhook_body
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
-from imgsvc.storage.space import Space
-from imgsvc.web.app import Parts, create_app
+from imgsvc.web.app import AppContext, create_app
 from imgsvc.web.server import Runner
+from imgsvc.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -78,69 +78,71 @@ class Service:
         self._processing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self.metrics = metrics = Metrics()
-        self.snapshots = Snapshots(database)
+        self.snapshots = Queries(database)
         self.events = events = Events(self.snapshots)
         self._database = database
-        self._space = space = Space(config.storage.data_dir, config.storage.min_free_bytes)
-        self.files = files = Files(config.storage.data_dir)
-        self._uploads = uploads = Uploads(database)
-        self._work = work = Work(
+        self._space = space = DiskSpace(config.storage.data_dir, config.storage.min_free_bytes)
+        self.files = files = FilesystemStore(config.storage.data_dir)
+        self._uploads = uploads = RequestStore(database)
+        self._work = work = JobStore(
             database, partial(webhook_body, retention_days=config.storage.retention_days)
         )
-        self._pool = pool = Pool(config.compress)
-        self.monitor = Monitor(database, pool, has_room=space.has_room)
-        self._housekeeping = Housekeeping(uploads, files, config.storage)
+        self._pool = pool = WorkerPool(config.compress)
+        self.monitor = HealthMonitor(database, pool, has_free_space=space.has_free_space)
+        self._housekeeping = Maintenance(uploads, files, config.storage)
         rules = AddressRules(config.fetch.allowed_networks)
         self._session = session = open_session(config.fetch, rules)
-        self._breakers = breakers = Breakers()
+        self._breakers = breakers = CircuitBreakers()
         fetcher = Fetcher(session, config.fetch, ByteBudget(FETCHED_BYTES))
-        self._deliveries = DeliveryQueue(
-            Deliveries(database),
+        self._deliveries = WebhookQueue(
+            WebhookStore(database),
             WebhookSender(session, config.webhook),
             config.webhook,
             metrics,
-            touch=events.touch,
+            mark_changed=events.mark_changed,
         )
         pipeline = Pipeline(
             work,
             fetcher,
             pool,
             files,
-            turns=Turns(config.fetch.concurrency, config.fetch.per_host),
+            host_limiter=HostLimiter(config.fetch.concurrency, config.fetch.per_host),
             metrics=metrics,
-            has_room=space.has_room,
+            has_free_space=space.has_free_space,
             may_fetch=breakers.may_fetch,
         )
-        self.queue = queue = ProcessQueue(
+        self.queue = queue = Scheduler(
             work,
             pipeline,
             breakers,
             config.fetch,
             metrics,
             fetched_ahead=FETCHED_AHEAD * pool.workers,
-            has_room=space.has_room,
-            touch=events.touch,
+            has_free_space=space.has_free_space,
+            mark_changed=events.mark_changed,
             finished=self._finished,
-            unused=self._housekeeping.delete_unused,
+            orphaned_files=self._housekeeping.delete_orphans,
         )
-        self.control = Control(work, uploads, queue, self._housekeeping, touch=events.touch)
+        self.control = RequestActions(
+            work, uploads, queue, self._housekeeping, mark_changed=events.mark_changed
+        )
         self.intake = Intake(
             uploads,
             config.server,
             metrics,
-            has_room=space.has_room,
+            has_free_space=space.has_free_space,
             accepted=queue.wake,
             discarded=self._housekeeping.wake,
         )
 
-    def _finished(self, requests: Sequence[Finished]) -> None:
-        self.events.touch((request.request_key for request in requests), urgent=True)
+    def _finished(self, requests: Sequence[FinishedRequest]) -> None:
+        self.events.mark_changed((request.request_key for request in requests), urgent=True)
         self._deliveries.wake()
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> AppContext:
         """What the web layer gets."""
-        return Parts(
+        return AppContext(
             config=self.config,
             intake=self.intake,
             snapshots=self.snapshots,
@@ -158,11 +160,11 @@ class Service:
         await self._recover()
         await self._pool.start()
         self._own(self.events.publish(), "events")
-        self._own(self._housekeeping.keep_house(), "housekeeping")
+        self._own(self._housekeeping.run(), "housekeeping")
         self._processing = self._own(self.queue.process_queue(), "queue")
-        self._own(self._deliveries.deliver_due(), "webhooks")
+        self._own(self._deliveries.run(), "webhooks")
         self._own(self.control.resume(), "cancelling")
-        self.monitor.state = State.RUNNING
+        self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
         """Put in order what an earlier process left, however long the database takes no write."""
@@ -170,8 +172,8 @@ class Service:
             try:
                 await self.files.sweep(await self._work.in_flight())
                 await self._work.recover()
-                await self._uploads.abandon_staged()
-            except DatabaseUnavailable:  # the monitor tells of it
+                await self._uploads.discard_abandoned()
+            except DatabaseUnavailableError:  # the monitor tells of it
                 await asyncio.sleep(RECOVERY_SECONDS)
             else:
                 return
@@ -179,7 +181,7 @@ class Service:
     async def stop(self) -> None:
         """Refuse what comes, finish or put back what is in flight, in time, and let go of the rest."""
         deadline = time.monotonic() + self.config.server.shutdown_seconds - CLOSE_SECONDS
-        self.monitor.state = State.STOPPING
+        self.monitor.state = ServiceState.STOPPING
         self.intake.stop()
         self.events.close()
         await self.control.close()
@@ -226,7 +228,7 @@ class Service:
 async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Service]:
     """Run the service, over HTTP unless told not to, until the block ends.
 
-    Raises `StartError` where it cannot start.
+    Raises `StartupError` where it cannot start.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
@@ -256,7 +258,7 @@ async def _listening(service: Service) -> AsyncIterator[None]:
         try:
             await site.start()
         except OSError as error:
-            raise StartError(
+            raise StartupError(
                 f"cannot listen on {server.host}:{server.port}: {error.strerror}. "
                 "Is another service there? Choose another server.port."
             ) from None

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from imgsvc.errors import Refusal
+from imgsvc.errors import ProblemError
 
 Status = Mapping[str, Any]
 """A request's status, as the API gives it in JSON."""
@@ -62,14 +62,14 @@ def failures(status: Status) -> list[str]:
     return [f"{each['count']:,} × {each['code']} ({each['host']})" for each in most_first]
 
 
-def refusal_lines(refusal: Refusal) -> list[str]:
+def problem_lines(refusal: ProblemError) -> list[str]:
     """What is wrong with a table, fault by fault, or with whatever was refused."""
     lines = [refusal.detail]
-    for fault in refusal.faults:
+    for fault in refusal.errors:
         where = [f"row {fault.row}"] if fault.row is not None else []
         where += [f"column {fault.column}"] if fault.column is not None else []
         lines.append(f"  {', '.join(where) or 'the file'}: {fault.message}")
-    if (more := refusal.fault_count - len(refusal.faults)) > 0:
+    if (more := refusal.error_count - len(refusal.errors)) > 0:
         lines.append(f"  and {more:,} more")
     return lines
 

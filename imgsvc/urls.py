@@ -13,7 +13,7 @@ from ipaddress import AddressValueError, IPv6Address
 
 import idna
 
-from imgsvc.errors import FaultCode
+from imgsvc.errors import FileErrorCode
 from imgsvc.models import ImageUrl
 
 MAX_URL_LENGTH = 8_192
@@ -47,7 +47,7 @@ _AS_SENT = tuple(
 class UrlError(ValueError):
     """Text that is no URL to be fetched: a code, and a clause that says why and what to do."""
 
-    def __init__(self, code: FaultCode, message: str) -> None:
+    def __init__(self, code: FileErrorCode, message: str) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -64,13 +64,13 @@ def parse_url(text: str) -> ImageUrl:
     given = text.strip(BLANKS)
     slash = given.find("/", 8)
     if 8 < slash < 300 and len(given) <= MAX_URL_LENGTH and _TARGET.fullmatch(given, slash):
-        origin = _origin_as_it_stands(given[:slash])
-        if origin is not None:
-            return ImageUrl(given, given, origin)
+        host_url = _host_url_as_given(given[:slash])
+        if host_url is not None:
+            return ImageUrl(given, given, host_url)
     if len(given) > MAX_URL_LENGTH:
         raise _too_long()
     if _SURROGATE.search(given):
-        raise UrlError(FaultCode.INVALID_URL, "it has characters that are not Unicode text")
+        raise UrlError(FileErrorCode.INVALID_URL, "it has characters that are not Unicode text")
     return _parse(given)
 
 
@@ -88,7 +88,7 @@ def resolve_redirect(base_fetched: str, location: str) -> ImageUrl:
     if scheme is None:
         location = _absolute(base_fetched, location)
     url = _parse(location)
-    return ImageUrl(url.fetched, url.fetched, url.origin)
+    return ImageUrl(url.fetched, url.fetched, url.host_url)
 
 
 def page_origin(url: str) -> str:
@@ -124,18 +124,19 @@ def _parse(given: str) -> ImageUrl:
 
 
 @lru_cache(maxsize=1024)
-def _origin_as_it_stands(base: str) -> str | None:
+def _host_url_as_given(base: str) -> str | None:
     """Give the origin of a URL's `scheme://authority`, or None where that must be written anew."""
     try:
         url = _parse(base)
     except UrlError:
         return None
-    return url.origin if url.fetched == f"{base}/" else None
+    return url.host_url if url.fetched == f"{base}/" else None
 
 
 def _too_long() -> UrlError:
     return UrlError(
-        FaultCode.TOO_LONG, f"it is longer than {MAX_URL_LENGTH:,} characters; use a shorter URL"
+        FileErrorCode.TOO_LONG,
+        f"it is longer than {MAX_URL_LENGTH:,} characters; use a shorter URL",
     )
 
 
@@ -145,11 +146,11 @@ def _check_characters(given: str) -> None:
         return
     if found[0] in "\t\r\n":
         raise UrlError(
-            FaultCode.INVALID_URL,
+            FileErrorCode.INVALID_URL,
             "it has a line break or a tab in it; each URL must begin with http:// or https://",
         )
     raise UrlError(
-        FaultCode.CONTROL_CHARACTER,
+        FileErrorCode.CONTROL_CHARACTER,
         f"it has the control character U+{ord(found[0]):04X} in it; remove that",
     )
 
@@ -161,21 +162,21 @@ def _split_scheme(given: str) -> tuple[str, str]:
         return scheme, given[match.end() :]
     if scheme in _DEFAULT_PORTS:
         raise UrlError(
-            FaultCode.INVALID_URL,
+            FileErrorCode.INVALID_URL,
             f"{scheme}: must be followed by two slashes: {scheme}://host/path",
         )
     if match and (match[2] or _is_scheme(scheme, given[match.end() :])):
         raise UrlError(
-            FaultCode.UNSUPPORTED_SCHEME,
+            FileErrorCode.UNSUPPORTED_SCHEME,
             f"only http:// and https:// are fetched, not {_short(scheme)}:",
         )
     if given[:1] in {'"', "'", "\u201c", "\u201e"}:
         raise UrlError(
-            FaultCode.INVALID_URL,
+            FileErrorCode.INVALID_URL,
             "it begins with a quotation mark; one that opens a cell must be the cell's first "
             "character, with no blank before it, and URLs take none",
         )
-    raise UrlError(FaultCode.INVALID_URL, "it must begin with http:// or https://")
+    raise UrlError(FileErrorCode.INVALID_URL, "it must begin with http:// or https://")
 
 
 def _is_scheme(word: str, rest: str) -> bool:
@@ -192,19 +193,19 @@ def _host_and_port(authority: str) -> tuple[str, int | None]:
     """Split and judge an authority; the host comes in the form that goes on the wire."""
     if "@" in authority:
         raise UrlError(
-            FaultCode.INVALID_URL,
+            FileErrorCode.INVALID_URL,
             "it holds a user name or password, which would end up in logs and tables; "
             "use a URL without, a signed one for example",
         )
     match = _HOST_AND_PORT.fullmatch(authority)
     if match is None:
-        raise UrlError(FaultCode.INVALID_URL, "its host name or port is not valid")
+        raise UrlError(FileErrorCode.INVALID_URL, "its host name or port is not valid")
     host, digits = match[1], match[2]
     if not host:
-        raise UrlError(FaultCode.INVALID_URL, "it has no host; write it as https://host/path")
+        raise UrlError(FileErrorCode.INVALID_URL, "it has no host; write it as https://host/path")
     port = int(digits) if digits else None
     if port is not None and not 1 <= port <= 65_535:
-        raise UrlError(FaultCode.INVALID_URL, "its port must be from 1 to 65535")
+        raise UrlError(FileErrorCode.INVALID_URL, "its port must be from 1 to 65535")
     return (_ipv6(host) if host.startswith("[") else _name(host)), port
 
 
@@ -212,21 +213,21 @@ def _ipv6(host: str) -> str:
     try:
         return f"[{IPv6Address(host[1:-1]).compressed}]"
     except AddressValueError:
-        raise UrlError(FaultCode.INVALID_URL, "its host is no IPv6 address") from None
+        raise UrlError(FileErrorCode.INVALID_URL, "its host is no IPv6 address") from None
 
 
 def _name(host: str) -> str:
     """Give a host name in the form that the DNS knows. Underscores are not in the rules, but occur."""
     name = host.lower() if host.isascii() else _international(host)
     if len(name.removesuffix(".")) > _MAX_HOST_LENGTH or not _NAME.fullmatch(name):
-        raise UrlError(FaultCode.INVALID_URL, "its host name is not valid")
+        raise UrlError(FileErrorCode.INVALID_URL, "its host name is not valid")
     return name
 
 
 def _international(host: str) -> str:
     """IDNA 2008 with the mapping of UTS 46, non-transitional, as browsers do it."""
     if len(host) > _MAX_HOST_LENGTH + 1:
-        raise UrlError(FaultCode.INVALID_URL, "its host name is too long")
+        raise UrlError(FileErrorCode.INVALID_URL, "its host name is too long")
     try:
         mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
         labels = [
@@ -234,7 +235,7 @@ def _international(host: str) -> str:
         ]
     except UnicodeError:  # idna.IDNAError is one
         raise UrlError(
-            FaultCode.INVALID_URL, "its host name is not a valid international name"
+            FileErrorCode.INVALID_URL, "its host name is not a valid international name"
         ) from None
     return ".".join(labels).lower()
 
@@ -254,7 +255,7 @@ def _as_sent(target: str) -> str:
         data = _STRAY_PERCENT.sub("%25", target).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise UrlError(
-            FaultCode.INVALID_URL, "it has characters that are not Unicode text"
+            FileErrorCode.INVALID_URL, "it has characters that are not Unicode text"
         ) from None
     return "".join(map(_AS_SENT.__getitem__, data))
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.launcher import Service
 from tests.origin import Origin
+from tests.service_process import Service
 
 StartService = Callable[..., Service]
 
@@ -59,5 +59,5 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
 
 @pytest.fixture
 def service(start_service: StartService) -> Service:
-    """A running service with the settings of `tests.launcher.Service`."""
+    """A running service with the settings of `tests.service_process.Service`."""
     return start_service()

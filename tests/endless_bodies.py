@@ -18,9 +18,9 @@ from pathlib import Path
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.addresses import AddressRules
-from imgsvc.network.budget import ByteBudget
+from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
-from imgsvc.network.outbound import open_session
+from imgsvc.network.session import open_session
 from tests.origin import ROOT
 
 ORIGINS = 64

@@ -1,6 +1,6 @@
 """An HTTP origin in a process of its own, which does what a test tells it to.
 
-    origin.url("/photo/7.jpg")            the picture 7 of tests/pictures.py; also .png, .webp, …;
+    origin.url("/photo/7.jpg")            the picture 7 of tests/sample_images.py; also .png, .webp, …;
                                           ?w=640&h=480 for another size
     origin.script("/a.jpg", Reply(503), Reply(photo="/photo/7.jpg"))
                                           first a 503, then (and from then on) the picture
@@ -20,7 +20,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPConnection
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests import pictures
+from tests import sample_images
+from tests.waiting import block_until
 
 ROOT = Path(__file__).parent.parent
 CONTROL = "/_control"
@@ -57,7 +58,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Seen:
+class ReceivedRequest:
     """One call that came. `target` is the request line's, as it came; header names are lower case."""
 
     method: str
@@ -115,9 +116,9 @@ class Origin:
     def open_gate(self, gate: str) -> None:
         self._control("open_gate", gate=gate)
 
-    def seen(self, path: str | None = None) -> list[Seen]:
+    def seen(self, path: str | None = None) -> list[ReceivedRequest]:
         """The calls that came for `path` (without its query), or all of them."""
-        return [Seen(**seen) for seen in self._control("seen", path=path)]
+        return [ReceivedRequest(**seen) for seen in self._control("seen", path=path)]
 
     def hits(self, path: str | None = None) -> int:
         """How many calls came for `path`, or in all."""
@@ -128,7 +129,7 @@ class Origin:
         return int(self._control("peak"))
 
     def wait_for_hits(self, path: str | None, count: int, seconds: float = 30) -> None:
-        wait_until(lambda: self.hits(path) >= count, seconds, f"{count} calls for {path}")
+        block_until(lambda: self.hits(path) >= count, f"{count} calls for {path}", seconds)
 
     def reset(self) -> None:
         """Forget scripts and calls, and open all gates."""
@@ -150,21 +151,13 @@ class Origin:
             connection.close()
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30, what: str = "it") -> None:
-    """Look again and again until `condition()` is true; fail when that takes too long."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, f"waited {seconds} s for {what}"
-        time.sleep(0.02)
-
-
 class _Server:
     """What runs in the origin's process."""
 
     def __init__(self) -> None:
         self._scripts: dict[str, list[Reply]] = {}
         self._gates: dict[str, asyncio.Event] = {}
-        self._seen: list[Seen] = []
+        self._seen: list[ReceivedRequest] = []
         self._active = self._peak = 0
         self._photos: dict[str, tuple[bytes, str]] = {}
 
@@ -185,7 +178,7 @@ class _Server:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
             await writer.drain()
             return True
-        self._seen.append(Seen(method, target, headers, body, time.time()))
+        self._seen.append(ReceivedRequest(method, target, headers, body, time.time()))
         self._active += 1
         self._peak = max(self._peak, self._active)
         try:
@@ -280,8 +273,8 @@ class _Server:
                 raise ValueError(target)
             query = parse_qs(url.query)
             size = int(query.get("w", ["320"])[0]), int(query.get("h", ["240"])[0])
-            body = await asyncio.to_thread(pictures.encoded, int(number), extension, *size)
-            self._photos[target] = body, pictures.media_type(extension)
+            body = await asyncio.to_thread(sample_images.encoded, int(number), extension, *size)
+            self._photos[target] = body, sample_images.media_type(extension)
         return self._photos[target]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.network.addresses import DENIED_NETWORKS, AddressRules, BlockedAddress, is_public
+from imgsvc.network.addresses import DENIED_NETWORKS, AddressRules, BlockedAddressError, is_public
 
 
 def words(text: str) -> list[str]:
@@ -55,13 +55,13 @@ def test_the_public_internet_may_be_reached(ip: str) -> None:
 
 @pytest.mark.parametrize("ip", NOT_PUBLIC)
 def test_nothing_else_may_be_reached(ip: str) -> None:
-    with pytest.raises(BlockedAddress):
+    with pytest.raises(BlockedAddressError):
         AddressRules().check(ip)
 
 
 @pytest.mark.parametrize("ip", [*NOT_ADDRESSES, "", " ", " 8.8.8.8", "8.8.8.8 ", "8.8.8.8\n"])
 def test_what_is_not_an_address_as_usually_written_is_refused(ip: str) -> None:
-    with pytest.raises(BlockedAddress):
+    with pytest.raises(BlockedAddressError):
         AddressRules(["0.0.0.0/0", "::/0"]).check(ip)
 
 

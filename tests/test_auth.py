@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import Answer, Site, opened
+from tests.http_harness import Answer, HttpHarness, open_http
 
 KEYS = ["first-key", "second-key"]
 JSON = {"Content-Type": "application/json"}
@@ -37,9 +37,9 @@ PUBLIC = [
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with opened(tmp_path, server={"api_keys": KEYS}) as site:
-        yield site
+async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
+    async with open_http(tmp_path, server={"api_keys": KEYS}) as http:
+        yield http
 
 
 def cookie_of(answer: Answer) -> str:
@@ -47,13 +47,13 @@ def cookie_of(answer: Answer) -> str:
     return f"imgsvc_session={cookie['imgsvc_session'].value}"
 
 
-async def sign_in(site: Site, key: str = KEYS[0]) -> Answer:
-    return await site.post("/session", f'{{"apiKey": "{key}"}}'.encode(), JSON)
+async def sign_in(http: HttpHarness, key: str = KEYS[0]) -> Answer:
+    return await http.post("/session", f'{{"apiKey": "{key}"}}'.encode(), JSON)
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
-async def test_without_a_key_there_is_no_way_in(site: Site, method: str, path: str) -> None:
-    answer = await site.call(method, path)
+async def test_without_a_key_there_is_no_way_in(http: HttpHarness, method: str, path: str) -> None:
+    answer = await http.call(method, path)
     assert answer.status == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
     if method != "HEAD":
@@ -61,12 +61,12 @@ async def test_without_a_key_there_is_no_way_in(site: Site, method: str, path: s
 
 
 @pytest.mark.parametrize("path", PUBLIC)
-async def test_what_is_public_needs_no_key(site: Site, path: str) -> None:
-    assert (await site.get(path)).status == 200
+async def test_what_is_public_needs_no_key(http: HttpHarness, path: str) -> None:
+    assert (await http.get(path)).status == 200
 
 
-async def test_outputs_need_no_key(site: Site) -> None:
-    assert (await site.get(f"/images/{'0' * 32}.jpg")).status == 404
+async def test_outputs_need_no_key(http: HttpHarness) -> None:
+    assert (await http.get(f"/images/{'0' * 32}.jpg")).status == 404
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ async def test_outputs_need_no_key(site: Site) -> None:
         {"X-API-Key": "wrong", "Authorization": "Bearer first-key"},
     ],
 )
-async def test_a_key_that_fits(site: Site, headers: dict[str, str]) -> None:
-    assert (await site.get("/listRequests", headers)).status == 200
+async def test_a_key_that_fits(http: HttpHarness, headers: dict[str, str]) -> None:
+    assert (await http.get("/listRequests", headers)).status == 200
 
 
 @pytest.mark.parametrize(
@@ -97,17 +97,17 @@ async def test_a_key_that_fits(site: Site, headers: dict[str, str]) -> None:
         {"Cookie": "imgsvc_session="},
     ],
 )
-async def test_a_key_that_does_not_fit(site: Site, headers: dict[str, str]) -> None:
-    assert (await site.get("/listRequests", headers)).status == 401
+async def test_a_key_that_does_not_fit(http: HttpHarness, headers: dict[str, str]) -> None:
+    assert (await http.get("/listRequests", headers)).status == 401
 
 
 @pytest.mark.parametrize("query", ["apiKey", "api_key", "key", "X-API-Key", "access_token"])
-async def test_a_key_in_a_url_is_none(site: Site, query: str) -> None:
-    assert (await site.get(f"/listRequests?{query}=first-key")).status == 401
+async def test_a_key_in_a_url_is_none(http: HttpHarness, query: str) -> None:
+    assert (await http.get(f"/listRequests?{query}=first-key")).status == 401
 
 
-async def test_a_key_is_traded_for_a_cookie(site: Site) -> None:
-    answer = await sign_in(site)
+async def test_a_key_is_traded_for_a_cookie(http: HttpHarness) -> None:
+    answer = await sign_in(http)
     assert answer.status == 204
     cookie = SimpleCookie(answer.headers["Set-Cookie"])["imgsvc_session"]
     assert cookie["httponly"]
@@ -116,8 +116,8 @@ async def test_a_key_is_traded_for_a_cookie(site: Site) -> None:
     assert not cookie["secure"]
     assert "first-key" not in answer.headers["Set-Cookie"]
     headers = {"Cookie": cookie_of(answer)}
-    assert (await site.get("/listRequests", headers)).status == 200
-    assert (await site.get(f"/watchStatus/{UNKNOWN}", headers)).status == 404
+    assert (await http.get("/listRequests", headers)).status == 200
+    assert (await http.get(f"/watchStatus/{UNKNOWN}", headers)).status == 404
 
 
 @pytest.mark.parametrize(
@@ -138,16 +138,16 @@ async def test_a_key_is_traded_for_a_cookie(site: Site) -> None:
     ],
 )
 async def test_what_gives_no_cookie(
-    site: Site, body: bytes, headers: dict[str, str], status: int
+    http: HttpHarness, body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    answer = await site.post("/session", body, headers)
+    answer = await http.post("/session", body, headers)
     assert answer.status == status
     answer.problem()
     assert "Set-Cookie" not in answer.headers
 
 
-async def test_signing_out(site: Site) -> None:
-    answer = await site.call("DELETE", "/session")
+async def test_signing_out(http: HttpHarness) -> None:
+    answer = await http.call("DELETE", "/session")
     assert answer.status == 204
     cookie = SimpleCookie(answer.headers["Set-Cookie"])["imgsvc_session"]
     assert cookie.value == ""
@@ -157,36 +157,36 @@ async def test_signing_out(site: Site) -> None:
 async def test_a_cookie_goes_with_its_key(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
-    async with opened(tmp_path / "a", server={"api_keys": KEYS}) as site:
-        cookies = {key: {"Cookie": cookie_of(await sign_in(site, key))} for key in KEYS}
+    async with open_http(tmp_path / "a", server={"api_keys": KEYS}) as http:
+        cookies = {key: {"Cookie": cookie_of(await sign_in(http, key))} for key in KEYS}
         assert cookies[KEYS[0]] != cookies[KEYS[1]]
-    async with opened(tmp_path / "b", server={"api_keys": KEYS[1:]}) as site:
-        assert (await site.get("/listRequests", cookies[KEYS[0]])).status == 401
-        assert (await site.get("/listRequests", cookies[KEYS[1]])).status == 200
+    async with open_http(tmp_path / "b", server={"api_keys": KEYS[1:]}) as http:
+        assert (await http.get("/listRequests", cookies[KEYS[0]])).status == 401
+        assert (await http.get("/listRequests", cookies[KEYS[1]])).status == 200
 
 
 async def test_the_cookie_of_a_public_url(tmp_path: Path) -> None:
     server = {"api_keys": KEYS, "public_url": "https://x.example/img"}
-    async with opened(tmp_path, server=server) as site:
-        cookie = SimpleCookie((await sign_in(site)).headers["Set-Cookie"])["imgsvc_session"]
+    async with open_http(tmp_path, server=server) as http:
+        cookie = SimpleCookie((await sign_in(http)).headers["Set-Cookie"])["imgsvc_session"]
         assert cookie["path"] == "/img"
         assert cookie["secure"]
 
 
 async def test_without_keys_everything_is_open(tmp_path: Path) -> None:
-    async with opened(tmp_path) as site:
-        assert (await site.get("/listRequests")).status == 200
-        answer = await sign_in(site)
+    async with open_http(tmp_path) as http:
+        assert (await http.get("/listRequests")).status == 200
+        answer = await sign_in(http)
         assert (answer.status, "Set-Cookie" in answer.headers) == (204, False)
 
 
 async def test_all_keys_are_compared(
-    site: Site, monkeypatch: pytest.MonkeyPatch, count: Callable[[], int]
+    http: HttpHarness, monkeypatch: pytest.MonkeyPatch, count: Callable[[], int]
 ) -> None:
     """The time it takes must not tell which key fits, nor how much of it."""
     for key in (KEYS[0], KEYS[1], "wrong"):
         before = count()
-        await site.get("/listRequests", {"X-API-Key": key})
+        await http.get("/listRequests", {"X-API-Key": key})
         assert count() - before == 2 * len(KEYS)
 
 

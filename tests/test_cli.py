@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from imgsvc import __version__
-from tests import pictures
+from tests import sample_images
 from tests.conftest import StartService
-from tests.launcher import Service, table
-from tests.origin import ROOT, Origin, Reply, wait_until
+from tests.origin import ROOT, Origin, Reply
+from tests.service_process import Service, table
+from tests.waiting import block_until
 
 LOOPBACK = {"IMGSVC_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]', "IMGSVC_COMPRESS__WORKERS": "1"}
 
@@ -34,7 +35,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Shell:
+class CommandLine:
     """A folder to stand in, and the `imgsvc` command."""
 
     folder: Path
@@ -71,10 +72,10 @@ class Shell:
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Iterator[Shell]:
+def shell(tmp_path: Path) -> Iterator[CommandLine]:
     folder = tmp_path / "shell"
     folder.mkdir()
-    shell = Shell(folder)
+    shell = CommandLine(folder)
     yield shell
     for process in shell.started:
         if process.poll() is None:
@@ -89,7 +90,7 @@ def products(origin: Origin, numbers: range) -> bytes:
 # --- help and mistakes -----------------------------------------------------------------------------
 
 
-def test_help_and_version(shell: Shell) -> None:
+def test_help_and_version(shell: CommandLine) -> None:
     assert shell.run("--version") == Done(0, f"imgsvc {__version__}\n", "")
     shown = shell.run("--help")
     assert shown.code == 0
@@ -122,7 +123,9 @@ def test_help_and_version(shell: Shell) -> None:
         (["backup", "new"], 1, "--data-dir"),
     ],
 )
-def test_a_mistake_ends_in_words(shell: Shell, arguments: list[str], code: int, said: str) -> None:
+def test_a_mistake_ends_in_words(
+    shell: CommandLine, arguments: list[str], code: int, said: str
+) -> None:
     shell.write("here", b"a,b\n")
     shell.write("latin", b"k\xe9y")
     shell.write("lines", b"one\ntwo")
@@ -152,7 +155,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(
     assert made == {"flag"}
 
 
-def test_a_service_that_cannot_start_says_why(service: Service, shell: Shell) -> None:
+def test_a_service_that_cannot_start_says_why(service: Service, shell: CommandLine) -> None:
     port = service.url.rpartition(":")[2]
     taken = shell.run("serve", "--port", port)
     assert taken.code == 1
@@ -163,7 +166,7 @@ def test_a_service_that_cannot_start_says_why(service: Service, shell: Shell) ->
     assert str(service.data_dir) in second.said
 
 
-def test_config_check_tells_what_differs_and_no_secret(shell: Shell) -> None:
+def test_config_check_tells_what_differs_and_no_secret(shell: CommandLine) -> None:
     shell.write("config.toml", b"[server]\nport = 9\napi_keys = ['hunter2']")
     done = shell.run("config", "check", IMGSVC_LOG__LEVEL="debug")
     assert done.code == 0
@@ -180,7 +183,7 @@ def test_config_check_tells_what_differs_and_no_secret(shell: Shell) -> None:
 
 
 def test_submit_prints_the_id_and_status_tells_the_rest(
-    service: Service, origin: Origin, shell: Shell
+    service: Service, origin: Origin, shell: CommandLine
 ) -> None:
     shell.write("products.csv", products(origin, range(3)))
     submitted = shell.run("submit", "products.csv", "--server", service.url)
@@ -197,7 +200,7 @@ def test_submit_prints_the_id_and_status_tells_the_rest(
 
 
 def test_submit_waits_and_its_exit_code_tells_whether_all_came_out(
-    service: Service, origin: Origin, shell: Shell
+    service: Service, origin: Origin, shell: CommandLine
 ) -> None:
     urls = [origin.photo(1), origin.url("/missing.jpg")]
     shell.write("products.csv", table([[1, "a", urls]]))
@@ -212,7 +215,7 @@ def test_submit_waits_and_its_exit_code_tells_whether_all_came_out(
     assert row["Output Image Urls"].endswith(".webp,")
 
 
-def test_a_csv_with_faults_is_refused_with_each_named(service: Service, shell: Shell) -> None:
+def test_a_csv_with_faults_is_refused_with_each_named(service: Service, shell: CommandLine) -> None:
     shell.write("bad.csv", table([[1, "a", "http://h/1.jpg"], [2, "", "ftp://h/2.jpg"]]))
     done = shell.run("submit", "bad.csv", "--server", service.url)
     assert (done.code, done.out) == (1, "")
@@ -225,7 +228,7 @@ def test_a_csv_with_faults_is_refused_with_each_named(service: Service, shell: S
 
 
 def test_a_wait_outlives_a_restart_of_the_service(
-    start_service: StartService, origin: Origin, shell: Shell
+    start_service: StartService, origin: Origin, shell: CommandLine
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -233,7 +236,7 @@ def test_a_wait_outlives_a_restart_of_the_service(
     held = origin.script("/held.jpg", Reply(photo="/photo/9.jpg", gate="g"))
     request_id = service.upload(table([[1, "held", held]]))
     waiting = shell.start("status", request_id, "--wait", "--server", service.url)
-    wait_until(lambda: b"imgsvc_watchers 1.0" in service.get("/metrics").body, what="the wait")
+    block_until(lambda: b"imgsvc_watchers 1.0" in service.get("/metrics").body, what="the wait")
     service.kill()
     service.restart()
     origin.open_gate("g")
@@ -243,7 +246,7 @@ def test_a_wait_outlives_a_restart_of_the_service(
 
 
 def test_an_api_key_comes_from_the_environment_or_a_file(
-    start_service: StartService, shell: Shell
+    start_service: StartService, shell: CommandLine
 ) -> None:
     service = start_service(server={"port": 0, "api_keys": ["key-1"]})
     shell.write("key", b"key-1\n")
@@ -262,14 +265,14 @@ def test_an_api_key_comes_from_the_environment_or_a_file(
 # --- process ---------------------------------------------------------------------------------------
 
 
-def output_files(shell: Shell, name: str) -> list[list[Path]]:
+def output_files(shell: CommandLine, name: str) -> list[list[Path]]:
     return [
         [shell.folder / url for url in row["Output Image Urls"].split(",") if url]
         for row in shell.rows(name)
     ]
 
 
-def test_process_does_a_whole_file_quietly(origin: Origin, shell: Shell) -> None:
+def test_process_does_a_whole_file_quietly(origin: Origin, shell: CommandLine) -> None:
     shell.write("products.csv", products(origin, range(5)))
     assert shell.run("process", "products.csv", "-o", "out.csv") == Done(0, "", "")
     assert [row["Product Name"] for row in shell.rows("out.csv")] == [
@@ -277,13 +280,13 @@ def test_process_does_a_whole_file_quietly(origin: Origin, shell: Shell) -> None
     ]
     for number, (file,) in enumerate(output_files(shell, "out.csv")):
         assert file.is_relative_to(shell.folder / "out.images")
-        assert pictures.is_picture(file.read_bytes(), number)
+        assert sample_images.is_picture(file.read_bytes(), number)
     assert shell.run("process", "products.csv", "-o", "out.csv") == Done(0, "", "")
     assert origin.hits() == 5
 
 
 def test_process_keeps_columns_without_a_name_that_hold_anything(
-    origin: Origin, shell: Shell
+    origin: Origin, shell: CommandLine
 ) -> None:
     header = ("", "", "Product Name", "Input Image Urls", "Size", "")
     rows = [["", "", "a", origin.photo(1), "S"], ["", "7", "b", origin.photo(2), "", "note"]]
@@ -293,7 +296,7 @@ def test_process_keeps_columns_without_a_name_that_hold_anything(
     assert [row[7:] for row in written] == [["", "Size", ""], ["", "S", ""], ["7", "", "note"]]
 
 
-def test_process_tries_failures_again_in_the_next_run(origin: Origin, shell: Shell) -> None:
+def test_process_tries_failures_again_in_the_next_run(origin: Origin, shell: CommandLine) -> None:
     flaky = origin.script("/flaky.jpg", Reply(404), Reply(photo="/photo/7.jpg"))
     shell.write("products.csv", table([[1, "a", [origin.photo(1), flaky]]]))
     first = shell.run("process", "products.csv", "-o", "out.csv")
@@ -301,12 +304,12 @@ def test_process_tries_failures_again_in_the_next_run(origin: Origin, shell: She
     assert "1 failed" in first.said
     assert shell.run("process", "products.csv", "-o", "out.csv").code == 0
     ((one, other),) = output_files(shell, "out.csv")
-    assert pictures.is_picture(one.read_bytes(), 1)
-    assert pictures.is_picture(other.read_bytes(), 7)
+    assert sample_images.is_picture(one.read_bytes(), 1)
+    assert sample_images.is_picture(other.read_bytes(), 7)
     assert origin.hits("/photo/1.jpg") == 1
 
 
-def test_ctrl_c_before_the_command_has_begun_is_no_traceback(shell: Shell) -> None:
+def test_ctrl_c_before_the_command_has_begun_is_no_traceback(shell: CommandLine) -> None:
     shell.write("click.py", b"raise KeyboardInterrupt")
     done = shell.run("config", "check", PYTHONPATH=f"{shell.folder}{os.pathsep}{ROOT}")
     assert (done.code, done.said) == (130, "")
@@ -314,7 +317,7 @@ def test_ctrl_c_before_the_command_has_begun_is_no_traceback(shell: Shell) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_process_goes_on_where_it_was_stopped(
-    origin: Origin, shell: Shell, number: signal.Signals
+    origin: Origin, shell: CommandLine, number: signal.Signals
 ) -> None:
     held = origin.script("/held.jpg", Reply(photo="/photo/9.jpg", gate="g"))
     rows = [*([n, "a", origin.photo(n)] for n in range(4)), [9, "held", held]]
@@ -334,10 +337,12 @@ def test_process_goes_on_where_it_was_stopped(
 
 
 def wait_for_files(folder: Path, count: int) -> None:
-    wait_until(lambda: sum(f.is_file() for f in folder.rglob("*.jpg")) >= count, 60, "outputs")
+    block_until(lambda: sum(f.is_file() for f in folder.rglob("*.jpg")) >= count, "outputs", 60)
 
 
-def test_process_takes_another_table_into_the_same_folder(origin: Origin, shell: Shell) -> None:
+def test_process_takes_another_table_into_the_same_folder(
+    origin: Origin, shell: CommandLine
+) -> None:
     shell.write("products.csv", products(origin, range(2)))
     assert shell.run("process", "products.csv", "-o", "out.csv").code == 0
     shell.write("products.csv", products(origin, range(1, 3)))
@@ -349,7 +354,7 @@ def test_process_takes_another_table_into_the_same_folder(origin: Origin, shell:
 
 
 def test_process_leaves_a_services_own_folder_alone(
-    service: Service, origin: Origin, shell: Shell
+    service: Service, origin: Origin, shell: CommandLine
 ) -> None:
     request_id = service.upload(products(origin, range(2)))
     before = service.finished(request_id)
@@ -368,7 +373,7 @@ def test_process_leaves_a_services_own_folder_alone(
 
 
 def test_a_backup_of_a_running_service_is_a_whole_one(
-    service: Service, origin: Origin, shell: Shell, start_service: StartService
+    service: Service, origin: Origin, shell: CommandLine, start_service: StartService
 ) -> None:
     done_id = service.upload(products(origin, range(3)))
     before = service.finished(done_id)
@@ -392,7 +397,9 @@ def test_a_backup_of_a_running_service_is_a_whole_one(
 
 
 @pytest.mark.parametrize("database", [b"", b"not a database, however long it is" * 200])
-def test_a_backup_that_fails_says_why_and_leaves_nothing(shell: Shell, database: bytes) -> None:
+def test_a_backup_that_fails_says_why_and_leaves_nothing(
+    shell: CommandLine, database: bytes
+) -> None:
     (shell.folder / "data").mkdir()
     shell.write("data/imgsvc.db", database)
     done = shell.run("backup", "copy")
@@ -404,7 +411,7 @@ def test_a_backup_that_fails_says_why_and_leaves_nothing(shell: Shell, database:
 # --- demo ------------------------------------------------------------------------------------------
 
 
-def test_the_demo_shows_the_whole_way(shell: Shell, tmp_path: Path) -> None:
+def test_the_demo_shows_the_whole_way(shell: CommandLine, tmp_path: Path) -> None:
     done = shell.run("demo", "--keep", "kept", TMPDIR=str(tmp_path))
     assert done.code == 0, done.out + done.said
     assert done.said == ""

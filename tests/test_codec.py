@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.images import png
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.images.sniff import Kind, sniff
-from imgsvc.pictures import OutputFormat, Quality, Settings
-from tests.pictures import encoded, photograph
-from tests.saved import apart, compressed, film, opened, saved, shown
+from tests.image_assertions import apart, compressed, film, opened, saved, shown
+from tests.sample_images import encoded, photograph
 
 PHOTO = photograph(1)
 SOURCES = {
@@ -33,7 +33,7 @@ SOURCES = {
 
 def refused(data: bytes, max_pixels: int = 10**6, **settings: Any) -> ImageError:
     with pytest.raises(ImageError) as caught:
-        compress_image(data, Settings(**settings), max_pixels)
+        compress_image(data, CompressionSettings(**settings), max_pixels)
     assert caught.value.message[0].isupper()
     assert not caught.value.message.endswith("Error")
     return caught.value
@@ -48,26 +48,26 @@ def refused(data: bytes, max_pixels: int = 10**6, **settings: Any) -> ImageError
 )
 def test_a_jpeg_comes_out_at_its_share(saved_at: int, asked: str | int, used: int) -> None:
     result = compressed(saved(PHOTO, "JPEG", quality=saved_at), asked)
-    assert result.picture.source_quality == saved_at
-    assert result.picture.quality == used
-    assert not result.picture.kept
+    assert result.info.source_quality == saved_at
+    assert result.info.quality == used
+    assert not result.info.kept
     again = compressed(result.data)
-    assert again.picture.source_quality == used
+    assert again.info.source_quality == used
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "gif", "avif", "bmp", "tiff"])
 def test_formats_that_record_no_quality_count_as_100(kind: str) -> None:
-    picture = compressed(SOURCES[kind]).picture
+    picture = compressed(SOURCES[kind]).info
     assert picture.source_quality is None
     assert picture.quality == 50
 
 
 def test_webp_and_avif_and_jpeg_use_the_number() -> None:
     for form in ("jpeg", "webp", "avif"):
-        sizes = [compressed(SOURCES["png"], q, form).picture.output_bytes for q in (10, 50, 90)]
+        sizes = [compressed(SOURCES["png"], q, form).info.output_bytes for q in (10, 50, 90)]
         assert sizes == sorted(sizes)
         assert sizes[0] < sizes[2] / 2
-    assert compressed(compressed(SOURCES["png"], 50, "jpeg").data).picture.source_quality == 50
+    assert compressed(compressed(SOURCES["png"], 50, "jpeg").data).info.source_quality == 50
 
 
 @pytest.mark.parametrize(("quality", "colours"), [("50%", 128), (10, 25), (1, 2), (100, 256)])
@@ -81,7 +81,9 @@ def test_palettes_have_their_share_of_256(kind: str, quality: str | int, colours
 
 def test_progressive_is_a_setting() -> None:
     for progressive in (False, True):
-        result = compress_image(SOURCES["jpeg"], Settings(progressive=progressive), 10**6)
+        result = compress_image(
+            SOURCES["jpeg"], CompressionSettings(progressive=progressive), 10**6
+        )
         assert bool(opened(result.data).info.get("progressive")) is progressive
 
 
@@ -98,7 +100,7 @@ def test_jpeg_is_optimised() -> None:
 @pytest.mark.parametrize("kind", SOURCES)
 def test_each_format_into_each(kind: str, form: str) -> None:
     result = compressed(SOURCES[kind], form=form)
-    picture = result.picture
+    picture = result.info
     expected = form if form != "keep" else {"bmp": "jpeg", "tiff": "jpeg"}.get(kind, kind)
     if picture.kept:
         assert form != kind
@@ -118,11 +120,11 @@ def test_bmp_and_tiff_with_transparency_become_png(form: str) -> None:
     if form == "BMP":  # Pillow writes no alpha mask into the header; BITMAPV4HEADER has one
         data = bmp_with_alpha(image)
     result = compressed(data)
-    assert result.picture.output_format == "png"
+    assert result.info.output_format == "png"
     assert opened(result.data).convert("RGBA").getpixel((20, 20))[3] == 0  # type: ignore[index]
     opaque = PHOTO.convert("RGBA")
     data = bmp_with_alpha(opaque) if form == "BMP" else saved(opaque, form)
-    assert compressed(data).picture.output_format == "jpeg"
+    assert compressed(data).info.output_format == "jpeg"
 
 
 def bmp_with_alpha(image: Image.Image) -> bytes:
@@ -138,14 +140,14 @@ def test_a_bmp_whose_alpha_is_all_zero_is_opaque() -> None:
     result = compressed(
         bmp_with_alpha(Image.merge("RGBA", (*PHOTO.split(), Image.new("L", PHOTO.size))))
     )
-    assert result.picture.output_format == "jpeg"
+    assert result.info.output_format == "jpeg"
     assert apart(opened(result.data), PHOTO) < 8
 
 
 def test_the_first_picture_of_an_mpo() -> None:
     data = film([PHOTO, photograph(2)], "MPO", quality=90)
     result = compressed(data)
-    assert result.picture.input_format == result.picture.output_format == "jpeg"
+    assert result.info.input_format == result.info.output_format == "jpeg"
     assert apart(opened(result.data), PHOTO) < 8
 
 
@@ -154,23 +156,23 @@ def test_a_picture_too_large_for_the_output_stays_in_its_own(
     kind: str, size: tuple[int, int]
 ) -> None:
     data = saved(PHOTO.resize(size), kind, **({"quality": 95} if kind == "jpeg" else {}))
-    assert compressed(data, form="webp").picture.output_format == kind
-    assert compressed(saved(PHOTO.resize((70_000, 4)), "BMP")).picture.output_format == "png"
+    assert compressed(data, form="webp").info.output_format == kind
+    assert compressed(saved(PHOTO.resize((70_000, 4)), "BMP")).info.output_format == "png"
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG"])
 def test_an_animation_too_large_for_the_output_stays_one(form: str) -> None:
     frames = [photograph(number, 65_501, 2) for number in range(3)]
     result = compressed(film(frames, form, duration=50), 10, "jpeg")
-    assert result.picture.output_format == form.lower()
-    assert not result.picture.kept
+    assert result.info.output_format == form.lower()
+    assert not result.info.kept
     assert len(shown(result.data)) == 3
 
 
 @pytest.mark.parametrize(("width", "expected"), [(32_768, "avif"), (32_769, "jpeg")])
 def test_an_avif_is_no_larger_than_what_its_readers_take(width: int, expected: str) -> None:
     result = compressed(saved(PHOTO.resize((width, 4)), "JPEG", quality=95), form="avif")
-    assert result.picture.output_format == expected
+    assert result.info.output_format == expected
     assert opened(result.data).size == (width, 4)
 
 
@@ -182,17 +184,17 @@ def test_an_avif_is_no_larger_than_what_its_readers_take(width: int, expected: s
 def test_what_gains_nothing_is_kept(kind: str, form: str) -> None:
     small = compressed(SOURCES[kind], 5, kind if kind != "gif" else "keep").data
     result = compressed(small, 100, form)
-    if result.picture.kept:
-        assert result.picture.quality is None
-        assert result.picture.output_format == kind
+    if result.info.kept:
+        assert result.info.quality is None
+        assert result.info.output_format == kind
         assert result.data == small
     assert len(result.data) <= len(small)
 
 
 def test_low_quality_sources_do_not_grow() -> None:
     result = compressed(saved(PHOTO, "JPEG", quality=20), 50)
-    assert result.picture.kept
-    assert result.picture.source_quality == 20
+    assert result.info.kept
+    assert result.info.source_quality == 20
 
 
 def test_metadata_does_not_hide_that_nothing_was_gained() -> None:
@@ -200,15 +202,15 @@ def test_metadata_does_not_hide_that_nothing_was_gained() -> None:
     exif[0x010E] = "x" * 60_000
     data = saved(PHOTO, "JPEG", quality=20, exif=exif)
     result = compressed(data, 50)
-    assert result.picture.kept
+    assert result.info.kept
     assert len(result.data) < len(data) - 60_000
 
 
 def test_tiny_bmps_and_tiffs_may_grow() -> None:
     for form in ("BMP", "TIFF"):
         result = compressed(saved(Image.new("RGB", (1, 1)), form))
-        assert not result.picture.kept
-        assert result.picture.output_format == "jpeg"
+        assert not result.info.kept
+        assert result.info.output_format == "jpeg"
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -326,7 +328,7 @@ def test_a_jpeg_that_is_grey_at_its_end_is_whole(mode: str, level: int, progress
     image = PHOTO.copy()
     image.paste((level, level, level), (0, 150, *image.size))
     data = saved(image.convert(mode), "JPEG", quality=90, progressive=progressive)
-    assert compressed(data).picture.source_quality == 90
+    assert compressed(data).info.source_quality == 90
 
 
 @pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "AVIF"])
@@ -342,7 +344,7 @@ def test_an_animation_cut_short_fails(form: str) -> None:
 @pytest.mark.parametrize("height", [1, 2, 37])
 def test_a_png_that_says_to_have_more_rows_than_it_has_fails(mode: str, height: int) -> None:
     whole = saved(photograph(1, 51, height).convert(mode), "PNG")
-    assert compressed(whole).picture.height == height
+    assert compressed(whole).info.height == height
     header = whole[12:20] + (height + 1).to_bytes(4, "big") + whole[24:29]
     taller = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
     assert refused(taller).code is ImageErrorCode.CORRUPT_IMAGE
@@ -350,7 +352,7 @@ def test_a_png_that_says_to_have_more_rows_than_it_has_fails(mode: str, height: 
 
 def test_a_png_that_ends_in_black_is_whole() -> None:
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        assert compressed(saved(Image.new(mode, (31, 9)), "PNG")).picture.height == 9, mode
+        assert compressed(saved(Image.new(mode, (31, 9)), "PNG")).info.height == 9, mode
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 5), (4, 1), (5, 3), (8, 8), (51, 37)])
@@ -366,7 +368,7 @@ def test_an_interlaced_png_is_counted_pass_by_pass(width: int, height: int) -> N
         if missing:
             assert refused(data).code is ImageErrorCode.CORRUPT_IMAGE
         else:
-            assert compressed(data).picture.width == width
+            assert compressed(data).info.width == width
 
 
 def png_of(width: int, height: int, rows: bytes, *, interlaced: bool) -> bytes:
@@ -383,7 +385,7 @@ def test_a_text_chunk_bomb_in_a_png_does_no_harm() -> None:
     bomb = b"zTXtComment\0\0" + zlib.compress(bytes(50 * 2**20))
     chunk = (len(bomb) - 4).to_bytes(4, "big") + bomb + zlib.crc32(bomb).to_bytes(4, "big")
     data = SOURCES["png"]
-    assert compressed(data[:33] + chunk + data[33:]).picture.output_format == "png"
+    assert compressed(data[:33] + chunk + data[33:]).info.output_format == "png"
 
 
 def test_pillow_is_left_as_it_was() -> None:
@@ -403,8 +405,8 @@ def test_heic_with_its_extra() -> None:
     data = saved(PHOTO, "HEIF", quality=90)
     assert sniff(data) is Kind.HEIC
     result = compressed(data)
-    assert result.picture.input_format == "heic"
-    assert result.picture.output_format in {"jpeg", "heic"}
+    assert result.info.input_format == "heic"
+    assert result.info.output_format in {"jpeg", "heic"}
 
 
 def test_heic_without_its_extra_says_how_to_get_it() -> None:
@@ -419,7 +421,7 @@ def test_a_pixel_of_every_kind() -> None:
     for form in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF"):
         for target in OutputFormat:
             data = saved(Image.new("RGB", (1, 1), "red"), form)
-            settings = Settings(Quality(50, relative=True), target)
+            settings = CompressionSettings(Quality(50, relative=True), target)
             result = compress_image(data, settings, 1)
             assert opened(result.data).size == (1, 1)
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.images import worker
+from imgsvc.image_types import CompressionSettings, OutputFormat
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.pictures import OutputFormat, Settings
-from tests.pictures import photograph
-from tests.saved import film, opened, saved
+from imgsvc.workers import main
+from tests.image_assertions import film, opened, saved
+from tests.sample_images import photograph
 
 MAX_PIXELS = 300_000
 LISTED = {
@@ -94,7 +94,7 @@ def test_a_file_cut_short_gives_an_error(file: bytes, share: float, form: Output
         check(data, form)  # the second picture of an MPO is not needed
         return
     with pytest.raises(ImageError) as caught:
-        compress_image(data, Settings(format=form), MAX_PIXELS)
+        compress_image(data, CompressionSettings(format=form), MAX_PIXELS)
     assert caught.value.code in LISTED
 
 
@@ -107,7 +107,7 @@ def test_any_bytes_behind_a_good_beginning(data: bytes, beginning: bytes) -> Non
 def check(data: bytes, form: OutputFormat) -> None:
     error: ImageError | None = None
     try:
-        result = compress_image(data, Settings(format=form), MAX_PIXELS)
+        result = compress_image(data, CompressionSettings(format=form), MAX_PIXELS)
     except ImageError as caught:
         error = caught
     if error is not None:
@@ -115,11 +115,11 @@ def check(data: bytes, form: OutputFormat) -> None:
         assert error.message
         assert "Error" not in error.message
         return
-    if result.picture.input_format not in {"bmp", "tiff"}:
+    if result.info.input_format not in {"bmp", "tiff"}:
         assert len(result.data) <= len(data)
-    assert result.picture.width * result.picture.height <= MAX_PIXELS
-    if not result.picture.kept:
-        assert opened(result.data).size == (result.picture.width, result.picture.height)
+    assert result.info.width * result.info.height <= MAX_PIXELS
+    if not result.info.kept:
+        assert opened(result.data).size == (result.info.width, result.info.height)
 
 
 # --- memory ------------------------------------------------------------------------------------
@@ -133,11 +133,11 @@ def in_little_memory(path: str, form: str) -> None:
     limit = used + 60 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
-        compress_image(data, Settings(format=OutputFormat(form)), 10**9)
+        compress_image(data, CompressionSettings(format=OutputFormat(form)), 10**9)
     except ImageError as error:
         print(error.code)
     small = saved(PHOTO, "JPEG")
-    print(compress_image(small, Settings(), 10**6).picture.output_format)
+    print(compress_image(small, CompressionSettings(), 10**6).info.output_format)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -160,11 +160,11 @@ def test_a_memory_limit_costs_one_picture(tmp_path: Any, form: str, target: str)
 def in_a_worker(large: str, medium: str) -> None:
     """In a process of its own: be a worker with 60 MiB, and print how two files end, one by one."""
     files = [open(path, "rb").read() for path in (large, medium)]  # noqa: PTH123, SIM115
-    setup = worker.Setup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
-    worker.start(setup, c_double(0), c_double(0))
+    setup = main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
+    main.start(setup, c_double(0), c_double(0))
     gc.disable()  # when it next runs is chance
     for data in files:
-        (answer,) = worker.compressed_images(1, [(data, Settings())])
+        (answer,) = main.compressed_images(1, [(data, CompressionSettings())])
         print(answer.code if isinstance(answer, ImageError) else "compressed")
 
 
@@ -188,13 +188,13 @@ def test_a_picture_that_was_too_large_leaves_the_next_its_room(
 def in_ever_more_memory(path: str) -> None:
     """In a process of its own: be a worker whose memory grows, and print how a file ends."""
     data = open(path, "rb").read()  # noqa: PTH123, SIM115
-    setup = worker.Setup("imgsvc.images.codec:compress_image", 10**9, 2**20)
-    worker.start(setup, c_double(0), c_double(0))
+    setup = main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 2**20)
+    main.start(setup, c_double(0), c_double(0))
     gc.disable()
     limit, most = resource.getrlimit(resource.RLIMIT_AS)
     for more in range(0, 24 * 2**20, 2**19):
         resource.setrlimit(resource.RLIMIT_AS, (limit + more, most))
-        (answer,) = worker.compressed_images(1, [(data, Settings())])
+        (answer,) = main.compressed_images(1, [(data, CompressionSettings())])
         print(answer.code if isinstance(answer, ImageError) else "compressed")
 
 

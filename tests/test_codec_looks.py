@@ -14,8 +14,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from imgsvc.images import isobmff, png
 from imgsvc.images.decode import Limits, decode
 from imgsvc.images.sniff import sniff
-from tests.pictures import photograph
-from tests.saved import apart, compressed, film, opened, saved, shown
+from tests.image_assertions import apart, compressed, film, opened, saved, shown
+from tests.sample_images import photograph
 
 PHOTO = photograph(5, 96, 64)
 TARGETS = ["keep", "jpeg", "webp", "avif", "png"]
@@ -40,8 +40,8 @@ def test_every_orientation_is_applied(form: str, orientation: int, target: str) 
     data = saved(PHOTO, form, exif=exif_for(orientation), **options)
     upright = ImageOps.exif_transpose(opened(data))
     result = compressed(data, form=target)
-    assert (result.picture.width, result.picture.height) == upright.size
-    assert_upright(result.data, upright, turned=result.picture.kept)
+    assert (result.info.width, result.info.height) == upright.size
+    assert_upright(result.data, upright, turned=result.info.kept)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -51,14 +51,14 @@ def test_a_kept_picture_stays_upright(form: str, orientation: int) -> None:
     image = PHOTO if form != "PNG" else PHOTO.quantize(16)
     data = saved(image, form, exif=exif_for(orientation), **options)
     result = compressed(data, 100, "keep" if form != "PNG" else "avif")
-    assert result.picture.kept or form == "PNG"
+    assert result.info.kept or form == "PNG"
     upright = ImageOps.exif_transpose(opened(data))
-    assert (result.picture.width, result.picture.height) == upright.size
-    if result.picture.kept:
+    assert (result.info.width, result.info.height) == upright.size
+    if result.info.kept:
         assert b"A camera" not in result.data
         assert_upright(result.data, upright, turned=True)
         again = compressed(result.data, 100)
-        assert (again.picture.width, again.picture.height) == upright.size
+        assert (again.info.width, again.info.height) == upright.size
 
 
 def assert_upright(data: bytes, upright: Image.Image, *, turned: bool = False) -> None:
@@ -73,7 +73,7 @@ def test_a_still_in_an_animated_format_is_turned_too() -> None:
     for form in ("WEBP", "PNG"):
         data = film(frames, form, exif=exif_for(6), duration=100)
         result = compressed(data, 90)
-        assert (result.picture.width, result.picture.height) == (40, 60)
+        assert (result.info.width, result.info.height) == (40, 60)
         expected = [frame.transpose(Image.Transpose.ROTATE_270) for frame in frames]
         for (got, _), wanted in zip(shown(result.data), expected, strict=True):
             got_upright = got if got.size == (40, 60) else got.transpose(Image.Transpose.ROTATE_270)
@@ -115,7 +115,7 @@ def test_alpha_is_kept_or_goes_onto_white(form: str, mode: str, target: str) -> 
     result = compressed(data, form=target)
     got = opened(result.data)
     assert apart(got, image) < NEAR
-    if result.picture.output_format == "jpeg":
+    if result.info.output_format == "jpeg":
         assert all(value > 245 for value in got.convert("RGB").getpixel((0, 0)))  # type: ignore[union-attr]
     else:
         assert apart(alpha_of(got), alpha_of(image)) < 6
@@ -255,7 +255,7 @@ def test_fractions_and_large_numbers_are_scaled(scale: float, mode: str) -> None
 
 def test_fractions_that_are_no_numbers_do_no_harm() -> None:
     values = np.full((8, 8), np.nan, dtype=np.float32)
-    assert compressed(saved(Image.fromarray(values), "TIFF")).picture.output_format == "jpeg"
+    assert compressed(saved(Image.fromarray(values), "TIFF")).info.output_format == "jpeg"
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -417,8 +417,8 @@ def test_frames_that_change_little_cost_little() -> None:
     frames = [photograph(3, 200, 150) for _ in range(10)]
     for number, frame in enumerate(frames):
         frame.paste((255, 0, 0), (number * 10, 10, number * 10 + 8, 18))
-    still = compressed(saved(frames[0], "GIF")).picture.output_bytes
-    assert compressed(film(frames, "GIF", duration=50)).picture.output_bytes < 1.5 * still
+    still = compressed(saved(frames[0], "GIF")).info.output_bytes
+    assert compressed(film(frames, "GIF", duration=50)).info.output_bytes < 1.5 * still
 
 
 @pytest.mark.parametrize("duration", [65_535, 65_537, 100_123, 16_000_001])
@@ -432,7 +432,7 @@ def test_long_durations(duration: int, target: str) -> None:
 def test_an_animation_too_long_for_webp_stays_in_its_own_format() -> None:
     data = film(moving("RGB"), "PNG", duration=60_000_000)
     result = compressed(data, 30, "webp")
-    assert result.picture.output_format == "png"
+    assert result.info.output_format == "png"
     assert [duration for _, duration in shown(result.data)] == [60_000_000] * 5
 
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from imgsvc.images import colour, profiles
-from tests.pictures import photograph
-from tests.saved import apart, compressed, opened, saved
+from imgsvc.images import colour, icc
+from tests.image_assertions import apart, compressed, opened, saved
+from tests.sample_images import photograph
 
 PHOTO = photograph(11, 160, 120)
 PHOTO.info = {}
@@ -26,13 +26,13 @@ def as_bytes(profile: Any) -> bytes:
 
 
 SRGB = as_bytes(ImageCms.createProfile("sRGB"))
-P3 = profiles.from_gamma(45_455, WIDE)
+P3 = icc.from_gamma(45_455, WIDE)
 assert P3 is not None
 
 
 def grey_profile(exponent: float = 1.8) -> bytes:
     """A grey profile, made from the parts of an RGB one."""
-    rgb = profiles.from_gamma(round(100_000 / exponent), WIDE)
+    rgb = icc.from_gamma(round(100_000 / exponent), WIDE)
     assert rgb is not None
     tags = {rgb[at : at + 4]: rgb[at + 4 : at + 12] for at in range(132, 132 + 9 * 12, 12)}
     table, data = b"", b""
@@ -110,7 +110,7 @@ def test_grey_with_alpha_and_a_profile() -> None:
         data = saved(image, "PNG", icc_profile=grey_profile())
         result = compressed(data, 30, target)
         got = opened(result.data)
-        assert not result.picture.kept
+        assert not result.info.kept
         assert "icc_profile" not in got.info
         assert apart(got.convert("RGBA").convert("RGB"), wanted) < 8
         assert got.convert("RGBA").getpixel((5, 5))[3] == 200  # type: ignore[index]
@@ -122,20 +122,20 @@ def test_a_profile_of_another_space_does_no_harm(target: str) -> None:
     for image, profile in ((grey, SRGB), (rgb, grey_profile()), (rgb, b"junk" * 50), (grey, b"x")):
         data = saved(image, "JPEG", quality=98, icc_profile=profile)
         result = compressed(data, 90, target)
-        if not result.picture.kept:
+        if not result.info.kept:
             assert apart(as_seen(opened(result.data)), image) < 8
 
 
 def test_a_grey_picture_with_a_wide_rgb_profile_keeps_its_greys() -> None:
-    linear = profiles.from_gamma(100_000, None)
+    linear = icc.from_gamma(100_000, None)
     assert linear is not None
     grey = PHOTO.convert("L")
-    settled, profile = colour.settle(grey, linear)
+    on_committed, profile = colour.settle(grey, linear)
     assert profile is None
-    assert settled.mode == "L"
+    assert on_committed.mode == "L"
     seen = colour.to_srgb(grey.convert("RGB"), linear)
     assert seen is not None
-    assert apart(settled, seen) < 1
+    assert apart(on_committed, seen) < 1
 
 
 # --- code points -------------------------------------------------------------------------------
@@ -157,14 +157,14 @@ def coded(form: str, primaries: int, transfer: int) -> bytes:
 def test_wide_colours_without_a_profile_stay_wide(form: str, target: str) -> None:
     data = coded(form, 12, 13)
     result = compressed(data, 30 if target == "png" else 90, target)
-    assert not result.picture.kept
+    assert not result.info.kept
     got = opened(result.data)
     assert apart(as_seen(got), as_seen(opened(saved(PHOTO, "PNG", icc_profile=display_p3())))) < 8
     assert apart(as_seen(got), PHOTO) > apart(got, PHOTO)
 
 
 def display_p3() -> bytes:
-    profile = profiles.from_code_points(12, 13)
+    profile = icc.from_code_points(12, 13)
     assert profile is not None
     return profile
 
@@ -214,10 +214,10 @@ def test_cmyk_goes_through_its_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     image = PHOTO.convert("CMYK")
     broken = bytearray(SRGB)
     broken[16:20] = b"CMYK"
-    settled, profile = colour.settle(image, bytes(broken))
+    on_committed, profile = colour.settle(image, bytes(broken))
     assert profile is None
-    assert settled.mode == "RGB"
-    assert apart(settled, PHOTO) < 10
+    assert on_committed.mode == "RGB"
+    assert apart(on_committed, PHOTO) < 10
     asked = []
 
     def converted(source: Image.Image, icc: bytes) -> Image.Image:
@@ -271,10 +271,10 @@ def test_primaries_make_a_profile_and_the_usual_ones_none() -> None:
 
 
 def test_senseless_primaries_are_ignored() -> None:
-    assert profiles.from_gamma(45_455, (0,) * 8) is None
-    assert profiles.from_gamma(45_455, (1,) * 8) is None
-    assert profiles.from_gamma(0, None) is None
-    assert profiles.from_gamma(4_000_000_000, WIDE) is None
+    assert icc.from_gamma(45_455, (0,) * 8) is None
+    assert icc.from_gamma(45_455, (1,) * 8) is None
+    assert icc.from_gamma(0, None) is None
+    assert icc.from_gamma(4_000_000_000, WIDE) is None
 
 
 def test_white_stays_white_under_a_made_profile() -> None:

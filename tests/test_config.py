@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from imgsvc.config import Config, load_config, parse_size
 from imgsvc.errors import ConfigError
-from imgsvc.pictures import OutputFormat, Quality
+from imgsvc.image_types import OutputFormat, Quality
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 

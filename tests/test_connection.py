@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from imgsvc.database import connection
-from imgsvc.database.connection import Database, DatabaseFull, DatabaseUnavailable
-from imgsvc.database.copying import CopyError, copy_database, stored_names
-from imgsvc.errors import StartError
+from imgsvc.database.connection import Database, DatabaseFullError, DatabaseUnavailableError
+from imgsvc.database.online_backup import CopyError, copy_database, stored_names
+from imgsvc.errors import StartupError
 
 
 @pytest.fixture
@@ -29,15 +29,15 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await database.close()
 
 
-def insert(name: str) -> connection.Work[None]:
+def insert(name: str) -> connection.Transaction[None]:
     def work(c: sqlite3.Connection) -> None:
-        c.execute("INSERT INTO doomed VALUES (?)", (name,))
+        c.execute("INSERT INTO pending_deletions VALUES (?)", (name,))
 
     return work
 
 
 def names(c: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in c.execute("SELECT name FROM doomed")}
+    return {name for (name,) in c.execute("SELECT name FROM pending_deletions")}
 
 
 @contextlib.contextmanager
@@ -70,7 +70,7 @@ async def test_a_new_file_gets_the_schema_and_keeps_it(tmp_path: Path) -> None:
             version = await database.read(lambda c: c.execute("PRAGMA user_version").fetchone()[0])
             assert version == 2
             await database.write(insert("x"))
-            await database.write(lambda c: c.execute("DELETE FROM doomed").rowcount)
+            await database.write(lambda c: c.execute("DELETE FROM pending_deletions").rowcount)
         finally:
             await database.close()
 
@@ -84,7 +84,7 @@ async def test_commits_are_synced_in_full_and_readers_only_read(database: Databa
     assert settings == ["wal", 2]
     await database.write(insert("x"), durable=False)
     assert await database.write(lambda c: c.execute("PRAGMA synchronous").fetchone()[0]) == 2
-    with pytest.raises(DatabaseUnavailable, match="readonly"):
+    with pytest.raises(DatabaseUnavailableError, match="readonly"):
         await database.read(insert("y"))
 
 
@@ -93,16 +93,16 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
     await (await Database.open(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as c:
         c.execute("PRAGMA user_version = 99")
-    with pytest.raises(StartError, match=r"99.*newer version"):
+    with pytest.raises(StartupError, match=r"99.*newer version"):
         await Database.open(path)
 
 
 async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "imgsvc.db"
     path.write_bytes(b"a letter to a friend" * 100)
-    with pytest.raises(StartError, match=r"imgsvc\.db"):
+    with pytest.raises(StartupError, match=r"imgsvc\.db"):
         await Database.open(path)
-    with pytest.raises(StartError, match="nowhere"):
+    with pytest.raises(StartupError, match="nowhere"):
         await Database.open(tmp_path / "nowhere" / "imgsvc.db")
 
 
@@ -161,7 +161,7 @@ async def test_a_lock_of_another_process_is_waited_for(
     caplog.set_level("INFO")
     with locked(database.path):
         task = asyncio.create_task(database.write(insert("late")))
-        with pytest.raises(DatabaseUnavailable, match="no write"):
+        with pytest.raises(DatabaseUnavailableError, match="no write"):
             await database.probe(timeout=connection.BUSY_SECONDS * 1.5)
         assert await database.read(names) == set(), "readers are not held up"
         assert not task.done()
@@ -173,17 +173,19 @@ async def test_a_lock_of_another_process_is_waited_for(
         "the database is no longer locked",
     ]
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    with locked(database.path), pytest.raises(DatabaseUnavailable, match="locked"):
+    with locked(database.path), pytest.raises(DatabaseUnavailableError, match="locked"):
         await database.write(insert("too late"))
 
 
 async def test_a_full_disk_is_told_apart_and_changes_nothing(database: Database) -> None:
     def fill(c: sqlite3.Connection) -> None:
-        c.executemany("INSERT INTO doomed VALUES (?)", ((f"{n:0500}",) for n in range(10_000)))
+        c.executemany(
+            "INSERT INTO pending_deletions VALUES (?)", ((f"{n:0500}",) for n in range(10_000))
+        )
 
     pages = await database.write(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
     await database.write(lambda c: c.execute(f"PRAGMA max_page_count = {pages + 20}").fetchone())
-    with pytest.raises(DatabaseFull):
+    with pytest.raises(DatabaseFullError):
         await database.write(fill)
     assert await database.read(names) == set()
     await database.write(lambda c: c.execute("PRAGMA max_page_count = 1000000").fetchone())
@@ -235,7 +237,7 @@ async def test_a_cancelled_snapshot_lets_go(database: Database) -> None:
 
 
 async def test_readers_see_only_whole_transactions(database: Database) -> None:
-    def pair(n: int) -> connection.Work[None]:
+    def pair(n: int) -> connection.Transaction[None]:
         def work(c: sqlite3.Connection) -> None:
             insert(f"{n} left")(c)
             insert(f"{n} right")(c)
@@ -264,7 +266,7 @@ async def taken(path: Path) -> set[str]:
     database = await Database.open(path)
     try:
         found = await database.read(names)
-        await database.write(lambda c: c.execute("DELETE FROM doomed").rowcount)
+        await database.write(lambda c: c.execute("DELETE FROM pending_deletions").rowcount)
     finally:
         await database.close()
     return found
@@ -280,7 +282,7 @@ def test_a_kill_loses_no_commit_and_leaves_no_half_one(tmp_path: Path) -> None:
             for n in range(1_000_000):
                 def work(c):
                     for part in range(3):
-                        c.execute("INSERT INTO doomed VALUES (?)", (f"{n}/{part}",))
+                        c.execute("INSERT INTO pending_deletions VALUES (?)", (f"{n}/{part}",))
                 await database.write(work, durable=n % 2 == 0)
                 print(n, flush=True)
 

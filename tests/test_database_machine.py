@@ -13,22 +13,22 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from imgsvc.database import claiming, work
+from imgsvc.database import claiming, job_store
 from imgsvc.database.connection import Database
-from imgsvc.database.work import origin_key
-from imgsvc.errors import ImageErrorCode, Refusal
+from imgsvc.database.job_store import host_key
+from imgsvc.errors import ImageErrorCode, ProblemError
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
-    IMAGE_MOVES,
+    IMAGE_TRANSITIONS,
     Cancelled,
     Claim,
     Failed,
     ImageStatus,
     Outcome,
-    PutBack,
     RequestOptions,
+    Requeued,
 )
-from imgsvc.pictures import Settings
-from tests.books import COLUMNS, Books, audit, completed
+from tests.database_harness import COLUMNS, DatabaseHarness, audit, completed
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ def reachable(before: ImageStatus) -> set[ImageStatus]:
     """Give the states that legal moves lead to from `before`, itself included."""
     found, left = {before}, [before]
     while left:
-        for after in IMAGE_MOVES[left.pop()] - found:
+        for after in IMAGE_TRANSITIONS[left.pop()] - found:
             found.add(after)
             left.append(after)
     return found
@@ -56,7 +56,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp(prefix="imgsvc-test-"))
-        self.books = Books(self.run(Database.open(self.folder / "imgsvc.db")))
+        self.db = DatabaseHarness(self.run(Database.open(self.folder / "imgsvc.db")))
         self.claims: list[Claim] = []
         self.ids: list[str] = []
         self.states: dict[tuple[int, int], ImageStatus] = {}
@@ -71,22 +71,22 @@ class Machine(RuleBasedStateMachine):
             self.run(self.finish_all())
             self.check()
         finally:
-            self.run(self.books.database.close())
+            self.run(self.db.database.close())
             self.runner.close()
             shutil.rmtree(self.folder)
 
     async def finish_all(self) -> None:
         """All work comes to its end, however it stands now."""
-        await self.books.work.recover()
-        for key in await self.books.work.cancelling():
-            while (await self.books.work.cancel_slice(key, 3))[0]:
+        await self.db.work.recover()
+        for key in await self.db.work.cancelling():
+            while (await self.db.work.cancel_slice(key, 3))[0]:
                 pass
         for _ in range(1_000):
-            for claim in await self.books.claim(now=1e12):
-                await self.books.work.finish([completed(claim)])
-            if not await self.books.work.waiting():
+            for claim in await self.db.claim(now=1e12):
+                await self.db.work.finish([completed(claim)])
+            if not await self.db.work.waiting():
                 break
-        requests, _ = await self.books.snapshots.list_requests(limit=1_000)
+        requests, _ = await self.db.snapshots.list_requests(limit=1_000)
         assert all(request.finished_at is not None for request in requests)
 
     # --- what users do ---------------------------------------------------------------------------
@@ -94,13 +94,13 @@ class Machine(RuleBasedStateMachine):
     @rule(rows=ROWS, webhook=st.booleans(), accept=st.booleans())
     def upload(self, rows: list[list[str]], webhook: bool, accept: bool) -> None:
         async def upload() -> None:
-            key = await self.books.stage(rows, size=2)
-            options = RequestOptions(Settings(), "http://me/" if webhook else None)
+            key = await self.db.stage(rows, size=2)
+            options = RequestOptions(CompressionSettings(), "http://me/" if webhook else None)
             if accept:
-                request = await self.books.uploads.accept(key, COLUMNS, options, max_waiting=10**6)
+                request = await self.db.uploads.accept(key, COLUMNS, options, max_waiting=10**6)
                 self.ids.append(request.request_id)
             else:
-                await self.books.uploads.discard(key)
+                await self.db.uploads.discard(key)
 
         self.run(upload())
 
@@ -109,26 +109,26 @@ class Machine(RuleBasedStateMachine):
     def wish(self, data: st.DataObject, wish: str) -> None:
         request_id = data.draw(st.sampled_from(self.ids))
         asked = {
-            "cancel": self.books.work.begin_cancel,
-            "retry": self.books.work.retry_failed,
-            "delete": self.books.uploads.mark_deleting,
+            "cancel": self.db.work.start_cancel,
+            "retry": self.db.work.retry_failed,
+            "delete": self.db.uploads.mark_deleting,
         }[wish]
         try:
             self.run(asked(request_id))
-        except Refusal:
+        except ProblemError:
             return
 
     # --- what the service does ---------------------------------------------------------------------
 
     @rule(limit=st.integers(1, 8), room=st.integers(1, 4), now=st.sampled_from([NOW, 2 * NOW]))
     def claim(self, limit: int, room: int, now: float) -> None:
-        claims = self.run(self.books.claim(limit, room, now))
+        claims = self.run(self.db.claim(limit, room, now))
         assert len(claims) <= limit
-        for origin in {claim.origin for claim in claims}:
-            assert sum(claim.origin == origin for claim in claims) <= room
+        for origin in {claim.host_url for claim in claims}:
+            assert sum(claim.host_url == origin for claim in claims) <= room
         self.claims += claims
-        places = [(c.request_key, number) for c in self.claims for number in c.numbers]
-        assert len(set(places)) == len(places), "no image is claimed twice"
+        extra_positions = [(c.request_key, number) for c in self.claims for number in c.numbers]
+        assert len(set(extra_positions)) == len(extra_positions), "no image is claimed twice"
         urls = [(claim.request_key, claim.url) for claim in self.claims]
         assert len(set(urls)) == len(urls), "no URL of a request is claimed twice"
 
@@ -139,9 +139,9 @@ class Machine(RuleBasedStateMachine):
         for end in ends[: len(self.claims)]:
             claim = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
             outcomes.append(self.outcome(claim, end, data))
-        result = self.run(self.books.work.finish(outcomes))
+        result = self.run(self.db.work.finish(outcomes))
         keys = {outcome.claim.request_key for outcome in outcomes}
-        assert set(result.touched) <= keys
+        assert set(result.changed_requests) <= keys
         assert {finished.request_key for finished in result.finished} <= keys
 
     def outcome(self, claim: Claim, end: str, data: st.DataObject) -> Outcome:
@@ -152,49 +152,49 @@ class Machine(RuleBasedStateMachine):
                 code = data.draw(st.sampled_from(list(ImageErrorCode)[:3]))
                 return Failed(claim, claim.attempts + 1, code, "for a reason")
             case "again":
-                return PutBack(claim, claim.attempts)
+                return Requeued(claim, claim.attempts)
             case "later":
-                return PutBack(claim, claim.attempts + 1, 1.5 * NOW)
+                return Requeued(claim, claim.attempts + 1, 1.5 * NOW)
             case _:
                 return Cancelled(claim)
 
     @rule()
     def go_on_cancelling(self) -> None:
-        for key in self.run(self.books.work.cancelling()):
-            self.run(self.books.work.cancel_slice(key, 2))
+        for key in self.run(self.db.work.cancelling()):
+            self.run(self.db.work.cancel_slice(key, 2))
 
     @rule(host=st.sampled_from(HOSTS))
     def give_up_on_a_host(self, host: str) -> None:
-        origin = origin_key(f"http://{host}:80")
-        for key, _ in self.run(self.books.work.waiting_for(origin)):
+        origin = host_key(f"http://{host}:80")
+        for key, _ in self.run(self.db.work.requests_waiting_for(origin)):
             args = (key, origin, ImageErrorCode.DNS_FAILURE, "dead", 2)
-            assert self.run(self.books.work.fail_origin(*args)).touched == [key]
+            assert self.run(self.db.work.fail_host(*args)).changed_requests == [key]
 
     @rule(limit=st.integers(1, 10))
     def purge(self, limit: int) -> None:
-        purged = self.run(self.books.uploads.purge_slice(limit))
-        assert set(purged.names) <= set(self.run(self.books.uploads.doomed()))
-        self.run(self.books.uploads.forget_doomed(purged.names))
+        purged = self.run(self.db.uploads.purge_slice(limit))
+        assert set(purged.names) <= set(self.run(self.db.uploads.pending_deletions()))
+        self.run(self.db.uploads.confirm_deletions(purged.names))
 
     @rule()
     def restart(self) -> None:
-        self.run(self.books.database.close())
-        self.books = Books(self.run(Database.open(self.folder / "imgsvc.db")))
-        tokens = self.run(self.books.work.in_flight())
+        self.run(self.db.database.close())
+        self.db = DatabaseHarness(self.run(Database.open(self.folder / "imgsvc.db")))
+        tokens = self.run(self.db.work.in_flight())
         assert {claim.token for claim in self.claims} <= set(tokens)
-        self.run(self.books.work.recover())
+        self.run(self.db.work.recover())
         self.claims.clear()
-        self.run(self.books.uploads.abandon_staged())
+        self.run(self.db.uploads.discard_abandoned())
 
     # --- what must hold ------------------------------------------------------------------------------
 
     @invariant()
     def check(self) -> None:
-        self.run(self.books.database.read(audit))
+        self.run(self.db.database.read(audit))
         states = {
             (key, number): ImageStatus(status)
             for key, number, status in self.run(
-                self.books.database.read(
+                self.db.database.read(
                     lambda c: c.execute("SELECT request_key, number, status FROM images").fetchall()
                 )
             )
@@ -210,15 +210,15 @@ class SmallSlices(Machine):
     """The same with slices so small that everything takes several of them."""
 
     def __init__(self) -> None:
-        self.kept = (work.SLICE, claiming.SIBLINGS, claiming.MOST_LOOKS)
-        work.SLICE, claiming.SIBLINGS, claiming.MOST_LOOKS = 2, 2, 3
+        self.kept = (job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET)
+        job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = 2, 2, 3
         super().__init__()
 
     def teardown(self) -> None:
         try:
             super().teardown()
         finally:
-            work.SLICE, claiming.SIBLINGS, claiming.MOST_LOOKS = self.kept
+            job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = self.kept
 
 
 _SETTINGS = settings(

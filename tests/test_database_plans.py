@@ -9,13 +9,13 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from imgsvc.database import connection
-from imgsvc.database.work import origin_key
+from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
-from imgsvc.models import Failed, PutBack, RequestOptions, Status
-from imgsvc.pictures import Settings
-from tests.books import COLUMNS, Books, completed, opened
+from imgsvc.image_types import CompressionSettings
+from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
+from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database
 
-SMALL = {"json_each", "doomed", "probe"}
+SMALL = {"json_each", "pending_deletions", "probe"}
 """What may be read whole: it is as large as the answer, or tiny."""
 PARTIAL = {
     "requests_claimable",
@@ -27,77 +27,81 @@ PARTIAL = {
 """Indexes that hold only what is under way."""
 
 
-async def everything(books: Books) -> None:
+async def everything(db: DatabaseHarness) -> None:
     """Do each thing there is to do once."""
     same = "http://a.example/same"
     rows = [[same, f"http://a.example/{n}", f"http://b.example/{n}"] for n in range(150)]
-    request = await books.accept(rows, webhook="http://me/")
-    key = await books.stage(rows)
-    await books.uploads.accept(
-        key, COLUMNS, RequestOptions(Settings()), max_waiting=10**6, idempotency=("key", "x")
+    request = await db.accept(rows, webhook="http://me/")
+    key = await db.stage(rows)
+    await db.uploads.accept(
+        key,
+        COLUMNS,
+        RequestOptions(CompressionSettings()),
+        max_waiting=10**6,
+        idempotency=("key", "x"),
     )
-    await books.uploads.find_idempotent("key")
-    one, two, three = (await books.claim(limit=20))[:3]
-    await books.work.finish([completed(one, "x"), completed(two, "x"), PutBack(three, 1, 9e12)])
-    await books.work.find_file(b"x" * 32, Settings())
-    await books.work.next_due()
-    await books.work.waiting()
-    await books.work.in_flight()
-    await books.work.recover()
-    origin = origin_key("http://b.example:80")
-    await books.work.waiting_for(origin)
-    await books.work.fail_origin(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
-    claims = [c for _ in range(9) for c in await books.claim(limit=500, room=500)]
+    await db.uploads.find_idempotent("key")
+    one, two, three = (await db.claim(limit=20))[:3]
+    await db.work.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
+    await db.work.find_file(b"x" * 32, CompressionSettings())
+    await db.work.next_due()
+    await db.work.waiting()
+    await db.work.in_flight()
+    await db.work.recover()
+    origin = host_key("http://b.example:80")
+    await db.work.requests_waiting_for(origin)
+    await db.work.fail_host(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
+    claims = [c for _ in range(9) for c in await db.claim(limit=500, room=500)]
     mine = [c for c in claims if c.request_key == request.key]
-    await books.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
-    await books.work.finish([completed(c) for c in mine[50:]])
-    await books.work.fail_origin(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
-    await books.work.begin_cancel((await books.snapshots.list_requests())[0][0].request_id)
-    await books.work.cancelling()
-    await books.work.cancel_slice(key, 1_000)
-    await books.work.begin_cancel(request.request_id)
-    await books.work.cancel_slice(request.key, 1_000)
-    await look(books, request.request_id)
-    await books.deliveries.next_due(0.0)
-    for delivery in await books.deliveries.due(1e12, 10):
-        await books.deliveries.failed_attempt(delivery.delivery_id, "x", 5.0)
-        await books.deliveries.delivered(delivery.delivery_id)
-    await books.work.retry_failed(request.request_id)
-    await books.work.begin_cancel(request.request_id)
-    await books.work.cancel_slice(request.key, 1_000)
-    await books.uploads.mark_deleting(request.request_id)
-    await books.uploads.discard(await books.stage(rows))
-    await books.uploads.abandon_staged()
-    while (purged := await books.uploads.purge_slice(100)).more:
+    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
+    await db.work.finish([completed(c) for c in mine[50:]])
+    await db.work.fail_host(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
+    await db.work.start_cancel((await db.snapshots.list_requests())[0][0].request_id)
+    await db.work.cancelling()
+    await db.work.cancel_slice(key, 1_000)
+    await db.work.start_cancel(request.request_id)
+    await db.work.cancel_slice(request.key, 1_000)
+    await look(db, request.request_id)
+    await db.deliveries.next_due(0.0)
+    for delivery in await db.deliveries.due(1e12, 10):
+        await db.deliveries.failed_attempt(delivery.delivery_id, "x", 5.0)
+        await db.deliveries.delivered(delivery.delivery_id)
+    await db.work.retry_failed(request.request_id)
+    await db.work.start_cancel(request.request_id)
+    await db.work.cancel_slice(request.key, 1_000)
+    await db.uploads.mark_deleting(request.request_id)
+    await db.uploads.discard(await db.stage(rows))
+    await db.uploads.discard_abandoned()
+    while (purged := await db.uploads.purge_slice(100)).more:
         pass
-    await books.uploads.expired(1.0)
-    await books.uploads.forget_doomed(await books.uploads.doomed())
+    await db.uploads.expired(1.0)
+    await db.uploads.confirm_deletions(await db.uploads.pending_deletions())
     assert not purged.more
-    await books.database.probe()
+    await db.database.probe()
 
 
-async def look(books: Books, request_id: str) -> None:
-    async with books.snapshots.open(request_id) as snapshot:
+async def look(db: DatabaseHarness, request_id: str) -> None:
+    async with db.snapshots.open(request_id) as snapshot:
         rows = await snapshot.products(10, 50)
         for only_failed in (False, True):
             assert [page async for page in snapshot.pages(7, only_failed=only_failed)]
     files = [image.file for row in rows for image in row.images if image.file]
-    assert await books.snapshots.public_file(files[0])
-    await books.snapshots.version(request_id)
-    await books.snapshots.counts()
-    for status in (None, *Status):
-        _, cursor = await books.snapshots.list_requests(status, 1)
-        await books.snapshots.list_requests(status, 1, cursor)
+    assert await db.snapshots.public_file(files[0])
+    await db.snapshots.version(request_id)
+    await db.snapshots.counts()
+    for status in (None, *RequestStatus):
+        _, cursor = await db.snapshots.list_requests(status, 1)
+        await db.snapshots.list_requests(status, 1, cursor)
 
 
-async def traced(books: Books, seen: Callable[[str], None]) -> None:
+async def traced(db: DatabaseHarness, seen: Callable[[str], None]) -> None:
     """Let every connection tell its statements."""
-    await books.database.write(lambda c: c.set_trace_callback(seen))
+    await db.database.write(lambda c: c.set_trace_callback(seen))
     async with AsyncExitStack() as stack:
         for _ in range(connection.LONG_READERS):
-            read = await stack.enter_async_context(books.database.snapshot())
+            read = await stack.enter_async_context(db.database.snapshot())
             await read(lambda c: c.set_trace_callback(seen))
-        await books.database.read(lambda c: c.set_trace_callback(seen))
+        await db.database.read(lambda c: c.set_trace_callback(seen))
 
 
 def plans(c: sqlite3.Connection, statements: set[str]) -> Iterator[tuple[str, str]]:
@@ -115,24 +119,24 @@ def is_whole_read(step: str) -> bool:
 
 async def test_nothing_is_read_from_end_to_end(tmp_path: Path) -> None:
     statements: set[str] = set()
-    async with opened(tmp_path) as books:
-        await traced(books, statements.add)
-        await everything(books)
-        await books.database.write(lambda c: c.set_trace_callback(None))
+    async with open_database(tmp_path) as db:
+        await traced(db, statements.add)
+        await everything(db)
+        await db.database.write(lambda c: c.set_trace_callback(None))
         looked = {
             sql
             for sql in statements
             if re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|REPLACE)", sql) and "VALUES" not in sql
         }
         assert len(looked) > 60
-        steps = await books.database.write(lambda c: list(plans(c, looked)))
+        steps = await db.database.write(lambda c: list(plans(c, looked)))
     assert any("images_waiting" in step for _, step in steps)
     whole = {f"{step}: {' '.join(sql.split())}" for sql, step in steps if is_whole_read(step)}
     assert not whole, "\n".join(sorted(whole))
 
 
 async def test_the_test_sees_a_statement_that_does(tmp_path: Path) -> None:
-    async with opened(tmp_path) as books:
+    async with open_database(tmp_path) as db:
         sql = "SELECT count(*) FROM images WHERE status = 'failed' OR attempts = 3"
-        steps = await books.database.read(lambda c: list(plans(c, {sql})))
+        steps = await db.database.read(lambda c: list(plans(c, {sql})))
     assert any(is_whole_read(step) for _, step in steps)

@@ -11,8 +11,8 @@ import pytest
 from click import Group
 
 from imgsvc.cli import cli
-from tests.launcher import Service
 from tests.origin import ROOT
+from tests.service_process import Service
 
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "OPERATIONS.md").read_text()

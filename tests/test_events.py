@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Claim, Request
 from imgsvc.processing import events as module
-from imgsvc.processing.events import Events, Feed
-from tests.books import Books, completed, opened
+from imgsvc.processing.events import Events, Subscription
+from tests.database_harness import DatabaseHarness, completed, open_database
 
 UNKNOWN = "0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1"
 
 
 @pytest.fixture
-async def books(tmp_path: Path) -> AsyncIterator[Books]:
-    async with opened(tmp_path) as books:
-        yield books
+async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
+    async with open_database(tmp_path) as db:
+        yield db
 
 
 @pytest.fixture
-async def events(books: Books, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Events]:
+async def events(db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Events]:
     monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.0)
-    events = Events(books.snapshots)
+    events = Events(db.snapshots)
     async with publishing(events):
         yield events
 
@@ -42,21 +42,21 @@ async def publishing(events: Events) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def claimed(books: Books, images: int) -> tuple[Request, list[Claim]]:
-    request = await books.accept([[f"http://a.example/{n}.jpg"] for n in range(images)])
-    claims = await books.claim()
-    return await books.snapshots.request(request.request_id), claims
+async def claimed(db: DatabaseHarness, images: int) -> tuple[Request, list[Claim]]:
+    request = await db.accept([[f"http://a.example/{n}.jpg"] for n in range(images)])
+    claims = await db.claim()
+    return await db.snapshots.request(request.request_id), claims
 
 
-async def complete(books: Books, events: Events, *claims: Claim) -> None:
-    result = await books.work.finish([completed(claim) for claim in claims])
-    events.touch(result.touched)
+async def complete(db: DatabaseHarness, events: Events, *claims: Claim) -> None:
+    result = await db.work.finish([completed(claim) for claim in claims])
+    events.mark_changed(result.changed_requests)
 
 
 async def test_a_watcher_sees_the_state_at_once_each_change_and_the_end(
-    books: Books, events: Events
+    db: DatabaseHarness, events: Events
 ) -> None:
-    request, (first, second) = await claimed(books, 2)
+    request, (first, second) = await claimed(db, 2)
     seen = []
     async with asyncio.timeout(20), events.watch(request.request_id) as feed:
         assert events.watchers == 1
@@ -65,35 +65,35 @@ async def test_a_watcher_sees_the_state_at_once_each_change_and_the_end(
                 continue
             seen.append(snapshot.progress.completed)
             if snapshot.progress.completed == 0:
-                await complete(books, events, first)
+                await complete(db, events, first)
             elif snapshot.progress.completed == 1:
-                await complete(books, events, second)
+                await complete(db, events, second)
     assert seen == [0, 1, 2]
     assert events.watchers == 0
 
 
-async def test_a_slow_watcher_skips_to_the_newest_snapshot(books: Books) -> None:
-    request, claims = await claimed(books, 3)
-    feed = Feed(request)
+async def test_a_slow_watcher_skips_to_the_newest_snapshot(db: DatabaseHarness) -> None:
+    request, claims = await claimed(db, 3)
+    feed = Subscription(request)
     for claim in claims:
-        await books.complete([claim])
-        feed.offer(await books.snapshots.request(request.request_id))
+        await db.complete([claim])
+        feed.offer(await db.snapshots.request(request.request_id))
     seen = [snapshot.progress.completed async for snapshot in feed]
     assert seen == [3]
 
 
-async def test_what_is_finished_is_told_once(books: Books, events: Events) -> None:
-    request, claims = await claimed(books, 1)
-    await books.complete(claims)
+async def test_what_is_finished_is_told_once(db: DatabaseHarness, events: Events) -> None:
+    request, claims = await claimed(db, 1)
+    await db.complete(claims)
     async with asyncio.timeout(20), events.watch(request.request_id) as feed:
         assert {snapshot.progress.completed async for snapshot in feed} == {1}
 
 
 async def test_each_watcher_of_a_request_hears_of_it_and_no_other_does(
-    books: Books, events: Events
+    db: DatabaseHarness, events: Events
 ) -> None:
-    request, claims = await claimed(books, 1)
-    other, _ = await claimed(books, 1)
+    request, claims = await claimed(db, 1)
+    other, _ = await claimed(db, 1)
 
     async def last(request_id: str) -> Request | None:
         newest = None
@@ -107,7 +107,7 @@ async def test_each_watcher_of_a_request_hears_of_it_and_no_other_does(
     async with asyncio.timeout(20):
         while events.watchers < 4:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
-        await complete(books, events, *claims)
+        await complete(db, events, *claims)
         for newest in await asyncio.gather(*watching):
             assert newest is not None
             assert newest.progress.completed == 1
@@ -119,19 +119,23 @@ async def test_each_watcher_of_a_request_hears_of_it_and_no_other_does(
     assert newest.finished_at is None
 
 
-async def test_a_change_between_the_first_look_and_the_watch_is_seen(books: Books) -> None:
+async def test_a_change_between_the_first_look_and_the_watch_is_seen(
+    db: DatabaseHarness,
+) -> None:
     """Nobody touches it once the watch has begun: the watch has it looked at once more."""
-    events = Events(books.snapshots)
-    request, claims = await claimed(books, 1)
+    events = Events(db.snapshots)
+    request, claims = await claimed(db, 1)
     async with asyncio.timeout(20), events.watch(request.request_id) as feed:
-        await books.complete(claims)
+        await db.complete(claims)
         async with publishing(events):
             seen = [snapshot.progress.completed async for snapshot in feed]
     assert seen[-1] == 1
 
 
-async def test_closing_ends_every_feed_and_those_to_come(books: Books, events: Events) -> None:
-    request, _ = await claimed(books, 1)
+async def test_closing_ends_every_feed_and_those_to_come(
+    db: DatabaseHarness, events: Events
+) -> None:
+    request, _ = await claimed(db, 1)
     async with asyncio.timeout(20):
         async with events.watch(request.request_id) as feed:
             assert (await anext(feed)).version == request.version
@@ -141,23 +145,23 @@ async def test_closing_ends_every_feed_and_those_to_come(books: Books, events: E
             assert {snapshot.version async for snapshot in feed} == {request.version}
 
 
-async def test_a_request_that_is_deleted_ends_its_feeds(books: Books) -> None:
-    events = Events(books.snapshots)
-    request, claims = await claimed(books, 1)
+async def test_a_request_that_is_deleted_ends_its_feeds(db: DatabaseHarness) -> None:
+    events = Events(db.snapshots)
+    request, claims = await claimed(db, 1)
     async with asyncio.timeout(20), events.watch(request.request_id) as feed:
         await anext(feed)
-        await books.complete(claims)
-        events.touch([await books.uploads.mark_deleting(request.request_id)])
+        await db.complete(claims)
+        events.mark_changed([await db.uploads.mark_deleting(request.request_id)])
         async with publishing(events):
             assert [snapshot async for snapshot in feed] == []
 
 
 async def test_what_is_not_known_is_refused(events: Events) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(ProblemError) as refused:
         async with events.watch(UNKNOWN):
             pass
-    assert refused.value.code is RefusalCode.NOT_FOUND
-    with pytest.raises(Refusal):
+    assert refused.value.code is ProblemCode.NOT_FOUND
+    with pytest.raises(ProblemError):
         await events.changed(UNKNOWN, None, 20)
     assert events.watchers == 0
 
@@ -165,48 +169,50 @@ async def test_what_is_not_known_is_refused(events: Events) -> None:
 # --- waiting for a change ----------------------------------------------------------------------------
 
 
-async def test_another_version_is_told_at_once(books: Books, events: Events) -> None:
-    request, _ = await claimed(books, 1)
+async def test_another_version_is_told_at_once(db: DatabaseHarness, events: Events) -> None:
+    request, _ = await claimed(db, 1)
     async with asyncio.timeout(20):
         await events.changed(request.request_id, request.version - 1, 1_000)
 
 
-async def test_the_same_version_is_waited_out(books: Books, events: Events) -> None:
-    request, (first, second) = await claimed(books, 2)
+async def test_the_same_version_is_waited_out(db: DatabaseHarness, events: Events) -> None:
+    request, (first, second) = await claimed(db, 2)
     waiting = asyncio.create_task(events.changed(request.request_id, request.version, 1_000))
     for _ in range(3):
-        events.touch([request.key])
-        await books.snapshots.request(request.request_id)
+        events.mark_changed([request.key])
+        await db.snapshots.request(request.request_id)
     assert not waiting.done()
-    await complete(books, events, first)
+    await complete(db, events, first)
     async with asyncio.timeout(20):
         await waiting
     assert events.watchers == 0
-    await complete(books, events, second)
+    await complete(db, events, second)
 
 
-async def test_without_a_version_the_end_is_waited_for(books: Books, events: Events) -> None:
-    request, (first, second) = await claimed(books, 2)
+async def test_without_a_version_the_end_is_waited_for(db: DatabaseHarness, events: Events) -> None:
+    request, (first, second) = await claimed(db, 2)
     waiting = asyncio.create_task(events.changed(request.request_id, None, 1_000))
-    await complete(books, events, first)
+    await complete(db, events, first)
     for _ in range(3):
-        await books.snapshots.request(request.request_id)
+        await db.snapshots.request(request.request_id)
     assert not waiting.done()
-    await complete(books, events, second)
+    await complete(db, events, second)
     async with asyncio.timeout(20):
         await waiting
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-async def test_when_time_is_up_the_wait_ends(books: Books, events: Events, seconds: float) -> None:
-    request, _ = await claimed(books, 1)
+async def test_when_time_is_up_the_wait_ends(
+    db: DatabaseHarness, events: Events, seconds: float
+) -> None:
+    request, _ = await claimed(db, 1)
     async with asyncio.timeout(20):
         await events.changed(request.request_id, request.version, seconds)
     assert events.watchers == 0
 
 
-async def test_a_stop_ends_every_wait(books: Books, events: Events) -> None:
-    request, _ = await claimed(books, 1)
+async def test_a_stop_ends_every_wait(db: DatabaseHarness, events: Events) -> None:
+    request, _ = await claimed(db, 1)
     waiting = asyncio.create_task(events.changed(request.request_id, None, 1_000))
     async with asyncio.timeout(20):
         while not events.watchers:  # noqa: ASYNC110 - there is no event for it

@@ -22,9 +22,9 @@ import pytest
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError
 from imgsvc.network.addresses import AddressRules
-from imgsvc.network.budget import ByteBudget
+from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
-from imgsvc.network.outbound import open_session
+from imgsvc.network.session import open_session
 from tests.origin import ROOT, Origin, Reply
 from tests.raw_origin import Talk, answer, raw_origin, redirect
 
@@ -85,9 +85,9 @@ async def test_the_bytes_and_the_type_come_back_and_count_until_the_block_ends()
 
 
 async def test_a_large_body_comes_whole() -> None:
-    picture = bytes(range(256)) * 40_000
-    async with raw_origin(answer(picture)) as origin:
-        assert await fetch(origin.base) == (picture, "")
+    info = bytes(range(256)) * 40_000
+    async with raw_origin(answer(info)) as origin:
+        assert await fetch(origin.base) == (info, "")
 
 
 @pytest.mark.parametrize("status", ["200 OK", "203 Fine", "200"])
@@ -345,10 +345,10 @@ def encoded(body: bytes, encoding: str) -> bytes:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "x-unknown"])
 async def test_a_content_encoding_that_nobody_asked_for_is_undone(encoding: str) -> None:
-    picture = bytes(range(256)) * 10_000
-    packed = {"gzip": gzip.compress(picture), "deflate": zlib.compress(picture)}
-    async with raw_origin(encoded(packed.get(encoding, picture), encoding)) as origin:
-        assert (await fetch(origin.base))[0] == picture
+    info = bytes(range(256)) * 10_000
+    packed = {"gzip": gzip.compress(info), "deflate": zlib.compress(info)}
+    async with raw_origin(encoded(packed.get(encoding, info), encoding)) as origin:
+        assert (await fetch(origin.base))[0] == info
 
 
 async def test_the_limit_counts_what_comes_out_of_the_encoding() -> None:

@@ -13,21 +13,21 @@ import pytest
 from imgsvc.config import CompressConfig
 from imgsvc.database import connection
 from imgsvc.database.connection import Database
-from imgsvc.images.pool import Pool
 from imgsvc.processing import health as module
-from imgsvc.processing.health import Monitor, State
-from tests.workshop import until
+from imgsvc.processing.health import HealthMonitor, ServiceState
+from imgsvc.workers.pool import WorkerPool
+from tests.waiting import wait_until
 
 
 @asynccontextmanager
 async def watched(
-    folder: Path, *, function: str = "tests.misbehaving:compress"
-) -> AsyncIterator[Monitor]:
+    folder: Path, *, function: str = "tests.faulty_worker:compress"
+) -> AsyncIterator[HealthMonitor]:
     """Watch a database and a pool of one worker, with as much room as there is."""
     database = await Database.open(folder / "imgsvc.db")
-    pool = Pool(CompressConfig(workers=1), function=function)
+    pool = WorkerPool(CompressConfig(workers=1), function=function)
     await pool.start()
-    monitor = Monitor(database, pool, has_room=lambda: not (folder / "full").exists())
+    monitor = HealthMonitor(database, pool, has_free_space=lambda: not (folder / "full").exists())
     watching = asyncio.create_task(monitor.watch())
     try:
         yield monitor
@@ -42,16 +42,16 @@ async def watched(
 async def test_it_is_ready_while_it_runs_and_nothing_is_wrong(tmp_path: Path) -> None:
     async with watched(tmp_path) as monitor:
         assert not monitor.health().ready
-        monitor.state = State.RUNNING
+        monitor.state = ServiceState.RUNNING
         assert monitor.health().ready
         assert monitor.health().reasons == ()
-        monitor.state = State.STOPPING
+        monitor.state = ServiceState.STOPPING
         assert not monitor.health().ready
 
 
 async def test_it_is_not_ready_while_the_disk_is_full(tmp_path: Path) -> None:
     async with watched(tmp_path) as monitor:
-        monitor.state = State.RUNNING
+        monitor.state = ServiceState.RUNNING
         (tmp_path / "full").touch()
         assert monitor.health().reasons == ("the disk is full",)
         assert not monitor.health().ready
@@ -64,23 +64,23 @@ async def test_it_is_not_ready_while_the_database_takes_no_write(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "PROBE_SECONDS", 0.01)
-    monkeypatch.setattr(module, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(module, "WRITE_PROBE_SECONDS", 0.01)
+    monkeypatch.setattr(module, "WRITE_TIMEOUT_SECONDS", 0.5)
     async with watched(tmp_path) as monitor:
-        monitor.state = State.RUNNING
-        await until(lambda: monitor.health().ready, "a first write")
+        monitor.state = ServiceState.RUNNING
+        await wait_until(lambda: monitor.health().ready, "a first write")
         other = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None, timeout=20)
         other.execute("BEGIN IMMEDIATE")
-        await until(lambda: not monitor.health().ready, "it to be noticed")
+        await wait_until(lambda: not monitor.health().ready, "it to be noticed")
         assert "no write" in monitor.health().reasons[0]
         other.execute("ROLLBACK")
         other.close()
-        await until(lambda: monitor.health().ready, "writes again")
+        await wait_until(lambda: monitor.health().ready, "writes again")
     assert caplog.text.count("takes no write") == 1
 
 
 async def test_it_is_not_ready_where_no_worker_comes_up(tmp_path: Path) -> None:
-    async with watched(tmp_path, function="tests.misbehaving:nothing_of_that_name") as monitor:
-        monitor.state = State.RUNNING
-        await until(lambda: not monitor.health().ready, "the pool to give up")
+    async with watched(tmp_path, function="tests.faulty_worker:nothing_of_that_name") as monitor:
+        monitor.state = ServiceState.RUNNING
+        await wait_until(lambda: not monitor.health().ready, "the pool to give up")
         assert monitor.health().reasons == ("no worker process can be started",)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.errors import StartError
+from imgsvc.errors import StartupError
 from imgsvc.storage.lock import lock_data_dir
 from tests.origin import ROOT
 
@@ -37,7 +37,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with (
-            pytest.raises(StartError, match=f"process {holder.pid} .*{tmp_path}"),
+            pytest.raises(StartupError, match=f"process {holder.pid} .*{tmp_path}"),
             lock_data_dir(tmp_path, DATABASE),
         ):
             pass
@@ -68,7 +68,7 @@ def test_outputs_without_their_database_are_not_touched(tmp_path: Path) -> None:
     output.parent.mkdir(parents=True)
     output.touch()
     for _ in range(2):
-        with pytest.raises(StartError, match=r"the\.db"), lock_data_dir(tmp_path, DATABASE):
+        with pytest.raises(StartupError, match=r"the\.db"), lock_data_dir(tmp_path, DATABASE):
             pass
         (tmp_path / DATABASE).touch()
     (tmp_path / DATABASE).write_bytes(b"SQLite format 3")
@@ -86,7 +86,7 @@ def test_empty_folders_of_outputs_need_no_database(tmp_path: Path) -> None:
 def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with (
-        pytest.raises(StartError, match=r"cannot write to storage\.data_dir"),
+        pytest.raises(StartupError, match=r"cannot write to storage\.data_dir"),
         lock_data_dir(tmp_path / "data", DATABASE),
     ):
         pass

@@ -10,7 +10,7 @@ import pytest
 
 from imgsvc import logs
 from imgsvc.config import LogConfig
-from imgsvc.errors import Trouble
+from imgsvc.errors import DependencyError
 
 
 class Terminal(io.StringIO):
@@ -61,8 +61,8 @@ def test_what_is_no_bug_needs_no_traceback() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(format="json"), out)
     try:
-        raise Trouble("100% full")
-    except Trouble:
+        raise DependencyError("100% full")
+    except DependencyError:
         logging.getLogger("x").exception("claim %s failed", 3)
     (event,) = lines(out)
     assert event["message"] == "claim 3 failed: 100% full"

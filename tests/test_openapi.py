@@ -12,26 +12,26 @@ from typing import Any
 import pytest
 
 from imgsvc.config import ServerConfig
-from imgsvc.web.answers import RequestList, RequestStatus
 from imgsvc.web.app import Access, routes
-from imgsvc.web.auth import Keys
-from imgsvc.web.described import OPERATIONS, RAW_UPLOAD
+from imgsvc.web.auth import ApiKeys
+from imgsvc.web.health import HealthHandler
 from imgsvc.web.openapi import document
-from imgsvc.web.operations import OperationsApi
+from imgsvc.web.operations import OPERATIONS, RAW_UPLOAD
 from imgsvc.web.options import ListQuery, StatusQuery, UploadFields
-from imgsvc.web.origins import Origins
+from imgsvc.web.origin_policy import OriginPolicy
 from imgsvc.web.problems import PROBLEMS
+from imgsvc.web.responses import RequestList, StatusResponse
 from imgsvc.web.uploads import RAW_TYPES
-from tests.site import Site, opened
+from tests.http_harness import HttpHarness, open_http
 
 KEYS = {"api_keys": ["k"]}
 UNDESCRIBED = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with opened(tmp_path) as site:
-        yield site
+async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
+    async with open_http(tmp_path) as http:
+        yield http
 
 
 def references(node: Any) -> set[str]:
@@ -41,10 +41,10 @@ def references(node: Any) -> set[str]:
     return set().union(*map(references, node)) if isinstance(node, list) else set()
 
 
-async def test_every_route_is_described_and_no_other(site: Site) -> None:
-    parts = site.service.parts
-    origins, keys = Origins(ServerConfig()), Keys([])
-    table = routes(parts, origins, keys, OperationsApi(parts.health, parts.metrics))
+async def test_every_route_is_described_and_no_other(http: HttpHarness) -> None:
+    parts = http.service.parts
+    origins, keys = OriginPolicy(ServerConfig()), ApiKeys([])
+    table = routes(parts, origins, keys, HealthHandler(parts.health, parts.metrics))
     served = {
         (route.method.lower(), route.path.replace("request_id", "requestId")): route.access
         for route in table
@@ -106,29 +106,29 @@ def test_keys_are_spoken_of_where_there_are_any() -> None:
 
 
 async def test_it_is_served_with_the_address_it_was_asked_at(tmp_path: Path) -> None:
-    async with opened(tmp_path, server=KEYS) as site:
-        described = (await site.get("/openapi.json", {"Host": "img.example:81"})).json()
+    async with open_http(tmp_path, server=KEYS) as http:
+        described = (await http.get("/openapi.json", {"Host": "img.example:81"})).json()
         assert described["openapi"] == "3.1.0"
         assert described["servers"] == [{"url": "http://img.example:81"}]
-        collection = (await site.get("/postman.json", {"Host": "img.example:81"})).json()
+        collection = (await http.get("/postman.json", {"Host": "img.example:81"})).json()
         assert collection["info"]["schema"].endswith("/v2.1.0/collection.json")
         variables = {v["key"]: v["value"] for v in collection["variable"]}
         assert variables["baseUrl"] == "http://img.example:81"
         assert variables["apiKey"] == ""
 
 
-async def test_answers_are_what_is_described(site: Site) -> None:
-    request_id = await site.upload(query="?webhookUrl=https://x.example/hook")
-    claims = await site.claim()
-    await site.complete(claims[:1])
-    await site.fail(claims[1:])
-    answer = await site.get(f"/checkStatus/{request_id}?format=json")
-    RequestStatus.model_validate_json(answer.body, strict=True)
-    RequestList.model_validate_json((await site.get("/listRequests")).body, strict=True)
+async def test_answers_are_what_is_described(http: HttpHarness) -> None:
+    request_id = await http.upload(query="?webhookUrl=https://x.example/hook")
+    claims = await http.claim()
+    await http.complete(claims[:1])
+    await http.fail(claims[1:])
+    answer = await http.get(f"/checkStatus/{request_id}?format=json")
+    StatusResponse.model_validate_json(answer.body, strict=True)
+    RequestList.model_validate_json((await http.get("/listRequests")).body, strict=True)
 
 
-async def test_the_collection_calls_what_there_is(site: Site) -> None:
-    collection = (await site.get("/postman.json")).json()
+async def test_the_collection_calls_what_there_is(http: HttpHarness) -> None:
+    collection = (await http.get("/postman.json")).json()
     described = {(o.method.upper(), re.sub(r"{\w+}", "*", o.path)) for o in OPERATIONS}
     called = set()
     for item in collection["item"]:
@@ -142,18 +142,18 @@ async def test_the_collection_calls_what_there_is(site: Site) -> None:
 
 
 @pytest.mark.external
-async def test_the_collection_runs_as_it_is(site: Site, tmp_path: Path) -> None:
+async def test_the_collection_runs_as_it_is(http: HttpHarness, tmp_path: Path) -> None:
     import asyncio  # noqa: PLC0415
 
     async def process() -> None:
         while True:
-            if claims := await site.claim():
-                await site.complete(claims)
+            if claims := await http.claim():
+                await http.complete(claims)
             await asyncio.sleep(0.05)
 
     processing = asyncio.create_task(process())
     file = tmp_path / "collection.json"
-    file.write_text(json.dumps((await site.get("/postman.json")).json()))
+    file.write_text(json.dumps((await http.get("/postman.json")).json()))
     done = await asyncio.to_thread(
         subprocess.run,
         ["newman", "run", str(file), "--bail"],

@@ -12,7 +12,7 @@ from http.client import IncompleteRead
 import pytest
 from PIL import Image
 
-from tests import pictures
+from tests import sample_images
 from tests.origin import Origin, Reply
 
 
@@ -23,23 +23,23 @@ def fetch(url: str) -> bytes:
 
 
 def test_it_serves_pictures_by_number(origin: Origin) -> None:
-    for extension, name in pictures.FORMATS.items():
+    for extension, name in sample_images.FORMATS.items():
         data = fetch(origin.photo(3, extension, "?w=200&h=100"))
         with Image.open(io.BytesIO(data)) as image:
             assert (image.format, image.size) == (name, (200, 100))
-        assert pictures.is_picture(data, 3, limit=12 if extension == "gif" else 6)
-        assert not pictures.is_picture(data, 11)
+        assert sample_images.is_picture(data, 3, limit=12 if extension == "gif" else 6)
+        assert not sample_images.is_picture(data, 11)
     assert origin.hits("/photo/3.jpg") == 1
     assert origin.seen("/photo/3.jpg")[0].target == "/photo/3.jpg?w=200&h=100"
 
 
 def test_no_two_of_its_pictures_are_the_same() -> None:
-    images = [pictures.photograph(n, 48, 36) for n in range(64)]
+    images = [sample_images.photograph(n, 48, 36) for n in range(64)]
     close = [
         (one, other)
         for one in range(64)
         for other in range(one)
-        if pictures.difference(images[one], images[other]) < 6
+        if sample_images.difference(images[one], images[other]) < 6
     ]
     assert close == []
 
@@ -50,7 +50,7 @@ def test_it_does_what_it_is_told_in_order(origin: Origin) -> None:
         fetch(url)
     refused.value.close()
     assert refused.value.code == 503
-    assert fetch(url) == fetch(url) == pictures.encoded(7)
+    assert fetch(url) == fetch(url) == sample_images.encoded(7)
     with pytest.raises(urllib.error.HTTPError) as missing:
         fetch(origin.url("/nothing"))
     missing.value.close()

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from imgsvc.images import palette
-from tests.pictures import photograph
-from tests.saved import apart
+from tests.image_assertions import apart
+from tests.sample_images import photograph
 
 LARGE = (2_400, 1_800)
 

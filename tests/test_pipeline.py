@@ -7,114 +7,123 @@ from pathlib import Path
 
 import pytest
 
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Progress
-from imgsvc.pictures import Settings
-from imgsvc.processing import queue
+from imgsvc.processing import scheduler
 from tests.origin import Origin, Reply
-from tests.workshop import Workshop, opened_workshop, until
+from tests.scheduler_harness import SchedulerHarness, open_scheduler
+from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with opened_workshop(tmp_path) as shop:
-        yield shop
+async def harness(tmp_path: Path) -> AsyncIterator[SchedulerHarness]:
+    async with open_scheduler(tmp_path) as harness:
+        yield harness
 
 
-async def test_content_that_is_under_way_is_compressed_once(shop: Workshop, origin: Origin) -> None:
-    script = shop.script("same", f"wait={shop.path('go')}")
+async def test_content_that_is_under_way_is_compressed_once(
+    harness: SchedulerHarness, origin: Origin
+) -> None:
+    script = harness.script("same", f"wait={harness.path('go')}")
     urls = [origin.serve(f"/{n}.jpg", script) for n in range(6)]
-    one = await shop.accept(*urls[:4])
-    other = await shop.accept(*urls[4:])
-    await until(lambda: waiting_twins(shop) == 5, "five to wait for the sixth")
-    shop.path("go").touch()
-    assert (await shop.done(one)).progress == Progress(completed=4)
-    assert (await shop.done(other)).progress == Progress(completed=2)
-    assert shop.tries("same") == 1
-    assert len(shop.stored()) == 1
+    one = await harness.accept(*urls[:4])
+    other = await harness.accept(*urls[4:])
+    await wait_until(lambda: waiting_twins(harness) == 5, "five to wait for the sixth")
+    harness.path("go").touch()
+    assert (await harness.done(one)).progress == Progress(completed=4)
+    assert (await harness.done(other)).progress == Progress(completed=2)
+    assert harness.tries("same") == 1
+    assert len(harness.stored()) == 1
 
 
-async def test_other_settings_make_another_output(shop: Workshop, origin: Origin) -> None:
-    url = origin.serve("/a.jpg", shop.script("a"))
-    first = await shop.accept(url)
-    second = await shop.books.accept([[url]], settings=Settings(progressive=True))
-    shop.queue.wake()
-    await shop.done(first)
-    await shop.done(second)
-    assert shop.tries("a") == 2
-    assert len(shop.stored()) == 2
+async def test_other_settings_make_another_output(
+    harness: SchedulerHarness, origin: Origin
+) -> None:
+    url = origin.serve("/a.jpg", harness.script("a"))
+    first = await harness.accept(url)
+    second = await harness.db.accept([[url]], settings=CompressionSettings(progressive=True))
+    harness.queue.wake()
+    await harness.done(first)
+    await harness.done(second)
+    assert harness.tries("a") == 2
+    assert len(harness.stored()) == 2
 
 
-async def test_a_twin_takes_over_from_one_that_fails(shop: Workshop, origin: Origin) -> None:
+async def test_a_twin_takes_over_from_one_that_fails(
+    harness: SchedulerHarness, origin: Origin
+) -> None:
     """The first try fails; the images that waited for it do not fail with it."""
-    acts = f"once={shop.path('tried')} touch={shop.path('begun')} wait={shop.path('go')} refuse"
-    script = shop.script("same", acts)
-    first = await shop.accept(origin.serve("/1.jpg", script))
-    await until(shop.path("begun").exists, "the first of the twins")
-    others = await shop.accept(*(origin.serve(f"/{n}.jpg", script) for n in (2, 3, 4)))
-    await until(lambda: waiting_twins(shop) == 3, "the others to wait for it")
-    shop.path("go").touch()
-    assert (await shop.done(first)).progress == Progress(failed=1)
-    assert (await shop.done(others)).progress == Progress(completed=3)
-    assert shop.tries("same") == 2, "one of the others takes over, for all of them"
+    acts = f"once={harness.path('tried')} touch={harness.path('begun')} wait={harness.path('go')} refuse"
+    script = harness.script("same", acts)
+    first = await harness.accept(origin.serve("/1.jpg", script))
+    await wait_until(harness.path("begun").exists, "the first of the twins")
+    others = await harness.accept(*(origin.serve(f"/{n}.jpg", script) for n in (2, 3, 4)))
+    await wait_until(lambda: waiting_twins(harness) == 3, "the others to wait for it")
+    harness.path("go").touch()
+    assert (await harness.done(first)).progress == Progress(failed=1)
+    assert (await harness.done(others)).progress == Progress(completed=3)
+    assert harness.tries("same") == 2, "one of the others takes over, for all of them"
 
 
 async def test_a_twin_takes_over_from_one_that_found_no_room(
-    shop: Workshop, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    harness: SchedulerHarness, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "REST_SECONDS", 0.1)
-    acts = f"once={shop.path('tried')} touch={shop.path('begun')} wait={shop.path('go')}"
-    script = shop.script("same", acts)
-    first = await shop.accept(origin.serve("/1.jpg", script))
-    await until(shop.path("begun").exists, "the first of the twins")
-    second = await shop.accept(origin.serve("/2.jpg", script))
-    await until(lambda: waiting_twins(shop) == 1, "the other to wait for it")
-    shop.room_to_store = False
-    shop.path("go").touch()
-    await until(lambda: shop.tries("same") == 2, "the other's turn")
-    shop.room_to_store = True
-    assert (await shop.done(second)).progress == Progress(completed=1)
-    assert (await shop.done(first)).progress == Progress(completed=1)
-    assert len(shop.stored()) == 1
+    monkeypatch.setattr(scheduler, "REQUEUE_DELAY_SECONDS", 0.1)
+    acts = f"once={harness.path('tried')} touch={harness.path('begun')} wait={harness.path('go')}"
+    script = harness.script("same", acts)
+    first = await harness.accept(origin.serve("/1.jpg", script))
+    await wait_until(harness.path("begun").exists, "the first of the twins")
+    second = await harness.accept(origin.serve("/2.jpg", script))
+    await wait_until(lambda: waiting_twins(harness) == 1, "the other to wait for it")
+    harness.room_to_store = False
+    harness.path("go").touch()
+    await wait_until(lambda: harness.tries("same") == 2, "the other's turn")
+    harness.room_to_store = True
+    assert (await harness.done(second)).progress == Progress(completed=1)
+    assert (await harness.done(first)).progress == Progress(completed=1)
+    assert len(harness.stored()) == 1
 
 
 async def test_content_that_was_stored_before_is_not_compressed_again(
     tmp_path: Path, origin: Origin
 ) -> None:
-    async with opened_workshop(tmp_path) as shop:
-        first = await shop.accept(origin.serve("/1.jpg", shop.script("same")))
-        await shop.done(first)
-        stored = shop.stored()
-    async with opened_workshop(tmp_path) as shop:
-        second = await shop.accept(origin.serve("/2.jpg", shop.script("same")))
-        assert (await shop.done(second)).progress == Progress(completed=1)
-        assert (shop.tries("same"), shop.stored()) == (1, stored)
+    async with open_scheduler(tmp_path) as harness:
+        first = await harness.accept(origin.serve("/1.jpg", harness.script("same")))
+        await harness.done(first)
+        stored = harness.stored()
+    async with open_scheduler(tmp_path) as harness:
+        second = await harness.accept(origin.serve("/2.jpg", harness.script("same")))
+        assert (await harness.done(second)).progress == Progress(completed=1)
+        assert (harness.tries("same"), harness.stored()) == (1, stored)
 
 
 async def test_a_page_in_place_of_a_picture_is_described(tmp_path: Path, origin: Origin) -> None:
     page = b"<html><title>Sign in</title></html>"
-    async with opened_workshop(tmp_path, function="imgsvc.images.codec:compress_image") as shop:
-        request = await shop.accept(origin.serve("/a.jpg", page, "text/html"), origin.photo(1))
-        assert (await shop.done(request)).progress == Progress(completed=1, failed=1)
-        message = await shop.books.database.read(
+    async with open_scheduler(tmp_path, function="imgsvc.images.codec:compress_image") as harness:
+        request = await harness.accept(origin.serve("/a.jpg", page, "text/html"), origin.photo(1))
+        assert (await harness.done(request)).progress == Progress(completed=1, failed=1)
+        message = await harness.db.database.read(
             lambda c: c.execute("SELECT error_message FROM images WHERE number = 0").fetchone()[0]
         )
         assert "Sign in" in message
-        (name,) = shop.stored()
-        assert shop.files.path(name).stat().st_size == (await shop.shown(request)).output_bytes
+        (name,) = harness.stored()
+        assert (
+            harness.files.path(name).stat().st_size == (await harness.shown(request)).output_bytes
+        )
 
 
 async def test_a_failed_fetch_is_put_down_to_its_origin_and_a_failed_picture_is_not(
-    shop: Workshop, origin: Origin
+    harness: SchedulerHarness, origin: Origin
 ) -> None:
-    corrupt = origin.serve("/corrupt.jpg", shop.script("corrupt", "refuse"))
+    corrupt = origin.serve("/corrupt.jpg", harness.script("corrupt", "refuse"))
     missing = origin.script("/missing.jpg", Reply(404))
-    request = await shop.done(await shop.accept(corrupt, missing))
+    request = await harness.done(await harness.accept(corrupt, missing))
     assert sorted(failure.code for failure in request.failures) == ["corrupt_image", "http_status"]
-    assert [image[1] for image in await shop.images(request)] == [1, 1]
-    assert shop.stored() == set()
+    assert [image[1] for image in await harness.images(request)] == [1, 1]
+    assert harness.stored() == set()
 
 
-def waiting_twins(shop: Workshop) -> int:
+def waiting_twins(harness: SchedulerHarness) -> int:
     """How many flights have their bytes, and wait for another's output."""
-    flights = shop.queue._flights.values()
-    return sum(flight.fetched and flight.content is None for flight in flights)
+    flights = harness.queue._jobs.values()
+    return sum(job.fetched and job.content is None for job in flights)

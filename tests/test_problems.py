@@ -10,45 +10,47 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.database.connection import DatabaseFull, DatabaseUnavailable
-from imgsvc.errors import Fault, FaultCode, Refusal, RefusalCode
-from imgsvc.storage.files import StorageFull
-from imgsvc.web.answers import Problem
+from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
+from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
+from imgsvc.storage.filesystem import StorageFullError
 from imgsvc.web.problems import PROBLEMS, problem_response
-from tests.site import Site, opened
+from imgsvc.web.responses import ProblemReport
+from tests.http_harness import HttpHarness, open_http
 
 JSON = "application/problem+json"
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with opened(tmp_path) as site:
-        yield site
+async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
+    async with open_http(tmp_path) as http:
+        yield http
 
 
 def test_every_refusal_has_a_status_and_a_title() -> None:
-    assert set(PROBLEMS) == set(RefusalCode)
+    assert set(PROBLEMS) == set(ProblemCode)
     for status, title in PROBLEMS.values():
         assert 400 <= HTTPStatus(status) < 600
         assert title
 
 
-@pytest.mark.parametrize("code", RefusalCode)
-def test_a_problem_is_what_the_description_says(code: RefusalCode) -> None:
-    fault = Fault(FaultCode.TOO_LONG, "Shorten it.", row=3, column="Product Name", value="\ud800é")
-    response = problem_response(Refusal(code, "Because.", faults=[fault], fault_count=200))
+@pytest.mark.parametrize("code", ProblemCode)
+def test_a_problem_is_what_the_description_says(code: ProblemCode) -> None:
+    fault = FileError(
+        FileErrorCode.TOO_LONG, "Shorten it.", row=3, column="Product Name", value="\ud800é"
+    )
+    response = problem_response(ProblemError(code, "Because.", errors=[fault], error_count=200))
     assert response.headers["Content-Type"] == JSON
     assert isinstance(response.body, bytes)
-    problem = Problem.model_validate_json(response.body.replace(b"\\ud800", b""))
+    problem = ProblemReport.model_validate_json(response.body.replace(b"\\ud800", b""))
     assert problem.type == f"urn:imgsvc:problem:{code}"
     assert problem.status == response.status
     assert problem.error_count == 200
     assert ("Retry-After" in response.headers) is (response.status in {429, 503})
 
 
-async def test_what_is_not_there(site: Site) -> None:
+async def test_what_is_not_there(http: HttpHarness) -> None:
     for path in ("/nowhere", "/processImages/", "/static/nothing.js", "/checkStatus", "//", "/%00"):
-        answer = await site.get(path)
+        answer = await http.get(path)
         assert answer.status == 404, path
         assert answer.problem()["type"] == "urn:imgsvc:problem:not-found"
 
@@ -67,8 +69,8 @@ async def test_what_is_not_there(site: Site) -> None:
         ("PROPFIND", "/", "GET, HEAD"),
     ],
 )
-async def test_a_wrong_method(site: Site, method: str, path: str, allow: str) -> None:
-    answer = await site.call(method, path)
+async def test_a_wrong_method(http: HttpHarness, method: str, path: str, allow: str) -> None:
+    answer = await http.call(method, path)
     assert answer.status == 405
     assert answer.headers["Allow"] == allow
     answer.problem()
@@ -88,8 +90,10 @@ async def test_a_wrong_method(site: Site, method: str, path: str, allow: str) ->
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
-async def test_what_is_no_http(site: Site, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    answer = await site.raw(sent)
+async def test_what_is_no_http(
+    http: HttpHarness, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await http.raw(sent)
     assert answer.split(b" ", 2)[1] == b"400"
     assert f"Content-Type: {JSON}".encode() in answer
     assert b'"type": "urn:imgsvc:problem:bad-request"' in answer
@@ -103,13 +107,13 @@ async def test_what_is_no_http(site: Site, sent: bytes, caplog: pytest.LogCaptur
     [
         (RuntimeError("secret detail"), 500, "internal"),
         (TimeoutError("secret detail"), 500, "internal"),
-        (DatabaseUnavailable("secret detail"), 503, "unavailable"),
-        (DatabaseFull("secret detail"), 503, "storage-full"),
-        (StorageFull("secret detail"), 503, "storage-full"),
+        (DatabaseUnavailableError("secret detail"), 503, "unavailable"),
+        (DatabaseFullError("secret detail"), 503, "storage-full"),
+        (StorageFullError("secret detail"), 503, "storage-full"),
     ],
 )
 async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
-    site: Site,
+    http: HttpHarness,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     case: tuple[Exception, int, str],
@@ -119,8 +123,8 @@ async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
     async def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(site.service.snapshots, "list_requests", fail)
-    answer = await site.get("/listRequests")
+    monkeypatch.setattr(http.service.snapshots, "list_requests", fail)
+    answer = await http.get("/listRequests")
     assert answer.status == status
     assert answer.problem()["type"] == f"urn:imgsvc:problem:{code}"
     assert ("Retry-After" in answer.headers) is (status == 503)
@@ -134,7 +138,7 @@ async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
     ("error", "is_bug"), [(RuntimeError("why"), True), (FileNotFoundError("why"), False)]
 )
 async def test_an_answer_that_breaks_half_way_is_cut_off(
-    site: Site,
+    http: HttpHarness,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
@@ -143,12 +147,12 @@ async def test_an_answer_that_breaks_half_way_is_cut_off(
     def fail(*_: object) -> bytes:
         raise error
 
-    request_id = await site.upload()
-    monkeypatch.setattr("imgsvc.web.requests.RequestsApi._event", fail)
+    request_id = await http.upload()
+    monkeypatch.setattr("imgsvc.web.requests.RequestsHandler._event", fail)
     call = f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     answer = b""
     with suppress(ConnectionResetError):
-        answer = await site.raw(call.encode())
+        answer = await http.raw(call.encode())
     assert answer.count(b"HTTP/1.1 ") <= 1
     assert b"0\r\n\r\n" not in answer
     (record,) = [each for each in caplog.records if "cut short" in each.getMessage()]

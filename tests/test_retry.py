@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imgsvc.config import WebhookConfig
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.network.retry import is_transient, parse_retry_after, pause_before_retry, webhook_pause
+from imgsvc.network.retry import is_transient, parse_retry_after, retry_delay, webhook_retry_delay
 
 TIMEOUT = ImageError(ImageErrorCode.TIMEOUT, "slow")
 TRANSIENT = {"connect_failed", "dns_failure", "timeout", "incomplete_body"}
@@ -34,34 +34,34 @@ def test_which_statuses_are_transient(number: int) -> None:
 
 
 def test_pauses_double_from_a_second_to_a_minute() -> None:
-    pauses = [pause_before_retry(made, TIMEOUT, 100, lambda: 0.5) for made in range(1, 10)]
+    pauses = [retry_delay(made, TIMEOUT, 100, lambda: 0.5) for made in range(1, 10)]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert pause_before_retry(99, TIMEOUT, 100, lambda: 0.5) == 60
+    assert retry_delay(99, TIMEOUT, 100, lambda: 0.5) == 60
 
 
 def test_pauses_vary_by_a_quarter_either_way() -> None:
-    assert pause_before_retry(3, TIMEOUT, 100, lambda: 0.0) == 3
-    assert pause_before_retry(3, TIMEOUT, 100, lambda: 1.0) == 5
-    assert pause_before_retry(50, TIMEOUT, 100, lambda: 1.0) == 75
+    assert retry_delay(3, TIMEOUT, 100, lambda: 0.0) == 3
+    assert retry_delay(3, TIMEOUT, 100, lambda: 1.0) == 5
+    assert retry_delay(50, TIMEOUT, 100, lambda: 1.0) == 75
 
 
 def test_there_are_as_many_attempts_in_all_as_allowed() -> None:
-    assert pause_before_retry(3, TIMEOUT, 4, lambda: 0.5) == 4
-    assert pause_before_retry(4, TIMEOUT, 4, lambda: 0.5) is None
-    assert pause_before_retry(1, TIMEOUT, 1, lambda: 0.5) is None
+    assert retry_delay(3, TIMEOUT, 4, lambda: 0.5) == 4
+    assert retry_delay(4, TIMEOUT, 4, lambda: 0.5) is None
+    assert retry_delay(1, TIMEOUT, 1, lambda: 0.5) is None
 
 
 def test_what_is_not_transient_is_not_tried_again() -> None:
-    assert pause_before_retry(1, status(404, retry_after=5), 4, lambda: 0.5) is None
+    assert retry_delay(1, status(404, retry_after=5), 4, lambda: 0.5) is None
     gone = ImageError(ImageErrorCode.BLOCKED_ADDRESS, "no")
-    assert pause_before_retry(1, gone, 4, lambda: 0.5) is None
+    assert retry_delay(1, gone, 4, lambda: 0.5) is None
 
 
 def test_the_origin_may_ask_for_up_to_five_minutes() -> None:
-    assert pause_before_retry(1, status(429, 120), 4, lambda: 0.5) == 120
-    assert pause_before_retry(1, status(503, 100_000), 4, lambda: 0.5) == 300
-    assert pause_before_retry(6, status(503, 1), 9, lambda: 0.5) == 32, "never sooner than our own"
-    assert pause_before_retry(1, status(503, 0), 4, lambda: 0.5) == 1
+    assert retry_delay(1, status(429, 120), 4, lambda: 0.5) == 120
+    assert retry_delay(1, status(503, 100_000), 4, lambda: 0.5) == 300
+    assert retry_delay(6, status(503, 1), 9, lambda: 0.5) == 32, "never sooner than our own"
+    assert retry_delay(1, status(503, 0), 4, lambda: 0.5) == 1
 
 
 NOW = 1_700_000_000.0
@@ -99,6 +99,6 @@ def test_no_retry_after_is_too_strange(value: str) -> None:
 
 def test_a_webhook_follows_its_schedule_to_the_end() -> None:
     pauses = WebhookConfig().pauses_seconds
-    tried = [webhook_pause(made, pauses) for made in range(1, 10)]
+    tried = [webhook_retry_delay(made, pauses) for made in range(1, 10)]
     assert tried == [5, 60, 300, 1_800, 7_200, 18_000, 36_000, None, None]
-    assert webhook_pause(1, ()) is None
+    assert webhook_retry_delay(1, ()) is None

@@ -16,7 +16,8 @@ from zipfile import ZipFile
 
 import pytest
 
-from tests.origin import ROOT, wait_until
+from tests.origin import ROOT
+from tests.waiting import block_until
 
 BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
 STAND_IN = """\
@@ -132,7 +133,7 @@ def test_it_makes_an_environment_once_and_becomes_the_service(project: Project) 
 def test_an_interrupted_set_up_is_made_anew(project: Project) -> None:
     for end in (signal.SIGKILL, signal.SIGINT):
         started = project.start()
-        wait_until((project.venv / "pyvenv.cfg").exists, what="the set-up to be under way")
+        block_until((project.venv / "pyvenv.cfg").exists, what="the set-up to be under way")
         os.killpg(started.process.pid, end)
         assert started.ended().code == (130 if end is signal.SIGINT else -9)
         assert json.loads(project.stamp.read_text()) == {}

@@ -15,16 +15,16 @@ import pytest
 from imgsvc import service as module
 from imgsvc.config import Config
 from imgsvc.database import connection
-from imgsvc.errors import Refusal, RefusalCode, StartError
+from imgsvc.errors import ProblemCode, ProblemError, StartupError
+from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import UploadOptions
 from imgsvc.models import Progress, Request, RequestOptions
-from imgsvc.pictures import Settings
-from imgsvc.processing.health import State
+from imgsvc.processing.health import ServiceState
 from imgsvc.service import Service, running
-from tests.books import opened
-from tests.launcher import table
+from tests.database_harness import open_database
 from tests.origin import Origin, Reply
-from tests.workshop import until
+from tests.service_process import table
+from tests.waiting import wait_until
 
 
 def config_in(folder: Path, **server: Any) -> Config:
@@ -42,7 +42,7 @@ async def upload(service: Service, *urls: str) -> Request:
     async def chunks() -> AsyncIterator[bytes]:
         yield table([(n, "p", url) for n, url in enumerate(urls)])
 
-    given = UploadOptions(RequestOptions(Settings()))
+    given = UploadOptions(RequestOptions(CompressionSettings()))
     request = (await service.intake.upload(chunks(), lambda: given)).request
     assert request is not None
     return request
@@ -66,7 +66,7 @@ async def test_without_listening_it_does_all_its_work(tmp_path: Path, origin: Or
         assert ended.progress == Progress(completed=1, failed=1)
         assert len(stored(tmp_path)) == 1
         assert service.monitor.health().ready
-    assert service.monitor.health().state is State.STOPPING
+    assert service.monitor.health().state is ServiceState.STOPPING
 
 
 async def test_it_listens_and_says_where(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ async def test_it_listens_and_says_where(tmp_path: Path) -> None:
 async def test_a_folder_is_one_services_at_a_time(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     async with running(config, listen=False) as service:
-        with pytest.raises(StartError):
+        with pytest.raises(StartupError):
             async with running(config, listen=False):
                 pass
         assert service.monitor.health().ready
@@ -94,7 +94,7 @@ async def test_a_port_that_is_taken_stops_the_start_and_leaves_nothing_open(tmp_
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(StartError, match="cannot listen"):
+        with pytest.raises(StartupError, match="cannot listen"):
             async with running(config_in(tmp_path, port=taken.getsockname()[1])):
                 pass
     async with running(config_in(tmp_path)) as service:
@@ -105,12 +105,12 @@ async def test_a_start_takes_up_what_an_earlier_process_left(
     tmp_path: Path, origin: Origin
 ) -> None:
     (tmp_path / "data").mkdir()
-    async with opened(tmp_path / "data") as books:
-        left = await books.accept([[origin.photo(n)] for n in range(3)])
-        claims = await books.claim(limit=2)
-        cancelled = await books.accept([[origin.script("/c.jpg", Reply(gate="never"))]])
-        await books.work.begin_cancel(cancelled.request_id)
-        await books.stage([[origin.photo(9)]])
+    async with open_database(tmp_path / "data") as db:
+        left = await db.accept([[origin.photo(n)] for n in range(3)])
+        claims = await db.claim(limit=2)
+        cancelled = await db.accept([[origin.script("/c.jpg", Reply(gate="never"))]])
+        await db.work.start_cancel(cancelled.request_id)
+        await db.stage([[origin.photo(9)]])
     lost = tmp_path / "data" / "outputs" / claims[0].token[:2] / f"{claims[0].token}.jpg"
     lost.parent.mkdir(parents=True)
     lost.write_bytes(b"stored, but its commit was never made")
@@ -120,8 +120,8 @@ async def test_a_start_takes_up_what_an_earlier_process_left(
     assert not lost.exists()
     assert len(stored(tmp_path)) == 3
     assert (origin.hits("/c.jpg"), origin.hits("/photo/9.jpg")) == (0, 0)
-    async with opened(tmp_path / "data") as books:
-        stages = await books.database.read(
+    async with open_database(tmp_path / "data") as db:
+        stages = await db.database.read(
             lambda c: [stage for (stage,) in c.execute("SELECT stage FROM requests")]
         )
         assert "staging" not in stages
@@ -144,7 +144,7 @@ async def test_a_start_waits_for_a_database_that_takes_no_write(
     other = sqlite3.connect(tmp_path / "data" / "imgsvc.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     starting = asyncio.create_task(start_and_stop())
-    await until(lambda: "takes no write" in caplog.text, "it to be noticed")
+    await wait_until(lambda: "takes no write" in caplog.text, "it to be noticed")
     assert not starting.done()
     other.execute("ROLLBACK")
     other.close()
@@ -158,9 +158,9 @@ async def test_a_stop_puts_back_downloads_and_the_next_start_makes_them(
     async with running(config, listen=False) as service:
         held = origin.script("/held.jpg", Reply(gate="held", photo="/photo/2.jpg"))
         request = await upload(service, held)
-        await until(lambda: origin.hits("/held.jpg") == 1, "the download")
-    async with opened(tmp_path / "data") as books:
-        shown = await books.snapshots.request(request.request_id)
+        await wait_until(lambda: origin.hits("/held.jpg") == 1, "the download")
+    async with open_database(tmp_path / "data") as db:
+        shown = await db.snapshots.request(request.request_id)
         assert shown.progress == Progress(pending=1), "put back by the stop, not by the next start"
     origin.open_gate("held")
     async with running(config, listen=False) as service:
@@ -175,16 +175,16 @@ async def test_a_stop_ends_uploads_and_watchers(tmp_path: Path, origin: Origin) 
         reached.set()
         await asyncio.Event().wait()
 
-    given = UploadOptions(RequestOptions(Settings()))
+    given = UploadOptions(RequestOptions(CompressionSettings()))
     async with running(config_in(tmp_path, shutdown_seconds=4), listen=False) as service:
         request = await upload(service, origin.script("/held.jpg", Reply(gate="held")))
         uploading = asyncio.create_task(service.intake.upload(endless(), lambda: given))
         watching = asyncio.create_task(service.events.changed(request.request_id, None, 1_000))
         await reached.wait()
-        await until(lambda: service.events.watchers, "the watcher")
-    with pytest.raises(Refusal) as refused:
+        await wait_until(lambda: service.events.watchers, "the watcher")
+    with pytest.raises(ProblemError) as refused:
         await uploading
-    assert refused.value.code is RefusalCode.UNAVAILABLE
+    assert refused.value.code is ProblemCode.UNAVAILABLE
     await watching
 
 

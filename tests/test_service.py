@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from standardwebhooks import Webhook
 
-from tests import pictures
+from tests import sample_images
 from tests.conftest import StartService
-from tests.launcher import Service, table
-from tests.origin import Origin, Reply, wait_until
+from tests.origin import Origin, Reply
+from tests.service_process import Service, table
+from tests.waiting import block_until
 
 EXTENSIONS = ("jpg", "jpg", "png", "webp")
 
@@ -57,10 +58,10 @@ def test_every_image_comes_back_at_half_its_quality(service: Service, origin: Or
             number, _, extension = source.rpartition("/")[2].partition(".")
             answer = service.get(output)
             assert answer.status == 200
-            assert answer.headers["Content-Type"] == pictures.media_type(extension)
-            assert pictures.is_picture(answer.body, int(number), 14.0)
+            assert answer.headers["Content-Type"] == sample_images.media_type(extension)
+            assert sample_images.is_picture(answer.body, int(number), 14.0)
             if extension == "jpg":
-                half = (pictures.quality_of(int(number)) + 1) // 2
+                half = (sample_images.quality_of(int(number)) + 1) // 2
                 assert jpeg_quality(answer.body) == half
 
 
@@ -151,7 +152,7 @@ def test_transient_failures_are_tried_again(service: Service, origin: Origin) ->
 
 
 def test_equal_sources_are_compressed_once(service: Service, origin: Origin) -> None:
-    data = pictures.encoded(5)
+    data = sample_images.encoded(5)
     urls = [origin.serve(f"/same-{n}.jpg", data) for n in range(12)]
     first = service.upload(table([(n, "same", url) for n, url in enumerate(urls)]))
     second = service.upload(table([(1, "again", urls[0])]))
@@ -177,7 +178,7 @@ def test_options_of_an_upload_override_the_settings(service: Service, origin: Or
     request_id = service.upload(body, "?quality=30&format=webp")
     image = service.finished(request_id)["products"][0]["images"][0]
     assert (image["quality"], image["outputFormat"]) == (30, "webp")
-    assert image["sourceQuality"] == pictures.quality_of(3)
+    assert image["sourceQuality"] == sample_images.quality_of(3)
     assert service.get(image["outputUrl"]).headers["Content-Type"] == "image/webp"
 
 
@@ -192,8 +193,8 @@ def test_the_webhook_tells_that_a_request_has_finished(
     query = f"?webhookUrl={hook}"
     request_id = service.upload(table([(1, "p", [origin.photo(1), origin.photo(2)])]), query)
     finished = service.finished(request_id)
-    wait_until(
-        lambda: service.status(request_id)["webhook"]["status"] == "delivered", 30, "delivery"
+    block_until(
+        lambda: service.status(request_id)["webhook"]["status"] == "delivered", "delivery", 30
     )
     calls = origin.seen("/hook")
     assert len(calls) == 3
@@ -219,10 +220,10 @@ def test_a_request_past_its_retention_goes_with_its_images(
     request_id = service.upload(table([(1, "p", origin.photo(1))]))
     image = service.finished(request_id)["products"][0]["images"][0]
     assert service.get(image["outputUrl"]).status == 200
-    wait_until(lambda: service.get(f"/checkStatus/{request_id}").status == 404, 30, "its end")
-    wait_until(lambda: service.get(image["outputUrl"]).status == 404, 30, "the image's end")
+    block_until(lambda: service.get(f"/checkStatus/{request_id}").status == 404, "its end", 30)
+    block_until(lambda: service.get(image["outputUrl"]).status == 404, "the image's end", 30)
     outputs = service.data_dir / "outputs"
-    wait_until(lambda: not any(p.is_file() for p in outputs.rglob("*")), 30, "the file's end")
+    block_until(lambda: not any(p.is_file() for p in outputs.rglob("*")), "the file's end", 30)
 
 
 def test_cancelling_keeps_what_is_done_and_finishes_the_request(
@@ -232,7 +233,7 @@ def test_cancelling_keeps_what_is_done_and_finishes_the_request(
     held = [origin.script(f"/held-{n}.jpg", Reply(gate="held")) for n in range(20)]
     rows = [(0, "done", origin.photo(1)), *((n, "held", url) for n, url in enumerate(held))]
     request_id = service.upload(table(rows))
-    wait_until(lambda: service.status(request_id)["progress"]["completed"] == 1, 30, "the first")
+    block_until(lambda: service.status(request_id)["progress"]["completed"] == 1, "the first", 30)
     answer = service.post(f"/cancelRequest/{request_id}")
     assert answer.status == 200
     assert answer.json()["status"] == "cancelled"

@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from imgsvc.images import exif, jpeg
 from imgsvc.images.sniff import Kind
 from imgsvc.images.strip import strip
-from tests.pictures import photograph
-from tests.saved import film, opened, saved, shown
+from tests.image_assertions import film, opened, saved, shown
+from tests.sample_images import photograph
 
 PHOTO = photograph(4, 120, 80)
 PHOTO.info = {}

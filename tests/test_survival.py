@@ -17,8 +17,9 @@ import psutil
 import pytest
 
 from tests.conftest import StartService
-from tests.launcher import Service, table
-from tests.origin import Origin, Reply, wait_until
+from tests.origin import Origin, Reply
+from tests.service_process import Service, table
+from tests.waiting import block_until
 
 
 def photo_rows(origin: Origin, numbers: Iterable[int]) -> list[tuple[object, ...]]:
@@ -85,7 +86,7 @@ def test_a_signal_to_the_whole_group_ends_it_in_order(
     held = [origin.script(f"/held-{n}.jpg", Reply(gate="held")) for n in range(4)]
     rows = [*photo_rows(origin, range(40)), *((n, "held", url) for n, url in enumerate(held))]
     request_id = service.upload(table(rows))
-    wait_until(lambda: service.status(request_id)["progress"]["completed"] > 3, 30, "some")
+    block_until(lambda: service.status(request_id)["progress"]["completed"] > 3, "some", 30)
     workers = children(service)
     assert service.process is not None
     os.killpg(service.process.pid, number)
@@ -111,7 +112,7 @@ def test_a_stop_is_announced_and_waits_a_moment_for_downloads(
     origin.wait_for_hits("/late.jpg", 1)
     assert service.process is not None
     service.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: not service.is_ready(), 30, "the service to stop")
+    block_until(lambda: not service.is_ready(), "the service to stop", 30)
     answers = [
         service.get("/health/ready"),
         service.get(f"/checkStatus/{request_id}"),
@@ -263,7 +264,7 @@ def test_a_small_request_does_not_wait_for_a_large_one(
 ) -> None:
     service = start_service()
     large = service.upload(table(photo_rows(origin, range(1_000))))
-    wait_until(lambda: service.status(large)["progress"]["completed"] > 0, 30, "a start")
+    block_until(lambda: service.status(large)["progress"]["completed"] > 0, "a start", 30)
     small = service.upload(table(photo_rows(origin, range(2_000, 2_005))))
     assert service.finished(small)["status"] == "completed"
     progress = service.status(large, "?products=false")["progress"]
@@ -287,4 +288,4 @@ def test_uploads_that_came_to_nothing_leave_nothing(
         database.close()
         return count
 
-    wait_until(lambda: left() == 0, 30, "what was staged to be removed")
+    block_until(lambda: left() == 0, "what was staged to be removed", 30)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.models import Columns, Product, Role
+from imgsvc.models import ColumnRole, Columns, Product
 from imgsvc.table.cells import join_urls
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import encode_rows
@@ -39,7 +39,7 @@ class Sheet:
     """What is written, and the columns of it, by number, that are to come back."""
 
     names: list[str]
-    roles: list[Role]
+    roles: list[ColumnRole]
     rows: list[list[str]]
     urls: list[list[str]]
     kept: list[int]
@@ -53,20 +53,22 @@ class Sheet:
 def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
     serial = draw(st.booleans())
     extras = draw(st.lists(cell.map(lambda text: f"Extra {text}") | BLANK, max_size=5))
-    columns = [("Product Name", Role.NAME), ("input_image_urls", Role.URLS)]
-    columns += [("S. No.", Role.SERIAL)] * serial + [(name, Role.EXTRA) for name in extras]
+    columns = [("Product Name", ColumnRole.NAME), ("input_image_urls", ColumnRole.URLS)]
+    columns += [("S. No.", ColumnRole.SERIAL)] * serial + [
+        (name, ColumnRole.EXTRA) for name in extras
+    ]
     columns = draw(st.permutations(columns))
     names, roles = [name for name, _ in columns], [role for _, role in columns]
     sheet = Sheet(names, roles, [], [], [])
-    padding = sheet.width if roles[sheet.width - 1] is Role.URLS else len(names)
+    padding = sheet.width if roles[sheet.width - 1] is ColumnRole.URLS else len(names)
     cells = [cell] * len(names)
     for number, name in enumerate(names):
         if not name.strip():
             cells[number] = BLANK if number >= padding or draw(st.booleans()) else BLANK | cell
     for _ in range(draw(st.integers(1, 4))):
         images = draw(st.lists(URL, min_size=1, max_size=3))
-        cells[roles.index(Role.NAME)] = cell.filter(str.strip)
-        cells[roles.index(Role.URLS)] = st.just(join_urls(images))
+        cells[roles.index(ColumnRole.NAME)] = cell.filter(str.strip)
+        cells[roles.index(ColumnRole.URLS)] = st.just(join_urls(images))
         sheet.rows.append([draw(each) for each in cells])
         sheet.urls.append(images)
     for number, name in enumerate(names):
@@ -111,19 +113,19 @@ def read(data: bytes, cuts: list[int]) -> tuple[list[Product], TableReader]:
 
 
 def state(products: list[Product], reader: TableReader) -> object:
-    known = [] if reader.fault_count else products
-    return known, reader.faults, reader.fault_count, reader.columns, reader.products, reader.images
+    known = [] if reader.error_count else products
+    return known, reader.errors, reader.error_count, reader.columns, reader.products, reader.images
 
 
 def back(product: Product, columns: Columns) -> list[str]:
     """A product's values, as the row they came from."""
     known = {
-        Role.SERIAL: product.serial_number,
-        Role.NAME: product.name,
-        Role.URLS: join_urls(image.given for image in product.images),
+        ColumnRole.SERIAL: product.serial_number,
+        ColumnRole.NAME: product.name,
+        ColumnRole.URLS: join_urls(image.given for image in product.images),
     }
-    extra = iter([*product.extra, *[""] * 9][place] for place in columns.places)
-    return [next(extra) if role is Role.EXTRA else known[role] for role in columns.roles]
+    extra = iter([*product.extra, *[""] * 9][place] for place in columns.extra_positions)
+    return [next(extra) if role is ColumnRole.EXTRA else known[role] for role in columns.roles]
 
 
 CUTS = st.lists(st.integers(0, 300), max_size=5)
@@ -135,7 +137,7 @@ def test_what_a_spreadsheet_writes_comes_back_value_for_value(
 ) -> None:
     sheet, data = table
     products, reader = read(data, cuts)
-    assert reader.faults == []
+    assert reader.errors == []
     columns = reader.columns
     assert columns is not None
     assert list(columns.names) == [sheet.names[number] for number in sheet.kept]
@@ -147,7 +149,7 @@ def test_what_a_spreadsheet_writes_comes_back_value_for_value(
         assert back(product, columns) == [row[number] for number in sheet.kept]
         assert [image.given for image in product.images] == urls
         assert product.row == number + 2
-        assert Role.SERIAL in sheet.roles or product.serial_number == str(number + 1)
+        assert ColumnRole.SERIAL in sheet.roles or product.serial_number == str(number + 1)
 
 
 @given(written(), st.sampled_from(["", "Status", "Error"]))
@@ -158,12 +160,14 @@ def test_what_came_back_is_read_again_as_it_is(table: tuple[Sheet, bytes], ours:
     rows = [[*row[: sheet.width], "", *row[sheet.width :]] for row in sheet.rows]
     products, reader = read(encode_rows([names, *rows]), [])
     for _ in range(2):
-        assert reader.faults == []
+        assert reader.errors == []
         columns = reader.columns
         assert columns is not None
         rows = [back(product, columns) for product in products]
         products, reader = read(encode_rows([columns.names, *rows]), [])
-        assert reader.columns == replace(columns, places=tuple(range(len(columns.places))))
+        assert reader.columns == replace(
+            columns, extra_positions=tuple(range(len(columns.extra_positions)))
+        )
         assert [back(product, reader.columns) for product in products] == rows
 
 
@@ -199,8 +203,8 @@ def test_any_bytes_give_a_result_or_faults_however_they_come(data: bytes, cuts: 
     assert state(*read(data, cuts)) == whole
     assert state(*read(data, list(range(len(data))))) == whole
     products, reader = read(data, [])
-    assert products or reader.fault_count
-    assert len(reader.faults) == min(reader.fault_count, 100)
+    assert products or reader.error_count
+    assert len(reader.errors) == min(reader.error_count, 100)
 
 
 @given(written(), st.randoms(use_true_random=False))
@@ -212,4 +216,4 @@ def test_a_damaged_table_does_no_harm(table: tuple[Sheet, bytes], chance: random
             [b"", b'"', b"\n", b"\x00", b"\xff", b",,"]
         )
     products, reader = read(bytes(data), [])
-    assert products or reader.fault_count
+    assert products or reader.error_count

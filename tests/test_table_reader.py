@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from imgsvc.models import Product, Role
+from imgsvc.models import ColumnRole, Product
 from imgsvc.table.reader import TableReader
 
 HEADER = "S. No.,Product Name,Input Image Urls\n"
@@ -29,7 +29,7 @@ def read(table: str | bytes, size: int | None = None) -> tuple[list[Product], Ta
 def good(table: str | bytes) -> list[Product]:
     """Read a table that has no fault: whole, and byte by byte."""
     products, reader = read(table)
-    assert reader.faults == []
+    assert reader.errors == []
     assert reader.products == len(products) > 0
     assert reader.images == sum(len(p.images) for p in products)
     assert read(table, 1)[0] == products
@@ -46,11 +46,11 @@ Wrong = list[tuple[str, int | None, str | None, str | None]]
 def wrong(table: str | bytes) -> Wrong:
     """What is wrong with a table: code, row, column, value. The same whole and byte by byte."""
     reader = read(table)[1]
-    assert reader.fault_count > 0
+    assert reader.error_count > 0
     assert reader.feed(b"") == reader.close() == []
-    assert len(table) > 50_000 or reader.faults == read(table, 1)[1].faults
-    assert all(len(f.message) < 500 and f.message.endswith(".") for f in reader.faults)
-    return [(f.code, f.row, f.column, f.value) for f in reader.faults]
+    assert len(table) > 50_000 or reader.errors == read(table, 1)[1].errors
+    assert all(len(f.message) < 500 and f.message.endswith(".") for f in reader.errors)
+    return [(f.code, f.row, f.column, f.value) for f in reader.errors]
 
 
 # --- the header --------------------------------------------------------------------------------
@@ -94,12 +94,12 @@ def test_loose_spellings_give_way_to_the_name_itself() -> None:
         "S. No.",
     )
     assert reader.columns.roles == tuple(
-        map(Role, ["extra", "name", "extra", "extra", "urls", "extra", "serial"])
+        map(ColumnRole, ["extra", "name", "extra", "extra", "urls", "extra", "serial"])
     )
 
 
 @pytest.mark.parametrize(
-    ("header", "faults"),
+    ("header", "errors"),
     [
         (
             "a,b",
@@ -127,8 +127,8 @@ def test_loose_spellings_give_way_to_the_name_itself() -> None:
         ("Product Name,Input Image\x01 Urls", [("not_csv", None, None, None)]),
     ],
 )
-def test_headers_that_will_not_do(header: str, faults: Wrong) -> None:
-    assert wrong(f"{header}\n1,P,{A}\n" if '"' not in header else header) == faults
+def test_headers_that_will_not_do(header: str, errors: Wrong) -> None:
+    assert wrong(f"{header}\n1,P,{A}\n" if '"' not in header else header) == errors
 
 
 def test_a_fault_shows_the_beginning_of_a_long_column_name() -> None:
@@ -175,7 +175,7 @@ def test_columns_without_a_name_are_dropped_where_they_are_empty() -> None:
     products, reader = read(table)
     assert reader.columns is not None
     assert reader.columns.names == ("Product Name", "Input Image Urls")
-    assert reader.columns.places == ()
+    assert reader.columns.extra_positions == ()
     assert [len(p.images) for p in products] == [1, 2]
 
 
@@ -209,12 +209,13 @@ def test_columns_without_a_name_are_kept_where_they_hold_anything(
     table: str, names: tuple[str, ...], extra: list[tuple[str, ...]]
 ) -> None:
     products, reader = read(table)
-    assert reader.faults == []
+    assert reader.errors == []
     assert reader.columns is not None
     assert reader.columns.names == names
-    places = reader.columns.places
+    extra_positions = reader.columns.extra_positions
     assert [
-        tuple("".join(product.extra[place : place + 1]) for place in places) for product in products
+        tuple("".join(product.extra[place : place + 1]) for place in extra_positions)
+        for product in products
     ] == extra
 
 
@@ -224,7 +225,7 @@ def test_what_stands_beyond_the_header_is_a_fault() -> None:
         ("wrong_cell_count", 2, None, "more"),
         ("wrong_cell_count", 3, None, f"y,{A}"),
     ]
-    assert [fault.message.partition(".")[0] for fault in read(table)[1].faults] == [
+    assert [fault.message.partition(".")[0] for fault in read(table)[1].errors] == [
         "The row has 5 cells, the header 4",
         "The row has 2 cells, the header 3",
     ]
@@ -242,7 +243,7 @@ def test_a_row_does_not_make_all_others_as_wide_as_it_likes() -> None:
     most = f"x,{A},S" + ",y" * 256
     products, reader = read(f"{header}\n{most},,\nx,{A},\n")
     assert reader.columns is not None
-    assert (len(products), len(reader.columns.places)) == (2, 257)
+    assert (len(products), len(reader.columns.extra_positions)) == (2, 257)
     assert wrong(f"{header}\n{most},z\n") == [("wrong_cell_count", 2, None, "z")]
 
 
@@ -283,7 +284,7 @@ def test_delimiters(delimiter: str) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_the_delimiter_of_a_strange_header_is_found(delimiter: str) -> None:
     reader = read(delimiter.join(["a", "b", "c d"]) + "\n")[1]
-    assert all('it has "a", "b", "c d".' in fault.message for fault in reader.faults)
+    assert all('it has "a", "b", "c d".' in fault.message for fault in reader.errors)
 
 
 def test_excels_hint_is_no_row() -> None:
@@ -292,7 +293,7 @@ def test_excels_hint_is_no_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "faults"),
+    ("table", "errors"),
     [
         (
             HEADER.encode() + "1,é,x\n2,".encode() + b"\xe9,x\n",
@@ -315,8 +316,8 @@ def test_excels_hint_is_no_row() -> None:
         ),
     ],
 )
-def test_bad_encodings(table: bytes, faults: tuple[str, int, str | None, str | None]) -> None:
-    assert wrong(table)[-1] == faults
+def test_bad_encodings(table: bytes, errors: tuple[str, int, str | None, str | None]) -> None:
+    assert wrong(table)[-1] == errors
 
 
 def test_a_cut_off_character_after_ascii_is_windows_1252() -> None:
@@ -361,7 +362,7 @@ def test_empty_files(data: str) -> None:
     reader = TableReader()
     reader.feed(data.encode())
     assert reader.close() == []
-    assert [f.code for f in reader.faults] == ["empty_file"]
+    assert [f.code for f in reader.errors] == ["empty_file"]
 
 
 @pytest.mark.parametrize("rest", ["", "\n\n", ",,\n,,,,\n", "  ,\t\n"])
@@ -403,7 +404,7 @@ def test_quotes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "faults"),
+    ("rows", "errors"),
     [
         (f'1,P,{A}\n2,"P,{A}\n3,P,{A}\n', [("unclosed_quote", 3, "Product Name", None)]),
         (f'1,P,"{A}', [("unclosed_quote", 2, "Input Image Urls", None)]),
@@ -419,12 +420,12 @@ def test_quotes() -> None:
         (f'1,"P" "Q",{A}\n', [("unclosed_quote", 2, "Product Name", None)]),
     ],
 )
-def test_quotes_that_are_not_paired(rows: str, faults: Wrong) -> None:
-    assert wrong(HEADER + rows) == faults
+def test_quotes_that_are_not_paired(rows: str, errors: Wrong) -> None:
+    assert wrong(HEADER + rows) == errors
 
 
 @pytest.mark.parametrize(
-    ("rows", "faults"),
+    ("rows", "errors"),
     [
         ("1,P\n", [("wrong_cell_count", 2, None, "1,P")]),
         ("1\n", [("wrong_cell_count", 2, None, "1")]),
@@ -461,17 +462,17 @@ def test_quotes_that_are_not_paired(rows: str, faults: Wrong) -> None:
         (f"1,a\x0cb,{A}\n", [("control_character", 2, "Product Name", "a\x0cb")]),
     ],
 )
-def test_faults_of_a_row(rows: str, faults: Wrong) -> None:
-    assert wrong(HEADER + rows) == faults
+def test_faults_of_a_row(rows: str, errors: Wrong) -> None:
+    assert wrong(HEADER + rows) == errors
     before = f"0,fine,{A}\n" * 3000
-    moved = [(code, 3002, column, value) for code, _, column, value in faults]
+    moved = [(code, 3002, column, value) for code, _, column, value in errors]
     assert wrong(HEADER + before + rows + before) == moved
 
 
 def test_the_message_counts_urls() -> None:
     reader = read(HEADER + f"1,P,{A} http:///a\n2,P,x\n")[1]
-    assert reader.faults[0].message.startswith("URL 2 of 2 cannot be used: ")
-    assert reader.faults[1].message.startswith("The URL cannot be used: ")
+    assert reader.errors[0].message.startswith("URL 2 of 2 cannot be used: ")
+    assert reader.errors[1].message.startswith("The URL cannot be used: ")
 
 
 def test_limits_are_reached() -> None:
@@ -516,10 +517,10 @@ def test_a_list_spills_only_from_the_last_column() -> None:
 
 def test_the_first_hundred_faults_and_the_whole_count() -> None:
     reader = read(HEADER + "1,P,x y://\n" * 5000)[1]
-    assert [f.row for f in reader.faults] == list(range(2, 52)) * 0 + [
+    assert [f.row for f in reader.errors] == list(range(2, 52)) * 0 + [
         n // 2 + 2 for n in range(100)
     ]
-    assert reader.fault_count == 10_000
+    assert reader.error_count == 10_000
 
 
 def test_no_products_once_there_is_a_fault() -> None:
@@ -529,7 +530,7 @@ def test_no_products_once_there_is_a_fault() -> None:
     assert reader.feed(b"x\n") == []
     assert reader.feed(row) == []
     assert reader.close() == []
-    assert (reader.products, reader.images, reader.fault_count) == (2, 2, 1)
+    assert (reader.products, reader.images, reader.error_count) == (2, 2, 1)
 
 
 def test_reading_stops_at_too_many_images() -> None:
@@ -541,7 +542,7 @@ def test_reading_stops_at_too_many_images() -> None:
     assert reader.images == 11
     reader.feed(row * 1000 + b"x\n")
     assert reader.close() == []
-    assert (reader.images, reader.fault_count) == (11, 0)
+    assert (reader.images, reader.error_count) == (11, 0)
 
 
 def test_a_record_of_16_mib_is_taken_and_a_larger_one_is_not() -> None:
@@ -552,7 +553,7 @@ def test_a_record_of_16_mib_is_taken_and_a_larger_one_is_not() -> None:
     assert len(read(f"{header}{start}{fits}\n", 2**16)[0][0].extra[0]) == len(fits)
     for note in f"{fits}x", f'"{fits}\n"', "," * limit, '"",' * (limit // 3):
         reader = read(f"{header}{start}{note}\n{start}y\n,{A},z\n", 2**18)[1]
-        assert [(f.code, f.row) for f in reader.faults] == [("too_long", 2), ("empty_value", 4)]
+        assert [(f.code, f.row) for f in reader.errors] == [("too_long", 2), ("empty_value", 4)]
 
 
 def test_memory_is_bounded_where_a_quote_is_never_closed() -> None:
@@ -565,7 +566,7 @@ def test_memory_is_bounded_where_a_quote_is_never_closed() -> None:
     reader.close()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [(f.code, f.row, f.column) for f in reader.faults] == [
+    assert [(f.code, f.row, f.column) for f in reader.errors] == [
         ("unclosed_quote", 2, "Product Name")
     ]
     assert peak < 60 * 2**20
@@ -623,4 +624,4 @@ def test_a_header_of_many_columns_is_looked_at_once(
     for start in range(0, len(rest), size or len(rest)):
         reader.feed(rest[start : start + (size or len(rest))].encode())
     reader.close()
-    assert reader.fault_count > 0
+    assert reader.error_count > 0

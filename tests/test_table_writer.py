@@ -55,5 +55,5 @@ def test_our_reader_reads_it_back(rows: list[tuple[str, str, str]]) -> None:
     table = encode_rows([header, *([name, "http://h/", *more] for name, *more in rows)])
     reader = TableReader()
     products = reader.feed(table) + reader.close()
-    assert reader.faults == []
+    assert reader.errors == []
     assert [(p.name, p.serial_number, *p.extra) for p in products] == rows

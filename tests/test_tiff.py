@@ -7,8 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from tests.pictures import photograph
-from tests.saved import apart, compressed, opened
+from tests.image_assertions import apart, compressed, opened
+from tests.sample_images import photograph
 
 PHOTO = photograph(5, 96, 64)
 
@@ -18,9 +18,9 @@ def test_16_bit_planes(mode: str, photometric: int) -> None:
     bands = PHOTO.convert(mode).split()
     pixels = b"".join((np.asarray(band).astype("<u2") * 257).tobytes() for band in bands)
     count, size = len(bands), len(pixels) // len(bands)
-    places = [8 + number * size for number in range(count)]
+    extra_positions = [8 + number * size for number in range(count)]
     end = 8 + len(pixels)
-    lists = struct.pack(f"<{count}H{2 * count}I", *[16] * count, *places, *[size] * count)
+    lists = struct.pack(f"<{count}H{2 * count}I", *[16] * count, *extra_positions, *[size] * count)
     tags = [(256, 4, 1, PHOTO.width), (257, 4, 1, PHOTO.height), (258, 3, count, end)]
     tags += [(259, 4, 1, 1), (262, 4, 1, photometric), (273, 4, count, end + 2 * count)]
     tags += [

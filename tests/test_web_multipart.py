@@ -41,8 +41,8 @@ def written(boundary: str, parts: list[Part]) -> bytes:
     return out + f"--{boundary}--\r\n".encode()
 
 
-def cut(data: bytes, places: list[int]) -> list[bytes]:
-    edges = [0, *sorted({place % (len(data) + 1) for place in places}), len(data)]
+def cut(data: bytes, extra_positions: list[int]) -> list[bytes]:
+    edges = [0, *sorted({place % (len(data) + 1) for place in extra_positions}), len(data)]
     return [data[a:b] for a, b in pairwise(edges)]
 
 
@@ -60,27 +60,29 @@ parts = st.lists(
 
 
 @given(parts, st.lists(st.integers(0, 10_000)))
-def test_what_was_written_is_read_however_it_is_cut(given: list[Part], places: list[int]) -> None:
+def test_what_was_written_is_read_however_it_is_cut(
+    given: list[Part], extra_positions: list[int]
+) -> None:
     boundary = "b" * 40  # No data above holds it.
-    assert read(boundary, cut(written(boundary, given), places)) == given
+    assert read(boundary, cut(written(boundary, given), extra_positions)) == given
 
 
 @given(near_boundaries, st.lists(st.integers(0, 10_000)))
-def test_what_only_looks_like_a_boundary_is_data(data: bytes, places: list[int]) -> None:
+def test_what_only_looks_like_a_boundary_is_data(data: bytes, extra_positions: list[int]) -> None:
     assume(not re.search(rb"\r\n--b-b( *\r| *$|-)", data))
     given: list[Part] = [("f", True, data)]
-    assert read("b-b", cut(written("b-b", given), places)) == given
+    assert read("b-b", cut(written("b-b", given), extra_positions)) == given
 
 
 @given(st.binary(max_size=300) | near_boundaries, st.lists(st.integers(0, 10_000)))
-def test_any_bytes_give_parts_or_a_form_error(data: bytes, places: list[int]) -> None:
+def test_any_bytes_give_parts_or_a_form_error(data: bytes, extra_positions: list[int]) -> None:
     def outcome(pieces: list[bytes]) -> object:
         try:
             return read("b", pieces)
         except FormError as error:
             return str(error)
 
-    assert outcome(cut(data, places)) == outcome([data])
+    assert outcome(cut(data, extra_positions)) == outcome([data])
 
 
 @pytest.mark.parametrize(

@@ -10,49 +10,49 @@ from pathlib import Path
 
 import pytest
 
-from tests.site import Site, opened
+from tests.http_harness import HttpHarness, open_http
 
 DATA = bytes(range(256)) * 4
 
 
 @pytest.fixture
-async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    async with opened(tmp_path) as site:
-        yield site
+async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
+    async with open_http(tmp_path) as http:
+        yield http
 
 
-async def outputs(site: Site, request_id: str) -> list[str]:
-    status = (await site.get(f"/checkStatus/{request_id}?format=json")).json()
+async def outputs(http: HttpHarness, request_id: str) -> list[str]:
+    status = (await http.get(f"/checkStatus/{request_id}?format=json")).json()
     urls = [image["outputUrl"] for product in status["products"] for image in product["images"]]
-    return [url.removeprefix(site.url) for url in urls if url]
+    return [url.removeprefix(http.url) for url in urls if url]
 
 
 @pytest.fixture
-async def output(site: Site) -> str:
+async def output(http: HttpHarness) -> str:
     """The path of one output."""
-    request_id = await site.upload()
-    await site.complete((await site.claim())[:1], DATA)
-    return (await outputs(site, request_id))[0]
+    request_id = await http.upload()
+    await http.complete((await http.claim())[:1], DATA)
+    return (await outputs(http, request_id))[0]
 
 
-async def test_an_output(site: Site, output: str) -> None:
-    answer = await site.get(output)
+async def test_an_output(http: HttpHarness, output: str) -> None:
+    answer = await http.get(output)
     assert (answer.status, answer.body) == (200, DATA)
     assert answer.headers["Content-Type"] == "image/jpeg"
     assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in answer.headers["Content-Security-Policy"]
     assert answer.headers["Accept-Ranges"] == "bytes"
-    head = await site.call("HEAD", output)
+    head = await http.call("HEAD", output)
     assert (head.status, head.body) == (200, b"")
     for name in ("Content-Length", "Content-Type", "ETag", "Cache-Control"):
         assert head.headers[name] == answer.headers[name]
 
 
-async def test_an_output_that_is_known_costs_a_304(site: Site, output: str) -> None:
-    etag = (await site.get(output)).headers["ETag"]
+async def test_an_output_that_is_known_costs_a_304(http: HttpHarness, output: str) -> None:
+    etag = (await http.get(output)).headers["ETag"]
     for header in (etag, f"W/{etag}", "*", f'"x", {etag}'):
-        answer = await site.get(output, {"If-None-Match": header})
+        answer = await http.get(output, {"If-None-Match": header})
         assert (answer.status, answer.body) == (304, b"")
         assert answer.headers["ETag"] == etag
         assert "immutable" in answer.headers["Cache-Control"]
@@ -62,34 +62,34 @@ async def test_an_output_that_is_known_costs_a_304(site: Site, output: str) -> N
     ("asked", "first", "last"),
     [("bytes=0-9", 0, 9), ("bytes=1000-", 1000, 1023), ("bytes=-1", 1023, 1023)],
 )
-async def test_a_range(site: Site, output: str, asked: str, first: int, last: int) -> None:
-    answer = await site.get(output, {"Range": asked})
+async def test_a_range(http: HttpHarness, output: str, asked: str, first: int, last: int) -> None:
+    answer = await http.get(output, {"Range": asked})
     assert answer.status == 206
     assert answer.headers["Content-Range"] == f"bytes {first}-{last}/1024"
     assert answer.body == DATA[first : last + 1]
 
 
-async def test_a_range_that_lies_outside(site: Site, output: str) -> None:
-    answer = await site.get(output, {"Range": "bytes=1024-"})
+async def test_a_range_that_lies_outside(http: HttpHarness, output: str) -> None:
+    answer = await http.get(output, {"Range": "bytes=1024-"})
     assert answer.status == 416
     assert answer.headers["Content-Range"] == "bytes */1024"
     answer.problem()
 
 
-async def test_a_range_of_another_version_gives_all(site: Site, output: str) -> None:
-    etag = (await site.get(output)).headers["ETag"]
-    same = await site.get(output, {"Range": "bytes=0-9", "If-Range": etag})
-    other = await site.get(output, {"Range": "bytes=0-9", "If-Range": '"other"'})
+async def test_a_range_of_another_version_gives_all(http: HttpHarness, output: str) -> None:
+    etag = (await http.get(output)).headers["ETag"]
+    same = await http.get(output, {"Range": "bytes=0-9", "If-Range": etag})
+    other = await http.get(output, {"Range": "bytes=0-9", "If-Range": '"other"'})
     assert (same.status, other.status, other.body) == (206, 200, DATA)
 
 
-async def test_a_large_output_is_streamed(site: Site) -> None:
+async def test_a_large_output_is_streamed(http: HttpHarness) -> None:
     data = bytes(i * 7 % 256 for i in range(1_000_003))
-    request_id = await site.upload()
-    await site.complete(await site.claim(), data)
-    for path in await outputs(site, request_id):
-        assert (await site.get(path)).body == data
-        part = await site.get(path, {"Range": "bytes=300000-900000"})
+    request_id = await http.upload()
+    await http.complete(await http.claim(), data)
+    for path in await outputs(http, request_id):
+        assert (await http.get(path)).body == data
+        part = await http.get(path, {"Range": "bytes=300000-900000"})
         assert part.body == data[300_000:900_001]
 
 
@@ -104,20 +104,20 @@ async def test_a_large_output_is_streamed(site: Site) -> None:
         "a/b",
     ],
 )
-async def test_what_is_no_output(site: Site, file: str) -> None:
-    answer = await site.get(f"/images/{file}")
+async def test_what_is_no_output(http: HttpHarness, file: str) -> None:
+    answer = await http.get(f"/images/{file}")
     assert answer.status == 404
     answer.problem()
 
 
-async def test_another_extension_is_not_found(site: Site, output: str) -> None:
-    assert (await site.get(output.replace(".jpg", ".png"))).status == 404
+async def test_another_extension_is_not_found(http: HttpHarness, output: str) -> None:
+    assert (await http.get(output.replace(".jpg", ".png"))).status == 404
 
 
-async def test_an_output_whose_file_is_gone(site: Site, output: str) -> None:
-    for path in (site.service.config.storage.data_dir / "outputs").rglob("*.jpg"):
+async def test_an_output_whose_file_is_gone(http: HttpHarness, output: str) -> None:
+    for path in (http.service.config.storage.data_dir / "outputs").rglob("*.jpg"):
         path.unlink()
-    answer = await site.get(output)
+    answer = await http.get(output)
     assert answer.status == 404
     answer.problem()
 
@@ -130,13 +130,13 @@ ROWS = (
 )
 
 
-async def test_all_outputs_as_a_zip(site: Site) -> None:
-    request_id = await site.upload(ROWS)
-    claims = {claim.url[-5]: claim for claim in await site.claim()}
+async def test_all_outputs_as_a_zip(http: HttpHarness) -> None:
+    request_id = await http.upload(ROWS)
+    claims = {claim.url[-5]: claim for claim in await http.claim()}
     for number in "1345":
-        await site.complete([claims[number]], number.encode() * 300_000)
-    await site.fail([claims["2"]], "404 Not Found, said the host")
-    answer = await site.get(f"/downloadImages/{request_id}")
+        await http.complete([claims[number]], number.encode() * 300_000)
+    await http.fail([claims["2"]], "404 Not Found, said the host")
+    answer = await http.get(f"/downloadImages/{request_id}")
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "application/zip"
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{request_id}.zip"'
@@ -158,24 +158,24 @@ async def test_all_outputs_as_a_zip(site: Site) -> None:
     ]
 
 
-async def test_a_zip_of_nothing_is_empty(site: Site) -> None:
-    request_id = await site.upload()
-    answer = await site.get(f"/downloadImages/{request_id}")
+async def test_a_zip_of_nothing_is_empty(http: HttpHarness) -> None:
+    request_id = await http.upload()
+    answer = await http.get(f"/downloadImages/{request_id}")
     with zipfile.ZipFile(io.BytesIO(answer.body)) as zipped:
         assert zipped.namelist() == []
-    head = await site.call("HEAD", f"/downloadImages/{request_id}")
+    head = await http.call("HEAD", f"/downloadImages/{request_id}")
     assert (head.status, head.headers["Content-Type"]) == (200, "application/zip")
 
 
 @pytest.mark.parametrize("now", [b"x", b"x" * 500])
-async def test_a_zip_whose_outputs_change_is_cut_short(site: Site, now: bytes) -> None:
-    request_id = await site.upload(ROWS)
-    await site.complete(await site.claim(), b"x" * 400)
-    for path in (site.service.config.storage.data_dir / "outputs").rglob("*.jpg"):
+async def test_a_zip_whose_outputs_change_is_cut_short(http: HttpHarness, now: bytes) -> None:
+    request_id = await http.upload(ROWS)
+    await http.complete(await http.claim(), b"x" * 400)
+    for path in (http.service.config.storage.data_dir / "outputs").rglob("*.jpg"):
         path.write_bytes(now)
     call = f"GET /downloadImages/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     try:
-        answer = await site.raw(call.encode())
+        answer = await http.raw(call.encode())
     except ConnectionResetError:
         return
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -18,7 +18,7 @@ from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from imgsvc.config import FetchConfig, WebhookConfig
 from imgsvc.models import Delivery
 from imgsvc.network.addresses import AddressRules
-from imgsvc.network.outbound import open_session
+from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import SendResult, WebhookSender, sign
 from tests.raw_origin import RawOrigin, Talk, answer, raw_origin, redirect
 

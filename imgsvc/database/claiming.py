@@ -9,43 +9,43 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from imgsvc.database.keys import origin_of, text_key
-from imgsvc.database.rows import settings_from
+from imgsvc.database.index_keys import host_url_of, text_key
+from imgsvc.database.mappers import settings_from
 from imgsvc.models import Claim
 
 T = TypeVar("T")
 
-MOST_LOOKS = 250
+SCAN_BUDGET = 250
 """Origins that one claim looks at, at most (a few milliseconds); the next goes on from there."""
-SIBLINGS = 2_000
+MAX_DUPLICATES = 2_000
 """Images of one URL that are claimed, or finished, in one transaction."""
-REMEMBERED = 10_000
+MAX_CURSORS = 10_000
 """Requests whose turn among their origins is remembered."""
 
 _FIRST, _LAST = -(2**63), 2**63 - 1
 """The bounds of origins' keys."""
 
 
-class Turns:
+class RoundRobin:
     """Whose turn it is next. Kept in memory: a new process may begin anywhere."""
 
     def __init__(self) -> None:
         self.request = 0
-        self._origins: OrderedDict[int, int] = OrderedDict()
+        self._hosts: OrderedDict[int, int] = OrderedDict()
 
-    def origin(self, request_key: int) -> int:
+    def last_host(self, request_key: int) -> int:
         """Give the origin of the request that was served last."""
-        return self._origins.get(request_key, _FIRST)
+        return self._hosts.get(request_key, _FIRST)
 
-    def served(self, request_key: int, origin: int) -> None:
-        self._origins[request_key] = origin
-        self._origins.move_to_end(request_key)
-        while len(self._origins) > REMEMBERED:
-            self._origins.popitem(last=False)
+    def served(self, request_key: int, host_key: int) -> None:
+        self._hosts[request_key] = host_key
+        self._hosts.move_to_end(request_key)
+        while len(self._hosts) > MAX_CURSORS:
+            self._hosts.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class ClaimResult:
     """What a claim has found. `cut_short` says that it did not look everywhere; `crowded` are the
     claims with more siblings than one transaction takes.
     """
@@ -55,7 +55,7 @@ class Claimed:
     crowded: list[Claim]
 
 
-def deal(
+def allocate_fairly(
     amount: int, takers: Sequence[T], take: Callable[[T, int], int]
 ) -> Iterator[tuple[T, int]]:
     """Share `amount` among takers in rounds; each takes what it can of its share.
@@ -80,8 +80,8 @@ def deal(
 
 
 def claim(
-    c: sqlite3.Connection, limit: int, room: Callable[[int], int], now: float, turns: Turns
-) -> Claimed:
+    c: sqlite3.Connection, limit: int, room: Callable[[int], int], now: float, turns: RoundRobin
+) -> ClaimResult:
     """Claim at most `limit` images, in one transaction."""
     return _Claiming(c, limit, room, now, turns).run()
 
@@ -91,7 +91,7 @@ class _Request:
     key: int
     request_id: str
     settings: str
-    repeats: int
+    duplicate_urls: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class _Claiming:
         limit: int,
         room: Callable[[int], int],
         now: float,
-        turns: Turns,
+        turns: RoundRobin,
     ) -> None:
         self._c = c
         self._limit = limit
@@ -119,18 +119,18 @@ class _Claiming:
         self._turns = turns
         # Files that are stored together then lie in one folder, and one sync of it does for all.
         self._folder = secrets.token_bytes(1)
-        self._looks = MOST_LOOKS
+        self._looks = SCAN_BUDGET
         self._looked_at = 0
         self._claims: list[Claim] = []
         self._crowded: dict[tuple[int, str], Claim] = {}
         self._taken_at: Counter[int] = Counter()
         self._taken_of: Counter[int] = Counter()
 
-    def run(self) -> Claimed:
+    def run(self) -> ClaimResult:
         left = self._limit
         served: list[int] = []
         for requests in self._in_turn():
-            for request, taken in deal(left, requests, self._take):
+            for request, taken in allocate_fairly(left, requests, self._take):
                 left -= taken
                 served.append(request.key)
             if left <= 0 or self._looks <= 0:
@@ -141,7 +141,7 @@ class _Claiming:
             self._turns.request = served[0] if left > 0 else served[-1]
         elif self._looks <= 0:
             self._turns.request = self._looked_at
-        return Claimed(self._claims, self._looks <= 0, list(self._crowded.values()))
+        return ClaimResult(self._claims, self._looks <= 0, list(self._crowded.values()))
 
     def _in_turn(self) -> Iterator[list[_Request]]:
         """Give the requests that wait, each once, from the one whose turn it is, `limit` at a time."""
@@ -164,64 +164,64 @@ class _Claiming:
         """Claim at most `wanted` images of a request, its origins taking turns."""
         if self._looks > 0:
             self._looked_at = request.key
-        origins = self._origins(request, wanted)
+        hosts = self._hosts(request, wanted)
         taken = 0
-        for origin, count in deal(
-            wanted, origins, lambda origin, count: self._take_at(request, origin, count)
+        for host_key, count in allocate_fairly(
+            wanted, hosts, lambda host_key, count: self._take_at(request, host_key, count)
         ):
             taken += count
-            self._turns.served(request.key, origin)
+            self._turns.served(request.key, host_key)
         return taken
 
-    def _origins(self, request: _Request, wanted: int) -> list[int]:
+    def _hosts(self, request: _Request, wanted: int) -> list[int]:
         """Give at most `wanted` origins of a request that have room, from the one whose turn it is."""
-        start = self._turns.origin(request.key)
-        origins: list[int] = []
+        start = self._turns.last_host(request.key)
+        hosts: list[int] = []
         for begin, end in ((start, _LAST), (_FIRST, start)):
             position: int | None = begin
-            while position is not None and len(origins) < wanted and self._looks > 0:
-                position = self._next_origin(request.key, position, end)
+            while position is not None and len(hosts) < wanted and self._looks > 0:
+                position = self._next_host(request.key, position, end)
                 if position is None:
                     break
                 self._looks -= 1
                 if self._room_at(position) > 0:
-                    origins.append(position)
+                    hosts.append(position)
                 if not self._looks:
                     self._turns.served(request.key, position)
-        return origins
+        return hosts
 
-    def _next_origin(self, request_key: int, after: int, end: int) -> int | None:
+    def _next_host(self, request_key: int, after: int, end: int) -> int | None:
         found: int | None = self._c.execute(
-            "SELECT min(origin_key) FROM images INDEXED BY images_waiting "
-            "WHERE request_key = ? AND status = 'pending' AND origin_key > ? AND origin_key <= ?",
+            "SELECT min(host_key) FROM images INDEXED BY images_waiting "
+            "WHERE request_key = ? AND status = 'pending' AND host_key > ? AND host_key <= ?",
             (request_key, after, end),
         ).fetchone()[0]
         return found
 
-    def _room_at(self, origin: int) -> int:
-        return self._room(origin) - self._taken_at[origin]
+    def _room_at(self, host_key: int) -> int:
+        return self._room(host_key) - self._taken_at[host_key]
 
-    def _take_at(self, request: _Request, origin: int, count: int) -> int:
+    def _take_at(self, request: _Request, host_key: int, count: int) -> int:
         """Claim at most `count` images of one origin: due retries, then those not tried yet."""
-        wanted = min(count, self._room_at(origin))
+        wanted = min(count, self._room_at(host_key))
         taken = 0
         while taken < wanted:
-            images = self._candidates(request, origin, wanted - taken)
+            images = self._candidates(request, host_key, wanted - taken)
             claimed = self._claim_images(request, images)
             if not claimed:
                 break
             taken += claimed
-        self._taken_at[origin] += taken
+        self._taken_at[host_key] += taken
         return taken
 
-    def _candidates(self, request: _Request, origin: int, count: int) -> list[_Image]:
+    def _candidates(self, request: _Request, host_key: int, count: int) -> list[_Image]:
         return [
             _Image(*row)
             for row in self._c.execute(
                 _CANDIDATES,
                 {
                     "request": request.key,
-                    "origin": origin,
+                    "host": host_key,
                     "now": self._now,
                     "count": count,
                 },
@@ -236,8 +236,8 @@ class _Claiming:
             if image.number in claimed or (request.key, image.url) in self._crowded:
                 continue  # has been claimed, or will be, with an earlier one of its URL
             numbers = [image.number]
-            if request.repeats:
-                numbers += find_siblings(
+            if request.duplicate_urls:
+                numbers += find_duplicates(
                     self._c, request.key, image.url, after=-1, but=image.number
                 )
             claimed.update(numbers)
@@ -249,12 +249,12 @@ class _Claiming:
                 numbers=tuple(numbers),
                 token=token.hex(),
                 url=image.url,
-                origin=origin_of(image.url),
+                host_url=host_url_of(image.url),
                 attempts=image.attempts,
                 settings=settings_from(request.settings),
             )
             self._claims.append(claim)
-            if len(numbers) > SIBLINGS:
+            if len(numbers) > MAX_DUPLICATES:
                 self._crowded[request.key, image.url] = claim
         self._taken_of[request.key] += len(claimed)
         return len(self._claims) - before
@@ -265,7 +265,7 @@ class _Claiming:
 
 
 _CLAIMABLE = """
-SELECT key, request_id, settings, repeats FROM requests INDEXED BY requests_claimable
+SELECT key, request_id, settings, duplicate_urls FROM requests INDEXED BY requests_claimable
 WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
   AND key > ? AND key <= ?
 ORDER BY key LIMIT ?
@@ -275,33 +275,33 @@ _CANDIDATES = """
 SELECT number, url, attempts FROM (
   SELECT number, coalesce(fetch_url, url) AS url, attempts
   FROM images INDEXED BY images_waiting
-  WHERE request_key = :request AND status = 'pending' AND origin_key = :origin
+  WHERE request_key = :request AND status = 'pending' AND host_key = :host
     AND not_before > 0 AND not_before <= :now
   ORDER BY not_before, number LIMIT :count)
 UNION ALL
 SELECT number, url, attempts FROM (
   SELECT number, coalesce(fetch_url, url) AS url, attempts
   FROM images INDEXED BY images_waiting
-  WHERE request_key = :request AND status = 'pending' AND origin_key = :origin
+  WHERE request_key = :request AND status = 'pending' AND host_key = :host
     AND not_before = 0
   ORDER BY number LIMIT :count)
 LIMIT :count
 """
 
 
-def find_siblings(
+def find_duplicates(
     c: sqlite3.Connection, request_key: int, url: str, *, after: int, but: int
 ) -> list[int]:
-    """Give at most `SIBLINGS` waiting images of a request with this URL, numbered above `after`.
+    """Give at most `MAX_DUPLICATES` waiting images of a request with this URL, numbered above `after`.
 
     The first image of a URL has no url_key and is not among them; within an origin images are claimed
     in the order of their numbers, so it is always the first that finds the others.
     """
     rows = c.execute(
-        "SELECT number FROM images INDEXED BY images_repeats "
+        "SELECT number FROM images INDEXED BY images_duplicates "
         "WHERE request_key = ? AND url_key = ? AND number > ? AND number <> ? "
         "AND status = 'pending' AND coalesce(fetch_url, url) = ? ORDER BY number LIMIT ?",
-        (request_key, text_key(url), after, but, url, SIBLINGS),
+        (request_key, text_key(url), after, but, url, MAX_DUPLICATES),
     )
     return [number for (number,) in rows]
 
@@ -335,9 +335,9 @@ def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: floa
     )
 
 
-def claim_more_siblings(c: sqlite3.Connection, claim: Claim, now: float) -> Claim | None:
+def claim_more_duplicates(c: sqlite3.Connection, claim: Claim, now: float) -> Claim | None:
     """Add a slice of further siblings to a claim; None if there are no more."""
-    numbers = find_siblings(
+    numbers = find_duplicates(
         c, claim.request_key, claim.url, after=claim.numbers[-1], but=claim.numbers[0]
     )
     if not numbers:

@@ -19,14 +19,14 @@ from typing import TypeVar
 
 import aiosqlite
 
-from imgsvc.database.copying import copy_database
-from imgsvc.database.migrating import migrate
-from imgsvc.errors import StartError, Trouble
+from imgsvc.database.migrate import migrate
+from imgsvc.database.online_backup import copy_database
+from imgsvc.errors import DependencyError, StartupError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
+Transaction = Callable[[sqlite3.Connection], T]
 """What is done in one transaction. It may be run again if the database was locked: no side effects
 but in the database, or such as may happen twice."""
 
@@ -60,11 +60,11 @@ _TROUBLES = frozenset(
 """What is the storage's doing; any other error of SQLite's is a bug of ours."""
 
 
-class DatabaseUnavailable(Trouble):
+class DatabaseUnavailableError(DependencyError):
     """The database takes no read or write now, and nothing was changed. Worth trying again."""
 
 
-class DatabaseFull(DatabaseUnavailable):
+class DatabaseFullError(DatabaseUnavailableError):
     """The disk that the database is on has no room left, and nothing was changed."""
 
 
@@ -76,7 +76,7 @@ class _Connection(aiosqlite.Connection):
 
     locked = False
 
-    async def run(self, work: Work[T]) -> T:
+    async def run(self, work: Transaction[T]) -> T:
         """Run `work` to its end, even if the caller is cancelled meanwhile."""
         done: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
         return done
@@ -98,7 +98,7 @@ class Database:
     async def open(cls, path: Path) -> Database:
         """Open the file, made where there is none, and bring its schema up to date.
 
-        Raises `StartError` where the file is of a newer version, no database, or cannot be opened.
+        Raises `StartupError` where the file is of a newer version, no database, or cannot be opened.
         """
         opened: list[_Connection] = []
         try:
@@ -107,9 +107,9 @@ class Database:
             opened.append(await _connect(path, _set_up_writer))
             while len(opened) <= READERS:
                 opened.append(await _connect(path, _set_up_reader))
-        except (sqlite3.Error, DatabaseUnavailable, OSError) as error:
+        except (sqlite3.Error, DatabaseUnavailableError, OSError) as error:
             await _close(opened)
-            raise StartError(
+            raise StartupError(
                 f"cannot open the database {path}: {error}. Is it whole, is there room on its disk, "
                 "and may this user write there?"
             ) from error
@@ -122,19 +122,19 @@ class Database:
         """Close all connections; transactions that were asked for are finished first."""
         await _close([*self._readers, self._writer])
 
-    async def write(self, work: Work[T], *, durable: bool = True) -> T:
+    async def write(self, work: Transaction[T], *, durable: bool = True) -> T:
         """Run `work` in a write transaction and commit it; roll back if it raises.
 
         One that is not `durable` survives the end of the process, but a power cut only if a durable
         one was committed after it: the WAL is one sequence, synced up to its end.
 
         Once begun it is run to its end even if the caller is cancelled. A database that another
-        process has locked is waited for. Raises `DatabaseFull` or `DatabaseUnavailable`.
+        process has locked is waited for. Raises `DatabaseFullError` or `DatabaseUnavailableError`.
         """
         return await _persist(self._writer, partial(_transaction, work, durable))
 
-    async def read(self, work: Work[T]) -> T:
-        """Run `work` on one snapshot, beside the writer. Raises `DatabaseUnavailable`."""
+    async def read(self, work: Transaction[T]) -> T:
+        """Run `work` on one snapshot, beside the writer. Raises `DatabaseUnavailableError`."""
         reader = await self._free.get()
         try:
             return await _persist(reader, partial(_reading, work))
@@ -144,7 +144,7 @@ class Database:
             self._free.put_nowait(reader)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Callable[[Work[T]], Awaitable[T]]]:
+    async def snapshot(self) -> AsyncIterator[Callable[[Transaction[T]], Awaitable[T]]]:
         """Hold one snapshot over several reads: gives a function that runs them.
 
         The WAL cannot be cut back meanwhile: keep it short, and never wait for a client.
@@ -161,19 +161,19 @@ class Database:
                     self._free.put_nowait(reader)
 
     async def probe(self, timeout: float = 5.0) -> None:
-        """Make a small write; raise `DatabaseUnavailable` where it is not made within `timeout` s."""
+        """Make a small write; raise `DatabaseUnavailableError` where it is not made within `timeout` s."""
         try:
             async with asyncio.timeout(timeout):
                 await self.write(_probe)
         except TimeoutError:
-            raise DatabaseUnavailable(f"no write was made within {timeout:.0f} s") from None
+            raise DatabaseUnavailableError(f"no write was made within {timeout:.0f} s") from None
 
     async def backup(self, dest: Path) -> None:
         """Copy the database to `dest`, which must not exist, as of one moment, while it is in use."""
         await asyncio.to_thread(copy_database, self.path, dest)
 
 
-async def _connect(path: Path, set_up: Work[None]) -> _Connection:
+async def _connect(path: Path, set_up: Transaction[None]) -> _Connection:
     def connect() -> sqlite3.Connection:
         return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
 
@@ -206,7 +206,7 @@ def _set_up_reader(c: sqlite3.Connection) -> None:
     c.execute("PRAGMA query_only = 1")
 
 
-async def _persist(connection: _Connection, work: Work[T]) -> T:
+async def _persist(connection: _Connection, work: Transaction[T]) -> T:
     """Run `work` in the connection's thread, again and again while another process has a lock."""
     deadline = time.monotonic() + LOCKED_SECONDS
     while True:
@@ -217,7 +217,9 @@ async def _persist(connection: _Connection, work: Work[T]) -> T:
             if code not in _TROUBLES:
                 raise
             if code not in _LOCKED or time.monotonic() > deadline:
-                kind = DatabaseFull if code == sqlite3.SQLITE_FULL else DatabaseUnavailable
+                kind = (
+                    DatabaseFullError if code == sqlite3.SQLITE_FULL else DatabaseUnavailableError
+                )
                 raise kind(str(error)) from error
             if not connection.locked:
                 connection.locked = True
@@ -229,7 +231,7 @@ async def _persist(connection: _Connection, work: Work[T]) -> T:
             return done
 
 
-def _transaction(work: Work[T], durable: bool, c: sqlite3.Connection) -> T:
+def _transaction(work: Transaction[T], durable: bool, c: sqlite3.Connection) -> T:
     if not durable:
         c.execute("PRAGMA synchronous = NORMAL")
     try:
@@ -250,7 +252,7 @@ def _probe(c: sqlite3.Connection) -> None:
     c.execute("REPLACE INTO probe VALUES (1, ?)", (time.time(),))
 
 
-def _reading(work: Work[T], c: sqlite3.Connection) -> T:
+def _reading(work: Transaction[T], c: sqlite3.Connection) -> T:
     _begin_reading(c)
     try:
         return work(c)

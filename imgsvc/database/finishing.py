@@ -13,23 +13,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imgsvc.database import rows
+from imgsvc.database import mappers
 from imgsvc.database.claiming import new_token
-from imgsvc.database.keys import host_of
+from imgsvc.database.index_keys import host_name
 from imgsvc.errors import ImageErrorCode
+from imgsvc.image_types import ImageInfo
 from imgsvc.models import (
     Cancelled,
     Claim,
     Completed,
     Failed,
-    Finished,
+    FinishedRequest,
     ImageStatus,
     Outcome,
-    PutBack,
     Request,
-    check_move,
+    Requeued,
+    check_transition,
 )
-from imgsvc.pictures import Picture
 
 log = logging.getLogger(__name__)
 
@@ -40,21 +40,21 @@ WebhookBody = Callable[[Request], str]
 class FinishResult:
     """What transactions over images have changed.
 
-    `finished` are the requests that they finished, `touched` the keys of all that they changed, and
-    `unused` the names of stored files that no row names, which are the caller's to delete. `ended`
+    `finished` are the requests that they finished, `changed_requests` the keys of all that they changed, and
+    `orphaned_files` the names of stored files that no row names, which are the caller's to delete. `ended`
     counts the images that are done now, by status and error code ("": none).
     """
 
-    finished: list[Finished] = field(default_factory=list)
-    touched: list[int] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
+    finished: list[FinishedRequest] = field(default_factory=list)
+    changed_requests: list[int] = field(default_factory=list)
+    orphaned_files: list[str] = field(default_factory=list)
     ended: Counter[tuple[ImageStatus, str]] = field(default_factory=Counter)
 
     def add(self, other: FinishResult) -> None:
         """Take in what another transaction has changed."""
         self.finished.extend(other.finished)
-        self.touched.extend(other.touched)
-        self.unused.extend(other.unused)
+        self.changed_requests.extend(other.changed_requests)
+        self.orphaned_files.extend(other.orphaned_files)
         self.ended.update(other.ended)
 
 
@@ -67,8 +67,8 @@ class Changes:
     output_bytes: int = 0
 
     def moved(self, before: ImageStatus, after: ImageStatus, count: int) -> None:
-        """Note that images have moved; raise `IllegalMove` where they cannot have."""
-        check_move(before, after)
+        """Note that images have moved; raise `InvalidTransitionError` where they cannot have."""
+        check_transition(before, after)
         self.counts[before] -= count
         self.counts[after] += count
 
@@ -91,7 +91,7 @@ def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> 
 
 def finish_request(
     c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody
-) -> Finished | None:
+) -> FinishedRequest | None:
     """Finish a request if nothing of it is left to do, and write its webhook in the same commit."""
     finished = c.execute(
         "UPDATE requests SET finished_at = ?, cancelling = 0, version = version + 1 WHERE key = ? "
@@ -100,7 +100,7 @@ def finish_request(
     ).rowcount
     if not finished:
         return None
-    request = rows.request_of(c, request_key)
+    request = mappers.request_of(c, request_key)
     if request.options.webhook_url is not None:
         c.execute(
             "REPLACE INTO deliveries (request_key, delivery_id, url, body, next_at) "
@@ -113,7 +113,9 @@ def finish_request(
                 time.time(),
             ),
         )
-    return Finished(request_key, request.request_id, request.progress.status, request.progress)
+    return FinishedRequest(
+        request_key, request.request_id, request.progress.status, request.progress
+    )
 
 
 def count_failures(
@@ -133,22 +135,22 @@ def finish(
 
     An outcome whose claim holds no longer is dropped.
     """
-    work = _Finishing(c, webhook_body)
+    work = _ResultWriter(c, webhook_body)
     for outcome in outcomes:
         work.write_if_ours(outcome)
     return work.result()
 
 
-def finish_siblings(
+def finish_duplicates(
     c: sqlite3.Connection, outcome: Outcome, webhook_body: WebhookBody
 ) -> FinishResult:
     """Write down the outcome of further images of a claim, whose first `finish` has written down."""
-    work = _Finishing(c, webhook_body)
+    work = _ResultWriter(c, webhook_body)
     work.write(outcome)
     return work.result()
 
 
-class _Finishing:
+class _ResultWriter:
     """Outcomes on their way into the database."""
 
     def __init__(self, c: sqlite3.Connection, webhook_body: WebhookBody) -> None:
@@ -171,7 +173,7 @@ class _Finishing:
                 self._complete(outcome)
             case Failed():
                 self._fail(outcome)
-            case PutBack():
+            case Requeued():
                 self._put_back(outcome.claim, outcome.attempts, outcome.not_before)
             case Cancelled():
                 self._cancel(outcome.claim)
@@ -210,7 +212,7 @@ class _Finishing:
         if stored is None:  # deleted meanwhile, with the request that it was made for
             self._put_back(claim, claim.attempts, 0.0)
             return
-        file_key, picture = stored
+        file_key, info = stored
         self._give_tokens(claim)
         count = self._update(
             claim,
@@ -220,8 +222,8 @@ class _Finishing:
         )
         self._ended[ImageStatus.COMPLETED, ""] += count
         changes = self._changes[claim.request_key]
-        changes.input_bytes += count * picture.input_bytes
-        changes.output_bytes += count * picture.output_bytes
+        changes.input_bytes += count * info.input_bytes
+        changes.output_bytes += count * info.output_bytes
 
     def _give_tokens(self, claim: Claim) -> None:
         """Give each image a public URL of its own; the claim's first has one from the start."""
@@ -230,32 +232,32 @@ class _Finishing:
             [(new_token(), claim.request_key, number) for number in claim.numbers],
         )
 
-    def _stored(self, outcome: Completed) -> tuple[int, Picture] | None:
+    def _stored(self, outcome: Completed) -> tuple[int, ImageInfo] | None:
         """Give the row of the file that holds the outcome, made where it is new."""
         known = self._file(outcome)
         if known is not None:
-            file_key, name, picture = known
+            file_key, name, info = known
             if _is_own(outcome) and name != outcome.file:
                 self._unused.append(outcome.file)
-            return file_key, picture
+            return file_key, info
         if not _is_own(outcome):
             return None
         (file_key,) = self._c.execute(
             "INSERT INTO files (name, source_digest, settings, input_bytes, output_bytes, width, "
             "height, input_format, output_format, source_quality, quality, kept) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
-            (outcome.file, *_content(outcome), *rows.picture_values(outcome.picture)),
+            (outcome.file, *_content(outcome), *mappers.image_info_values(outcome.info)),
         ).fetchone()
-        return file_key, outcome.picture
+        return file_key, outcome.info
 
-    def _file(self, outcome: Completed) -> tuple[int, str, Picture] | None:
+    def _file(self, outcome: Completed) -> tuple[int, str, ImageInfo] | None:
         """Find the stored file of the same source and settings."""
         row = self._c.execute(
-            f"SELECT f.key, f.name, {rows.PICTURE} FROM files f "
+            f"SELECT f.key, f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f "
             "WHERE f.source_digest = ? AND f.settings = ?",
             _content(outcome),
         ).fetchone()
-        return None if row is None else (row[0], row[1], rows.picture(row[2:]))
+        return None if row is None else (row[0], row[1], mappers.image_info(row[2:]))
 
     def _fail(self, outcome: Failed) -> None:
         claim = outcome.claim
@@ -263,10 +265,10 @@ class _Finishing:
             claim,
             ImageStatus.FAILED,
             "attempts = ?, error_code = ?, error_message = ?, token = NULL",
-            (outcome.attempts, outcome.code, rows.storable(outcome.message)),
+            (outcome.attempts, outcome.code, mappers.storable(outcome.message)),
         )
         self._ended[ImageStatus.FAILED, outcome.code] += count
-        host = host_of(claim.origin)
+        host = host_name(claim.host_url)
         count_failures(self._c, claim.request_key, host, outcome.code, count)
 
     def _put_back(self, claim: Claim, attempts: int, not_before: float) -> None:

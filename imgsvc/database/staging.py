@@ -8,9 +8,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from imgsvc.database.keys import origin_key, text_key
-from imgsvc.database.repeats import Seen
-from imgsvc.database.rows import extra_text
+from imgsvc.database.bloom_filter import BloomFilter
+from imgsvc.database.index_keys import host_key, text_key
+from imgsvc.database.mappers import extra_text
 from imgsvc.models import Product
 
 ROWS_PER_STATEMENT = 500
@@ -22,7 +22,7 @@ _PRODUCTS = (
     "products (request_key, number, serial_number, product_name, first_image, image_count, extra)"
 )
 _PRODUCT = "(?1, ?, ?, ?, ?, ?, nullif(?, ''))"
-_IMAGES = "images (request_key, number, product, url, origin_key, fetch_url, url_key)"
+_IMAGES = "images (request_key, number, product, url, host_key, fetch_url, url_key)"
 _IMAGE = "(?1, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
 _BOUND = 6
 """Values of each row, besides the request's key."""
@@ -30,7 +30,9 @@ _BOUND = 6
 _Value = int | str
 
 
-def stage(c: sqlite3.Connection, request_key: int, products: Sequence[Product], seen: Seen) -> None:
+def stage(
+    c: sqlite3.Connection, request_key: int, products: Sequence[Product], seen: BloomFilter
+) -> None:
     """Add rows, and their images, to a request that is being staged."""
     row = c.execute(
         "SELECT products, pending FROM requests WHERE key = ? AND stage = 'staging'", (request_key,)
@@ -39,25 +41,25 @@ def stage(c: sqlite3.Connection, request_key: int, products: Sequence[Product], 
         raise LookupError(f"no request {request_key} is being staged")
     first_row, first_image = row
     image = first_image
-    repeats = 0
+    duplicate_urls = 0
     product_values: list[_Value] = []
     image_values: list[_Value] = []
     for number, (_, serial_number, name, images, extra) in enumerate(products, first_row):
         product_values += (number, serial_number, name, image, len(images), extra_text(extra))
-        for given, fetched, origin in images:
+        for given, fetched, host_url in images:
             url_key: _Value = ""
             if seen.add(fetched):
                 url_key = text_key(fetched)
-                repeats += 1
+                duplicate_urls += 1
             fetch_url = "" if fetched == given else fetched
-            image_values += (image, number, given, origin_key(origin), fetch_url, url_key)
+            image_values += (image, number, given, host_key(host_url), fetch_url, url_key)
             image += 1
     _insert(c, _PRODUCTS, _PRODUCT, request_key, product_values)
     _insert(c, _IMAGES, _IMAGE, request_key, image_values)
     c.execute(
-        "UPDATE requests SET products = products + ?, pending = pending + ?, repeats = repeats + ? "
+        "UPDATE requests SET products = products + ?, pending = pending + ?, duplicate_urls = duplicate_urls + ? "
         "WHERE key = ?",
-        (len(products), image - first_image, repeats, request_key),
+        (len(products), image - first_image, duplicate_urls, request_key),
     )
 
 

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
 from imgsvc.errors import ImageError
+from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo, OutputFormat
 from imgsvc.images.decode import Limits, Source, decode, unusual
 from imgsvc.images.encode import encode, fits, holds_animation
-from imgsvc.images.faults import damaged, out_of_memory
+from imgsvc.images.errors import damaged, out_of_memory
 from imgsvc.images.sniff import Kind, sniff
 from imgsvc.images.strip import strip
-from imgsvc.pictures import Compressed, OutputFormat, Picture, Settings
 
 _NEVER_KEPT = {Kind.BMP, Kind.TIFF}
 """They have no place on a page."""
@@ -25,7 +25,7 @@ _BYTES_PER_PIXEL = dict.fromkeys(Kind, 16) | {Kind.WEBP: 20, Kind.AVIF: 30, Kind
 _CANNOT_BE_WRITTEN = {Kind.BMP, Kind.TIFF, Kind.HEIC}
 
 
-def compress_image(data: bytes, settings: Settings, max_pixels: int) -> Compressed:
+def compress_image(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
     """Compress a picture of at most `max_pixels` pixels, frames included.
 
     Raises ImageError, and nothing else: `not_an_image`, `unsupported_format`, `too_many_pixels`,
@@ -43,10 +43,10 @@ def warm_up() -> None:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it says of damaged files, we say
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "JPEG")
-    compress_image(pixel.getvalue(), Settings(), 1)
+    compress_image(pixel.getvalue(), CompressionSettings(), 1)
 
 
-def _compress(data: bytes, settings: Settings, max_pixels: int) -> Compressed:
+def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
     kind = sniff(data)
     wanted = _wanted(kind, settings.format)
     limits = Limits(
@@ -125,8 +125,8 @@ def _target(source: Source, wanted: Kind | None) -> Kind:
 
 def _compressed(
     data: bytes, result: bytes, source: Source, form: Kind, quality: int | None
-) -> Compressed:
-    picture = Picture(
+) -> CompressedImage:
+    picture = ImageInfo(
         input_bytes=len(data),
         output_bytes=len(result),
         width=source.first.width,
@@ -137,7 +137,7 @@ def _compressed(
         quality=quality,
         kept=quality is None,
     )
-    return Compressed(result, picture)
+    return CompressedImage(result, picture)
 
 
 @contextmanager

@@ -20,10 +20,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.images import bmp, colour, exif, gif, isobmff, jpeg, plain, png, profiles, tiff, webp
+from imgsvc.images import bmp, colour, exif, fast_jpeg, gif, icc, isobmff, jpeg, png, tiff, webp
 from imgsvc.images.compose import Frame, Layer, compose
-from imgsvc.images.faults import corrupt, too_many_pixels, truncated, unsupported
-from imgsvc.images.quality import jpeg_quality
+from imgsvc.images.errors import corrupt, too_many_pixels, truncated, unsupported
+from imgsvc.images.jpeg_quality import jpeg_quality
 from imgsvc.images.sniff import Kind
 from imgsvc.images.strip import strip
 
@@ -43,7 +43,7 @@ class Source:
     icc: bytes | None = None
     quality: int | None = None
     plays: int = 0
-    rows: plain.Rows | None = None
+    rows: fast_jpeg.Rows | None = None
     least_bytes: int = 0
 
     @property
@@ -123,7 +123,7 @@ def _plain_jpeg(data: bytes, image: JpegImageFile, quality: int | None) -> Sourc
         coded_bytes = jpeg.coded_bytes(data)
     except ImageError:
         return None
-    rows = plain.decode(data, *image.size)
+    rows = fast_jpeg.decode(data, *image.size)
     if rows is None or _is_filling(tuple(rows[-1, -1].tolist())):
         return None
     icc = colour.rgb_profile(image.info.get("icc_profile"))
@@ -263,7 +263,7 @@ def _avif(data: bytes, limits: Limits) -> Source:
         limits.check(*image.size, image.n_frames)
         turn = exif.orientation(image.info.get("exif"))
         if "icc_profile" not in image.info and (points := isobmff.code_points(data)):
-            image.info["icc_profile"] = profiles.from_code_points(*points)
+            image.info["icc_profile"] = icc.from_code_points(*points)
         if image.n_frames == 1:
             return _still(Kind.AVIF, *_settled(image), turn)
         return _film(Source(Kind.AVIF, [], plays=isobmff.plays(data)), image, limits, turn)

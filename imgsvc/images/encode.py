@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from imgsvc.images import colour, gifwriter, isobmff, jpeg, palette, plain, webp
+from imgsvc.images import colour, fast_jpeg, gif_writer, isobmff, jpeg, palette, webp
 from imgsvc.images.compose import Frame
 from imgsvc.images.decode import Source
 from imgsvc.images.sniff import Kind
@@ -51,13 +51,13 @@ def encode(source: Source, kind: Kind, quality: int, *, progressive: bool) -> by
         return _avif(source, quality)
     colours = max(2, 256 * quality // 100)
     if kind is Kind.GIF:
-        return gifwriter.write(source.frames, source.plays, colours)
+        return gif_writer.write(source.frames, source.plays, colours)
     return _png(source, colours)
 
 
 def _jpeg(source: Source, quality: int, progressive: bool) -> bytes:
     if source.rows is not None:
-        data = plain.encode(source.rows, quality, source.least_bytes)
+        data = fast_jpeg.encode(source.rows, quality, source.least_bytes)
         return jpeg.with_profile(data, source.icc)
     image = colour.on_white(source.first)
     return _save(

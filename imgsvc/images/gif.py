@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass, field
 
 from imgsvc.images.compose import Disposal
-from imgsvc.images.faults import corrupt, truncated
+from imgsvc.images.errors import corrupt, truncated
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _CONTROL, _APPLICATION = 0xF9, 0xFF
@@ -129,8 +129,8 @@ class _Reader:
         if label == _CONTROL and len(body) >= 5:
             self._control = body[:4]
         elif label == _APPLICATION and _LOOPING.match(body):
-            repeats = int.from_bytes(body[13:15], "little")
-            gif.plays = repeats + 1 if repeats else 0
+            duplicate_urls = int.from_bytes(body[13:15], "little")
+            gif.plays = duplicate_urls + 1 if duplicate_urls else 0
             gif.pieces.append(self._data[start : self._at])
 
     def _image(self, gif: Gif) -> None:

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from imgsvc.images.faults import truncated
+from imgsvc.images.errors import truncated
 
 MAX_SIDE = 32_768
 """The largest width and height that libavif, and what shows AVIF by it, decodes."""

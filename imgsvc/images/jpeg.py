@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from imgsvc.errors import ImageError
 from imgsvc.images import exif
-from imgsvc.images.faults import corrupt, truncated
+from imgsvc.images.errors import corrupt, truncated
 
 MAX_SIDE = 65_500
 """libjpeg's JPEG_MAX_DIMENSION."""

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from imgsvc.images import exif, profiles
+from imgsvc.images import exif, icc
 from imgsvc.images.compose import Disposal
-from imgsvc.images.faults import corrupt, truncated
+from imgsvc.images.errors import corrupt, truncated
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_PROFILE_BYTES = 4 * 2**20
@@ -80,11 +80,11 @@ class Png:
     @property
     def profile(self) -> bytes | None:
         """The colour profile: embedded, or made from what stands for one; None for sRGB."""
-        if self.code_points and (made := profiles.from_code_points(*self.code_points)):
+        if self.code_points and (made := icc.from_code_points(*self.code_points)):
             return made
         if self.icc is not None or self.standard:
             return self.icc
-        return profiles.from_gamma(self.gamma, self.primaries)
+        return icc.from_gamma(self.gamma, self.primaries)
 
     def still(self) -> bytes:
         """The default picture as a PNG file of only what its pixels need."""

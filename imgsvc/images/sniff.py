@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from imgsvc.images.faults import not_an_image, unsupported
+from imgsvc.images.errors import not_an_image, unsupported
 
 
 class Kind(StrEnum):

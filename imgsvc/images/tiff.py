@@ -9,7 +9,7 @@ from PIL import Image, ImageChops
 from PIL.TiffImagePlugin import TiffImageFile
 
 from imgsvc.images import colour
-from imgsvc.images.faults import truncated, unsupported
+from imgsvc.images.errors import truncated, unsupported
 
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 258, 262, 330, 50706
 _PLACES = ((273, 279), (324, 325))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from imgsvc.images import exif
-from imgsvc.images.faults import corrupt, truncated
+from imgsvc.images.errors import corrupt, truncated
 
 MAX_SIDE = 16_383
 """The largest width and height that a WebP picture can have."""

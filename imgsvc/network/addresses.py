@@ -61,7 +61,7 @@ _ISATAP_MASK = 0xFCFF_FFFF
 """The upper half of an ISATAP interface identifier, and the bits that count in it (RFC 5214, 6.1)."""
 
 
-class BlockedAddress(OSError):
+class BlockedAddressError(OSError):
     """An address that is not to be reached. The message names no address: it may be a secret."""
 
     def __init__(self) -> None:
@@ -80,9 +80,9 @@ class AddressRules:
         self._allowed = tuple(ip_network(network) for network in allowed_networks)
 
     def check(self, ip: str) -> None:
-        """Raise `BlockedAddress` unless `ip`, in its usual spelling, may be reached."""
+        """Raise `BlockedAddressError` unless `ip`, in its usual spelling, may be reached."""
         if not self.allows(ip):
-            raise BlockedAddress
+            raise BlockedAddressError
 
     def allows(self, ip: str) -> bool:
         """Tell whether `ip` may be reached; what is not an address may not."""

@@ -14,16 +14,16 @@ from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.network.budget import ByteBudget, Share
-from imgsvc.network.failures import (
-    NoAnswer,
+from imgsvc.network.byte_budget import ByteBudget, Share
+from imgsvc.network.errors import (
+    NoResponseError,
     describe_non_image,
     explain,
     seconds,
     status_line,
 )
-from imgsvc.network.outbound import Connection
 from imgsvc.network.retry import parse_retry_after
+from imgsvc.network.session import Connection
 from imgsvc.urls import UrlError, resolve_redirect
 
 __all__ = ["Body", "Fetcher", "describe_non_image", "request_target"]
@@ -64,7 +64,7 @@ class Fetcher:
             yield await self._download(url, share)
 
     async def _download(self, url: str, share: Share) -> Body:
-        visit = _Visit(self._session, url)
+        visit = RedirectChain(self._session, url)
         try:
             async with asyncio.timeout(self._config.total_seconds) as clock:
                 response = await visit.answer()
@@ -129,7 +129,7 @@ class Fetcher:
         return f"not fetched whole within {seconds(config.total_seconds)}"
 
 
-class _Visit:
+class RedirectChain:
     """The way from a URL to the answer that is not a redirect.
 
     `redirected` tells whether a redirect has been followed, `answered` whether the head of the last
@@ -168,7 +168,7 @@ class _Visit:
                 return await self._session.get(
                     target, allow_redirects=False, trace_request_ctx=connection
                 )
-            except NoAnswer:
+            except NoResponseError:
                 if not (self.redirected and connection.kept):
                     raise
 

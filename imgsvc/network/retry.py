@@ -32,7 +32,7 @@ def is_transient(error: ImageError) -> bool:
     return error.code in TRANSIENT_CODES
 
 
-def pause_before_retry(
+def retry_delay(
     attempts_made: int, error: ImageError, limit: int, random: Callable[[], float]
 ) -> float | None:
     """Give the seconds to wait before the next attempt, or None to give up.
@@ -48,7 +48,7 @@ def pause_before_retry(
     return max(pause, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS))
 
 
-def webhook_pause(attempts_made: int, pauses: Sequence[float]) -> float | None:
+def webhook_retry_delay(attempts_made: int, pauses: Sequence[float]) -> float | None:
     """Give the seconds to wait before a webhook is sent again, or None when it has had its tries.
 
     `attempts_made` counts the one that has just failed.

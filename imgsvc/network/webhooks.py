@@ -15,7 +15,7 @@ import aiohttp
 from imgsvc.config import WebhookConfig
 from imgsvc.errors import ImageError
 from imgsvc.models import Delivery
-from imgsvc.network.failures import explain, seconds, status_line
+from imgsvc.network.errors import explain, seconds, status_line
 from imgsvc.network.fetch import request_target
 from imgsvc.urls import UrlError, parse_url
 

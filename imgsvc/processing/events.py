@@ -7,8 +7,8 @@ import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 
-from imgsvc.database.snapshots import Snapshots
-from imgsvc.errors import Refusal
+from imgsvc.database.queries import Queries
+from imgsvc.errors import ProblemError
 from imgsvc.models import Request
 
 log = logging.getLogger(__name__)
@@ -17,7 +17,7 @@ PUBLISH_SECONDS = 0.5
 """A watcher hears of changes at most this often, but of the end at once; one read serves all."""
 
 
-class Feed:
+class Subscription:
     """The changes of one request. A slow reader skips snapshots; none is kept but the newest."""
 
     def __init__(self, request: Request) -> None:
@@ -36,7 +36,7 @@ class Feed:
         self._ended = True
         self._news.set()
 
-    def __aiter__(self) -> Feed:
+    def __aiter__(self) -> Subscription:
         return self
 
     async def __anext__(self) -> Request:
@@ -52,42 +52,42 @@ class Feed:
 class Events:
     """Tells watchers what has changed.
 
-    The database holds the truth; `touch` only says where to look. Nothing is read for a request that
+    The database holds the truth; `mark_changed` only says where to look. Nothing is read for a request that
     nobody watches.
     """
 
-    def __init__(self, snapshots: Snapshots) -> None:
+    def __init__(self, snapshots: Queries) -> None:
         self._snapshots = snapshots
-        self._feeds: dict[str, set[Feed]] = {}
+        self._feeds: dict[str, set[Subscription]] = {}
         self._watched: dict[int, str] = {}
-        self._touched: set[int] = set()
+        self._changed: set[int] = set()
         self._news = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closed = False
 
-    def touch(self, request_keys: Iterable[int], *, urgent: bool = False) -> None:
+    def mark_changed(self, request_keys: Iterable[int], *, urgent: bool = False) -> None:
         """Say that these requests have changed; who watches is told now, if that is urgent."""
         touched = self._watched.keys() & set(request_keys)
         if touched:
-            self._touched |= touched
+            self._changed |= touched
             self._news.set()
             if urgent:
                 self._urgent.set()
 
     @asynccontextmanager
-    async def watch(self, request_id: str) -> AsyncIterator[Feed]:
+    async def watch(self, request_id: str) -> AsyncIterator[Subscription]:
         """Give the request's snapshot now and after each change, until it has finished.
 
-        Raises `Refusal` for an id that is not known.
+        Raises `ProblemError` for an id that is not known.
         """
         request = await self._snapshots.request(request_id)
-        feed = Feed(request)
+        feed = Subscription(request)
         if self._closed:
             feed.end()
         self._feeds.setdefault(request_id, set()).add(feed)
         self._watched[request.key] = request_id
         # A change between the snapshot above and this line would go unseen: look once more.
-        self.touch([request.key])
+        self.mark_changed([request.key])
         try:
             yield feed
         finally:
@@ -100,7 +100,7 @@ class Events:
     async def changed(self, request_id: str, version: int | None, timeout: float) -> None:
         """Return once the request has another version than this, has finished, or time is up.
 
-        Without a version, wait for the end. Raises `Refusal` for an id that is not known.
+        Without a version, wait for the end. Raises `ProblemError` for an id that is not known.
         """
         try:
             async with asyncio.timeout(timeout), self.watch(request_id) as feed:
@@ -129,7 +129,7 @@ class Events:
             await self._news.wait()
             self._news.clear()
             self._urgent.clear()
-            touched, self._touched = self._touched, set()
+            touched, self._changed = self._changed, set()
             for key in touched:
                 await self._publish_one(key)
             with suppress(TimeoutError):
@@ -142,7 +142,7 @@ class Events:
             return
         try:
             request = await self._snapshots.request(request_id)
-        except Refusal:
+        except ProblemError:
             for feed in self._feeds.get(request_id, ()):
                 feed.end()
             return
@@ -150,7 +150,7 @@ class Events:
             log.exception(
                 "a snapshot for watchers could not be read", extra={"request": request_id}
             )
-            self._touched.add(key)
+            self._changed.add(key)
             self._news.set()
             return
         for feed in self._feeds.get(request_id, ()):

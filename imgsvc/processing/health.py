@@ -10,16 +10,16 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from imgsvc.database.connection import Database
-from imgsvc.images.pool import Pool
+from imgsvc.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
-PROBE_SECONDS = 2.0
-SILENT_SECONDS = 5.0
+WRITE_PROBE_SECONDS = 2.0
+WRITE_TIMEOUT_SECONDS = 5.0
 """A database that has taken no write for so long is not well."""
 
 
-class State(StrEnum):
+class ServiceState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -29,30 +29,32 @@ class State(StrEnum):
 class Health:
     """Whether the service is fit for work, and if not, why."""
 
-    state: State
+    state: ServiceState
     reasons: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
-        return self.state is State.RUNNING and not self.reasons
+        return self.state is ServiceState.RUNNING and not self.reasons
 
 
-class Monitor:
+class HealthMonitor:
     """Knows the state of the service, and watches what it stands on."""
 
-    def __init__(self, database: Database, pool: Pool, *, has_room: Callable[[], bool]) -> None:
+    def __init__(
+        self, database: Database, pool: WorkerPool, *, has_free_space: Callable[[], bool]
+    ) -> None:
         self._database = database
         self._pool = pool
-        self._has_room = has_room
+        self._has_free_space = has_free_space
         self._written = time.monotonic()
-        self.state = State.STARTING
+        self.state = ServiceState.STARTING
 
     def health(self) -> Health:
         reasons = []
-        if not self._has_room():
+        if not self._has_free_space():
             reasons.append("the disk is full")
-        if time.monotonic() - self._written > SILENT_SECONDS:
-            reasons.append(f"the database has taken no write for {SILENT_SECONDS:.0f} s")
+        if time.monotonic() - self._written > WRITE_TIMEOUT_SECONDS:
+            reasons.append(f"the database has taken no write for {WRITE_TIMEOUT_SECONDS:.0f} s")
         if not self._pool.healthy:
             reasons.append("no worker process can be started")
         return Health(self.state, tuple(reasons))
@@ -72,4 +74,4 @@ class Monitor:
                 if not well:
                     log.info("the database takes writes again")
                 well = True
-            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.sleep(WRITE_PROBE_SECONDS)

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from imgsvc.errors import Fault, FaultCode
-from imgsvc.models import Columns, Role
+from imgsvc.errors import FileError, FileErrorCode
+from imgsvc.models import ColumnRole, Columns
 from imgsvc.table.cells import (
     DELIMITERS,
     INPUT_IMAGE_URLS,
@@ -20,18 +20,18 @@ from imgsvc.table.records import Broken, Record, Records
 from imgsvc.urls import BLANKS
 
 TITLES = {
-    Role.SERIAL: SERIAL_NUMBER,
-    Role.NAME: PRODUCT_NAME,
-    Role.URLS: INPUT_IMAGE_URLS,
+    ColumnRole.SERIAL: SERIAL_NUMBER,
+    ColumnRole.NAME: PRODUCT_NAME,
+    ColumnRole.URLS: INPUT_IMAGE_URLS,
 }
 """The names of the known columns."""
 
-_USUAL: dict[Role, frozenset[str]] = {
-    Role.SERIAL: frozenset(
+_USUAL: dict[ColumnRole, frozenset[str]] = {
+    ColumnRole.SERIAL: frozenset(
         {"sno", "slno", "srno", "serialno", "snumber", "serialnumber", "serialnum", "serial"}
     ),
-    Role.NAME: frozenset({"productname", "productnames", "nameofproduct"}),
-    Role.URLS: frozenset(
+    ColumnRole.NAME: frozenset({"productname", "productnames", "nameofproduct"}),
+    ColumnRole.URLS: frozenset(
         f"input{images}{links}"
         for images in ("image", "images")
         for links in ("", "url", "urls", "url(s)", "link", "links")
@@ -39,10 +39,10 @@ _USUAL: dict[Role, frozenset[str]] = {
 }
 """The known columns' usual spellings, without case, blanks, dots, underscores and hyphens."""
 
-_LOOSE: dict[Role, frozenset[str]] = {
-    Role.SERIAL: frozenset({"no", "sn", "#"}),
-    Role.NAME: frozenset({"product", "producttitle", "name", "itemname"}),
-    Role.URLS: frozenset(
+_LOOSE: dict[ColumnRole, frozenset[str]] = {
+    ColumnRole.SERIAL: frozenset({"no", "sn", "#"}),
+    ColumnRole.NAME: frozenset({"product", "producttitle", "name", "itemname"}),
+    ColumnRole.URLS: frozenset(
         {"imageurls", "imageurl", "imageurl(s)", "imagelinks", "imagelink", "images"}
         | {"inputurls", "inputurl", "urls", "url"}
     ),
@@ -70,7 +70,7 @@ class Layout:
     """
 
     names: tuple[str, ...]
-    roles: tuple[Role | None, ...]
+    roles: tuple[ColumnRole | None, ...]
     width: int
     serial: int | None
     name: int
@@ -108,32 +108,32 @@ MAX_UNNAMED_BEHIND = 256
 """Columns without a name behind the last that has one. No row need reach them, but each comes back as
 wide as the widest: more would make a huge status of a small table."""
 
-NEEDED = {Role.NAME, Role.URLS}
+NEEDED = {ColumnRole.NAME, ColumnRole.URLS}
 
 
-def read_header(cells: Sequence[str], row: int) -> Layout | list[Fault]:
+def read_header(cells: Sequence[str], row: int) -> Layout | list[FileError]:
     """Find the columns in a header, or say what is wrong with it."""
     names = list(cells)
     roles = _roles(names)
-    if faults := [fault for role in TITLES if (fault := _wrong(role, names, roles, row))]:
-        return faults
+    if errors := [fault for role in TITLES if (fault := _wrong(role, names, roles, row))]:
+        return errors
     width = 1 + max(n for n, name in enumerate(names) if name.strip(BLANKS))
-    urls = roles.index(Role.URLS)
+    urls = roles.index(ColumnRole.URLS)
     most = width if urls == width - 1 else width + MAX_UNNAMED_BEHIND
     del names[most:], roles[most:]
     return Layout(
         names=tuple(names),
         roles=tuple(roles),
         width=width,
-        serial=roles.index(Role.SERIAL) if Role.SERIAL in roles else None,
-        name=roles.index(Role.NAME),
+        serial=roles.index(ColumnRole.SERIAL) if ColumnRole.SERIAL in roles else None,
+        name=roles.index(ColumnRole.NAME),
         urls=urls,
-        extra=tuple(n for n, role in enumerate(roles) if role is Role.EXTRA),
+        extra=tuple(n for n, role in enumerate(roles) if role is ColumnRole.EXTRA),
         unnamed=tuple(n for n, name in enumerate(names) if not name.strip(BLANKS)),
     )
 
 
-def _roles(names: Sequence[str]) -> list[Role | None]:
+def _roles(names: Sequence[str]) -> list[ColumnRole | None]:
     """Tell each column's role; None: it is dropped."""
     plain = [_plain(name) for name in names]
     roles = [_role(name) for name in plain]
@@ -144,28 +144,30 @@ def _roles(names: Sequence[str]) -> list[Role | None]:
     return roles
 
 
-def _role(plain: str) -> Role | None:
+def _role(plain: str) -> ColumnRole | None:
     if plain in _OUTPUTS:
         return None
-    return next((role for role, spellings in _USUAL.items() if plain in spellings), Role.EXTRA)
+    return next(
+        (role for role, spellings in _USUAL.items() if plain in spellings), ColumnRole.EXTRA
+    )
 
 
 def _wrong(
-    role: Role, names: Sequence[str], roles: Sequence[Role | None], row: int
-) -> Fault | None:
+    role: ColumnRole, names: Sequence[str], roles: Sequence[ColumnRole | None], row: int
+) -> FileError | None:
     title = TITLES[role]
     found = [name.strip(BLANKS) for name, its in zip(names, roles, strict=True) if its is role]
     if len(found) > 1:
-        return Fault(
-            FaultCode.DUPLICATE_COLUMN,
+        return FileError(
+            FileErrorCode.DUPLICATE_COLUMN,
             f'More than one column is "{title}": {_listed(found)}. Keep one, rename the others.',
             row,
             found[1],
         )
     if found or role not in NEEDED:
         return None
-    return Fault(
-        FaultCode.MISSING_COLUMN,
+    return FileError(
+        FileErrorCode.MISSING_COLUMN,
         f'There is no column "{title}". The first row must name the columns; it has '
         f"{_listed([name.strip(BLANKS) for name in names if name.strip(BLANKS)])}.",
         row,
@@ -250,5 +252,5 @@ def is_blank(cells: list[str]) -> bool:
     return not "".join(cells).strip(BLANKS)
 
 
-def _known(cells: Sequence[str]) -> set[Role | None]:
-    return {*_roles(cells)} - {None, Role.EXTRA}
+def _known(cells: Sequence[str]) -> set[ColumnRole | None]:
+    return {*_roles(cells)} - {None, ColumnRole.EXTRA}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable
 
-from imgsvc.errors import FaultCode
+from imgsvc.errors import FileErrorCode
 
 _Decode = Callable[[bytes, str, bool], tuple[str, int]]
 
@@ -49,10 +49,10 @@ _DECODERS: dict[str, _Decode] = {
 }
 
 
-class Undecodable(Exception):
+class DecodingError(Exception):
     """The bytes are no text that can be read: a code, what is wrong, and the text before it."""
 
-    def __init__(self, code: FaultCode, message: str, text: str = "", value: str | None = None):
+    def __init__(self, code: FileErrorCode, message: str, text: str = "", value: str | None = None):
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -64,7 +64,7 @@ class Decoder:
     """Decodes a file piece by piece.
 
     A byte-order mark decides. Without one the file is UTF-8 until the first byte that is not: if all
-    before it was ASCII the file is Windows-1252. `feed` and `close` raise `Undecodable`, once.
+    before it was ASCII the file is Windows-1252. `feed` and `close` raise `DecodingError`, once.
     """
 
     def __init__(self) -> None:
@@ -102,8 +102,8 @@ class Decoder:
         start = data[:_SNIFFED].lower()
         for magic, kind in _MAGIC:
             if start.lstrip(b" \t\r\n").startswith(magic):
-                raise Undecodable(
-                    FaultCode.NOT_CSV,
+                raise DecodingError(
+                    FileErrorCode.NOT_CSV,
                     f"The file is {kind}, not CSV. Save the table as CSV and upload that.",
                 )
         for mark, encoding in _MARKS:
@@ -114,8 +114,8 @@ class Decoder:
         else:
             self._encoding = "utf-8"
         if self._encoding not in _DECODERS or _looks_wide(data, marked=self._marked):
-            raise Undecodable(
-                FaultCode.BAD_ENCODING,
+            raise DecodingError(
+                FileErrorCode.BAD_ENCODING,
                 "The file's encoding cannot be read. Save it as UTF-8 (CSV UTF-8).",
             )
         return data
@@ -145,10 +145,10 @@ def _looks_wide(data: bytes, *, marked: bool) -> bool:
     return zeros in ([False, True, False, True], [True, False, True, False])
 
 
-def _bad_bytes(text: str, data: bytes, encoding: str) -> Undecodable:
+def _bad_bytes(text: str, data: bytes, encoding: str) -> DecodingError:
     value = data[:4].hex(" ").upper()
-    return Undecodable(
-        FaultCode.BAD_ENCODING,
+    return DecodingError(
+        FileErrorCode.BAD_ENCODING,
         f"The byte {value} is not valid in {encoding}. Save the whole file as UTF-8 (CSV UTF-8).",
         text,
         value,

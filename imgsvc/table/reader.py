@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from imgsvc.errors import Fault, FaultCode
+from imgsvc.errors import FileError, FileErrorCode
 from imgsvc.models import Columns, Product
 from imgsvc.table.columns import HeaderSearch, Layout, is_blank, is_hint, read_header
-from imgsvc.table.decoding import Decoder, Undecodable
+from imgsvc.table.decoding import Decoder, DecodingError
 from imgsvc.table.records import Broken, Record, Records
-from imgsvc.table.rows import CONTROL, Faults, Rows, note_broken, note_control
+from imgsvc.table.rows import CONTROL, FileErrors, Rows, note_broken, note_control
 
 _PIECE = 2**16
 """Bytes that are looked at together: what is held beside a record that has not ended."""
@@ -30,7 +30,7 @@ class TableReader:
         self._rows: Rows | None = None
         self._delimiter = ","
         self._row = 0
-        self._faults = Faults()
+        self._errors = FileErrors()
         self._suspect = False
         self._over = False
 
@@ -43,14 +43,14 @@ class TableReader:
         return self._rows.columns if self._rows else None
 
     @property
-    def faults(self) -> list[Fault]:
+    def errors(self) -> list[FileError]:
         """The first 100 faults, in the table's order."""
-        return self._faults.first
+        return self._errors.first
 
     @property
-    def fault_count(self) -> int:
+    def error_count(self) -> int:
         """How many faults there are in all, so far."""
-        return self._faults.count
+        return self._errors.count
 
     @property
     def products(self) -> int:
@@ -70,9 +70,9 @@ class TableReader:
                 break
             try:
                 self._read(self._decoder.feed(data[start : start + _PIECE]), products)
-            except Undecodable as error:
+            except DecodingError as error:
                 self._give_up(error, products)
-        return [] if self._faults.count else products
+        return [] if self._errors.count else products
 
     def close(self) -> list[Product]:
         """Read what is left, as the file has ended."""
@@ -85,12 +85,12 @@ class TableReader:
                 self._begin(self._search.close(), products)
             if self._records is not None:
                 self._take(self._records.close(), products)
-        except Undecodable as error:
+        except DecodingError as error:
             self._give_up(error, products)
-        if not self._over and not self._faults.count and not (self._rows and self._rows.seen):
+        if not self._over and not self._errors.count and not (self._rows and self._rows.seen):
             self._note_nothing()
         self._over = True
-        return [] if self._faults.count else products
+        return [] if self._errors.count else products
 
     def _read(self, text: str, products: list[Product]) -> None:
         if self._records is not None:
@@ -144,7 +144,7 @@ class TableReader:
             if record.binary:
                 self._refuse_binary()
             else:
-                note_broken(self._faults, row, record, None)
+                note_broken(self._errors, row, record, None)
             self._over = True
             return
         if row == 1 and is_hint(record):
@@ -158,14 +158,14 @@ class TableReader:
             self._refuse_binary()
         elif isinstance(layout, Layout):
             for cell in control:
-                note_control(self._faults, row, cell, cell.strip() or None)
-            self._rows = Rows(layout, self._delimiter, self._faults)
+                note_control(self._errors, row, cell, cell.strip() or None)
+            self._rows = Rows(layout, self._delimiter, self._errors)
         else:
             for fault in layout:
-                self._faults.add(fault.code, fault.message, fault.row, fault.column)
+                self._errors.add(fault.code, fault.message, fault.row, fault.column)
             self._over = True
 
-    def _give_up(self, error: Undecodable, products: list[Product]) -> None:
+    def _give_up(self, error: DecodingError, products: list[Product]) -> None:
         """Note bytes that are no text, behind all that is wrong before them."""
         if error.text:
             self._read(error.text, products)
@@ -175,29 +175,29 @@ class TableReader:
             self._refuse_binary()
             return
         row = column = None
-        if error.code is FaultCode.BAD_ENCODING:
+        if error.code is FileErrorCode.BAD_ENCODING:
             row = self._row + 1 if self._records else self._search.row
             if self._records and self._rows:
                 column = self._rows.layout.title(self._records.cell)
-        self._faults.add(error.code, error.message, row, column, error.value)
+        self._errors.add(error.code, error.message, row, column, error.value)
         self._over = True
 
     def _refuse_binary(self) -> None:
-        self._faults.add(
-            FaultCode.NOT_CSV,
+        self._errors.add(
+            FileErrorCode.NOT_CSV,
             "The file is not text, and so no CSV. Save the table as CSV and upload that.",
         )
         self._over = True
 
     def _note_nothing(self) -> None:
         if self._rows is None:
-            self._faults.add(
-                FaultCode.EMPTY_FILE,
+            self._errors.add(
+                FileErrorCode.EMPTY_FILE,
                 "The file is empty. It needs a row that names the columns, and a row per product.",
             )
         else:
-            self._faults.add(
-                FaultCode.NO_ROWS,
+            self._errors.add(
+                FileErrorCode.NO_ROWS,
                 "The table has a header, but no product below it. Add a row per product.",
             )
 

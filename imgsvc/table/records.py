@@ -7,7 +7,7 @@ import io
 import re
 from enum import Enum, auto
 
-from imgsvc.errors import FaultCode
+from imgsvc.errors import FileErrorCode
 
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_CELLS = 2**15
@@ -24,7 +24,7 @@ class Broken:
 
     __slots__ = ("binary", "cell", "code")
 
-    def __init__(self, code: FaultCode, cell: int) -> None:
+    def __init__(self, code: FileErrorCode, cell: int) -> None:
         self.code = code
         self.cell = cell
         self.binary = False
@@ -110,7 +110,7 @@ class Records:
         if not self.midway:
             return []
         if self._state is _State.QUOTED:
-            self._broken = Broken(FaultCode.UNCLOSED_QUOTE, self.cell)
+            self._broken = Broken(FileErrorCode.UNCLOSED_QUOTE, self.cell)
         return [self._end_record()]
 
     def _whole_records(self, lines: str, records: list[Record]) -> int:
@@ -149,7 +149,7 @@ class Records:
         taken = text[begin:at]
         self._size += len((taken.rstrip("\r\n") if self._ended else taken).encode())
         if self._size > MAX_RECORD_BYTES or len(self._cells) > MAX_CELLS:
-            self._break(FaultCode.TOO_LONG)
+            self._break(FileErrorCode.TOO_LONG)
         self._binary = self._binary or "\x00" in taken
         if self._ended:
             records.append(self._end_record())
@@ -205,7 +205,7 @@ class Records:
         if character in " \t":
             self._state = _State.CLOSED
             return at + 1
-        self._break(FaultCode.UNCLOSED_QUOTE)
+        self._break(FileErrorCode.UNCLOSED_QUOTE)
         self._state = _State.PLAIN
         return at
 
@@ -221,7 +221,7 @@ class Records:
             self._cells.append(self._cell.getvalue() if self._cell else "")
             self._cell = None
 
-    def _break(self, code: FaultCode) -> None:
+    def _break(self, code: FileErrorCode) -> None:
         self._broken = self._broken or Broken(code, self.cell)
         self._cells = []
         self._cell = None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 
-from imgsvc.errors import Fault, FaultCode
+from imgsvc.errors import FileError, FileErrorCode
 from imgsvc.models import Columns, ImageUrl, Product
 from imgsvc.table.cells import split_urls
 from imgsvc.table.columns import Layout, is_blank
 from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, Broken
 from imgsvc.urls import BLANKS, UrlError, parse_url
 
-MAX_FAULTS = 100
+MAX_FILE_ERRORS = 100
 """Faults that are kept; all are counted."""
 MAX_URLS = 1_000
 """URLs in one row."""
@@ -25,25 +25,25 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """Characters that no cell may hold. Tabs and line breaks may stand in quoted cells."""
 
 
-class Faults:
+class FileErrors:
     """The faults of a table, in its order: the first 100, and how many there are in all."""
 
     def __init__(self) -> None:
-        self.first: list[Fault] = []
+        self.first: list[FileError] = []
         self.count = 0
 
     def add(
         self,
-        code: FaultCode,
+        code: FileErrorCode,
         message: str,
         row: int | None = None,
         column: str | None = None,
         value: str | None = None,
     ) -> None:
         self.count += 1
-        if len(self.first) < MAX_FAULTS:
+        if len(self.first) < MAX_FILE_ERRORS:
             self.first.append(
-                Fault(
+                FileError(
                     code, message, row, column and _shortened(column), value and _shortened(value)
                 )
             )
@@ -56,9 +56,9 @@ def _shortened(value: str) -> str:
 class Rows:
     """Reads the records below a header. `seen` tells whether there was one that is not blank."""
 
-    def __init__(self, layout: Layout, delimiter: str, faults: Faults) -> None:
+    def __init__(self, layout: Layout, delimiter: str, errors: FileErrors) -> None:
         self._delimiter = delimiter
-        self._faults = faults
+        self._errors = errors
         self.seen = False
         self.products = 0
         self.images = 0
@@ -113,7 +113,7 @@ class Rows:
     def add_broken(self, row: int, record: Broken) -> None:
         """Note a record that could not be read."""
         self.seen = True
-        note_broken(self._faults, row, record, self._title(record.cell))
+        note_broken(self._errors, row, record, self._title(record.cell))
 
     def _title(self, cell: int) -> str | None:
         return self.layout.title(cell)
@@ -142,8 +142,8 @@ class Rows:
         if end > most:
             width = most
         delimiter = "tab" if self._delimiter == "\t" else self._delimiter
-        self._faults.add(
-            FaultCode.WRONG_CELL_COUNT,
+        self._errors.add(
+            FileErrorCode.WRONG_CELL_COUNT,
             f"The row has {end:,} cell{'s' if end > 1 else ''}, the header {width:,}. "
             f"Quote cells that hold the delimiter ( {delimiter} ), and fill up what is missing.",
             row,
@@ -157,16 +157,16 @@ class Rows:
         if 0 < length <= MAX_NAME_LENGTH:
             return True
         if length:
-            self._faults.add(
-                FaultCode.TOO_LONG,
+            self._errors.add(
+                FileErrorCode.TOO_LONG,
                 f"The name has {length:,} characters; at most {MAX_NAME_LENGTH} are allowed.",
                 row,
                 self._title(self._name),
                 name.strip(BLANKS),
             )
         else:
-            self._faults.add(
-                FaultCode.EMPTY_VALUE,
+            self._errors.add(
+                FileErrorCode.EMPTY_VALUE,
                 "The product has no name. Fill it in, or remove the row.",
                 row,
                 self._title(self._name),
@@ -181,16 +181,16 @@ class Rows:
             return self._parsed(row, urls)
         column = self._title(self._urls)
         if urls:
-            self._faults.add(
-                FaultCode.TOO_MANY_URLS,
+            self._errors.add(
+                FileErrorCode.TOO_MANY_URLS,
                 f"The row has more than {MAX_URLS:,} URLs. Split it into several rows.",
                 row,
                 column,
                 cell,
             )
         else:
-            self._faults.add(
-                FaultCode.EMPTY_VALUE,
+            self._errors.add(
+                FileErrorCode.EMPTY_VALUE,
                 "The product has no image URL. Fill one in, or remove the row.",
                 row,
                 column,
@@ -205,7 +205,7 @@ class Rows:
                 images.append(parse_url(url))
             except UrlError as error:
                 which = f"URL {number} of {len(urls)}" if urls[1:] else "The URL"
-                self._faults.add(
+                self._errors.add(
                     error.code,
                     f"{which} cannot be used: {error.message}.",
                     row,
@@ -218,16 +218,16 @@ class Rows:
         """Note control characters, and take them out, so that the rest of the row can be checked."""
         for number, cell in enumerate(cells):
             if CONTROL.search(cell):
-                note_control(self._faults, row, cell, self._title(number))
+                note_control(self._errors, row, cell, self._title(number))
         return [CONTROL.sub("", cell) for cell in cells]
 
 
-def note_control(faults: Faults, row: int, cell: str, column: str | None) -> None:
+def note_control(errors: FileErrors, row: int, cell: str, column: str | None) -> None:
     """Note a cell with a control character in it."""
     found = CONTROL.search(cell)
     character = f"U+{ord(found[0]):04X}" if found else ""
-    faults.add(
-        FaultCode.CONTROL_CHARACTER,
+    errors.add(
+        FileErrorCode.CONTROL_CHARACTER,
         f"The cell holds the control character {character}, which is no text. Remove it.",
         row,
         column,
@@ -235,9 +235,9 @@ def note_control(faults: Faults, row: int, cell: str, column: str | None) -> Non
     )
 
 
-def note_broken(faults: Faults, row: int, record: Broken, column: str | None) -> None:
+def note_broken(errors: FileErrors, row: int, record: Broken, column: str | None) -> None:
     """Note a record that could not be read."""
-    if record.code is FaultCode.UNCLOSED_QUOTE:
+    if record.code is FileErrorCode.UNCLOSED_QUOTE:
         message = (
             "A quote that opens in this row is not closed properly. Put one at the end of the cell, "
             'and write a quote inside a quoted cell twice ("").'
@@ -247,4 +247,4 @@ def note_broken(faults: Faults, row: int, record: Broken, column: str | None) ->
             f"The row is larger than {MAX_RECORD_BYTES // 2**20} MiB, or has more than {MAX_CELLS:,} "
             "cells. If it should not be, look for a quote that is not closed."
         )
-    faults.add(record.code, message, row, column)
+    errors.add(record.code, message, row, column)

@@ -11,25 +11,25 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import CollectorRegistry
 
 from imgsvc.config import Config
-from imgsvc.database.snapshots import Snapshots
-from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.database.queries import Queries
+from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.intake import Intake
-from imgsvc.processing.control import Control
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import Health
-from imgsvc.storage.files import Files
-from imgsvc.web.auth import Keys, Sessions
-from imgsvc.web.bodies import expect
-from imgsvc.web.headers import finish_headers
-from imgsvc.web.openapi import Described
-from imgsvc.web.operations import OperationsApi
-from imgsvc.web.origins import Origins
-from imgsvc.web.outputs import OutputsApi
-from imgsvc.web.pages import Pages
-from imgsvc.web.problems import Handler, HttpRefusal, answer_problems
-from imgsvc.web.requests import RequestsApi
-from imgsvc.web.status import StatusApi
-from imgsvc.web.uploads import Uploads
+from imgsvc.processing.request_actions import RequestActions
+from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.web.auth import ApiKeys, SessionHandler
+from imgsvc.web.health import HealthHandler
+from imgsvc.web.openapi import ApiDocs
+from imgsvc.web.origin_policy import OriginPolicy
+from imgsvc.web.outputs import OutputsHandler
+from imgsvc.web.problems import Handler, HttpProblemError, answer_problems
+from imgsvc.web.request_body import expect
+from imgsvc.web.requests import RequestsHandler
+from imgsvc.web.response_headers import finish_headers
+from imgsvc.web.static_files import StaticFilesHandler
+from imgsvc.web.status import StatusHandler
+from imgsvc.web.uploads import UploadHandler
 
 LINGER_SECONDS = 30.0
 """How long a client that was refused may go on sending before the connection is cut."""
@@ -40,14 +40,14 @@ KEEP_ALIVE_SECONDS = 75.0
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class AppContext:
     """What the HTTP layer works with."""
 
     config: Config
     intake: Intake
-    snapshots: Snapshots
-    control: Control
-    files: Files
+    snapshots: Queries
+    control: RequestActions
+    files: FilesystemStore
     events: Events
     health: Callable[[], Health]
     metrics: CollectorRegistry
@@ -72,11 +72,11 @@ class Route:
     access: Access = Access.API
 
 
-def create_app(parts: Parts) -> web.Application:
+def create_app(parts: AppContext) -> web.Application:
     """Build the application. It starts nothing and owns nothing."""
-    origins = Origins(parts.config.server)
-    keys = Keys(parts.config.server.api_keys)
-    operations = OperationsApi(parts.health, parts.metrics)
+    origins = OriginPolicy(parts.config.server)
+    keys = ApiKeys(parts.config.server.api_keys)
+    operations = HealthHandler(parts.health, parts.metrics)
     app = web.Application(
         middlewares=[answer_problems, _preflights(origins)],
         handler_args={
@@ -100,15 +100,17 @@ def create_app(parts: Parts) -> web.Application:
     return app
 
 
-def routes(parts: Parts, origins: Origins, keys: Keys, operations: OperationsApi) -> list[Route]:
+def routes(
+    parts: AppContext, origins: OriginPolicy, keys: ApiKeys, operations: HealthHandler
+) -> list[Route]:
     """All routes there are. GET ones answer HEAD as well."""
-    status = StatusApi(parts.config, parts.snapshots, parts.events, parts.files, origins)
-    requests = RequestsApi(parts.snapshots, parts.control, parts.events, status)
-    outputs = OutputsApi(parts.snapshots, parts.files)
-    uploads = Uploads(parts.config, parts.intake, origins)
-    sessions = Sessions(keys, origins)
-    described = Described(origins, with_keys=bool(keys))
-    pages = Pages()
+    status = StatusHandler(parts.config, parts.snapshots, parts.events, parts.files, origins)
+    requests = RequestsHandler(parts.snapshots, parts.control, parts.events, status)
+    outputs = OutputsHandler(parts.snapshots, parts.files)
+    uploads = UploadHandler(parts.config, parts.intake, origins)
+    sessions = SessionHandler(keys, origins)
+    described = ApiDocs(origins, with_keys=bool(keys))
+    pages = StaticFilesHandler()
     public = Access.PUBLIC
     return [
         Route("POST", "/processImages", uploads.process_images),
@@ -136,14 +138,14 @@ def routes(parts: Parts, origins: Origins, keys: Keys, operations: OperationsApi
 class _Gate:
     """Lets calls through to their handlers, or refuses them before a byte of their body is read."""
 
-    def __init__(self, origins: Origins, keys: Keys, operations: OperationsApi) -> None:
+    def __init__(self, origins: OriginPolicy, keys: ApiKeys, operations: HealthHandler) -> None:
         self._origins = origins
         self._keys = keys
         self._operations = operations
 
     def guard(self, handler: Handler, access: Access) -> Handler:
         async def guarded(request: web.Request) -> web.StreamResponse:
-            self._origins.judge(request, any_host=access is Access.SUPERVISOR)
+            self._origins.check(request, any_host=access is Access.SUPERVISOR)
             if access in {Access.API, Access.OPERATOR}:
                 self._keys.check(request)
             if access is Access.API:
@@ -170,8 +172,8 @@ def _not_allowed(methods: list[str]) -> Handler:
     allow = ", ".join(methods)
 
     async def refuse(request: web.Request) -> web.StreamResponse:
-        raise HttpRefusal(
-            RefusalCode.METHOD_NOT_ALLOWED,
+        raise HttpProblemError(
+            ProblemCode.METHOD_NOT_ALLOWED,
             f"{request.path} takes {allow}, not {request.method}.",
             headers={"Allow": allow},
         )
@@ -180,7 +182,7 @@ def _not_allowed(methods: list[str]) -> Handler:
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    raise Refusal(RefusalCode.NOT_FOUND, f"There is nothing at {request.path}. See /docs.")
+    raise ProblemError(ProblemCode.NOT_FOUND, f"There is nothing at {request.path}. See /docs.")
 
 
 async def _to_folder(request: web.Request) -> web.StreamResponse:
@@ -188,7 +190,7 @@ async def _to_folder(request: web.Request) -> web.StreamResponse:
     return web.Response(status=308, headers={"Location": f"{request.path}/"})
 
 
-def _preflights(origins: Origins) -> Middleware:
+def _preflights(origins: OriginPolicy) -> Middleware:
     @web.middleware
     async def answer_preflights(request: web.Request, handler: Handler) -> web.StreamResponse:
         if origins.is_preflight(request):

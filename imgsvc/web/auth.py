@@ -9,17 +9,17 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from imgsvc.errors import Refusal, RefusalCode
-from imgsvc.web.bodies import read_small
-from imgsvc.web.origins import Origins
-from imgsvc.web.problems import HttpRefusal
+from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.web.origin_policy import OriginPolicy
+from imgsvc.web.problems import HttpProblemError
+from imgsvc.web.request_body import read_small
 
 COOKIE = "imgsvc_session"
 _SESSION_BYTES = 4_096
 """A body that asks for a session is at most this long."""
 
 
-class Keys:
+class ApiKeys:
     """Knows the API keys, and what may stand for one. Without any, every call is welcome."""
 
     def __init__(self, api_keys: Sequence[str]) -> None:
@@ -30,12 +30,12 @@ class Keys:
         return bool(self._keys)
 
     def check(self, request: web.Request) -> None:
-        """Raise `Refusal` unless the call carries a key, or a cookie that stands for one."""
+        """Raise `ProblemError` unless the call carries a key, or a cookie that stands for one."""
         if self._keys and not self._fits(request):
             raise _unauthorized("Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
 
     def session_for(self, key: str) -> str:
-        """Give the cookie's value for a key; raise `Refusal` where the key is none of ours.
+        """Give the cookie's value for a key; raise `ProblemError` where the key is none of ours.
 
         It is derived from the key: it is valid wherever the key is, for as long as the key is, and
         does not tell it.
@@ -56,10 +56,10 @@ class Keys:
         return fits
 
 
-class Sessions:
+class SessionHandler:
     """Trades keys for cookies."""
 
-    def __init__(self, keys: Keys, origins: Origins) -> None:
+    def __init__(self, keys: ApiKeys, origins: OriginPolicy) -> None:
         self._keys = keys
         self._origins = origins
 
@@ -97,7 +97,7 @@ def _key_in(body: bytes) -> str:
     except (ValueError, TypeError, KeyError, RecursionError):
         key = None
     if not isinstance(key, str):
-        raise Refusal(RefusalCode.INVALID_BODY, 'The body must be JSON: {"apiKey": "KEY"}.')
+        raise ProblemError(ProblemCode.INVALID_BODY, 'The body must be JSON: {"apiKey": "KEY"}.')
     return key
 
 
@@ -117,9 +117,9 @@ def _one_of(given: bytes, known: Sequence[bytes]) -> bool:
     return found
 
 
-def _unauthorized(detail: str) -> Refusal:
-    return HttpRefusal(
-        RefusalCode.UNAUTHORIZED,
+def _unauthorized(detail: str) -> ProblemError:
+    return HttpProblemError(
+        ProblemCode.UNAUTHORIZED,
         detail,
         headers={"WWW-Authenticate": 'Bearer realm="imgsvc"'},
     )

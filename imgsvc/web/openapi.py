@@ -12,14 +12,22 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from imgsvc import __version__
-from imgsvc.errors import RefusalCode
-from imgsvc.web.answers import Problem, json_response
+from imgsvc.errors import ProblemCode
 from imgsvc.web.auth import COOKIE
-from imgsvc.web.described import HEADERS, OPERATIONS, PARAMETERS, TAGS, Body, Operation, Told
+from imgsvc.web.operations import (
+    HEADERS,
+    OPERATIONS,
+    PARAMETERS,
+    TAGS,
+    Body,
+    Operation,
+    ResponseSpec,
+)
 from imgsvc.web.options import Options
-from imgsvc.web.origins import Origins
+from imgsvc.web.origin_policy import OriginPolicy
 from imgsvc.web.postman import collection
 from imgsvc.web.problems import MEDIA_TYPE, PROBLEMS
+from imgsvc.web.responses import ProblemReport, json_response
 
 Json = dict[str, Any]
 
@@ -44,10 +52,10 @@ _EXAMPLE = (
 )
 
 
-class Described:
+class ApiDocs:
     """Serves the API's descriptions, with the address under which they were asked for."""
 
-    def __init__(self, origins: Origins, *, with_keys: bool) -> None:
+    def __init__(self, origins: OriginPolicy, *, with_keys: bool) -> None:
         self._origins = origins
         self._with_keys = with_keys
 
@@ -71,7 +79,7 @@ def document(*, with_keys: bool) -> Json:
     """The description, but for where the service is. Without keys it speaks of none."""
     models = {body.model for o in OPERATIONS for a in o.answers.values() for body in a.bodies}
     models |= {m for o in OPERATIONS for kind, m in o.takes.items() if kind != _FORM}
-    models.add(Problem)
+    models.add(ProblemReport)
     known = sorted((m for m in models if m is not None), key=lambda m: m.__name__)
     schemas = models_json_schema(
         [
@@ -173,24 +181,26 @@ def _responses(operation: Operation, *, with_keys: bool) -> Json:
         headers = ("Retry-After",) if status in {408, 409, 429, 503} else ()
         if status == 401:
             headers = ("WWW-Authenticate",)
-        told = Told(". ".join(refusals[status]) + ".", (Body(MEDIA_TYPE, Problem),), headers)
+        told = ResponseSpec(
+            ". ".join(refusals[status]) + ".", (Body(MEDIA_TYPE, ProblemReport),), headers
+        )
         responses[str(status)] = _told(told)
     return responses
 
 
-def _refused(operation: Operation, *, with_keys: bool) -> Iterable[RefusalCode]:
+def _refused(operation: Operation, *, with_keys: bool) -> Iterable[ProblemCode]:
     """Why a call may be refused: its own reasons, and those that all calls share."""
-    codes = [RefusalCode.BAD_REQUEST, RefusalCode.INTERNAL, *operation.refused]
+    codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *operation.refused]
     if not operation.path.startswith("/health"):
-        codes.append(RefusalCode.FOREIGN_ORIGIN)
+        codes.append(ProblemCode.FOREIGN_ORIGIN)
     if with_keys and not operation.public:
-        codes.append(RefusalCode.UNAUTHORIZED)
+        codes.append(ProblemCode.UNAUTHORIZED)
     if not operation.always:
-        codes += [RefusalCode.INVALID_OPTION, RefusalCode.UNAVAILABLE]
+        codes += [ProblemCode.INVALID_OPTION, ProblemCode.UNAVAILABLE]
     return dict.fromkeys(codes)
 
 
-def _told(told: Told) -> Json:
+def _told(told: ResponseSpec) -> Json:
     response: Json = {"description": told.words}
     if told.bodies:
         response["content"] = {

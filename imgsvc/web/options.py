@@ -20,11 +20,11 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from imgsvc.errors import RefusalCode
-from imgsvc.models import Status
-from imgsvc.pictures import OutputFormat, Quality
+from imgsvc.errors import ProblemCode
+from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.models import RequestStatus
 from imgsvc.urls import UrlError, parse_url
-from imgsvc.web.problems import HttpRefusal
+from imgsvc.web.problems import HttpProblemError
 
 MOST_WAIT_SECONDS = 60
 MOST_ROWS = 1_000
@@ -157,7 +157,9 @@ class StatusQuery(Options):
 class ListQuery(Options):
     """Which requests."""
 
-    status: Annotated[Status | None, Field(description="Only requests with this status.")] = None
+    status: Annotated[
+        RequestStatus | None, Field(description="Only requests with this status.")
+    ] = None
     limit: Annotated[Limit, Field(description="The requests of a page, at most.")] = 100
     cursor: Annotated[Cursor | None, Field(description="The `nextCursor` of the page before.")] = (
         None
@@ -165,12 +167,12 @@ class ListQuery(Options):
 
 
 def query(model: type[Model], request: web.Request) -> Model:
-    """Read a call's query. Raises `Refusal`."""
+    """Read a call's query. Raises `ProblemError`."""
     return parse(model, request.query.items())
 
 
 def parse(model: type[Model], pairs: Iterable[tuple[str, str]]) -> Model:
-    """Read options. Raises `Refusal` that names every one that is unknown, repeated or wrong."""
+    """Read options. Raises `ProblemError` that names every one that is unknown, repeated or wrong."""
     given = list(pairs)
     counts = Counter(name for name, _ in given)
     causes = [
@@ -188,7 +190,7 @@ def parse(model: type[Model], pairs: Iterable[tuple[str, str]]) -> Model:
     if causes:
         told = "; ".join(str(cause["message"]) for cause in causes[:5])
         more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
-        raise HttpRefusal(RefusalCode.INVALID_OPTION, f"{told}{more}.", causes=causes)
+        raise HttpProblemError(ProblemCode.INVALID_OPTION, f"{told}{more}.", causes=causes)
     return options
 
 

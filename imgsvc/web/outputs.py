@@ -12,18 +12,18 @@ from pathlib import Path
 
 from aiohttp import web
 
-from imgsvc.database.snapshots import Snapshots
-from imgsvc.errors import Refusal, RefusalCode
+from imgsvc.database.queries import Queries
+from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.models import ProductRow, Request
-from imgsvc.pictures import MEDIA_TYPES
-from imgsvc.storage.files import Files
+from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.table.writer import encode_rows
 from imgsvc.web import options
-from imgsvc.web.archive import Archive, Measure, Names
-from imgsvc.web.conditions import Unsatisfiable, matches, wanted_range
+from imgsvc.web.conditional import RangeNotSatisfiableError, matches, wanted_range
 from imgsvc.web.options import NoOptions
-from imgsvc.web.problems import HttpRefusal
+from imgsvc.web.problems import HttpProblemError
 from imgsvc.web.spool import CHUNK_BYTES, Spool, write
+from imgsvc.web.zip_stream import Archive, Measure, Names
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,10 @@ ERRORS_NAME = "errors.csv"
 PAGE_ROWS = 500
 
 
-class OutputsApi:
+class OutputsHandler:
     """Serves outputs."""
 
-    def __init__(self, snapshots: Snapshots, files: Files) -> None:
+    def __init__(self, snapshots: Queries, files: FilesystemStore) -> None:
         self._snapshots = snapshots
         self._files = files
 
@@ -57,7 +57,7 @@ class OutputsApi:
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = MEDIA_TYPES[name.rpartition(".")[2]]
         path = self._files.path(stored.name)
-        size = stored.picture.output_bytes
+        size = stored.info.output_bytes
         first, count = 0, size
         if (part := _range(request, etag, size)) is not None:
             first, count = part
@@ -163,11 +163,11 @@ class _Planner:
     def _entries(self, product: ProductRow) -> Iterator[str]:
         stem = None
         for place, image in enumerate(product.images, 1):
-            if image.file is None or image.picture is None:
+            if image.file is None or image.info is None:
                 continue
             stem = stem or self._names.stem(product.name, product.number + 1)
             name = f"{stem}-{place}.{image.file.rpartition('.')[2]}"
-            size = image.picture.output_bytes
+            size = image.info.output_bytes
             self._measure.add(name, size)
             yield json.dumps([name, image.file, size]) + "\n"
 
@@ -194,16 +194,16 @@ async def _lines(spool: Spool) -> AsyncGenerator[bytes, None]:
 
 
 def _range(request: web.Request, etag: str, size: int) -> tuple[int, int] | None:
-    """The range that is asked for. Raises `Refusal` where it lies outside."""
+    """The range that is asked for. Raises `ProblemError` where it lies outside."""
     if request.method != "GET" or "Range" not in request.headers:
         return None
     if request.headers.get("If-Range", etag) != etag:
         return None
     try:
         return wanted_range(request.headers["Range"], size)
-    except Unsatisfiable:
-        raise HttpRefusal(
-            RefusalCode.RANGE_NOT_SATISFIABLE,
+    except RangeNotSatisfiableError:
+        raise HttpProblemError(
+            ProblemCode.RANGE_NOT_SATISFIABLE,
             f"The image has {size} bytes.",
             headers={"Content-Range": f"bytes */{size}"},
         ) from None
@@ -250,8 +250,8 @@ def _checked(path: Path, size: int) -> tuple[bytes, int]:
     return first, crc
 
 
-def _no_such_image() -> Refusal:
-    return Refusal(
-        RefusalCode.NOT_FOUND,
+def _no_such_image() -> ProblemError:
+    return ProblemError(
+        ProblemCode.NOT_FOUND,
         "There is no image at this address. Its request may have been deleted.",
     )

@@ -10,9 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
-from imgsvc.database.connection import DatabaseFull, DatabaseUnavailable
-from imgsvc.errors import Fault, Refusal, RefusalCode
-from imgsvc.storage.files import StorageFull
+from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
+from imgsvc.errors import FileError, ProblemCode, ProblemError
+from imgsvc.storage.filesystem import StorageFullError
 
 log = logging.getLogger(__name__)
 
@@ -28,39 +28,39 @@ MOST_CAUSES = 100
 UNAVAILABLE_SECONDS = 5
 """When to try again where a refusal does not say."""
 
-PROBLEMS: Mapping[RefusalCode, tuple[int, str]] = {
-    RefusalCode.INVALID_CSV: (400, "The CSV is invalid"),
-    RefusalCode.INVALID_OPTION: (400, "An option is invalid"),
-    RefusalCode.INVALID_BODY: (400, "The body is not what it says it is"),
-    RefusalCode.BAD_REQUEST: (400, "This is not a valid HTTP request"),
-    RefusalCode.UNAUTHORIZED: (401, "An API key is needed"),
-    RefusalCode.FOREIGN_ORIGIN: (403, "Refused to another web page"),
-    RefusalCode.NOT_FOUND: (404, "Not found"),
-    RefusalCode.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
-    RefusalCode.UPLOAD_STALLED: (408, "The upload stood still"),
-    RefusalCode.IDEMPOTENCY_KEY_BUSY: (409, "The upload is still in progress"),
-    RefusalCode.ALREADY_FINISHED: (409, "The request has already finished"),
-    RefusalCode.NOT_FINISHED: (409, "The request has not finished"),
-    RefusalCode.NOTHING_FAILED: (409, "Nothing has failed"),
-    RefusalCode.TOO_LARGE: (413, "The upload is too large"),
-    RefusalCode.TOO_MANY_IMAGES: (413, "Too many images"),
-    RefusalCode.UNSUPPORTED_MEDIA_TYPE: (415, "Unsupported media type"),
-    RefusalCode.RANGE_NOT_SATISFIABLE: (416, "No such range"),
-    RefusalCode.IDEMPOTENCY_KEY_REUSED: (422, "The Idempotency-Key belongs to another upload"),
-    RefusalCode.TOO_MUCH_WAITING: (429, "Too much is waiting"),
-    RefusalCode.INTERNAL: (500, "Internal error"),
-    RefusalCode.UNAVAILABLE: (503, "Not available now"),
-    RefusalCode.STORAGE_FULL: (503, "The storage is full"),
+PROBLEMS: Mapping[ProblemCode, tuple[int, str]] = {
+    ProblemCode.INVALID_CSV: (400, "The CSV is invalid"),
+    ProblemCode.INVALID_OPTION: (400, "An option is invalid"),
+    ProblemCode.INVALID_BODY: (400, "The body is not what it says it is"),
+    ProblemCode.BAD_REQUEST: (400, "This is not a valid HTTP request"),
+    ProblemCode.UNAUTHORIZED: (401, "An API key is needed"),
+    ProblemCode.FOREIGN_ORIGIN: (403, "Refused to another web page"),
+    ProblemCode.NOT_FOUND: (404, "Not found"),
+    ProblemCode.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
+    ProblemCode.UPLOAD_STALLED: (408, "The upload stood still"),
+    ProblemCode.IDEMPOTENCY_KEY_BUSY: (409, "The upload is still in progress"),
+    ProblemCode.ALREADY_FINISHED: (409, "The request has already finished"),
+    ProblemCode.NOT_FINISHED: (409, "The request has not finished"),
+    ProblemCode.NOTHING_FAILED: (409, "Nothing has failed"),
+    ProblemCode.TOO_LARGE: (413, "The upload is too large"),
+    ProblemCode.TOO_MANY_IMAGES: (413, "Too many images"),
+    ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "Unsupported media type"),
+    ProblemCode.RANGE_NOT_SATISFIABLE: (416, "No such range"),
+    ProblemCode.IDEMPOTENCY_KEY_REUSED: (422, "The Idempotency-Key belongs to another upload"),
+    ProblemCode.TOO_MUCH_WAITING: (429, "Too much is waiting"),
+    ProblemCode.INTERNAL: (500, "Internal error"),
+    ProblemCode.UNAVAILABLE: (503, "Not available now"),
+    ProblemCode.STORAGE_FULL: (503, "The storage is full"),
 }
 """The HTTP status and the title of each refusal."""
 
 
-class HttpRefusal(Refusal):
+class HttpProblemError(ProblemError):
     """A refusal that only HTTP knows: with headers of its own, or with several causes."""
 
     def __init__(
         self,
-        code: RefusalCode,
+        code: ProblemCode,
         detail: str,
         *,
         headers: Mapping[str, str] | None = None,
@@ -72,7 +72,7 @@ class HttpRefusal(Refusal):
         self.causes = causes
 
 
-def problem_response(refusal: Refusal) -> web.Response:
+def problem_response(refusal: ProblemError) -> web.Response:
     """Render a refusal."""
     status, title = PROBLEMS[refusal.code]
     body: dict[str, Any] = {
@@ -82,10 +82,10 @@ def problem_response(refusal: Refusal) -> web.Response:
         "detail": refusal.detail,
     }
     headers = {"Content-Type": MEDIA_TYPE}
-    if refusal.faults:
-        body["errors"] = [fault_json(fault) for fault in refusal.faults]
-        body["errorCount"] = refusal.fault_count
-    if isinstance(refusal, HttpRefusal):
+    if refusal.errors:
+        body["errors"] = [file_error_json(fault) for fault in refusal.errors]
+        body["errorCount"] = refusal.error_count
+    if isinstance(refusal, HttpProblemError):
         headers |= refusal.headers
         if refusal.causes:
             body["errors"] = list(refusal.causes[:MOST_CAUSES])
@@ -98,7 +98,7 @@ def problem_response(refusal: Refusal) -> web.Response:
     return web.Response(status=status, headers=headers, body=json.dumps(body).encode())
 
 
-def fault_json(fault: Fault) -> dict[str, object]:
+def file_error_json(fault: FileError) -> dict[str, object]:
     """Render one fault of a table."""
     return {
         "row": fault.row,
@@ -122,7 +122,7 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
             request.transport.abort()
         if isinstance(error, ConnectionError):
             raise
-        if isinstance(error, OSError | Refusal):  # what it tells of was deleted meanwhile, say
+        if isinstance(error, OSError | ProblemError):  # what it tells of was deleted meanwhile, say
             log.warning("an answer was cut short: %s %s: %s", request.method, request.path, error)
         else:
             log.exception("an answer was cut short: %s %s", request.method, request.path)
@@ -132,27 +132,27 @@ async def answer_problems(request: web.Request, handler: Handler) -> web.StreamR
 def _answer(request: web.Request, error: Exception) -> web.Response:
     if isinstance(error, ConnectionError):
         raise error  # The client has gone; nobody reads an answer.
-    if isinstance(error, Refusal):
+    if isinstance(error, ProblemError):
         return problem_response(error)
     if isinstance(error, web.HTTPException):
         return problem_response(_of_aiohttp(error))
-    if isinstance(error, DatabaseFull | StorageFull):
+    if isinstance(error, DatabaseFullError | StorageFullError):
         log.warning("no room: %s", error)
         detail = "The storage has no room left. Try again later."
-        return problem_response(Refusal(RefusalCode.STORAGE_FULL, detail))
-    if isinstance(error, DatabaseUnavailable):
+        return problem_response(ProblemError(ProblemCode.STORAGE_FULL, detail))
+    if isinstance(error, DatabaseUnavailableError):
         log.warning("the database is not available: %s", error)
         detail = "The database is not available. Try again later."
-        return problem_response(Refusal(RefusalCode.UNAVAILABLE, detail))
+        return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     log.error("a bug in %s %s", request.method, request.path, exc_info=error)
     detail = "Something went wrong here, and it is not your doing. The log says what."
-    return problem_response(Refusal(RefusalCode.INTERNAL, detail))
+    return problem_response(ProblemError(ProblemCode.INTERNAL, detail))
 
 
-def _of_aiohttp(answer: web.HTTPException) -> Refusal:
-    """What aiohttp itself refuses; our own handlers raise `Refusal`."""
+def _of_aiohttp(answer: web.HTTPException) -> ProblemError:
+    """What aiohttp itself refuses; our own handlers raise `ProblemError`."""
     codes = {status: code for code, (status, _) in PROBLEMS.items()}
-    code = codes.get(answer.status, RefusalCode.INTERNAL)
+    code = codes.get(answer.status, ProblemCode.INTERNAL)
     if answer.status == HTTPStatus.BAD_REQUEST:
-        code = RefusalCode.BAD_REQUEST
-    return Refusal(code, answer.reason)
+        code = ProblemCode.BAD_REQUEST
+    return ProblemError(code, answer.reason)

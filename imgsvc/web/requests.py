@@ -10,15 +10,15 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from imgsvc.database.snapshots import Snapshots
+from imgsvc.database.queries import Queries
 from imgsvc.models import Request
-from imgsvc.processing.control import Control
-from imgsvc.processing.events import Events, Feed
-from imgsvc.report import summary_json
+from imgsvc.processing.events import Events, Subscription
+from imgsvc.processing.request_actions import RequestActions
+from imgsvc.serializers import summary_json
 from imgsvc.web import options
-from imgsvc.web.answers import json_response
 from imgsvc.web.options import ListQuery, NoOptions
-from imgsvc.web.status import StatusApi
+from imgsvc.web.responses import json_response
+from imgsvc.web.status import StatusHandler
 
 COMMENT_SECONDS = 15.0
 """A watcher hears at least a comment this often, so that proxies keep the connection."""
@@ -27,11 +27,11 @@ DROP_SECONDS = 15.0
 RETRY_MILLISECONDS = 3_000
 
 
-class RequestsApi:
+class RequestsHandler:
     """Hands users' wishes about their requests on to who carries them out."""
 
     def __init__(
-        self, snapshots: Snapshots, control: Control, events: Events, status: StatusApi
+        self, snapshots: Queries, control: RequestActions, events: Events, status: StatusHandler
     ) -> None:
         self._snapshots = snapshots
         self._control = control
@@ -79,7 +79,9 @@ class RequestsApi:
                 return web.Response(status=204)  # Tells an EventSource not to come back.
             return await self._stream(request, first, feed)
 
-    async def _stream(self, request: web.Request, first: Request, feed: Feed) -> web.StreamResponse:
+    async def _stream(
+        self, request: web.Request, first: Request, feed: Subscription
+    ) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={
                 "Content-Type": "text/event-stream; charset=utf-8",
@@ -102,7 +104,7 @@ class RequestsApi:
         await response.write_eof()
         return response
 
-    async def _told(self, first: Request, feed: Feed) -> AsyncGenerator[bytes, None]:
+    async def _told(self, first: Request, feed: Subscription) -> AsyncGenerator[bytes, None]:
         """Give an event for each version, and comments where none comes."""
         yield b"retry: %d\n\n%b" % (RETRY_MILLISECONDS, self._event(first))
         version = first.version

@@ -6,9 +6,9 @@ import logging
 
 from aiohttp import web
 
-from imgsvc.errors import Refusal, RefusalCode
-from imgsvc.web.headers import harden
+from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.problems import problem_response
+from imgsvc.web.response_headers import harden
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,10 @@ class _Protocol(web.RequestHandler):
             # Below its first line the message shows what came: keys and signatures, perhaps.
             reason = (message or "").strip().partition("\n")[0].rstrip(":")
             log.info("malformed HTTP", extra={"client": request.remote, "reason": reason})
-            refusal = Refusal(RefusalCode.BAD_REQUEST, reason or "It could not be read.")
+            refusal = ProblemError(ProblemCode.BAD_REQUEST, reason or "It could not be read.")
         else:
             log.error("a bug beneath the handlers", exc_info=exc)
-            refusal = Refusal(RefusalCode.INTERNAL, "Something went wrong here.")
+            refusal = ProblemError(ProblemCode.INTERNAL, "Something went wrong here.")
         response = problem_response(refusal)
         harden(response.headers)
         response.force_close()

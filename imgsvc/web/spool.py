@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from aiohttp import web
 
-from imgsvc.storage.files import Files, StorageFull
+from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
 
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 256 * 1024
@@ -33,10 +33,10 @@ async def write(response: web.StreamResponse, chunk: bytes) -> None:
 class Spool:
     """Bytes that are written once and then read once: in memory while few, else in a scratch file.
 
-    `async with Spool(files) as spool`; raises `StorageFull` where the disk has no room.
+    `async with Spool(files) as spool`; raises `StorageFullError` where the disk has no room.
     """
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: FilesystemStore) -> None:
         self._files = files
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -94,7 +94,7 @@ class Spool:
                 self._file.writelines(parts)
             except OSError as error:
                 if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                    raise StorageFull(str(error)) from error
+                    raise StorageFullError(str(error)) from error
                 raise
 
     def _close(self) -> None:

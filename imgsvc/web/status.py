@@ -12,10 +12,10 @@ from aiohttp import web
 
 from imgsvc import __version__
 from imgsvc.config import Config
-from imgsvc.database.snapshots import Snapshot, Snapshots
+from imgsvc.database.queries import Queries, Snapshot
 from imgsvc.models import ProductRow, Request
 from imgsvc.processing.events import Events
-from imgsvc.report import (
+from imgsvc.serializers import (
     Json,
     csv_header,
     csv_rows,
@@ -24,13 +24,13 @@ from imgsvc.report import (
     product_json,
     status_json,
 )
-from imgsvc.storage.files import Files
+from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.table.writer import encode_rows
 from imgsvc.web import options
-from imgsvc.web.answers import json_response
-from imgsvc.web.conditions import matches, wanted_format
+from imgsvc.web.conditional import matches, wanted_format
 from imgsvc.web.options import StatusFormat, StatusQuery
-from imgsvc.web.origins import Origins
+from imgsvc.web.origin_policy import OriginPolicy
+from imgsvc.web.responses import json_response
 from imgsvc.web.spool import Spool, write
 
 PAGE_ROWS = 500
@@ -40,14 +40,19 @@ MOST_RETRY_SECONDS = 30
 _BOM = "\ufeff".encode()
 
 
-class StatusApi:
+class StatusHandler:
     """Answers how far a request is, as a CSV or as JSON, each from one snapshot.
 
     Whatever may be large is spooled first: a slow reader holds no snapshot open.
     """
 
     def __init__(
-        self, config: Config, snapshots: Snapshots, events: Events, files: Files, origins: Origins
+        self,
+        config: Config,
+        snapshots: Queries,
+        events: Events,
+        files: FilesystemStore,
+        origins: OriginPolicy,
     ) -> None:
         self._retention_days = config.storage.retention_days
         self._snapshots = snapshots

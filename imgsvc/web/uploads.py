@@ -9,18 +9,18 @@ from contextlib import aclosing
 from aiohttp import web
 
 from imgsvc.config import Config
-from imgsvc.errors import Refusal, RefusalCode
-from imgsvc.intake import Accepted, Intake, UploadOptions
+from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.image_types import CompressionSettings
+from imgsvc.intake import Intake, UploadOptions, UploadResult
 from imgsvc.models import RequestOptions
-from imgsvc.pictures import Settings
-from imgsvc.report import accepted_json
+from imgsvc.serializers import accepted_json
 from imgsvc.web import options
-from imgsvc.web.answers import json_response
-from imgsvc.web.bodies import chunks, declared_length, media_type, refuse_encoding
 from imgsvc.web.multipart import FormError, FormReader, PartBegins, PartEnds
 from imgsvc.web.options import UploadFields
-from imgsvc.web.origins import Origins
-from imgsvc.web.problems import HttpRefusal
+from imgsvc.web.origin_policy import OriginPolicy
+from imgsvc.web.problems import HttpProblemError
+from imgsvc.web.request_body import chunks, declared_length, media_type, refuse_encoding
+from imgsvc.web.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
 """What curl says of a body, unless it is told another."""
@@ -44,10 +44,10 @@ MOST_FIELDS = 32
 MOST_FIELD_BYTES = 16 * 1024
 
 
-class Uploads:
+class UploadHandler:
     """Takes uploads from HTTP and hands them to the intake."""
 
-    def __init__(self, config: Config, intake: Intake, origins: Origins) -> None:
+    def __init__(self, config: Config, intake: Intake, origins: OriginPolicy) -> None:
         self._config = config
         self._intake = intake
         self._origins = origins
@@ -71,8 +71,8 @@ class Uploads:
                     lambda: self._parsed([*query, *(form.fields if form else ())]),
                     idempotency_key=key,
                 )
-        except Refusal as refusal:
-            one_line = refusal.code is RefusalCode.INVALID_CSV and not table.has_lines
+        except ProblemError as refusal:
+            one_line = refusal.code is ProblemCode.INVALID_CSV and not table.has_lines
             if one_line and media_type(request) == CURL_TYPE:
                 refusal.detail += LINES_LOST
             raise
@@ -81,7 +81,7 @@ class Uploads:
     def _parsed(self, pairs: list[tuple[str, str]]) -> UploadOptions:
         given = options.parse(UploadFields, pairs)
         standard = self._config.compress.settings
-        settings = Settings(
+        settings = CompressionSettings(
             given.quality or standard.quality,
             given.format or standard.format,
             standard.progressive,
@@ -89,7 +89,7 @@ class Uploads:
         asked = given.model_dump_json(exclude_defaults=True)
         return UploadOptions(RequestOptions(settings, given.webhook_url), given.dry_run, asked)
 
-    def _answer(self, request: web.Request, accepted: Accepted) -> web.Response:
+    def _answer(self, request: web.Request, accepted: UploadResult) -> web.Response:
         if accepted.request is None:
             return json_response({"products": accepted.products, "images": accepted.images})
         path = f"/checkStatus/{accepted.request.request_id}"
@@ -112,7 +112,7 @@ class _Form:
         self._framing = 0
 
     async def file(self, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
-        """Give the file's bytes as they come. Raises `Refusal`."""
+        """Give the file's bytes as they come. Raises `ProblemError`."""
         try:
             async with aclosing(body):
                 async for chunk in body:
@@ -124,10 +124,12 @@ class _Form:
                     yield data
             self._reader.close()
         except FormError as error:
-            raise Refusal(RefusalCode.INVALID_BODY, f"The form is malformed: {error}.") from None
+            raise ProblemError(
+                ProblemCode.INVALID_BODY, f"The form is malformed: {error}."
+            ) from None
         if not self._files:
-            raise Refusal(
-                RefusalCode.INVALID_BODY,
+            raise ProblemError(
+                ProblemCode.INVALID_BODY,
                 "No part of the form has a file name. Send the CSV as a file, for example with "
                 "`curl -F file=@products.csv`.",
             )
@@ -172,7 +174,7 @@ class _Table:
         self._limit = limit
 
     async def read(self) -> AsyncGenerator[bytes, None]:
-        """Give them as they come. Raises `Refusal` where there are more than `limit`."""
+        """Give them as they come. Raises `ProblemError` where there are more than `limit`."""
         count = 0
         async with aclosing(self._body):
             async for chunk in self._body:
@@ -183,29 +185,29 @@ class _Table:
                 yield chunk
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(
-        RefusalCode.TOO_LARGE,
+def _too_large(limit: int) -> ProblemError:
+    return ProblemError(
+        ProblemCode.TOO_LARGE,
         f"The CSV is larger than {limit:,} bytes (server.max_upload_bytes). "
         "Split it into several uploads.",
     )
 
 
 def _form(request: web.Request) -> _Form | None:
-    """Tell a form from a body that is the CSV itself. Raises `Refusal`."""
+    """Tell a form from a body that is the CSV itself. Raises `ProblemError`."""
     kind = media_type(request)
     if not kind or kind in RAW_TYPES:
         return None
     if kind != FORM_TYPE:
-        raise HttpRefusal(
-            RefusalCode.UNSUPPORTED_MEDIA_TYPE,
+        raise HttpProblemError(
+            ProblemCode.UNSUPPORTED_MEDIA_TYPE,
             f"The body is {kind}. Send the CSV itself as text/csv, or in a form ({FORM_TYPE}).",
             headers={"Accept-Post": ", ".join((*RAW_TYPES, FORM_TYPE))},
         )
     try:
         return _Form(_boundary(request))
     except FormError as error:
-        raise Refusal(RefusalCode.INVALID_BODY, f"The form is malformed: {error}.") from None
+        raise ProblemError(ProblemCode.INVALID_BODY, f"The form is malformed: {error}.") from None
 
 
 def _boundary(request: web.Request) -> str:
@@ -223,8 +225,8 @@ def _idempotency_key(request: web.Request) -> str | None:
     if not keys:
         return None
     if len(keys) > 1 or not re.fullmatch(r"[\x20-\x7e]{1,255}", keys[0]):
-        raise Refusal(
-            RefusalCode.INVALID_OPTION,
+        raise ProblemError(
+            ProblemCode.INVALID_OPTION,
             "Idempotency-Key must be 1 to 255 printable ASCII characters, and be sent once.",
         )
     return keys[0]

@@ -17,8 +17,8 @@ from tests.bench import peers
 from tests.bench.corpus import SIZES, Mix, folder
 from tests.bench.measure import Watch, busy_seconds
 from tests.bench.script import QUALITY
-from tests.launcher import Service, table
 from tests.origin import ROOT
+from tests.service_process import Service, table
 
 LATENCY = 0.1
 SERVICE, SCRIPT, PILLOW = "imgsvc", "leanest script", "limit: Pillow alone"

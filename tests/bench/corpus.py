@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests import pictures
+from tests import sample_images
 
 SIZES = {"xs": (64, 64), "s": (500, 500), "m": (1200, 1200), "l": (2400, 1600)}
 DISTINCT = 60
@@ -66,15 +66,15 @@ def _extension(kind: str) -> str:
 def _make(job: tuple[str, int, Path]) -> None:
     kind, number, file = job
     extension = _extension(kind)
-    picture = pictures.photograph(number, *_size(kind))
+    picture = sample_images.photograph(number, *_size(kind))
     if number % 3 == 0:  # a third are products on white
         sheet = Image.new("RGB", picture.size, "white")
         inner = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
         sheet.paste(inner, (picture.width // 6, picture.height // 6))
         picture = sheet
     out = io.BytesIO()
-    options = {} if extension == "png" else {"quality": pictures.quality_of(number)}
-    picture.save(out, pictures.FORMATS[extension], **options)
+    options = {} if extension == "png" else {"quality": sample_images.quality_of(number)}
+    picture.save(out, sample_images.FORMATS[extension], **options)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_bytes(out.getvalue())

@@ -14,7 +14,7 @@ from imgsvc.table.reader import TableReader
 from tests.bench.compare import Origin
 from tests.bench.corpus import TINY, folder
 from tests.bench.measure import cpu_seconds
-from tests.launcher import Service, table
+from tests.service_process import Service, table
 
 USUAL = 1_000
 SIZES = {100: 5, USUAL: 9, 10_000: 3, 100_000: 1}

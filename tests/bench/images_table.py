@@ -23,11 +23,11 @@ from PIL import Image
 from skimage.color import deltaE_ciede2000, rgb2lab
 from skimage.metrics import structural_similarity
 
-from imgsvc.images import profiles
+from imgsvc.image_types import CompressedImage, CompressionSettings, OutputFormat
+from imgsvc.images import icc
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.pictures import Compressed, OutputFormat, Settings
-from tests.pictures import photograph
-from tests.saved import film, saved, shown
+from tests.image_assertions import film, saved, shown
+from tests.sample_images import photograph
 
 SIZES = {"s": (160, 120), "m": (320, 240), "l": (720, 540)}
 DURATIONS = [100, 40, 300, 70]
@@ -141,7 +141,7 @@ def printed(size: tuple[int, int]) -> Iterator[Case]:
 
 def profiled(size: tuple[int, int]) -> Iterator[Case]:
     wide = (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000)
-    profile = profiles.from_gamma(45_455, wide)
+    profile = icc.from_gamma(45_455, wide)
     for number in range(6):
         image = clean(280 + number, size)
         for form in ("JPEG", "PNG", "WEBP", "AVIF"):
@@ -229,8 +229,8 @@ def reduced(image: Image.Image, colours: int) -> Image.Image:
     return image.quantize(colours).convert("RGBA")
 
 
-def judge(case: Case, result: Compressed, row: Row) -> bool:
-    picture = result.picture
+def judge(case: Case, result: CompressedImage, row: Row) -> bool:
+    picture = result.info
     got = shown(result.data)
     if case.target == "jpeg" and picture.output_format == "jpeg":
         case.truth = case.truth[:1]
@@ -263,19 +263,19 @@ def alpha_gap(one: Image.Image, other: Image.Image) -> float:
 def measure(cases: Callable[[], Iterator[Case]], rows: dict[str, Row]) -> None:
     for case in cases():
         row = rows[case.group]
-        settings = Settings(format=OutputFormat(case.target))
+        settings = CompressionSettings(format=OutputFormat(case.target))
         result = compress_image(case.data, settings, 10**8)
         row.count += 1
-        row.kept += result.picture.kept
+        row.kept += result.info.kept
         row.bytes_in += len(case.data)
         row.bytes_out += len(result.data)
-        may_grow = result.picture.input_format in {"bmp", "tiff"}
+        may_grow = result.info.input_format in {"bmp", "tiff"}
         larger = len(result.data) > len(case.data) and not may_grow
         row.larger += larger
         right = judge(case, result, row) and not larger
         row.right += right
         if not right:
-            print(f"wrong: {case.group} → {case.target}: {result.picture} "
+            print(f"wrong: {case.group} → {case.target}: {result.info} "
                   f"{row.differences[-1:]} {row.likenesses[-1:]}", file=sys.stderr)  # fmt: skip
 
 

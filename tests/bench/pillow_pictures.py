@@ -21,9 +21,9 @@ import PIL
 import pillow_heif
 
 from imgsvc.errors import ImageError
+from imgsvc.image_types import CompressionSettings, OutputFormat
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.pictures import OutputFormat, Settings
-from tests.saved import opened
+from tests.image_assertions import opened
 
 MEMORY = 2 * 2**30
 LISTED = {"not_an_image", "unsupported_format", "too_many_pixels", "corrupt_image", "out_of_memory"}
@@ -43,16 +43,16 @@ def fetch(folder: Path) -> Path:
 def ending(data: bytes, form: OutputFormat) -> str:
     """How one file ends: `completed`, `kept`, an error's code, or what should not be."""
     try:
-        result = compress_image(data, Settings(format=form), 100_000_000)
+        result = compress_image(data, CompressionSettings(format=form), 100_000_000)
     except ImageError as error:
         return error.code.value if error.code in LISTED else f"UNLISTED {error}"
-    if opened(result.data).size != (result.picture.width, result.picture.height):
+    if opened(result.data).size != (result.info.width, result.info.height):
         turned = opened(result.data).getexif().get(0x0112, 1) > 4
         if not turned:
             return "WRONG SIZE"
-    if len(result.data) > len(data) and result.picture.input_format not in {"bmp", "tiff"}:
+    if len(result.data) > len(data) and result.info.input_format not in {"bmp", "tiff"}:
         return "LARGER"
-    return "kept" if result.picture.kept else "completed"
+    return "kept" if result.info.kept else "completed"
 
 
 def main() -> None:

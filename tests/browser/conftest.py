@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from tests.browser.visitor import Visitor
+from tests.browser.page_object import PageObject
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -26,7 +26,7 @@ PATIENCE_MS = 30_000
 """A busy machine may keep the browser waiting: how long decides no test."""
 expect.set_options(timeout=PATIENCE_MS)
 
-Visit = Callable[..., Visitor]
+Visit = Callable[..., PageObject]
 
 
 @pytest.fixture(scope="package")  # its event loop must not outlast the package
@@ -64,7 +64,7 @@ def visit(chromium: Browser) -> Iterator[Visit]:
         if url.scheme in {"http", "https"} and url.hostname not in {"127.0.0.1", "localhost"}:
             complaints.append(f"asked a foreign host: {request.url}")
 
-    def go(url: str, *, width: int = 1440, height: int = 900, scheme: str = "light") -> Visitor:
+    def go(url: str, *, width: int = 1440, height: int = 900, scheme: str = "light") -> PageObject:
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if scheme == "dark" else "light",
@@ -76,7 +76,7 @@ def visit(chromium: Browser) -> Iterator[Visit]:
         page.set_default_timeout(PATIENCE_MS)
         watch(page)
         page.goto(url)
-        return Visitor(page)
+        return PageObject(page)
 
     yield go
     for context in contexts:

@@ -6,17 +6,17 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit
-from tests.browser.visitor import Visitor
+from tests.browser.page_object import PageObject
 from tests.conftest import StartService
-from tests.launcher import Service, table
 from tests.origin import Origin, Reply
+from tests.service_process import Service, table
 
 pytestmark = pytest.mark.external
 
 LOOKS = [(width, scheme) for width in (360, 768, 1440) for scheme in ("light", "dark")]
 
 
-def assert_fine(visitor: Visitor, state: str) -> None:
+def assert_fine(visitor: PageObject, state: str) -> None:
     assert (state, visitor.violations()) == (state, [])
     assert (state, visitor.too_wide()) == (state, 0)
 

@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Visit
 from tests.conftest import StartService
-from tests.launcher import Service
+from tests.service_process import Service
 
 pytestmark = pytest.mark.external
 

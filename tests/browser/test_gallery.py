@@ -8,9 +8,9 @@ import pytest
 from playwright.sync_api import APIResponse, Route, expect
 
 from tests.browser.conftest import Visit
-from tests.browser.visitor import with_a_failure
-from tests.launcher import Service, table
+from tests.browser.page_object import with_a_failure
 from tests.origin import Origin, Reply
+from tests.service_process import Service, table
 
 pytestmark = pytest.mark.external
 

@@ -12,10 +12,10 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Visit
-from tests.browser.visitor import with_a_failure
+from tests.browser.page_object import with_a_failure
 from tests.conftest import StartService
-from tests.launcher import Service, table
 from tests.origin import Origin, Reply
+from tests.service_process import Service, table
 
 pytestmark = pytest.mark.external
 
@@ -102,13 +102,13 @@ def test_what_stands_before_the_header_moves_no_row(
         b"a;https://shop.example/1.jpg;Lamp\r\n"
         b"b;ftp://shop.example/2.jpg;Shelf\r\n"
     )
-    faults = visitor.page.locator(".faults")
-    expect(faults.locator("thead th").nth(4)).to_have_text("Product Name")
-    expect(faults.locator("tbody th")).to_have_text(row)
-    expect(faults.locator("tbody td").last).to_have_text("Shelf")
-    expect(faults.locator("mark")).to_have_text("ftp://shop.example/2.jpg")
+    errors = visitor.page.locator(".faults")
+    expect(errors.locator("thead th").nth(4)).to_have_text("Product Name")
+    expect(errors.locator("tbody th")).to_have_text(row)
+    expect(errors.locator("tbody td").last).to_have_text("Shelf")
+    expect(errors.locator("mark")).to_have_text("ftp://shop.example/2.jpg")
     visitor.choose(before + b"Name;Where\r\na;b\r\n")
-    expect(faults.locator(".whole-file li")).to_have_count(1)
+    expect(errors.locator(".whole-file li")).to_have_count(1)
 
 
 def test_columns_that_hold_nothing_are_not_shown(visit: Visit, service: Service) -> None:
@@ -121,12 +121,12 @@ def test_columns_that_hold_nothing_are_not_shown(visit: Visit, service: Service)
         b"red,Lamp,ftp://shop.example/1.jpg" + b"," * columns + b"\r\n"
         b"oak,,https://shop.example/2.jpg" + b"," * columns + b"\r\n"
     )
-    faults = visitor.page.locator(".faults")
-    expect(faults.locator("thead th")).to_have_count(5)
-    expect(faults.locator("td.faulty")).to_have_text(["ftp://shop.example/1.jpg", "empty"])
+    errors = visitor.page.locator(".faults")
+    expect(errors.locator("thead th")).to_have_count(5)
+    expect(errors.locator("td.faulty")).to_have_text(["ftp://shop.example/1.jpg", "empty"])
     visitor.choose(f"Product Name,Input Image Urls\r\nLamp,{urls},ftp://x/y\r\n".encode())
-    expect(faults.locator("mark")).to_have_text("ftp://x/y")
-    expect(faults.locator("thead th")).to_have_count(2 + 40 + 1)
+    expect(errors.locator("mark")).to_have_text("ftp://x/y")
+    expect(errors.locator("thead th")).to_have_count(2 + 40 + 1)
 
 
 def test_a_whole_file_fault_is_said(visit: Visit, service: Service) -> None:

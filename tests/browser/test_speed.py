@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser.conftest import Visit
-from tests.launcher import Service, table
 from tests.origin import Origin, Reply
+from tests.service_process import Service, table
 
 pytestmark = pytest.mark.external
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tests.bench.corpus import MIXES
 from tests.bench.corpus import folder as corpus
-from tests.launcher import Service, table
 from tests.origin import ROOT, Origin
+from tests.service_process import Service, table
 from tests.soak.endless import HOSTS
 from tests.soak.watch import Peak
 

@@ -11,8 +11,8 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.launcher import Service, table
 from tests.origin import Origin
+from tests.service_process import Service, table
 from tests.soak.watch import Peak, resident
 
 MB = 1_000_000

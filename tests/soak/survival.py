@@ -11,9 +11,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.launcher import Service, table
-from tests.origin import Origin, wait_until
+from tests.origin import Origin
+from tests.service_process import Service, table
 from tests.soak.watch import children, is_worker
+from tests.waiting import block_until
 
 KILLS = 100
 REQUESTS = 20
@@ -122,16 +123,16 @@ def full_disk(folder: Path) -> list[str]:
         rows = [(n, f"P{n}", origin.photo(n, query="?w=500&h=500")) for n in range(300)]
         request_id = service.upload(table(rows))
         ballast = mount / "ballast"
-        wait_until(lambda: service.status(request_id)["progress"]["completed"] > 10, 60, "a start")
+        block_until(lambda: service.status(request_id)["progress"]["completed"] > 10, "a start", 60)
         with ballast.open("wb") as file:
             while shutil.disk_usage(mount).free > 1_500_000:
                 file.write(b"x" * 100_000)
                 file.flush()
-        wait_until(lambda: service.get("/health/ready").status == 503, 30, "not ready")
+        block_until(lambda: service.get("/health/ready").status == 503, "not ready", 30)
         refused = service.post("/processImages", table(rows))
         stuck = service.status(request_id, "?products=false")["progress"]
         ballast.unlink()
-        wait_until(lambda: service.get("/health/ready").status == 200, 30, "ready again")
+        block_until(lambda: service.get("/health/ready").status == 200, "ready again", 30)
         status = service.finished(request_id, 120)
         print(f"full: upload answered {refused.status}, {stuck}; freed: {status['progress']}")
         problems = [] if status["status"] == "completed" else [f"{status['failures']}"]

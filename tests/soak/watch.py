@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.launcher import Service
+from tests.service_process import Service
 
 
 def children(service: Service) -> list[psutil.Process]:

@@ -1,0 +1,219 @@
+"""Rows ↔ models: the one place that knows how values are written down."""
+
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
+from imgsvc.image_types import (
+    EXTENSIONS,
+    CompressionSettings,
+    ImageInfo,
+    OutputFormat,
+    Quality,
+    StoredFile,
+)
+from imgsvc.models import (
+    ColumnRole,
+    Columns,
+    DeliveryState,
+    FailureCount,
+    ImageRow,
+    ImageStatus,
+    Progress,
+    Request,
+    RequestOptions,
+)
+
+SHOWN_FAILURES = 100
+"""Of the counts of failures by host and code, so many are shown: the largest."""
+
+IMAGE_INFO_COLUMNS = (
+    "f.input_bytes, f.output_bytes, f.width, f.height, f.input_format, f.output_format, "
+    "f.source_quality, f.quality, f.kept"
+)
+"""The columns of `image_info`, from files f."""
+
+IMAGE_COLUMNS = "i.url, i.status, i.attempts, i.token, i.error_code, i.error_message"
+"""The columns of `image_row`, from images i; those of `IMAGE_INFO_COLUMNS` follow."""
+
+_PLAIN = (
+    "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
+    "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
+    "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
+    "r.measured_since, r.measured_done"
+)
+_FAILURES = f"""(
+  SELECT json_group_array(json_array(host, code, count)) FROM (
+    SELECT host, code, count FROM failures WHERE request_key = r.key
+    ORDER BY count DESC LIMIT {SHOWN_FAILURES}))"""
+_FROM = "FROM requests r LEFT JOIN deliveries d ON d.request_key = r.key"
+
+REQUESTS = f"SELECT {_PLAIN}, NULL, NULL {_FROM} "
+"""Requests for a list, without their columns and failures; conditions follow."""
+WHOLE_REQUESTS = f"SELECT {_PLAIN}, h.columns, {_FAILURES} {_FROM} JOIN request_columns h ON h.request_key = r.key "
+"""Requests with all that belongs to them; conditions follow."""
+
+
+def request(row: Sequence[Any]) -> Request:
+    """Read a row of `REQUESTS` or `WHOLE_REQUESTS`."""
+    (key, request_id, created_at, started_at, finished_at, version, products) = row[:7]
+    (input_bytes, output_bytes, settings, webhook_url) = row[12:16]
+    return Request(
+        key=key,
+        request_id=request_id,
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        version=version,
+        products=products,
+        progress=Progress(*row[7:12]),
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
+        columns=Columns((), (), ()) if row[22] is None else columns_from(row[22]),
+        options=RequestOptions(settings_from(settings), webhook_url),
+        webhook=_webhook(webhook_url, row[16:20]),
+        failures=_failures(row[23]),
+        measured_since=row[20],
+        measured_done=row[21],
+    )
+
+
+def _webhook(url: str | None, delivery: Sequence[Any]) -> DeliveryState | None:
+    if url is None:
+        return None
+    if delivery[0] is None:
+        return DeliveryState(url, "pending", 0, None)
+    return DeliveryState(*delivery)
+
+
+def _failures(text: str | None) -> tuple[FailureCount, ...]:
+    return tuple(
+        FailureCount(host, ImageErrorCode(code), count)
+        for host, code, count in json.loads(text or "[]")
+    )
+
+
+def find_request(c: sqlite3.Connection, request_id: str) -> Request:
+    """Give a visible request; raise `ProblemError` NOT_FOUND."""
+    return request(_find(c, WHOLE_REQUESTS, request_id))
+
+
+def find(c: sqlite3.Connection, columns: str, request_id: str) -> tuple[Any, ...]:
+    """Give columns of a visible request; raise `ProblemError` NOT_FOUND."""
+    return _find(c, f"SELECT {columns} FROM requests r ", request_id)
+
+
+def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...]:
+    row: tuple[Any, ...] | None = None
+    if request_id.isascii():  # what is not may not even be encodable
+        row = c.execute(
+            select + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
+        ).fetchone()
+    if row is None:
+        raise ProblemError(
+            ProblemCode.NOT_FOUND,
+            "There is no request with this id. It may have been deleted, or the id is incomplete.",
+        )
+    return row
+
+
+def request_of(c: sqlite3.Connection, request_key: int) -> Request:
+    """Give a request that is known to be there."""
+    return request(c.execute(WHOLE_REQUESTS + "WHERE r.key = ?", (request_key,)).fetchone())
+
+
+def waiting_images(c: sqlite3.Connection) -> int:
+    """Count the images that are not done, from the requests' counters."""
+    count: int = c.execute(
+        "SELECT coalesce(sum(pending + processing), 0) FROM requests INDEXED BY requests_unfinished "
+        "WHERE stage = 'accepted' AND finished_at IS NULL"
+    ).fetchone()[0]
+    return count
+
+
+def columns_text(columns: Columns) -> str:
+    return json.dumps([columns.names, columns.roles, columns.extra_positions], ensure_ascii=False)
+
+
+def columns_from(text: str) -> Columns:
+    names, roles, extra_positions = json.loads(text)
+    return Columns(tuple(names), tuple(map(ColumnRole, roles)), tuple(extra_positions))
+
+
+@lru_cache(maxsize=256)
+def settings_from(text: str) -> CompressionSettings:
+    """Read what `str(settings)` wrote."""
+    quality, output_format, *progressive = text.split()
+    return CompressionSettings(
+        Quality.parse(quality), OutputFormat(output_format), bool(progressive)
+    )
+
+
+def storable(text: str) -> str:
+    """Give a text from outside as one that can be stored: lone surrogates cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def extra_text(extra: Sequence[str]) -> str:
+    """Write down `Product.extra`, without the empty cells at its end; nothing where all are empty."""
+    end = len(extra)
+    while end and not extra[end - 1]:
+        end -= 1
+    return json.dumps(extra[:end], ensure_ascii=False) if end else ""
+
+
+def extra_from(text: str | None, extra_positions: Sequence[int]) -> tuple[str, ...]:
+    """Read the cells that stand at these places."""
+    cells = json.loads(text) if text else ()
+    return tuple([cells[place] if place < len(cells) else "" for place in extra_positions])
+
+
+def image_info(row: Sequence[Any]) -> ImageInfo:
+    """Read the columns `IMAGE_INFO_COLUMNS`."""
+    values: list[Any] = [*row[:8], bool(row[8])]
+    return ImageInfo(*values)
+
+
+def image_info_values(image_info: ImageInfo) -> tuple[object, ...]:
+    """Give the values of the columns `IMAGE_INFO_COLUMNS`."""
+    return (
+        image_info.input_bytes,
+        image_info.output_bytes,
+        image_info.width,
+        image_info.height,
+        image_info.input_format,
+        image_info.output_format,
+        image_info.source_quality,
+        image_info.quality,
+        image_info.kept,
+    )
+
+
+def stored_file(row: Sequence[Any]) -> StoredFile:
+    """Read a file's name and the columns `IMAGE_INFO_COLUMNS`."""
+    return StoredFile(row[0], image_info(row[1:]))
+
+
+def image_row(row: Sequence[Any]) -> ImageRow:
+    """Read the columns `IMAGE_COLUMNS` and `IMAGE_INFO_COLUMNS`."""
+    url, status, attempts, token, error_code, error_message = row[:6]
+    if status == ImageStatus.COMPLETED:
+        shown = image_info(row[6:])
+        return ImageRow(url, ImageStatus.COMPLETED, attempts, public_name(token, shown), shown)
+    code = None if error_code is None else ImageErrorCode(error_code)
+    return ImageRow(
+        url, ImageStatus(status), attempts, error_code=code, error_message=error_message
+    )
+
+
+def public_name(token: bytes, image_info: ImageInfo) -> str:
+    """Give the last part of an image's public URL."""
+    return f"{token.hex()}.{EXTENSIONS[image_info.output_format]}"

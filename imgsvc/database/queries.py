@@ -1,0 +1,187 @@
+"""What is read: requests, their rows, and stored files, each answer from one snapshot."""
+
+# Only fixed text of this package is put into SQL; values are always bound.
+# ruff: noqa: S608
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+import sqlite3
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from imgsvc.database import mappers, product_queries
+from imgsvc.database.connection import Database
+from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.image_types import StoredFile
+from imgsvc.models import ProductRow, Request, RequestStatus
+
+T = TypeVar("T")
+Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
+
+_POSITION = struct.Struct(">dq")
+_NEWEST = (2.0**62, 0)
+"""A place in a list: when a request was accepted, and its key; this one is before all."""
+_FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What is under way in all: unfinished requests, their images that are not done, and webhooks."""
+
+    requests: int
+    pending: int
+    processing: int
+    webhooks: int
+
+
+class Snapshot:
+    """One request as of one moment."""
+
+    def __init__(self, read: Read[list[ProductRow]], request: Request) -> None:
+        self._read = read
+        self.request = request
+
+    async def products(self, offset: int, limit: int) -> list[ProductRow]:
+        """Give rows from number `offset` on, in the input's order: `limit`, or fewer where they are
+        large, and none only where there are no more."""
+        return await self._page(product_queries.page, offset, limit)
+
+    async def pages(
+        self, size: int = 500, *, only_failed: bool = False
+    ) -> AsyncIterator[list[ProductRow]]:
+        """Give all rows, in the input's order, `size` at a time, or fewer where they are large.
+
+        `only_failed`: the rows that have failed images, with just those.
+        """
+        read = product_queries.failed_page if only_failed else product_queries.page
+        page = await self._page(read, 0, size)
+        while page:
+            yield page
+            page = await self._page(read, page[-1].number + 1, size)
+
+    async def _page(
+        self,
+        read: Callable[[sqlite3.Connection, int, Sequence[int], int, int], list[ProductRow]],
+        first: int,
+        size: int,
+    ) -> list[ProductRow]:
+        key, extra_positions = self.request.key, self.request.columns.extra_positions
+        return await self._read(lambda c: read(c, key, extra_positions, first, size))
+
+
+class Queries:
+    """Answers questions, beside the writer."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def request(self, request_id: str) -> Request:
+        """Give a request; raise `ProblemError` NOT_FOUND."""
+        return await self._database.read(lambda c: mappers.find_request(c, request_id))
+
+    async def version(self, request_id: str) -> tuple[int, bool]:
+        """Give a request's version and whether it has finished; raise `ProblemError` NOT_FOUND."""
+
+        def work(c: sqlite3.Connection) -> tuple[int, bool]:
+            version, finished = mappers.find(c, "version, finished_at IS NOT NULL", request_id)
+            return version, bool(finished)
+
+        return await self._database.read(work)
+
+    @asynccontextmanager
+    async def open(self, request_id: str) -> AsyncIterator[Snapshot]:
+        """Hold a snapshot of a request, to read its rows; raise `ProblemError` NOT_FOUND.
+
+        The WAL cannot be cut back as long as it is held: never wait for a client within.
+        """
+        async with self._database.snapshot() as read:
+            request: Request = await read(lambda c: mappers.find_request(c, request_id))
+            yield Snapshot(read, request)
+
+    async def list_requests(
+        self, status: RequestStatus | None = None, limit: int = 100, cursor: str | None = None
+    ) -> tuple[list[Request], str | None]:
+        """Give requests, newest first, and the cursor for those after them.
+
+        They come without their columns and failures. Raises `ProblemError` INVALID_OPTION for a cursor
+        that is none of ours.
+        """
+        created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)
+        which, index = "", "requests_newest"
+        if status is not None:
+            which, index = "AND r.status = :status", "requests_by_status"
+        sql = mappers.REQUESTS.replace("FROM requests r", f"FROM requests r INDEXED BY {index}")
+        values = {"status": status, "created_at": created_at, "key": key, "limit": limit + 1}
+
+        def work(c: sqlite3.Connection) -> list[Request]:
+            found = c.execute(
+                f"{sql} WHERE r.stage = 'accepted' {which} "
+                "AND (r.created_at, r.key) < (:created_at, :key) "
+                "ORDER BY r.created_at DESC, r.key DESC LIMIT :limit",
+                values,
+            )
+            return [mappers.request(row) for row in found]
+
+        requests = await self._database.read(work)
+        more = len(requests) > limit
+        requests = requests[:limit]
+        return requests, _cursor(requests[-1]) if more and requests else None
+
+    async def public_file(self, file: str) -> StoredFile | None:
+        """Give the stored file behind a public name, `TOKEN.EXT`; None for one that is not known."""
+        match = _FILE.fullmatch(file)
+        if match is None:
+            return None
+
+        def work(c: sqlite3.Connection) -> StoredFile | None:
+            row = c.execute(
+                f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} "
+                "FROM images i INDEXED BY images_public "
+                "JOIN files f ON f.key = i.file_key JOIN requests r ON r.key = i.request_key "
+                "WHERE i.token = ? AND i.status = 'completed' AND r.stage = 'accepted'",
+                (bytes.fromhex(match[1]),),
+            ).fetchone()
+            return None if row is None else mappers.stored_file(row)
+
+        stored = await self._database.read(work)
+        return stored if stored is not None and stored.name.endswith(f".{match[2]}") else None
+
+    async def counts(self) -> Counts:
+        """Count what is under way."""
+
+        def work(c: sqlite3.Connection) -> Counts:
+            row = c.execute(
+                "SELECT count(*), coalesce(sum(pending), 0), coalesce(sum(processing), 0), "
+                "(SELECT count(*) FROM deliveries WHERE status = 'pending') "
+                "FROM requests INDEXED BY requests_unfinished "
+                "WHERE stage = 'accepted' AND finished_at IS NULL"
+            ).fetchone()
+            return Counts(*row)
+
+        return await self._database.read(work)
+
+
+def _cursor(request: Request) -> str:
+    position = _POSITION.pack(request.created_at, request.key)
+    return base64.urlsafe_b64encode(position).rstrip(b"=").decode()
+
+
+def _read_cursor(cursor: str) -> tuple[float, int]:
+    try:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{22}", cursor):
+            raise ValueError
+        created_at, key = _POSITION.unpack(base64.urlsafe_b64decode(cursor + "=="))
+        if not math.isfinite(created_at):
+            raise ValueError
+    except (ValueError, struct.error):
+        raise ProblemError(
+            ProblemCode.INVALID_OPTION,
+            "`cursor` must be a `nextCursor` that an earlier answer gave, unchanged.",
+        ) from None
+    return created_at, key

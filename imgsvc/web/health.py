@@ -1,0 +1,55 @@
+"""For whoever runs the service: is it well, and what does it do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from imgsvc.errors import ProblemCode
+from imgsvc.processing.health import Health, ServiceState
+from imgsvc.web.problems import HttpProblemError
+from imgsvc.web.responses import json_response
+
+
+class HealthHandler:
+    """Answers supervisors and Prometheus."""
+
+    def __init__(self, health: Callable[[], Health], metrics: CollectorRegistry) -> None:
+        self._health = health
+        self._metrics = metrics
+
+    async def live(self, _: web.Request) -> web.Response:
+        """`GET /health/live`: that this answers is the answer."""
+        return json_response({"status": "ok"})
+
+    async def ready(self, _: web.Request) -> web.Response:
+        """`GET /health/ready`"""
+        health = self._health()
+        if not health.ready:
+            reasons = list(health.reasons)
+            if health.state is not ServiceState.RUNNING:
+                reasons.insert(0, f"the service is {health.state}")
+            raise HttpProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"The service is not ready: {', '.join(reasons)}.",
+                retry_after=2,
+            )
+        return json_response({"status": "ok"})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        """`GET /metrics`"""
+        headers = {"Content-Type": CONTENT_TYPE_LATEST}
+        return web.Response(body=generate_latest(self._metrics), headers=headers)
+
+    def refuse_unless_running(self) -> None:
+        """Raise `ProblemError` while the service starts or stops."""
+        state = self._health().state
+        if state is not ServiceState.RUNNING:
+            raise HttpProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"The service is {state}. Try again in a moment.",
+                retry_after=2 if state is ServiceState.STARTING else 5,
+            )

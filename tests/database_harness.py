@@ -1,0 +1,204 @@
+"""What the database's tests share: tables to stage, and an audit of everything that must agree."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from imgsvc.database.connection import Database
+from imgsvc.database.job_store import JobStore
+from imgsvc.database.queries import Queries
+from imgsvc.database.request_store import RequestStore
+from imgsvc.database.webhook_store import WebhookStore
+from imgsvc.image_types import CompressionSettings, ImageInfo
+from imgsvc.models import (
+    Claim,
+    ColumnRole,
+    Columns,
+    Completed,
+    ImageStatus,
+    ImageUrl,
+    Product,
+    Progress,
+    Request,
+    RequestOptions,
+)
+
+COLUMNS = Columns(
+    ("S. No.", "Product Name", "Input Image Urls", "Colour"),
+    (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.URLS, ColumnRole.EXTRA),
+    (0,),
+)
+IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
+
+
+class DatabaseHarness:
+    """A database with all that works on it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.uploads = RequestStore(database)
+        self.work = JobStore(database, lambda request: f"about {request.request_id}")
+        self.snapshots = Queries(database)
+        self.deliveries = WebhookStore(database)
+
+    async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
+        """Stage rows, each a list of URLs; give the request's key."""
+        key = await self.uploads.begin()
+        products = [product(number, urls) for number, urls in enumerate(rows)]
+        for start in range(0, len(products), size):
+            await self.uploads.stage(key, products[start : start + size])
+        return key
+
+    async def accept(
+        self,
+        rows: Iterable[Sequence[str]],
+        *,
+        webhook: str | None = None,
+        settings: CompressionSettings | None = None,
+    ) -> Request:
+        options = RequestOptions(settings or CompressionSettings(), webhook)
+        return await self.uploads.accept(
+            await self.stage(rows), COLUMNS, options, max_waiting=10**9
+        )
+
+    async def claim(self, limit: int = 100, room: int = 100, now: float = 1e12) -> list[Claim]:
+        return await self.work.claim(limit, lambda _: room, now)
+
+    async def complete(self, claims: Iterable[Claim]) -> list[Completed]:
+        outcomes = [completed(claim) for claim in claims]
+        await self.work.finish(outcomes)
+        return outcomes
+
+
+@asynccontextmanager
+async def open_database(folder: Path) -> AsyncIterator[DatabaseHarness]:
+    """Open the database in a folder, and hold its books to account at the end."""
+    database = await Database.open(folder / "imgsvc.db")
+    try:
+        yield DatabaseHarness(database)
+        await database.read(audit)
+    finally:
+        await database.close()
+
+
+def product(number: int, urls: Sequence[str]) -> Product:
+    return Product(
+        row=number + 2,
+        serial_number=str(number + 1),
+        name=f"Product {number}",
+        images=tuple(image_url(url) for url in urls),
+        extra=(f"colour {number}",),
+    )
+
+
+def image_url(given: str) -> ImageUrl:
+    fetched = given.replace(" ", "%20")
+    scheme, _, rest = fetched.partition("://")
+    host = rest.partition("/")[0]
+    port = "" if ":" in host else ":443" if scheme == "https" else ":80"
+    return ImageUrl(given, fetched, f"{scheme}://{host}{port}")
+
+
+def completed(claim: Claim, source: str | None = None) -> Completed:
+    """Say that a claim's image is stored; its source is one of a kind unless named."""
+    digest = (source or claim.token).encode().rjust(32, b".")[:32]
+    return Completed(claim, digest, f"{claim.token}.jpg", IMAGE_INFO)
+
+
+def audit(c: sqlite3.Connection) -> None:
+    """Hold the books to account: whatever is written in two places agrees."""
+    assert c.execute("PRAGMA foreign_key_check").fetchall() == []
+    for row in c.execute(
+        "SELECT key, stage, status, finished_at, retrying, pending, processing, completed, failed, "
+        "cancelled, products, input_bytes, output_bytes, started_at FROM requests"
+    ).fetchall():
+        key, stage, status, finished_at, retrying = row[:5]
+        if stage == "deleting":
+            continue
+        progress = Progress(*row[5:10])
+        _audit_counters(c, key, progress, row[10:13])
+        assert status == progress.status
+        if stage == "accepted":
+            assert (finished_at is not None) == (progress.finished and not retrying)
+            assert row[13] is not None or not progress.processing
+        _audit_failures(c, key, progress)
+        _audit_delivery(c, key, finished_at is not None)
+    _audit_images(c)
+    _audit_files(c)
+
+
+def _audit_counters(
+    c: sqlite3.Connection, key: int, progress: Progress, totals: Sequence[int]
+) -> None:
+    counted: Counter[str] = Counter(
+        dict(
+            c.execute(
+                "SELECT status, count(*) FROM images WHERE request_key = ? GROUP BY 1", (key,)
+            )
+        )
+    )
+    assert progress == Progress(**{str(status): counted[status] for status in ImageStatus})
+    products, images = c.execute(
+        "SELECT count(*), coalesce(sum(image_count), 0) FROM products WHERE request_key = ?", (key,)
+    ).fetchone()
+    sizes = c.execute(
+        "SELECT coalesce(sum(f.input_bytes), 0), coalesce(sum(f.output_bytes), 0) "
+        "FROM images i JOIN files f ON f.key = i.file_key WHERE i.request_key = ?",
+        (key,),
+    ).fetchone()
+    assert tuple(totals) == (products, *sizes)
+    assert images == progress.total
+    numbers = [n for (n,) in c.execute("SELECT number FROM images WHERE request_key = ?", (key,))]
+    assert numbers == list(range(len(numbers)))
+
+
+def _audit_failures(c: sqlite3.Connection, key: int, progress: Progress) -> None:
+    (count,) = c.execute(
+        "SELECT coalesce(sum(count), 0) FROM failures WHERE request_key = ?", (key,)
+    ).fetchone()
+    assert count == progress.failed
+    assert c.execute("SELECT count(*) FROM failures WHERE count <= 0").fetchone() == (0,)
+
+
+def _audit_delivery(c: sqlite3.Connection, key: int, finished: bool) -> None:
+    (webhook,) = c.execute("SELECT webhook_url FROM requests WHERE key = ?", (key,)).fetchone()
+    (count,) = c.execute("SELECT count(*) FROM deliveries WHERE request_key = ?", (key,)).fetchone()
+    assert count == (webhook is not None and finished)
+
+
+def _audit_images(c: sqlite3.Connection) -> None:
+    states = c.execute(
+        "SELECT DISTINCT status, token IS NOT NULL, file_key IS NOT NULL, error_code IS NOT NULL, "
+        "error_message IS NOT NULL FROM images"
+    ).fetchall()
+    legal = {
+        ("pending", 0, 0, 0, 0),
+        ("processing", 1, 0, 0, 0),
+        ("processing", 0, 0, 0, 0),  # the other places of a URL
+        ("completed", 1, 1, 0, 0),
+        ("failed", 0, 0, 1, 1),
+        ("cancelled", 0, 0, 0, 0),
+    }
+    assert set(states) <= legal
+    (nameless,) = c.execute(
+        "SELECT count(*) FROM images JOIN requests ON key = request_key "
+        "WHERE images.status = 'processing' AND token IS NULL AND duplicate_urls = 0"
+    ).fetchone()
+    assert nameless == 0
+    tokens = [t for (t,) in c.execute("SELECT token FROM images WHERE token IS NOT NULL")]
+    assert len(set(tokens)) == len(tokens)
+
+
+def _audit_files(c: sqlite3.Connection) -> None:
+    files = {key for (key,) in c.execute("SELECT key FROM files")}
+    used = {key for (key,) in c.execute("SELECT DISTINCT file_key FROM images")} - {None}
+    assert used == files
+    names = [
+        name
+        for (name,) in c.execute("SELECT name FROM files UNION ALL SELECT * FROM pending_deletions")
+    ]
+    assert len(set(names)) == len(names)

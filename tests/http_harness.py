@@ -1,0 +1,163 @@
+"""The HTTP layer over a real service that fetches nothing: tests move its images along by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from imgsvc.config import Config
+from imgsvc.database.connection import Database
+from imgsvc.database.job_store import JobStore
+from imgsvc.errors import ImageErrorCode
+from imgsvc.image_types import ImageInfo
+from imgsvc.models import Claim, Completed, Failed
+from imgsvc.processing.health import ServiceState
+from imgsvc.service import DATABASE, Service
+from imgsvc.web.app import create_app
+from imgsvc.web.server import Runner
+from tests.service_process import table
+
+ROWS = ((1, "Lamp, desk", ["http://a.example/w_1,h_1/1.jpg", "http://b.example/2.jpg"], "red"),)
+HEADER = ("S. No.", "Product Name", "Input Image Urls", "Colour")
+
+
+def body_of(rows: Sequence[Sequence[object]] = ROWS) -> bytes:
+    return table(rows, HEADER)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def problem(self) -> Any:
+        """The problem report, once it is known to be one."""
+        assert self.headers["Content-Type"] == "application/problem+json", self.body
+        problem = self.json()
+        assert problem["status"] == self.status
+        assert {"type", "title", "detail"} <= problem.keys()
+        return problem
+
+
+class HttpHarness:
+    """A service and where it listens."""
+
+    def __init__(self, service: Service, port: int, session: aiohttp.ClientSession) -> None:
+        self.service = service
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self._session = session
+        self.work: JobStore = service._work
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        if isinstance(body, bytes):
+            body = io.BytesIO(body)
+        async with self._session.request(
+            method, self.url + path, data=body, headers=headers, allow_redirects=False
+        ) as answer:
+            return Answer(answer.status, answer.headers, await answer.read())
+
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        return await self.call("GET", path, headers=headers)
+
+    async def post(
+        self, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        return await self.call("POST", path, body, headers)
+
+    async def upload(self, rows: Sequence[Sequence[object]] = ROWS, query: str = "") -> str:
+        """Upload rows that are to be accepted; give the request's id."""
+        answer = await self.post(
+            f"/processImages{query}", body_of(rows), {"Content-Type": "text/csv"}
+        )
+        assert answer.status == 201, answer.body
+        return str(answer.json()["requestId"])
+
+    async def claim(self, limit: int = 1_000) -> list[Claim]:
+        return await self.work.claim(limit, lambda _: limit, time.time())
+
+    async def complete(self, claims: Sequence[Claim], data: bytes = b"x" * 400) -> None:
+        """Store an output for each claim, as the pipeline does."""
+        info = ImageInfo(1_000, len(data), 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
+        for claim in claims:
+            await self.service.files.put(f"{claim.token}.jpg", data)
+        done = [
+            Completed(claim, claim.token.encode(), f"{claim.token}.jpg", info) for claim in claims
+        ]
+        result = await self.work.finish(done)
+        self.service.events.mark_changed(result.changed_requests)
+
+    async def fail(self, claims: Sequence[Claim], message: str = "404 Not Found") -> None:
+        failed = [Failed(claim, 1, ImageErrorCode.HTTP_STATUS, message) for claim in claims]
+        result = await self.work.finish(failed)
+        self.service.events.mark_changed(result.changed_requests)
+
+    async def raw(self, *pieces: bytes) -> bytes:
+        """Send bytes as they are, and give what comes back until the connection is closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+            return await reader.read()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def open_http(folder: Path, **sections: Mapping[str, object]) -> AsyncIterator[HttpHarness]:
+    """Serve with settings: `open_http(tmp_path, server={"api_keys": ["k"]})`."""
+    settings: dict[str, Any] = {
+        "storage": {"data_dir": folder / "data", "min_free_bytes": 0},
+        "compress": {"workers": 1},
+    }
+    for section, keys in sections.items():
+        settings[section] = {**settings.get(section, {}), **keys}
+    config = Config.model_validate(settings)
+    config.storage.data_dir.mkdir(exist_ok=True)
+    database = await Database.open(config.storage.data_dir / DATABASE)
+    service = Service(config, database)
+    parts = (service.events.publish(), service.monitor.watch())
+    tasks = [asyncio.create_task(part) for part in parts]
+    service.monitor.state = ServiceState.RUNNING
+    runner = Runner(create_app(service.parts), access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        timeout = aiohttp.ClientTimeout(total=60)
+        async with aiohttp.ClientSession(
+            auto_decompress=False, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            yield HttpHarness(service, runner.addresses[0][1], session)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.stop()
+        await runner.cleanup()
+        await service.close()
+        await database.close()

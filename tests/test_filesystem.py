@@ -1,0 +1,316 @@
+"""Stored outputs, on real file systems."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import gc
+import os
+import resource
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.storage.filesystem import FilesystemStore, StorageFullError, any_output, output_path
+from tests.origin import ROOT
+
+NAME = "0123456789abcdef0123456789abcdef01.jpg"
+OTHER = "fedcba9876543210fedcba9876543210fe.jpg"
+"""One that lies in another folder."""
+
+
+def new_name(extension: str = "jpg") -> str:
+    return f"{secrets.token_hex(17)}.{extension}"
+
+
+def names_below(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+async def files(tmp_path: Path) -> AsyncIterator[FilesystemStore]:
+    files = FilesystemStore(tmp_path)
+    yield files
+    await files.close()
+
+
+def test_where_outputs_lie(tmp_path: Path) -> None:
+    for name in (NAME, "0123456789abcdef0123456789abcdef.jpg"):  # the other from version 1.0
+        assert output_path(tmp_path, name) == tmp_path / "outputs" / "01" / name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "lock",
+        "../../etc/passwd",
+        NAME[:-4],
+        NAME + "\n",
+        NAME + ".tmp",
+        NAME[1:],
+        "x" + NAME[1:],
+        NAME.upper(),
+        NAME.replace(".jpg", ".exe"),
+        NAME.replace(".jpg", "/jpg"),
+        "../" + NAME,
+    ],
+)
+def test_no_other_name_has_a_place(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not the name of an output"):
+        output_path(tmp_path, name)
+
+
+@given(st.text())
+def test_no_name_leaves_the_folder(name: str) -> None:
+    try:
+        path = output_path(Path("/data"), name)
+    except ValueError:
+        return
+    assert path.is_relative_to("/data/outputs")
+    assert ".." not in path.parts
+
+
+async def test_what_was_put_is_there_whole(files: FilesystemStore) -> None:
+    stored = {new_name("png"): secrets.token_bytes(1 + 5_000 * i) for i in range(100)}
+    await asyncio.gather(*(files.put(name, data) for name, data in stored.items()))
+    for name, data in stored.items():
+        assert files.path(name).read_bytes() == data
+
+
+async def test_nothing_but_outputs_is_left(files: FilesystemStore, tmp_path: Path) -> None:
+    assert not any_output(tmp_path)
+    await files.put(NAME, b"x")
+    assert any_output(tmp_path)
+    assert names_below(tmp_path) == {f"outputs/01/{NAME}"}
+    assert files.path(NAME).stat().st_mode & 0o777 == 0o600
+    assert files.path(NAME).parent.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_put_that_is_cancelled_leaves_nothing(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
+    kept = [new_name() for _ in range(40)]
+    dropped = [new_name() for _ in range(40)]
+    puts = {name: asyncio.create_task(files.put(name, bytes(50_000))) for name in kept + dropped}
+    for i, name in enumerate(dropped):
+        if i % 10 == 0:
+            await asyncio.sleep(0)
+        puts[name].cancel()
+    await asyncio.gather(*puts.values(), return_exceptions=True)
+    await files.close()
+    assert names_below(tmp_path) == {f"outputs/{name[:2]}/{name}" for name in kept}
+
+
+async def test_a_put_that_is_cancelled_after_the_file_was_moved_leaves_nothing(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
+    put = asyncio.create_task(files.put(NAME, bytes(10)))
+    while not files.path(NAME).exists():  # noqa: ASYNC110 - a thread moves it
+        await asyncio.sleep(0)
+    put.cancel()
+    await asyncio.gather(put, return_exceptions=True)
+    assert names_below(tmp_path) == (set() if put.cancelled() else {f"outputs/01/{NAME}"})
+
+
+async def test_a_put_that_is_cancelled_when_it_is_done_leaves_nothing(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
+    """Cancelled between the file's being safe and its waiter's being told."""
+    put = asyncio.create_task(files.put(NAME, bytes(10)))
+    await asyncio.sleep(0)
+    (waiting,) = files._waiting
+    waiting.done.add_done_callback(lambda _: put.cancel())
+    await asyncio.gather(put, return_exceptions=True)
+    assert put.cancelled()
+    assert names_below(tmp_path) == set()
+
+
+async def test_a_put_that_is_cancelled_ends_so_where_its_file_cannot_be_removed(
+    files: FilesystemStore,
+) -> None:
+    files.path(NAME).mkdir(parents=True)
+    put = asyncio.create_task(files.put(NAME, bytes(10)))
+    await asyncio.sleep(0)
+    put.cancel()
+    await asyncio.gather(put, return_exceptions=True)
+    assert put.cancelled()
+
+
+async def test_one_that_cannot_be_stored_hinders_no_other(files: FilesystemStore) -> None:
+    bad, good = NAME, OTHER
+    files.path(bad).parent.write_bytes(b"a file where a folder should be")
+    stored = asyncio.create_task(files.put(good, b"good"))
+    with pytest.raises(ImageError, match="could not be stored") as caught:
+        await files.put(bad, b"bad")
+    assert caught.value.code == ImageErrorCode.STORAGE_FAILED
+    await stored
+    assert files.path(good).read_bytes() == b"good"
+
+
+async def test_one_that_cannot_even_be_closed_hinders_no_other(files: FilesystemStore) -> None:
+    """As on a file system far away, whose quota may show only there."""
+    bad = asyncio.create_task(files.put(NAME, b"x"))
+    good = asyncio.create_task(files.put(OTHER, b"y"))
+    await asyncio.sleep(0)
+    put = files._waiting[0]
+    put.fd, put.error = 2**30, OSError(errno.EDQUOT, "quota exceeded")
+    async with asyncio.timeout(20):
+        with pytest.raises(StorageFullError):
+            await bad
+        await good
+    assert files.path(OTHER).read_bytes() == b"y"
+
+
+async def test_what_could_not_be_stored_stays_in_nobodys_memory(files: FilesystemStore) -> None:
+    """Nor may it wait for the garbage collector: it may be of many megabytes."""
+    name, data = new_name(), secrets.token_bytes(100)
+    files.path(name).parent.write_bytes(b"a file where a folder should be")
+    held = sys.getrefcount(data)
+    gc.disable()
+    try:
+        await asyncio.gather(files.put(name, data), return_exceptions=True)
+        await files.close()
+        await asyncio.sleep(0)  # The loop itself held what it has handed over last.
+        assert sys.getrefcount(data) == held
+    finally:
+        gc.enable()
+
+
+async def test_deleting(files: FilesystemStore, tmp_path: Path) -> None:
+    names = [new_name() for _ in range(10)]
+    await asyncio.gather(*(files.put(name, b"x") for name in names))
+    await files.delete([*names[:9], new_name()])
+    assert names_below(tmp_path) == {f"outputs/{names[9][:2]}/{names[9]}"}
+    with pytest.raises(ValueError, match="not the name"):
+        await files.delete(["../lock"])
+
+
+async def test_sweeping_removes_what_was_in_flight_and_nothing_else(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
+    done, in_flight = new_name(), new_name("webp")
+    await asyncio.gather(files.put(done, b"x"), files.put(in_flight, b"x"))
+    others = [
+        tmp_path / "lock",
+        tmp_path / "note.tmp",
+        tmp_path / "outputs" / "readme.txt",
+        tmp_path / "outputs" / "tmp" / "not-ours.tmp",
+        tmp_path / "outputs" / "tmp" / NAME,
+        files.path(in_flight).with_suffix(".note"),
+        files.path(done).with_suffix(".tmp"),
+    ]
+    for path in others:
+        path.write_text("somebody's")
+    leftovers = [files._temporary(new_name()), files._temporary("scratch")]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    before = names_below(tmp_path)
+    await files.sweep([in_flight.partition(".")[0], secrets.token_hex(16), "../../lock", "*"])
+    gone = {str(path.relative_to(tmp_path)) for path in [*leftovers, files.path(in_flight)]}
+    assert names_below(tmp_path) == before - gone
+
+
+async def test_scratch_is_lent_and_taken_back(files: FilesystemStore, tmp_path: Path) -> None:
+    with files.scratch() as path:
+        path.write_text("rows")
+        assert path.is_relative_to(tmp_path)
+    with pytest.raises(LookupError), files.scratch() as path:
+        raise LookupError
+    assert names_below(tmp_path) == set()
+
+
+async def test_a_put_after_the_end_is_told(tmp_path: Path) -> None:
+    files = FilesystemStore(tmp_path)
+    await files.close()
+    with pytest.raises(ImageError):
+        await files.put(NAME, b"x")
+
+
+WRITER = """
+import asyncio, secrets, sys
+from pathlib import Path
+from imgsvc.storage.filesystem import Files
+
+async def main():
+    files = Files(Path(sys.argv[1]))
+    async def put():
+        name = secrets.token_hex(16) + ".png"
+        await files.put(name, bytes.fromhex(name[:32]) * 4000)
+        print(name, flush=True)
+    while True:
+        await asyncio.gather(*(put() for _ in range(32)))
+
+asyncio.run(main())
+"""
+
+
+def write_until_killed(folder: Path, lines: int) -> list[str]:
+    """Store one file after the other; return the names that were reported stored."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    with writer:
+        assert writer.stdout is not None
+        said = [writer.stdout.readline() for _ in range(lines)]
+        writer.send_signal(signal.SIGKILL)
+        return said + writer.stdout.readlines()
+
+
+async def test_whatever_was_reported_stored_is_whole_after_a_kill(tmp_path: Path) -> None:
+    for lines in (1, 40, 75, 200):
+        said = write_until_killed(tmp_path, lines)
+        files = FilesystemStore(tmp_path)
+        await files.sweep([])
+        await files.close()
+        found = {Path(name).name for name in names_below(tmp_path)}
+        assert {name.strip() for name in said if name.endswith("\n")} <= found
+        for name in found:
+            assert output_path(tmp_path, name).read_bytes() == bytes.fromhex(name[:32]) * 4000
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    subprocess.run(mount, check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.external
+async def test_a_full_disk_is_told_apart(small_disk: Path) -> None:
+    full = FilesystemStore(small_disk)
+    with pytest.raises(StorageFullError, match=os.strerror(errno.ENOSPC)):
+        await full.put(new_name(), bytes(2 * 2**20))
+    assert names_below(small_disk) == set()
+    await full.put(NAME, bytes(2**16))
+    await full.close()
+
+
+async def test_a_file_larger_than_allowed_is_no_full_disk(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(ImageError, match=os.strerror(errno.EFBIG)):
+            await files.put(NAME, bytes(2_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert names_below(tmp_path) == set()

@@ -1,0 +1,312 @@
+"""What is read, and that each answer is of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imgsvc.database import product_queries
+from imgsvc.database.queries import Counts
+from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
+from imgsvc.image_types import CompressionSettings, StoredFile
+from imgsvc.models import (
+    ColumnRole,
+    Columns,
+    Failed,
+    FailureCount,
+    ImageRow,
+    ImageStatus,
+    ProductRow,
+    RequestOptions,
+    RequestStatus,
+    Requeued,
+)
+from tests.database_harness import (
+    COLUMNS,
+    IMAGE_INFO,
+    DatabaseHarness,
+    completed,
+    open_database,
+    product,
+)
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
+    async with open_database(tmp_path) as db:
+        yield db
+
+
+def rows_of(count: int, images: int = 1) -> list[list[str]]:
+    return [[f"http://a.example/{row}/{n}" for n in range(images)] for row in range(count)]
+
+
+async def all_pages(
+    db: DatabaseHarness, request_id: str, size: int = 500, *, only_failed: bool = False
+) -> list[list[ProductRow]]:
+    async with db.snapshots.open(request_id) as snapshot:
+        return [page async for page in snapshot.pages(size, only_failed=only_failed)]
+
+
+async def test_every_state_of_an_image_is_shown_whole(db: DatabaseHarness) -> None:
+    request = await db.accept(rows_of(1, 5))
+    done, bad, again, _ = await db.claim(limit=4)
+    outcome = completed(done)
+    await db.work.finish(
+        [
+            outcome,
+            Failed(bad, 3, ImageErrorCode.HTTP_STATUS, "404 Not Found"),
+            Requeued(again, 2, 9e12),
+        ]
+    )
+    async with db.snapshots.open(request.request_id) as snapshot:
+        ((row,),) = [await snapshot.products(0, 10)]
+    urls = rows_of(1, 5)[0]
+    assert row.images == (
+        ImageRow(urls[0], ImageStatus.COMPLETED, 1, outcome.file, IMAGE_INFO),
+        ImageRow(
+            urls[1],
+            ImageStatus.FAILED,
+            3,
+            error_code=ImageErrorCode.HTTP_STATUS,
+            error_message="404 Not Found",
+        ),
+        ImageRow(urls[2], ImageStatus.PENDING, 2),
+        ImageRow(urls[3], ImageStatus.PROCESSING, 0),
+        ImageRow(urls[4], ImageStatus.PENDING, 0),
+    )
+
+
+async def test_pages_hold_each_row_once_in_order(
+    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = await db.accept(rows_of(25, 3))
+    pages = await all_pages(db, request.request_id, 10)
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [row.number for page in pages for row in page] == list(range(25))
+    async with db.snapshots.open(request.request_id) as snapshot:
+        assert [row.number for row in await snapshot.products(20, 100)] == list(range(20, 25))
+        assert [row.number for row in await snapshot.products(3, 4)] == [3, 4, 5, 6]
+        assert await snapshot.products(25, 10) == []
+    monkeypatch.setattr(product_queries, "PAGE_IMAGES", 7)
+    pages = await all_pages(db, request.request_id, 10)
+    assert max(map(len, pages)) == 3, "rows with many images make short pages"
+    assert [row.number for page in pages for row in page] == list(range(25))
+    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 1)
+    assert [len(page) for page in await all_pages(db, request.request_id)] == [1] * 25
+    async with db.snapshots.open(request.request_id) as snapshot:
+        assert [row.number for row in await snapshot.products(20, 100)] == [20]
+
+
+async def test_a_page_ends_after_rows_that_are_long_anywhere(
+    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
+    rows = [product(number, [f"http://a.example/{number}"]) for number in range(3)]
+    long = ("x" * 500,)
+    rows += [rows[0]._replace(serial_number=long[0]), rows[1]._replace(extra=long), rows[2]]
+    key = await db.uploads.begin()
+    await db.uploads.stage(key, rows)
+    request = await db.uploads.accept(
+        key, COLUMNS, RequestOptions(CompressionSettings()), max_waiting=10
+    )
+    assert list(map(len, await all_pages(db, request.request_id))) == [4, 1, 1]
+    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in await db.claim()])
+    pages = await all_pages(db, request.request_id, only_failed=True)
+    assert list(map(len, pages)) == [4, 1, 1]
+    assert [row.images[0].url[-1] for page in pages for row in page] == list("012012")
+
+
+async def test_a_page_ends_after_rows_of_many_cells_be_they_empty(
+    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
+    roles = (ColumnRole.NAME, ColumnRole.URLS, *[ColumnRole.EXTRA] * 100)
+    key = await db.uploads.begin()
+    await db.uploads.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
+    request = await db.uploads.accept(
+        key,
+        Columns(("x",) * len(roles), roles, tuple(range(100))),
+        RequestOptions(CompressionSettings()),
+        max_waiting=10,
+    )
+    pages = await all_pages(db, request.request_id)
+    assert list(map(len, pages)) == [2, 2]
+    assert {len(row.extra) for page in pages for row in page} == {100}
+
+
+@pytest.mark.parametrize(("most", "characters"), [(5_000, 2_000_000), (7, 2_000_000), (5_000, 1)])
+async def test_failed_pages_hold_just_what_failed(
+    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch, most: int, characters: int
+) -> None:
+    monkeypatch.setattr(product_queries, "PAGE_IMAGES", most)
+    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", characters)
+    request = await db.accept(rows_of(30, 4))
+    bad, good = set(), []
+    claims = await db.claim(limit=200, room=200)
+    for claim in claims:
+        place, _, number = claim.url.removeprefix("http://a.example/").partition("/")
+        if int(place) % 3 == 0 and int(number) % 2:
+            bad.add(claim)
+        else:
+            good.append(claim)
+    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in bad])
+    await db.complete(good)
+    pages = await all_pages(db, request.request_id, 4, only_failed=True)
+    assert max(map(len, pages)) <= 4
+    found = [row for page in pages for row in page]
+    assert [row.number for row in found] == list(range(0, 30, 3))
+    for row in found:
+        assert [image.url for image in row.images] == [
+            f"http://a.example/{row.number}/{n}" for n in (1, 3)
+        ]
+        assert row.extra == (f"colour {row.number}",)
+    other = await db.accept(rows_of(3))
+    assert await all_pages(db, other.request_id, only_failed=True) == []
+    await db.complete(await db.claim())
+
+
+async def test_a_snapshot_does_not_move_with_the_world(db: DatabaseHarness) -> None:
+    request = await db.accept(rows_of(3))
+    async with db.snapshots.open(request.request_id) as snapshot:
+        await db.complete(await db.claim())
+        await db.uploads.mark_deleting(request.request_id)
+        while (await db.uploads.purge_slice()).more:
+            pass
+        assert snapshot.request == request
+        assert [row.progress.pending for row in await snapshot.products(0, 9)] == [1, 1, 1]
+    with pytest.raises(ProblemError):
+        await db.snapshots.request(request.request_id)
+
+
+async def test_the_version_tells_of_every_change(db: DatabaseHarness) -> None:
+    request = await db.accept(rows_of(2), webhook="http://me/")
+    versions = [await db.snapshots.version(request.request_id)]
+
+    async def changed() -> None:
+        versions.append(await db.snapshots.version(request.request_id))
+        assert versions[-1][0] > versions[-2][0]
+
+    (one,) = await db.claim(limit=1)
+    await changed()
+    await db.work.finish([Requeued(one, 1)])
+    await changed()
+    claims = await db.claim()
+    await changed()
+    await db.work.finish([Failed(claim, 2, ImageErrorCode.TIMEOUT, "x") for claim in claims])
+    await changed()
+    assert [finished for _, finished in versions] == [False, False, False, False, True]
+    (delivery,) = await db.deliveries.due(1e12, 1)
+    await db.deliveries.failed_attempt(delivery.delivery_id, "no", 5.0)
+    await changed()
+    await db.deliveries.delivered(delivery.delivery_id)
+    await changed()
+    await db.work.retry_failed(request.request_id)
+    await changed()
+    await db.work.start_cancel(request.request_id)
+    await changed()
+    await db.work.cancel_slice(request.key, 10)
+    await changed()
+
+
+@pytest.mark.parametrize("request_id", ["", "nonsense", "' OR 1=1 --", "\ud800", "\0"])
+async def test_an_unknown_id_is_not_found(db: DatabaseHarness, request_id: str) -> None:
+    await db.accept(rows_of(1))
+    for look in (db.snapshots.request, db.snapshots.version):
+        with pytest.raises(ProblemError) as refusal:
+            await look(request_id)
+        assert refusal.value.code is ProblemCode.NOT_FOUND
+    with pytest.raises(ProblemError):
+        async with db.snapshots.open(request_id):
+            pass
+
+
+async def test_lists_are_newest_first_and_go_on_where_they_stopped(db: DatabaseHarness) -> None:
+    accepted = [(await db.accept(rows_of(1))).request_id for _ in range(7)]
+    await db.stage(rows_of(1))
+    found: list[str] = []
+    cursor = None
+    while True:
+        requests, cursor = await db.snapshots.list_requests(limit=3, cursor=cursor)
+        found += [request.request_id for request in requests]
+        if cursor is None:
+            break
+        if len(found) == 3:
+            await db.accept(rows_of(1))  # a newer one does not disturb the list
+    assert found == accepted[::-1]
+
+
+async def test_lists_by_status(db: DatabaseHarness) -> None:
+    pending = await db.accept(rows_of(1))
+    while claims := await db.claim():
+        await db.complete(claims)
+    done = pending.request_id
+    bad = (await db.accept(rows_of(1))).request_id
+    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in await db.claim()])
+    mixed = (await db.accept(rows_of(2))).request_id
+    one, two = await db.claim()
+    await db.work.finish([completed(one), Failed(two, 1, ImageErrorCode.TIMEOUT, "x")])
+    gone = await db.accept(rows_of(1))
+    await db.work.start_cancel(gone.request_id)
+    await db.work.cancel_slice(gone.key, 10)
+    half = (await db.accept(rows_of(2))).request_id
+    await db.complete(await db.claim(limit=1))
+    waits = (await db.accept(rows_of(1))).request_id
+    expected = {
+        RequestStatus.COMPLETED: done,
+        RequestStatus.FAILED: bad,
+        RequestStatus.PARTIAL: mixed,
+        RequestStatus.CANCELLED: gone.request_id,
+        RequestStatus.PROCESSING: half,
+        RequestStatus.PENDING: waits,
+    }
+    for status in RequestStatus:
+        requests, cursor = await db.snapshots.list_requests(status, 10)
+        assert [(r.request_id, r.progress.status) for r in requests] == [(expected[status], status)]
+        assert cursor is None
+
+
+@pytest.mark.parametrize(
+    "cursor", ["", "x", "A" * 21, "A" * 23, "!" * 22, "f_gAAAAAAAAAAAAAAAAAAA", "é" * 22]
+)
+async def test_a_foreign_cursor_is_refused(db: DatabaseHarness, cursor: str) -> None:
+    with pytest.raises(ProblemError) as refusal:
+        await db.snapshots.list_requests(cursor=cursor)
+    assert refusal.value.code is ProblemCode.INVALID_OPTION
+
+
+async def test_public_names_lead_to_stored_files(db: DatabaseHarness) -> None:
+    await db.accept(rows_of(3))
+    one, two, three = await db.claim()
+    await db.work.finish([completed(one, "same"), completed(two, "same")])
+    for token in (one.token, two.token):
+        stored = await db.snapshots.public_file(f"{token}.jpg")
+        assert stored == StoredFile(f"{one.token}.jpg", IMAGE_INFO)
+    wrong = [f"{one.token}.png", one.token, f"{three.token}.jpg", f"{one.token.upper()}.jpg"]
+    wrong += [f"../{one.token}.jpg", f"{one.token}.jpg/", f"{one.token}.jpg\n", "", "\ud800.jpg"]
+    for name in wrong:
+        assert await db.snapshots.public_file(name) is None
+
+
+async def test_the_commonest_failures_are_shown(db: DatabaseHarness) -> None:
+    request = await db.accept(
+        [[f"http://h{host}.example/{n}" for n in range(1 + (host == 77))] for host in range(150)]
+    )
+    claims = await db.claim(limit=200)
+    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in claims])
+    failures = (await db.snapshots.request(request.request_id)).failures
+    assert len(failures) == 100
+    assert failures[0] == FailureCount("h77.example", ImageErrorCode.TIMEOUT, 2)
+
+
+async def test_counts_are_of_what_is_under_way(db: DatabaseHarness) -> None:
+    assert await db.snapshots.counts() == Counts(0, 0, 0, 0)
+    await db.accept(rows_of(3), webhook="http://me/")
+    claims = await db.claim(limit=1)
+    assert await db.snapshots.counts() == Counts(1, 2, 1, 0)
+    while claims:
+        await db.complete(claims)
+        claims = await db.claim()
+    assert await db.snapshots.counts() == Counts(0, 0, 0, 1)

@@ -1,0 +1,347 @@
+"""Staging, accepting, and removing again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgsvc.database.bloom_filter import BloomFilter
+from imgsvc.database.index_keys import host_name, host_url_of
+from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
+from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
+from imgsvc.models import (
+    ColumnRole,
+    Columns,
+    Failed,
+    Product,
+    Progress,
+    RequestOptions,
+    RequestStatus,
+)
+from imgsvc.urls import parse_url
+from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database, product
+
+OPTIONS = RequestOptions(CompressionSettings())
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
+    async with open_database(tmp_path) as db:
+        yield db
+
+
+async def everything(db: DatabaseHarness) -> dict[str, int]:
+    tables = (
+        "requests",
+        "request_columns",
+        "products",
+        "images",
+        "files",
+        "failures",
+        "deliveries",
+    )
+    return await db.database.read(
+        lambda c: {t: c.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in tables}
+    )
+
+
+async def test_what_was_staged_comes_back_as_it_was(db: DatabaseHarness) -> None:
+    settings = CompressionSettings(Quality.parse("70"), OutputFormat.WEBP, progressive=True)
+    options = RequestOptions(settings, "https://me.example/hook?a=1")
+    rows = [
+        Product(2, "=1+1", " é\n", product(0, ["http://a.example/1 2.jpg"]).images, ("", '"')),
+        Product(3, "", "B", product(0, ["https://b.example/", "http://c:81/x?"]).images, ("x", "")),
+    ]
+    columns = Columns((*COLUMNS.names, "Size"), (*COLUMNS.roles, ColumnRole.EXTRA), (0, 1))
+    key = await db.uploads.begin()
+    await db.uploads.stage(key, rows)
+    before = time.time()
+    request = await db.uploads.accept(key, columns, options, max_waiting=3)
+    assert request.key == key
+    assert before <= request.created_at <= time.time()
+    assert (request.columns, request.options) == (columns, options)
+    assert (request.products, request.progress) == (2, Progress(pending=3))
+    assert request.webhook is not None
+    assert request.webhook.status == "pending"
+    async with db.snapshots.open(request.request_id) as snapshot:
+        assert snapshot.request == request
+        found = await snapshot.products(0, 10)
+    for number, (row, source) in enumerate(zip(found, rows, strict=True)):
+        shown = (row.number, row.serial_number, row.name, row.extra)
+        assert shown == (number, source.serial_number, source.name, source.extra)
+        assert [image.url for image in row.images] == [image.given for image in source.images]
+    claims = await db.claim()
+    assert {c.url for c in claims} == {image.fetched for row in rows for image in row.images}
+    assert {c.host_url for c in claims} == {image.host_url for row in rows for image in row.images}
+    assert {c.settings for c in claims} == {settings}
+    await db.complete(claims)
+
+
+async def test_cells_of_columns_that_proved_empty_are_left_out(db: DatabaseHarness) -> None:
+    cells = [("", "red", "", "", ""), (" ", "", "", "XL"), ("", "", "", "", "")]
+    rows = [product(n, [f"http://a.example/{n}"])._replace(extra=e) for n, e in enumerate(cells)]
+    columns = Columns((*COLUMNS.names, ""), (*COLUMNS.roles, ColumnRole.EXTRA), (1, 3))
+    key = await db.uploads.begin()
+    await db.uploads.stage(key, rows)
+    request = await db.uploads.accept(key, columns, OPTIONS, max_waiting=3)
+    async with db.snapshots.open(request.request_id) as snapshot:
+        found = await snapshot.products(0, 10)
+    assert [row.extra for row in found] == [("red", ""), ("", "XL"), ("", "")]
+    stored = await db.database.read(
+        lambda c: c.execute("SELECT extra FROM products ORDER BY number").fetchall()
+    )
+    assert stored == [('["", "red"]',), ('[" ", "", "", "XL"]',), (None,)]
+
+
+async def test_tables_of_the_first_schema_are_read(tmp_path: Path) -> None:
+    async with open_database(tmp_path) as db:
+        request = await db.accept([["http://a.example/1"]])
+    with contextlib.closing(sqlite3.connect(tmp_path / "imgsvc.db")) as c:
+        c.execute("UPDATE request_columns SET columns = json_remove(columns, '$[2]')")
+        c.execute("PRAGMA user_version = 1")
+        c.commit()
+    async with open_database(tmp_path) as db, db.snapshots.open(request.request_id) as snapshot:
+        assert snapshot.request == request
+        (row,) = await snapshot.products(0, 10)
+    assert row.extra == ("colour 0",)
+
+
+async def test_nobody_sees_what_is_staged(db: DatabaseHarness) -> None:
+    key = await db.stage([["http://a/1"]])
+    (request_id,) = await db.database.read(
+        lambda c: c.execute("SELECT request_id FROM requests WHERE key = ?", (key,)).fetchone()
+    )
+    for look in (db.snapshots.request, db.snapshots.version, db.uploads.mark_deleting):
+        with pytest.raises(ProblemError) as refusal:
+            await look(request_id)
+        assert refusal.value.code is ProblemCode.NOT_FOUND
+    assert await db.snapshots.list_requests() == ([], None)
+    assert await db.claim() == []
+    assert await db.work.waiting() == 0
+    view = await db.database.read(lambda c: c.execute("SELECT * FROM ProcessImage").fetchall())
+    assert view == []
+
+
+async def test_numbers_go_on_over_many_steps(db: DatabaseHarness) -> None:
+    rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
+    request = await db.uploads.accept(
+        await db.stage(rows, size=337), COLUMNS, OPTIONS, max_waiting=10_000
+    )
+    async with db.snapshots.open(request.request_id) as snapshot:
+        found = await snapshot.products(0, 2_000)
+    assert [[image.url for image in row.images] for row in found] == rows
+    assert [row.number for row in found] == list(range(1_000))
+
+
+async def test_only_so_many_may_wait(db: DatabaseHarness) -> None:
+    first = await db.accept([["http://a/1"], ["http://a/2"]])
+    key = await db.stage([["http://a/3"]])
+    with pytest.raises(ProblemError) as refusal:
+        await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=2)
+    assert refusal.value.code is ProblemCode.TOO_MUCH_WAITING
+    assert refusal.value.retry_after is not None
+    await db.complete(await db.claim())
+    assert (await db.snapshots.request(first.request_id)).finished_at is not None
+    await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=1)
+
+
+async def test_a_key_is_bound_by_the_first_accepted(db: DatabaseHarness) -> None:
+    one, two = await db.stage([["http://a/1"]]), await db.stage([["http://a/1"]])
+    assert await db.uploads.find_idempotent("key") is None
+    request = await db.uploads.accept(
+        one, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
+    )
+    with pytest.raises(ProblemError) as refusal:
+        await db.uploads.accept(two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+    assert refusal.value.code is ProblemCode.IDEMPOTENCY_KEY_BUSY
+    assert await db.uploads.find_idempotent("key") == ("fingerprint", request)
+    await db.complete(await db.claim())
+    await db.uploads.mark_deleting(request.request_id)
+    assert await db.uploads.find_idempotent("key") is None
+    await db.uploads.accept(two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+
+
+@pytest.mark.parametrize("way", ["discard", "restart"])
+async def test_an_upload_that_comes_to_nothing_leaves_nothing(
+    db: DatabaseHarness, way: str
+) -> None:
+    key = await db.stage([[f"http://a/{n}"] for n in range(5_000)])
+    if way == "discard":
+        await db.uploads.discard(key)
+        assert await db.uploads.discard_abandoned() == 0
+    else:
+        assert await db.uploads.discard_abandoned() == 1
+    with pytest.raises(LookupError):
+        await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
+    slices = 1
+    while (purged := await db.uploads.purge_slice(1_000)).more:
+        assert purged.names == []
+        slices += 1
+    assert slices > 10, "in slices"
+    assert set((await everything(db)).values()) == {0}
+
+
+async def test_discarding_what_was_accepted_changes_nothing(db: DatabaseHarness) -> None:
+    request = await db.accept([["http://a/1"]])
+    await db.uploads.discard(request.key)
+    assert await db.snapshots.request(request.request_id) == request
+
+
+async def test_a_cancelled_stage_is_whole_or_not_there(db: DatabaseHarness) -> None:
+    key = await db.uploads.begin()
+    products = [product(n, [f"http://a/{n}"]) for n in range(1_000)]
+    for _ in range(5):
+        task = asyncio.create_task(db.uploads.stage(key, products))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    request = await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
+    assert request.progress.total == request.products
+    assert request.products % 1_000 == 0
+
+
+async def test_a_running_request_is_not_deleted(db: DatabaseHarness) -> None:
+    request = await db.accept([["http://a/1"]])
+    for _ in range(2):
+        with pytest.raises(ProblemError) as refusal:
+            await db.uploads.mark_deleting(request.request_id)
+        assert refusal.value.code is ProblemCode.NOT_FINISHED
+        await db.claim()
+    with pytest.raises(ProblemError) as refusal:
+        await db.uploads.mark_deleting("nonsense")
+    assert refusal.value.code is ProblemCode.NOT_FOUND
+
+
+async def test_deleting_takes_the_files_that_nobody_else_needs(db: DatabaseHarness) -> None:
+    one = await db.accept([["http://a/shared"], ["http://a/own"]])
+    first = await db.claim()
+    await db.work.finish([completed(claim, claim.url) for claim in first])
+    two = await db.accept([["http://a/shared"]])
+    await db.work.finish([completed(claim, claim.url) for claim in await db.claim()])
+    own = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("own"))
+    shared = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("shared"))
+    public = await public_names(db, one.request_id)
+
+    await db.uploads.mark_deleting(one.request_id)
+    assert [await db.snapshots.public_file(name) for name in public] == [None, None]
+    names = []
+    more = True
+    while more:
+        purged = await db.uploads.purge_slice(1)
+        names += purged.names
+        more = purged.more
+    assert names == [own]
+    assert await db.uploads.pending_deletions() == [own], "until its deletion is noted"
+    await db.uploads.confirm_deletions([own])
+    assert await db.uploads.pending_deletions() == []
+
+    (name,) = await public_names(db, two.request_id)
+    stored = await db.snapshots.public_file(name)
+    assert stored is not None
+    assert stored.name == shared
+    await db.uploads.mark_deleting(two.request_id)
+    assert (await db.uploads.purge_slice()).names == [shared]
+    assert set((await everything(db)).values()) == {0}
+
+
+async def public_names(db: DatabaseHarness, request_id: str) -> list[str]:
+    async with db.snapshots.open(request_id) as snapshot:
+        rows = await snapshot.products(0, 100)
+    return [image.file for row in rows for image in row.images if image.file is not None]
+
+
+async def test_only_requests_past_their_time_expire(db: DatabaseHarness) -> None:
+    old = await db.accept([["http://a/1"]])
+    (claim,) = await db.claim()
+    await db.work.finish([Failed(claim, 1, ImageErrorCode.TIMEOUT, "slow")])
+    running = await db.accept([["http://a/1"]])
+    assert await db.uploads.expired(old.created_at) == 0
+    assert await db.uploads.expired(time.time() + 1) == 1
+    assert [r.key for r in (await db.snapshots.list_requests())[0]] == [running.key]
+    while (await db.uploads.purge_slice()).more:
+        pass
+    assert (await everything(db))["failures"] == 0
+
+
+async def test_keys_are_never_used_again(db: DatabaseHarness) -> None:
+    key = await db.stage([["http://a/1"]])
+    await db.uploads.discard(key)
+    assert not (await db.uploads.purge_slice()).more
+    assert await db.stage([["http://a/1"]]) > key
+
+
+async def test_the_view_shows_products_as_the_design_named_them(db: DatabaseHarness) -> None:
+    request = await db.accept(
+        [["http://a/1", "http://a/2"], ["http://a/3"], ["http://a/4"]], webhook=None
+    )
+    claims = {claim.url[-1]: claim for claim in await db.claim(limit=3)}
+    await db.work.finish([completed(claims["2"])])
+    await db.work.finish([Failed(claims["3"], 1, ImageErrorCode.TIMEOUT, "slow")])
+
+    def look(c: sqlite3.Connection) -> list[tuple[object, ...]]:
+        return c.execute(
+            "SELECT productName, inputImageUrls, outputImageUrls, requestId, status "
+            "FROM ProcessImage"
+        ).fetchall()
+
+    assert await db.database.read(look) == [
+        (
+            "Product 0",
+            "http://a/1,http://a/2",
+            f",{claims['2'].token}.jpg",
+            request.request_id,
+            "processing",
+        ),
+        ("Product 1", "http://a/3", "", request.request_id, "failed"),
+        ("Product 2", "http://a/4", "", request.request_id, "pending"),
+    ]
+    shown = await db.snapshots.request(request.request_id)
+    assert shown.progress.status is RequestStatus.PROCESSING
+
+
+@given(st.lists(st.text(max_size=3), max_size=300))
+def test_no_text_that_came_before_is_taken_for_new(texts: list[str]) -> None:
+    seen = BloomFilter()
+    before: set[str] = set()
+    for text in texts:
+        assert seen.add(text) or text not in before
+        before.add(text)
+
+
+def test_few_new_texts_are_taken_for_old_ones() -> None:
+    seen = BloomFilter()
+    mistaken = sum(seen.add(f"https://a.example/{n}") for n in range(200_000))
+    assert mistaken < 10_000
+    assert all(seen.add(f"https://a.example/{n}") for n in range(200_000))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://a.example",
+        "https://A.example/x?y#z",
+        "http://a.example:81?x",
+        "https://a.example:443/",
+        "http://[2001:db8::1]/x",
+        "http://[2001:db8::1]:8080/x:1",
+        "https://bücher.example/ü",
+    ],
+)
+def test_the_origin_is_that_of_the_url(url: str) -> None:
+    parsed = parse_url(url)
+    assert host_url_of(parsed.fetched) == parsed.host_url
+
+
+def test_a_host_is_shown_without_its_usual_port() -> None:
+    assert host_name("http://a:80") == host_name("https://a:443") == "a"
+    assert host_name("http://a:443") == "a:443"
+    assert host_name("http://a:8080") == "a:8080"
+    assert host_name("https://[::1]:443") == "[::1]"

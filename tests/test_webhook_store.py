@@ -1,0 +1,94 @@
+"""Webhooks as rows: due, tried, delivered or given up."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from imgsvc.models import Delivery, DeliveryState
+from tests.database_harness import DatabaseHarness, open_database
+
+URL = "https://me.example/hook"
+
+
+@pytest.fixture
+async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
+    async with open_database(tmp_path) as db:
+        yield db
+
+
+async def finished(db: DatabaseHarness, webhook: str | None = URL) -> str:
+    request = await db.accept([["http://a/1"]], webhook=webhook)
+    await db.complete(await db.claim())
+    return request.request_id
+
+
+async def state(db: DatabaseHarness, request_id: str) -> DeliveryState | None:
+    return (await db.snapshots.request(request_id)).webhook
+
+
+async def test_a_finished_request_has_one_that_is_due_at_once(db: DatabaseHarness) -> None:
+    await finished(db, webhook=None)
+    request_id = await finished(db)
+    (delivery,) = await db.deliveries.due(1e12, 10)
+    key = (await db.snapshots.request(request_id)).key
+    assert delivery == Delivery(
+        delivery.delivery_id, key, request_id, URL, f"about {request_id}", 0
+    )
+    assert await db.deliveries.due(0.0, 10) == []
+    assert await state(db, request_id) == DeliveryState(URL, "pending", 0, None)
+
+
+async def test_a_failed_try_is_due_again_later(db: DatabaseHarness) -> None:
+    request_id = await finished(db)
+    (delivery,) = await db.deliveries.due(1e12, 10)
+    await db.deliveries.failed_attempt(delivery.delivery_id, "500 Oops", 5e12)
+    assert await db.deliveries.due(4e12, 10) == []
+    assert await db.deliveries.next_due(after=1e12) == 5e12
+    assert await state(db, request_id) == DeliveryState(URL, "pending", 1, "500 Oops")
+    (again,) = await db.deliveries.due(5e12, 10)
+    assert (again.delivery_id, again.attempts) == (delivery.delivery_id, 1)
+    await db.deliveries.delivered(delivery.delivery_id)
+    assert await state(db, request_id) == DeliveryState(URL, "delivered", 2, None)
+    assert await db.deliveries.due(9e12, 10) == []
+    assert await db.deliveries.next_due(after=0.0) is None
+
+
+async def test_the_last_failed_try_ends_it(db: DatabaseHarness) -> None:
+    request_id = await finished(db)
+    (delivery,) = await db.deliveries.due(1e12, 10)
+    await db.deliveries.failed_attempt(delivery.delivery_id, "410 Gone", None)
+    assert await state(db, request_id) == DeliveryState(URL, "failed", 1, "410 Gone")
+    await db.deliveries.delivered(delivery.delivery_id)
+    assert await state(db, request_id) == DeliveryState(URL, "failed", 1, "410 Gone")
+    assert await db.deliveries.due(9e12, 10) == []
+
+
+async def test_those_due_longest_come_first(db: DatabaseHarness) -> None:
+    ids = [await finished(db) for _ in range(4)]
+    due = await db.deliveries.due(1e12, 10)
+    assert [delivery.request_id for delivery in due] == ids
+    await db.deliveries.failed_attempt(due[0].delivery_id, "x", 2e12)
+    assert [d.request_id for d in await db.deliveries.due(3e12, 2)] == ids[1:3]
+    assert [d.request_id for d in await db.deliveries.due(3e12, 9)] == [*ids[1:], ids[0]]
+
+
+async def test_one_receiver_has_so_many_of_them_and_no_more(db: DatabaseHarness) -> None:
+    ids = [await finished(db, f"http://{host}/{n}") for n, host in enumerate("aAaabab")]
+    due = await db.deliveries.due(1e12, 10, for_one=2)
+    assert [d.request_id for d in due] == [ids[n] for n in (0, 1, 4, 6)]
+    due = await db.deliveries.due(1e12, 3, for_one=2)
+    assert [d.request_id for d in due] == [ids[n] for n in (0, 1, 4)]
+
+
+async def test_one_of_a_deleted_request_is_forgotten(db: DatabaseHarness) -> None:
+    request_id = await finished(db)
+    (delivery,) = await db.deliveries.due(1e12, 10)
+    await db.uploads.mark_deleting(request_id)
+    assert await db.deliveries.due(1e12, 10) == []
+    await db.deliveries.delivered(delivery.delivery_id)
+    assert not (await db.uploads.purge_slice()).more
+    await db.deliveries.failed_attempt(delivery.delivery_id, "x", 5.0)
+    assert await db.deliveries.next_due(after=0.0) is None
