@@ -1,4 +1,4 @@
-"""How many bytes may be in memory that are fetched and not yet compressed, over all images."""
+"""A limit on the fetched bytes that are in memory and not yet compressed, for all images together."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from types import TracebackType
 
 
 class ByteBudget:
-    """Bounds the bytes that all downloads, and what is done with them next, hold together.
+    """Limits the bytes that all images hold together, from their download until they are released.
 
-    They hold at most `total`, and those from one origin at most three quarters of it, so that one
-    origin's endless bodies leave room for the others' images. Many half-read bodies that wait for
-    each other would wait for ever; so one at a time, the one that has waited longest, may go on past
-    these bounds until it is released. That is never more than one image's `max_image_bytes` on top.
+    All images hold at most `total` bytes. The images of one host hold at most three quarters of
+    it, so that endless bodies from one host leave capacity for the images of other hosts.
+
+    Half-read bodies that wait for each other would be a deadlock. So the share that has waited
+    longest is privileged: it may exceed both limits until it is released. Only one share is
+    privileged at a time, so the excess is at most one image, that is `max_image_bytes`.
     """
 
     def __init__(self, total: int) -> None:
@@ -26,43 +28,46 @@ class ByteBudget:
 
     @property
     def used(self) -> int:
-        """Bytes held now."""
+        """Return the number of bytes held now."""
         return self._used
 
     def share(self, host: str) -> Share:
-        """Open the share of one image, to be used as a context manager."""
+        """Return the share of one image. Use it as a context manager."""
         return Share(self, host)
 
-    def _take(self, share: Share, count: int) -> bool:
-        fits = (
+    def _try_acquire(self, share: Share, count: int) -> bool:
+        has_capacity = (
             self._used + count <= self._total
             and self._hosts[share.host] + count <= self._host_total
         )
-        if not fits and share is not self._privileged:
+        if not has_capacity and share is not self._privileged:
             return False
         self._used += count
         self._hosts[share.host] += count
         share.held += count
         return True
 
-    async def _wait(self, share: Share, count: int) -> None:
-        room: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[share] = count, room
-        self._serve()
+    async def _acquire(self, share: Share, count: int) -> None:
+        acquired: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[share] = count, acquired
+        self._serve_waiting()
         try:
-            await room
+            await acquired
         finally:
             self._waiting.pop(share, None)
 
-    def _serve(self) -> None:
-        """Give those who wait, in order, what there is room for, and the first the privilege."""
-        for share, (count, room) in list(self._waiting.items()):
+    def _serve_waiting(self) -> None:
+        """Grant waiting shares their bytes, in order, as far as the capacity allows.
+
+        The first waiting share becomes privileged if no other share is.
+        """
+        for share, (count, acquired) in list(self._waiting.items()):
             if self._privileged is None:
                 self._privileged = share
-            if self._take(share, count):
+            if self._try_acquire(share, count):
                 del self._waiting[share]
-                if not room.done():
-                    room.set_result(None)
+                if not acquired.done():
+                    acquired.set_result(None)
 
     def _release(self, share: Share) -> None:
         self._used -= share.held
@@ -73,11 +78,11 @@ class ByteBudget:
         if self._privileged is share:
             self._privileged = None
         if self._waiting:
-            self._serve()
+            self._serve_waiting()
 
 
 class Share:
-    """What one image holds of the budget; leaving the block gives it back."""
+    """The bytes that one image holds of the budget. Leaving the `with` block releases them."""
 
     __slots__ = ("_budget", "held", "host")
 
@@ -97,10 +102,10 @@ class Share:
     ) -> None:
         self._budget._release(self)
 
-    def take(self, count: int) -> bool:
-        """Take `count` bytes more if there is room for them; tell whether there was."""
-        return self._budget._take(self, count)
+    def try_acquire(self, count: int) -> bool:
+        """Acquire `count` more bytes if there is capacity. Return whether they were acquired."""
+        return self._budget._try_acquire(self, count)
 
-    async def wait(self, count: int) -> None:
-        """Take `count` bytes more, when there is room for them."""
-        await self._budget._wait(self, count)
+    async def acquire(self, count: int) -> None:
+        """Wait until there is capacity, then acquire `count` more bytes."""
+        await self._budget._acquire(self, count)

@@ -1,4 +1,4 @@
-"""Which origins are left alone for a while because they keep failing. Pure: the time is passed in."""
+"""Circuit breakers for hosts that keep failing. No I/O; the caller passes the time."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from dataclasses import dataclass
 from imgsvc.errors import ImageError, ImageErrorCode
 
 FAILURES_TO_OPEN = 10
+"""The number of failures in a row that opens a circuit."""
 PROBE_INTERVAL_SECONDS = 30.0
+"""The time between two probes of a host whose circuit is open."""
 MAX_WAIT_SECONDS = 600.0
-"""How long an image waits for an origin that stays dead."""
+"""The longest time that an image waits for a host whose circuit stays open."""
 FORGET_SECONDS = 3_600.0
-"""An origin that has not failed for so long is not remembered."""
+"""The time without a failure after which a host's state is removed."""
 MAX_HOSTS = 10_000
-"""Origins remembered at once; beyond that those that failed longest ago are forgotten."""
+"""The maximum number of hosts with state. Above it, the hosts whose last failure is oldest go."""
 
-FAILURES = frozenset(
+FAILURE_CODES = frozenset(
     {ImageErrorCode.CONNECT_FAILED, ImageErrorCode.DNS_FAILURE, ImageErrorCode.TIMEOUT}
 )
-SILENT = frozenset({ImageErrorCode.BLOCKED_ADDRESS, ImageErrorCode.INTERNAL})
-"""Failures that tell nothing about the origin; all others show that it answers."""
+"""The errors that count as failures of the host."""
+IGNORED_CODES = frozenset({ImageErrorCode.BLOCKED_ADDRESS, ImageErrorCode.INTERNAL})
+"""The errors that say nothing about the host. All other errors show that the host responds."""
 
 
 @dataclass(slots=True)
 class _HostState:
-    """One that has failed. `opened` is None while it is still asked as any other."""
+    """A host that has failed since its last success. `opened` is None while its circuit is closed."""
 
     error: ImageError
     failed_at: float
@@ -35,30 +38,37 @@ class _HostState:
 
 
 class CircuitBreakers:
-    """A breaker for each origin, by a number that stands for its scheme, host and port.
+    """A circuit breaker for each host.
 
-    After 10 failures in a row an origin is *open*: it gets one probe every 30 s until one succeeds.
-    Only origins that have failed since their last success are held. Times are seconds on a clock that
-    nobody sets: a machine that has slept has not been asking.
+    A host key is a number for the host's scheme, name and port. After 10 failures in a row, the
+    host's circuit is *open*: it gets one probe every 30 s until a probe succeeds. Only hosts that
+    have failed since their last success have state.
+
+    Times are seconds on a monotonic clock, so that a change of the system time has no effect and
+    the time during which the machine sleeps does not count.
     """
 
     def __init__(self) -> None:
         self._hosts: OrderedDict[int, _HostState] = OrderedDict()
 
     def may_fetch(self, host_key: int) -> bool:
-        """Tell whether the origin may be asked as any other, without it being a probe."""
+        """Return whether the host's circuit is closed, so that images are fetched without a probe."""
         state = self._hosts.get(host_key)
         return state is None or state.opened is None
 
     def capacity(self, host_key: int, now: float, limit: int) -> int:
-        """Tell how many images of the origin may be on their way: `limit`, or 1 or 0 while open."""
+        """Return how many images of the host may be in progress at once.
+
+        That is `limit` while the circuit is closed. While it is open, it is 1 if a probe is due,
+        else 0.
+        """
         state = self._hosts.get(host_key)
         if state is None or state.opened is None:
             return limit
         return int(now >= state.next_probe)
 
     def start_attempt(self, host_key: int, now: float) -> bool:
-        """Note that an image of the origin sets out; tell whether it is the probe."""
+        """Record the start of a fetch from the host. Return whether it is the probe."""
         state = self._hosts.get(host_key)
         if state is None or state.opened is None or now < state.next_probe:
             return False
@@ -66,14 +76,17 @@ class CircuitBreakers:
         return True
 
     def record_success(self, host_key: int) -> None:
-        """Note that something was fetched from the origin: all is forgiven."""
+        """Record a successful fetch from the host: close its circuit and reset its failures."""
         self._hosts.pop(host_key, None)
 
     def record_failure(self, host_key: int, error: ImageError, now: float) -> None:
-        """Note that a fetch from the origin failed; most errors show that it is alive all the same."""
-        if error.code in SILENT:
+        """Record a failed fetch from the host.
+
+        An error that shows that the host responds, such as an HTTP status, counts as a success.
+        """
+        if error.code in IGNORED_CODES:
             return
-        if error.redirected or error.code not in FAILURES:
+        if error.redirected or error.code not in FAILURE_CODES:
             self.record_success(host_key)
             return
         state = self._hosts.setdefault(host_key, _HostState(error, now))
@@ -85,9 +98,10 @@ class CircuitBreakers:
         self._forget(now)
 
     def expired(self, host_key: int, waited: float, now: float) -> ImageError | None:
-        """Give the error for an image that has waited for the origin so long, if that is enough.
+        """Return the error of an image that has waited too long for the host, else None.
 
-        It is once the origin has been open, and the image waiting, for 10 minutes.
+        `waited` is the time in seconds that the image has waited. It is too long after 10 minutes
+        if the host's circuit has been open for 10 minutes too.
         """
         state = self._hosts.get(host_key)
         if state is None or state.opened is None:
@@ -97,19 +111,20 @@ class CircuitBreakers:
         minutes = int(MAX_WAIT_SECONDS / 60)
         return ImageError(
             state.error.code,
-            f"{state.error.message}; given up: the host has kept failing for {minutes} minutes",
+            f"{state.error.message} Stopped trying after {minutes} minutes.",
         )
 
     def next_probe(self, now: float) -> float | None:
-        """Give the next time after `now` at which an open origin may be probed."""
+        """Return the next time after `now` at which a probe of any host is due, or None."""
         times = (s.next_probe for s in self._hosts.values() if s.opened is not None)
         return min((time for time in times if time > now), default=None)
 
     def open_hosts(self) -> list[int]:
-        """Give the origins that are open."""
+        """Return the keys of the hosts whose circuit is open."""
         return [key for key, state in self._hosts.items() if state.opened is not None]
 
     def _forget(self, now: float) -> None:
+        """Remove the state of hosts above `MAX_HOSTS` and of those without a recent failure."""
         while self._hosts:
             oldest = next(iter(self._hosts.values()))
             if len(self._hosts) <= MAX_HOSTS and now - oldest.failed_at < FORGET_SECONDS:

@@ -1,4 +1,7 @@
-"""What went wrong on the way, as a code and a sentence; no sentence quotes a stranger unwashed."""
+"""Turns network errors into error codes and messages.
+
+Text from servers is cleaned with `one_line` before a message quotes it.
+"""
 
 from __future__ import annotations
 
@@ -19,113 +22,118 @@ from imgsvc.network.addresses import BlockedAddressError
 
 log = logging.getLogger(__name__)
 
-_CONNECT_SENTENCES = {
-    errno.ECONNREFUSED: "the server refused the connection",
-    errno.ECONNRESET: "the server reset the connection",
-    errno.ECONNABORTED: "the server broke off the connection",
-    errno.EPIPE: "the server broke off the connection",
-    errno.EHOSTUNREACH: "the server cannot be reached",
-    errno.ENETUNREACH: "the server's network cannot be reached",
-    errno.EADDRNOTAVAIL: "the server's address cannot be reached",
+_CONNECT_MESSAGES = {
+    errno.ECONNREFUSED: "The server refused the connection.",
+    errno.ECONNRESET: "The server reset the connection.",
+    errno.ECONNABORTED: "The server closed the connection.",
+    errno.EPIPE: "The server closed the connection.",
+    errno.EHOSTUNREACH: "The server cannot be reached.",
+    errno.ENETUNREACH: "The server's network cannot be reached.",
+    errno.EADDRNOTAVAIL: "The server's address cannot be reached.",
 }
 _TITLE = re.compile(rb"(?i)<title[^>]{0,200}>([^<]{1,1000})")
 _PAGE = re.compile(rb"(?is)\s*(<!--.{0,500}?-->\s*)?<(!doctype html|html|head|body)\b")
-_LOOKED_AT_BYTES = 16 * 1024
-"""How far into an answer that is no image is looked for its title."""
+_TITLE_SEARCH_BYTES = 16 * 1024
+"""How many bytes of a response that is not an image are searched for a page title."""
 
 
 class NoResponseError(aiohttp.ClientError):
-    """The connection ended before there was an answer; the cause says how."""
+    """The connection ended before a response arrived. The cause has the details."""
 
 
 def one_line(text: str, limit: int = 120) -> str:
-    """Make a stranger's text fit for a sentence: one line, nothing invisible, at most `limit` long."""
+    """Return untrusted text as one line of at most `limit` visible characters."""
     text = "".join(c for c in text[: limit * 8] if c.isspace() or unicodedata.category(c)[0] != "C")
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 
 def status_line(status: int) -> str:
-    """Write an HTTP status with the standard's own words for it: `404 Not Found`."""
+    """Return an HTTP status with its standard phrase: `404 Not Found`."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
         return str(status)
 
 
-def seconds(count: float) -> str:
-    """Write a duration as a sentence has it: `1 second`, `0.5 seconds`."""
+def format_seconds(count: float) -> str:
+    """Return a duration for a message: `1 second`, `0.5 seconds`."""
     return "1 second" if count == 1 else f"{count:g} seconds"
 
 
 def describe_non_image(content_type: str, data: bytes) -> str:
-    """Say what a server sent in place of an image: `the server sent text/html, "Sign in"`.
+    """Return a message that describes a response that is not an image.
 
-    `content_type` is what the server called it, "" where it did not say.
+    For example: `The server sent text/html ("Sign in") instead of an image.` `content_type` is the
+    server's media type, or "" if there was none.
     """
-    head = data[:_LOOKED_AT_BYTES]
+    head = data[:_TITLE_SEARCH_BYTES]
     kind = one_line(content_type, 60)
     if kind.startswith("image/"):
         if not _PAGE.match(head):
-            return f"the server sent {kind}, but its bytes are no image"
+            return f"The server sent {kind}, but the data is not an image."
         kind = f"a web page as {kind}"
     found = _TITLE.search(head)
     title = one_line(html.unescape(found[1].decode("utf-8", "replace")), 80) if found else ""
-    return f"the server sent {kind or 'something that is no image'}" + (title and f', "{title}"')
+    quoted_title = title and f' ("{title}")'
+    return f"The server sent {kind or 'an unknown file type'}{quoted_title} instead of an image."
 
 
-def explain(error: Exception, *, answered: bool = False) -> ImageError:
-    """Turn what aiohttp or the system raised into a code and a sentence.
+def to_image_error(error: Exception, *, headers_received: bool = False) -> ImageError:
+    """Return the `ImageError` for an error that aiohttp or the system has raised.
 
-    `answered` tells whether the answer's head had arrived: what fails before is a connection that
-    failed, what fails after is an incomplete body, and so is an answer that is no HTTP. What is not
-    known is `internal`, and logged.
-    Timeouts are for the caller, who knows the clocks.
+    `headers_received` is true if the response headers have arrived. An error before that is
+    `connect_failed`; an error after it is `incomplete_body`, and so is a response that is not valid
+    HTTP. An unknown error is `internal`, and is logged.
+
+    The caller handles timeouts, because only the caller knows which one has expired.
     """
     chain = [*_causes(error)]
     if any(isinstance(cause, BlockedAddressError) for cause in chain):
         return ImageError(
             ImageErrorCode.BLOCKED_ADDRESS,
-            "the host's address is not on the public internet, "
-            "and not in a network that this service was told to allow",
+            "Private address. To allow it, add its network to fetch.allowed_networks.",
         )
     for cause in chain:
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
-            return ImageError(ImageErrorCode.TLS_ERROR, _tls_sentence(cause))
+            return ImageError(ImageErrorCode.TLS_ERROR, _tls_message(cause))
         if isinstance(cause, ContentEncodingError):
             return ImageError(
                 ImageErrorCode.CORRUPT_IMAGE,
-                "the server sent a content encoding that was not asked for and cannot be decoded",
+                "The server sent a content encoding that was not requested and cannot be decoded.",
             )
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return ImageError(ImageErrorCode.DNS_FAILURE, _dns_sentence(error.os_error))
+        return ImageError(ImageErrorCode.DNS_FAILURE, _dns_message(error))
     if isinstance(error, aiohttp.InvalidURL):
         return ImageError(
             ImageErrorCode.INVALID_URL,
-            "the host is neither a name nor an address as usually written",
+            "The host is not a valid name or IP address.",
         )
     if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
         error, aiohttp.ClientHttpProxyError
     ):
         return ImageError(
             ImageErrorCode.INCOMPLETE_BODY,
-            "the server's answer is not valid HTTP, or its headers are too large",
+            "The server's response is not valid HTTP, or its headers are too large.",
         )
-    if answered and isinstance(error, (aiohttp.ClientError, OSError)):
+    if headers_received and isinstance(error, (aiohttp.ClientError, OSError)):
         return ImageError(
-            ImageErrorCode.INCOMPLETE_BODY, "the connection ended before the whole body had come"
+            ImageErrorCode.INCOMPLETE_BODY,
+            "The connection ended before the whole file was received.",
         )
     if any(isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT for cause in chain):
-        return ImageError(ImageErrorCode.TIMEOUT, "the server did not answer in the system's time")
-    sentence = _connect_sentence(error, chain)
-    if sentence is not None:
-        return ImageError(ImageErrorCode.CONNECT_FAILED, sentence)
-    log.error("a fetch failed for no known reason", exc_info=error)
-    return ImageError(ImageErrorCode.INTERNAL, "the service itself failed here; its log says more")
+        return ImageError(
+            ImageErrorCode.TIMEOUT, "The server did not respond within the system's time limit."
+        )
+    message = _connect_message(error, chain)
+    if message is not None:
+        return ImageError(ImageErrorCode.CONNECT_FAILED, message)
+    log.error("unexpected error while fetching", exc_info=error)
+    return ImageError(ImageErrorCode.INTERNAL, "Internal error. See the service log.")
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """List an error and what it stems from, aiohttp's way of keeping it included."""
+    """Return an error and its causes, including those that aiohttp keeps in attributes."""
     chain: list[BaseException] = []
     current: BaseException | None = error
     while current is not None and current not in chain:
@@ -135,31 +143,33 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-def _connect_sentence(error: Exception, chain: list[BaseException]) -> str | None:
+def _connect_message(error: Exception, chain: list[BaseException]) -> str | None:
     match error:
         case aiohttp.ClientHttpProxyError():
-            return f"the proxy answered {status_line(error.status)}"
+            return f"The proxy returned {status_line(error.status)}."
         case aiohttp.ClientProxyConnectionError():
-            return "the proxy cannot be reached"
+            return "The proxy cannot be reached."
     for cause in chain:
-        if isinstance(cause, OSError) and cause.errno in _CONNECT_SENTENCES:
-            return _CONNECT_SENTENCES[cause.errno]
+        if isinstance(cause, OSError) and cause.errno in _CONNECT_MESSAGES:
+            return _CONNECT_MESSAGES[cause.errno]
     if isinstance(error, NoResponseError):
-        return "the server closed the connection without an answer"
+        return "The server closed the connection without a response."
     if isinstance(error, (aiohttp.ClientConnectionError, OSError)):
-        return "no connection to the server"
+        return "Cannot connect to the server."
     return None
 
 
-def _tls_sentence(error: ssl.SSLError) -> str:
+def _tls_message(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = one_line(error.verify_message or "it could not be verified")
-        return f"the server's certificate is not valid: {reason}"
+        return f"The server's certificate is not valid: {reason}."
     reason = one_line((error.reason or "").replace("_", " ").lower())
-    return "no secure connection to the server" + (reason and f": {reason}")
+    return "Cannot open a secure connection to the server" + (reason and f": {reason}") + "."
 
 
-def _dns_sentence(error: OSError) -> str:
-    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-        return "the host's name could not be looked up just now"
-    return "there is no host of this name"
+def _dns_message(error: aiohttp.ClientConnectorDNSError) -> str:
+    host = one_line(error.host, 100)
+    cause = error.os_error
+    if isinstance(cause, socket.gaierror) and cause.errno == socket.EAI_AGAIN:
+        return f"Cannot look up {host} at the moment."
+    return f"Cannot find {host}."

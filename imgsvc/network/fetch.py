@@ -1,4 +1,4 @@
-"""One URL → bounded bytes, or a typed error."""
+"""Fetches the bytes of a URL within limits of time and size."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from imgsvc.network.byte_budget import ByteBudget, Share
 from imgsvc.network.errors import (
     NoResponseError,
     describe_non_image,
-    explain,
-    seconds,
+    format_seconds,
     status_line,
+    to_image_error,
 )
 from imgsvc.network.retry import parse_retry_after
-from imgsvc.network.session import Connection
+from imgsvc.network.session import ConnectionInfo
 from imgsvc.urls import UrlError, resolve_redirect
 
-__all__ = ["Body", "Fetcher", "describe_non_image", "request_target"]
+__all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
 
 MAX_REDIRECTS = 5
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """What was fetched. `content_type` is the server's word for it, without parameters, or ""."""
+class ResponseBody:
+    """The fetched bytes. `content_type` is the server's media type without parameters, or ""."""
 
     data: bytes
     content_type: str
 
 
 class Fetcher:
-    """Fetches URLs within the limits of the configuration. The session is `open_session`'s."""
+    """Fetches URLs within the limits of the configuration. `session` comes from `open_session`."""
 
     def __init__(
         self,
@@ -54,147 +54,162 @@ class Fetcher:
         self._budget = budget
 
     @asynccontextmanager
-    async def fetch(self, url: str) -> AsyncIterator[Body]:
-        """Fetch a URL, given in the form that goes on the wire; its bytes count until the block ends.
+    async def fetch(self, url: str) -> AsyncIterator[ResponseBody]:
+        """Fetch a URL and return its body. Raise `ImageError` if that fails.
 
-        All clocks start here. Raises `ImageError`.
+        `url` is in the form in which it is sent. The bytes count against the budget until the block
+        ends. All timeouts start with this call.
         """
-        origin = "/".join(url.split("/", 3)[:3])
-        with self._budget.share(origin) as share:
+        host_url = "/".join(url.split("/", 3)[:3])
+        with self._budget.share(host_url) as share:
             yield await self._download(url, share)
 
-    async def _download(self, url: str, share: Share) -> Body:
-        visit = RedirectChain(self._session, url)
+    async def _download(self, url: str, share: Share) -> ResponseBody:
+        chain = RedirectChain(self._session, url)
         try:
-            async with asyncio.timeout(self._config.total_seconds) as clock:
-                response = await visit.answer()
+            async with asyncio.timeout(self._config.total_seconds) as timeout:
+                response = await chain.resolve()
                 try:
-                    return await self._read(response, share, clock)
+                    return await self._read(response, share, timeout)
                 except BaseException:
                     response.close()
                     raise
         except ImageError as error:
-            error.redirected = visit.redirected
+            error.redirected = chain.redirected
             raise
         except TimeoutError as error:
             raise ImageError(
-                ImageErrorCode.TIMEOUT, self._which_clock(error), redirected=visit.redirected
+                ImageErrorCode.TIMEOUT, self._timeout_message(error), redirected=chain.redirected
             ) from None
-        except Exception as error:  # noqa: BLE001 - explain() logs what it does not know
-            failure = explain(error, answered=visit.answered)
-            failure.redirected = visit.redirected
+        except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
+            failure = to_image_error(error, headers_received=chain.headers_received)
+            failure.redirected = chain.redirected
             raise failure from None
 
     async def _read(
-        self, response: aiohttp.ClientResponse, share: Share, clock: asyncio.Timeout
-    ) -> Body:
+        self, response: aiohttp.ClientResponse, share: Share, timeout: asyncio.Timeout
+    ) -> ResponseBody:
         _check_status(response)
-        if _announced(response) > self._config.max_image_bytes:
+        if _declared_size(response) > self._config.max_image_bytes:
             raise self._too_large()
-        data = await self._next(response, share, clock)
+        data = await self._read_chunk(response, share, timeout)
         if not data:
-            raise ImageError(ImageErrorCode.EMPTY_BODY, "the server sent nothing")
-        if more := await self._next(response, share, clock):
-            # A BytesIO gives up its bytes without a copy of them; a list of chunks would be joined.
+            raise ImageError(ImageErrorCode.EMPTY_BODY, "The server sent an empty response.")
+        if more := await self._read_chunk(response, share, timeout):
+            # BytesIO.getvalue() does not copy the bytes; joining a list of chunks would.
             with io.BytesIO() as buffer:
                 buffer.write(data)
                 while more:
                     buffer.write(more)
-                    more = await self._next(response, share, clock)
+                    more = await self._read_chunk(response, share, timeout)
                 data = buffer.getvalue()
-        return Body(data, response.content_type if "Content-Type" in response.headers else "")
+        return ResponseBody(
+            data, response.content_type if "Content-Type" in response.headers else ""
+        )
 
-    async def _next(
-        self, response: aiohttp.ClientResponse, share: Share, clock: asyncio.Timeout
+    async def _read_chunk(
+        self, response: aiohttp.ClientResponse, share: Share, timeout: asyncio.Timeout
     ) -> bytes:
-        """Read what has come, and count it; b"" is the end."""
+        """Return the bytes received so far and count them. At the end of the body, return b""."""
         chunk = await response.content.readany()
         if chunk:
             if share.held + len(chunk) > self._config.max_image_bytes:
                 raise self._too_large()
-            if not share.take(len(chunk)):
-                await _stop_clock(clock, share, len(chunk))
+            if not share.try_acquire(len(chunk)):
+                await _wait_for_capacity(share, len(chunk), timeout)
         return chunk
 
     def _too_large(self) -> ImageError:
         limit = self._config.max_image_bytes
-        return ImageError(ImageErrorCode.TOO_LARGE, f"larger than {limit:,} bytes")
+        return ImageError(
+            ImageErrorCode.TOO_LARGE,
+            f"The file is larger than {limit:,} bytes (fetch.max_image_bytes).",
+        )
 
-    def _which_clock(self, error: TimeoutError) -> str:
+    def _timeout_message(self, error: TimeoutError) -> str:
+        """Return the message for the timeout that has expired."""
         config = self._config
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return f"no connection to the server within {seconds(config.connect_seconds)}"
+            return f"No connection to the server within {format_seconds(config.connect_seconds)}."
         if isinstance(error, aiohttp.SocketTimeoutError):
-            return f"the server sent nothing for {seconds(config.idle_seconds)}"
-        return f"not fetched whole within {seconds(config.total_seconds)}"
+            return f"The server sent no data for {format_seconds(config.idle_seconds)}."
+        return f"The download took longer than {format_seconds(config.total_seconds)}."
 
 
 class RedirectChain:
-    """The way from a URL to the answer that is not a redirect.
+    """The redirects from a URL to the final response.
 
-    `redirected` tells whether a redirect has been followed, `answered` whether the head of the last
-    answer has arrived.
+    `redirected` is true if a redirect has been followed. `headers_received` is true if the headers
+    of the response to the last request have arrived.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
         self._session = session
         self._url = url
         self._redirects = 0
-        self.answered = False
+        self.headers_received = False
 
     @property
     def redirected(self) -> bool:
         return self._redirects > 0
 
-    async def answer(self) -> aiohttp.ClientResponse:
-        """Follow redirects to their end. Raises `ImageError`, and what aiohttp raises."""
-        while True:
-            self.answered = False
-            response = await self._ask(request_target(self._url))
-            self.answered = True
-            location = response.headers.get("Location", "")
-            if response.status not in REDIRECTS or not location:
-                return response
-            response.release()
-            self._follow(location)
+    async def resolve(self) -> aiohttp.ClientResponse:
+        """Return the first response that is not a redirect.
 
-    async def _ask(self, target: URL) -> aiohttp.ClientResponse:
-        """Send the request. Behind a redirect it may go out on the connection that this came on, which
-        servers may end without having said so: then it is sent anew, and that is no other try.
+        Raise `ImageError` for an invalid redirect, and the errors of aiohttp.
         """
         while True:
-            connection = Connection()
+            self.headers_received = False
+            response = await self._get(request_target(self._url))
+            self.headers_received = True
+            location = response.headers.get("Location", "")
+            if response.status not in REDIRECT_STATUSES or not location:
+                return response
+            response.release()
+            self._follow_redirect(location)
+
+    async def _get(self, target: URL) -> aiohttp.ClientResponse:
+        """Send the request and return the response.
+
+        After a redirect, the request may reuse the connection of the redirect. Some servers close
+        that connection without notice. The request is then sent again, within the same attempt.
+        """
+        while True:
+            connection = ConnectionInfo()
             try:
                 return await self._session.get(
                     target, allow_redirects=False, trace_request_ctx=connection
                 )
             except NoResponseError:
-                if not (self.redirected and connection.kept):
+                if not (self.redirected and connection.reused):
                     raise
 
-    def _follow(self, location: str) -> None:
+    def _follow_redirect(self, location: str) -> None:
         if self._redirects == MAX_REDIRECTS:
             raise ImageError(
-                ImageErrorCode.TOO_MANY_REDIRECTS, f"more than {MAX_REDIRECTS} redirects"
+                ImageErrorCode.TOO_MANY_REDIRECTS, f"More than {MAX_REDIRECTS} redirects."
             )
         try:
             self._url = resolve_redirect(self._url, location).fetched
         except UrlError as error:
             raise ImageError(
                 ImageErrorCode.INVALID_URL,
-                f"the server redirects to what cannot be fetched: {error.message}",
+                f"The server redirects to an invalid URL: {error.message}",
             ) from None
         self._redirects += 1
 
 
 def request_target(url: str) -> URL:
-    """Make aiohttp's URL of one that is to be sent exactly as it stands. Raises `ImageError`."""
+    """Return the URL object with which aiohttp sends `url` unchanged.
+
+    Raise `ImageError` if `url` is not a URL.
+    """
     try:
         target = URL(url, encoded=True)
     except ValueError:
-        raise ImageError(ImageErrorCode.INVALID_URL, "not a URL that can be fetched") from None
+        raise ImageError(ImageErrorCode.INVALID_URL, "This URL cannot be fetched.") from None
     if url.endswith("?") and not target.raw_query_string:
-        # An empty query would be dropped; as the end of the path it stays.
+        # yarl drops an empty query. As part of the path, the question mark is kept.
         return URL.build(
             scheme=target.scheme,
             authority=target.raw_authority,
@@ -205,32 +220,38 @@ def request_target(url: str) -> URL:
 
 
 def _check_status(response: aiohttp.ClientResponse) -> None:
-    """Raise `http_status` unless the answer is a success."""
+    """Raise `ImageError` with code `http_status` unless the status is 2xx."""
     status = response.status
     if 200 <= status <= 299:
         return
-    sentence = status_line(status)
-    if status in REDIRECTS:
-        sentence += ", without saying where to"
+    message = status_line(status)
+    if status in REDIRECT_STATUSES:
+        message += " without a redirect target"
     raise ImageError(
         ImageErrorCode.HTTP_STATUS,
-        sentence,
+        message,
         http_status=status,
         retry_after=parse_retry_after(response.headers.get("Retry-After"), time.time()),
     )
 
 
-def _announced(response: aiohttp.ClientResponse) -> int:
-    """Give the announced size, as far as it is one: a hint that saves a download, never a limit."""
+def _declared_size(response: aiohttp.ClientResponse) -> int:
+    """Return the Content-Length in bytes, or 0 if the body's size is unknown.
+
+    It saves the download of a body that is too large. The limit is checked on the received bytes.
+    """
     if "Content-Encoding" in response.headers:
         return 0
     return response.content_length or 0
 
 
-async def _stop_clock(clock: asyncio.Timeout, share: Share, count: int) -> None:
-    """Wait for room, which is no fault of the image's: its time stands still."""
+async def _wait_for_capacity(share: Share, count: int, timeout: asyncio.Timeout) -> None:
+    """Acquire `count` bytes of the budget, and stop the timeout while waiting for them.
+
+    The wait does not count because it is not caused by the image's server.
+    """
     now = asyncio.get_running_loop().time
-    left = (clock.when() or now()) - now()
-    clock.reschedule(None)
-    await share.wait(count)
-    clock.reschedule(now() + left)
+    remaining = (timeout.when() or now()) - now()
+    timeout.reschedule(None)
+    await share.acquire(count)
+    timeout.reschedule(now() + remaining)

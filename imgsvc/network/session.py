@@ -1,4 +1,4 @@
-"""A client session that dials only what the address rules allow, and says honestly who it is."""
+"""The HTTP client session for all outgoing requests. It connects only to allowed addresses."""
 
 from __future__ import annotations
 
@@ -23,36 +23,43 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 RECEIVE_BYTES = 64 * 1024
-"""How much is taken from a socket at once. asyncio asks for four times as much, memory for which comes
-from the system and goes back to it each time: that costs a small image more than all its parsing, and
-64 bodies that wait for room 16 MiB more."""
+"""The maximum number of bytes read from a socket at once.
+
+asyncio reads up to four times as much, and allocates that memory from the system for each read. For a
+small image that takes longer than all parsing, and 64 bodies that wait for capacity hold 16 MiB more.
+"""
 BUFFER_BYTES = 32 * 1024
-"""aiohttp stops receiving when twice this much of a body waits to be read."""
-HEADER_BYTES = 16 * 1024
-"""The longest header, or status line, that is taken from a server; and at most this many headers:"""
-HEADERS = 128
+"""The read buffer of a body. aiohttp stops receiving when twice this many bytes are unread."""
+MAX_HEADER_BYTES = 16 * 1024
+"""The maximum size of a response header, and of the status line."""
+MAX_HEADERS = 128
+"""The maximum number of headers in a response."""
 KEEP_ALIVE_SECONDS = 4.0
-"""Less than the 5 s after which common servers hang up, so that we are not surprised by it."""
+"""How long an idle connection is kept. Common servers close it after 5 s, so this is shorter."""
 DNS_CACHE_SECONDS = 60
-ADDRESSES_PER_NAME = 8
-"""Of more addresses than this only the first are tried: a name is not to make us dial a hundred."""
+"""How long the addresses of a name are cached."""
+MAX_ADDRESSES_PER_NAME = 8
+"""How many addresses of a name are tried, so that one name cannot cause many connections."""
 
 Lookup = Callable[[str, int], list[str]]
-"""Name and port → addresses. Blocks; raises OSError."""
+"""A function from a name and a port to IP addresses. It blocks, and raises OSError."""
 
 
 def open_session(
     config: FetchConfig, rules: AddressRules, *, lookup: Lookup | None = None
 ) -> aiohttp.ClientSession:
-    """Open a session for everything that leaves the machine; the caller closes it.
+    """Return a session for all outgoing requests. The caller closes it.
 
-    It dials no address that `rules` forbid: each is judged at the very moment it is dialled. With a
-    proxy configured every connection goes to the proxy, whose own address is the operator's choice;
-    the target's address is then judged as far as it can be from here (`ProxyTargetCheck`). It keeps no
-    cookies, reads no environment, and follows redirects only if told to. `lookup` replaces the
-    system's name resolution.
+    The session connects only to addresses that `rules` allow. Each address is checked at the moment
+    of the connection. With a proxy, all connections go to the proxy, and the address of the proxy is
+    not checked because the operator has chosen it. The address of the target is then checked as far
+    as this machine can know it (see `ProxyTargetCheck`).
+
+    The session keeps no cookies, ignores the proxy settings of the environment, and follows
+    redirects only if a request enables them. `lookup` replaces the system's name resolution.
     """
-    # Names that hang keep their thread longer than their image waits: twice as many as images.
+    # A lookup that hangs occupies its thread longer than its image waits. So there are twice as many
+    # threads as images.
     resolver = Resolver(rules, lookup or look_up, threads=min(2 * config.concurrency, 256))
     middlewares: list[aiohttp.ClientMiddlewareType] = [_no_implicit_retry]
     if config.proxy:
@@ -81,38 +88,41 @@ def open_session(
         requote_redirect_url=False,
         trust_env=False,
         read_bufsize=BUFFER_BYTES,
-        max_line_size=HEADER_BYTES,
-        max_field_size=HEADER_BYTES,
-        max_headers=HEADERS,
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADERS,
         middlewares=middlewares,
         trace_configs=[trace],
     )
 
 
-class Connection:
-    """How one request reached its server, for those who pass it as its `trace_request_ctx`.
+class ConnectionInfo:
+    """The connection of one request. Pass it to the request as `trace_request_ctx`.
 
-    `kept` tells whether the connection had served another request before.
+    `reused` is true if the connection has already served another request.
     """
 
-    kept = False
+    reused = False
 
 
 class GuardedSocketFactory:
-    """Makes the sockets, and so sees every address that is really dialled, whoever named it."""
+    """Creates the sockets of the session, and checks the address of each connection.
+
+    Raise `BlockedAddressError` for an address that the rules deny. Without rules all are allowed.
+    """
 
     def __init__(self, rules: AddressRules | None) -> None:
         self._rules = rules
 
     def __call__(self, address: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, where = address
+        family, kind, protocol, _, socket_address = address
         if self._rules is not None:
-            self._rules.check(str(where[0]))
+            self._rules.check(str(socket_address[0]))
         return _Socket(family=family, type=kind, proto=protocol)
 
 
 class _Socket(socket.socket):
-    """A socket that gives `RECEIVE_BYTES` at a time, however much it is asked for."""
+    """A socket that returns at most `RECEIVE_BYTES` for each read."""
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
         return super().recv(min(bufsize, RECEIVE_BYTES), flags)
@@ -123,33 +133,38 @@ class _Socket(socket.socket):
 
 
 def look_up(host: str, port: int) -> list[str]:
-    """Ask the system for a name's addresses, best first. Blocks; raises `socket.gaierror`."""
+    """Return the addresses of a name from the system's resolver, in the order of preference.
+
+    This function blocks. Raise `socket.gaierror` if the name cannot be resolved.
+    """
     try:
         found = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=getattr(socket, "AI_ADDRCONFIG", 0)
         )
-    except UnicodeError:  # a label too long or empty: no such name can be
+    except UnicodeError:  # a label is too long or empty, so the name cannot exist
         raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
-    return [str(where[0]) for _, _, _, _, where in found]
+    return [str(socket_address[0]) for _, _, _, _, socket_address in found]
 
 
 class Resolver(AbstractResolver):
-    """Looks names up, each in a thread of its own, at most `threads` at once.
+    """Resolves names, each in its own daemon thread, at most `threads` at once.
 
-    A pool of threads would do, but the interpreter waits for a pool's threads before it exits, and a
-    dead name server holds one for half a minute. Forbidden addresses are left out where a name has
-    others too; where it has no others they stay, for the guard to refuse.
+    A thread pool is not used because the interpreter waits for its threads before it exits, and a
+    name server that does not respond blocks a thread for half a minute.
+
+    Denied addresses are left out if the name has allowed addresses too. Otherwise they are returned,
+    and `GuardedSocketFactory` denies them.
     """
 
     def __init__(self, rules: AddressRules, lookup: Lookup, *, threads: int) -> None:
         self._rules = rules
         self._lookup = lookup
-        self._room = asyncio.Semaphore(threads)
+        self._free_threads = asyncio.Semaphore(threads)
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Give the addresses of a name. Raises OSError where it has none."""
+        """Return the addresses of a name to connect to. Raise OSError if it has none."""
         found = [*dict.fromkeys(await self.addresses(host, port))]
         allowed = [address for address in found if self._rules.allows(address)]
         return [
@@ -161,47 +176,49 @@ class Resolver(AbstractResolver):
                 proto=socket.IPPROTO_TCP,
                 flags=socket.AI_NUMERICHOST,
             )
-            for address in (allowed or found)[:ADDRESSES_PER_NAME]
+            for address in (allowed or found)[:MAX_ADDRESSES_PER_NAME]
         ]
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """Give all addresses of a name, unjudged. Raises OSError where it has none."""
+        """Return all addresses of a name, without checking them. Raise OSError if it has none."""
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[list[str]] = loop.create_future()
+        result: asyncio.Future[list[str]] = loop.create_future()
 
-        def tell(found: list[str], error: OSError | None) -> None:
-            self._room.release()
-            if answer.cancelled():
+        def set_result(found: list[str], error: OSError | None) -> None:
+            self._free_threads.release()
+            if result.cancelled():
                 return
             if error is None and not found:
                 error = socket.gaierror(socket.EAI_NONAME, "no address")
             if error is not None:
-                answer.set_exception(error)
+                result.set_exception(error)
             else:
-                answer.set_result(found)
+                result.set_result(found)
 
-        def look() -> None:
+        def run_lookup() -> None:
             found: list[str] = []
             failure: OSError | None = None
             try:
                 found = self._lookup(host, port)
             except OSError as error:
                 failure = error
-            except Exception as error:  # noqa: BLE001 - whatever it is, somebody waits for the end
+            except Exception as error:  # noqa: BLE001 - the caller waits for a result
                 failure = socket.gaierror(socket.EAI_FAIL, str(error))
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(tell, found, failure)
+            with suppress(RuntimeError):  # the loop is closed, so no caller waits
+                loop.call_soon_threadsafe(set_result, found, failure)
 
-        await self._room.acquire()
+        await self._free_threads.acquire()
         try:
-            threading.Thread(target=look, name=f"look up {host}", daemon=True).start()
+            threading.Thread(target=run_lookup, name=f"look up {host}", daemon=True).start()
         except RuntimeError:
-            self._room.release()
-            raise socket.gaierror(socket.EAI_AGAIN, "no thread to look it up") from None
-        return await answer
+            self._free_threads.release()
+            raise socket.gaierror(
+                socket.EAI_AGAIN, "cannot start a thread for the lookup"
+            ) from None
+        return await result
 
     async def close(self) -> None:
-        """Do nothing: lookups that hang end by themselves, and hold up nobody."""
+        """Do nothing. Lookups that hang end without help and do not block the exit."""
 
 
 async def _record_reuse(
@@ -210,15 +227,17 @@ async def _record_reuse(
     _params: aiohttp.TraceConnectionReuseconnParams,
 ) -> None:
     connection = context.trace_request_ctx
-    if isinstance(connection, Connection):
-        connection.kept = True
+    if isinstance(connection, ConnectionInfo):
+        connection.reused = True
 
 
 async def _no_implicit_retry(
     request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
 ) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating at once what broke off without an answer: our attempts are counted,
-    and have pauses between them.
+    """Raise `NoResponseError` if the connection ends without a response.
+
+    aiohttp would otherwise send the request again at once. The service counts its attempts and
+    waits between them.
     """
     try:
         return await handler(request)
@@ -229,12 +248,12 @@ async def _no_implicit_retry(
 
 
 class ProxyTargetCheck:
-    """Judges the targets of requests that go through a proxy, which dials them in our place.
+    """Checks the targets of requests that go through a proxy.
 
-    An address in the URL, however it is spelled, is held against the rules. A name is looked up here:
-    where one of its addresses is forbidden, so is the name. A name that cannot be looked up here is
-    left to the proxy, and what the proxy finds when it looks again cannot be seen: a proxy is to have
-    rules of its own.
+    An IP address in the URL is checked against the rules in every notation. A name is resolved on this
+    machine, and denied if any of its addresses is. A name that this machine cannot resolve is left to
+    the proxy. The proxy resolves every name again, and its result is not visible here, so the proxy
+    should have its own rules.
     """
 
     def __init__(self, rules: AddressRules, resolver: Resolver) -> None:
@@ -244,10 +263,10 @@ class ProxyTargetCheck:
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        await self._judge(request.url)
+        await self._check(request.url)
         return await handler(request)
 
-    async def _judge(self, url: URL) -> None:
+    async def _check(self, url: URL) -> None:
         host = url.raw_host or ""
         if _is_address(host):
             self._rules.check(host)

@@ -1,4 +1,4 @@
-"""Signs and sends one delivery, by the rules of Standard Webhooks."""
+"""Signs and sends webhook deliveries as specified by Standard Webhooks."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ import aiohttp
 from imgsvc.config import WebhookConfig
 from imgsvc.errors import ImageError
 from imgsvc.models import Delivery
-from imgsvc.network.errors import explain, seconds, status_line
+from imgsvc.network.errors import format_seconds, status_line, to_image_error
 from imgsvc.network.fetch import request_target
 from imgsvc.urls import UrlError, parse_url
 
-READ_BYTES = 4 * 1024
-"""How much of an answer is read, so that its sender is not cut off; what it says is not looked at."""
-READ_SECONDS = 1.0
+MAX_RESPONSE_BYTES = 4 * 1024
+"""How much of a response is read, so that its sender can finish sending it. It is not used."""
+MAX_RESPONSE_SECONDS = 1.0
+"""The longest time for reading a response after its headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class SendResult:
-    """How a delivery went: `ok`; or `gone`, where the receiver wants no more; or tried in vain."""
+    """The result of one attempt to send a delivery.
+
+    `ok`: the receiver has accepted it. `gone`: the receiver wants no further attempts (status 410).
+    `error`: the message if it failed.
+    """
 
     ok: bool
     gone: bool = False
@@ -34,7 +39,11 @@ class SendResult:
 
 
 class WebhookSender:
-    """Sends deliveries through `open_session`'s session, and so under the same address rules."""
+    """Sends deliveries.
+
+    `session` comes from `open_session`, so the address rules are the same as for images. `clock`
+    returns the Unix time for the signature.
+    """
 
     def __init__(
         self,
@@ -49,24 +58,26 @@ class WebhookSender:
         self._clock = clock
 
     async def send(self, delivery: Delivery) -> SendResult:
-        """Send a delivery once. Whatever happens is in the result; nothing is raised."""
+        """Send a delivery once and return the result. Failures are in the result, not raised."""
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._post(delivery)
         except (UrlError, ImageError) as error:
-            return SendResult(ok=False, error=f"not a URL that can be called: {error.message}")
+            return SendResult(ok=False, error=f"Invalid webhook URL: {error.message}")
         except TimeoutError:
-            return SendResult(ok=False, error=f"no answer within {seconds(self._timeout)}")
-        except Exception as error:  # noqa: BLE001 - explain() logs what it does not know
-            return SendResult(ok=False, error=explain(error).message)
+            return SendResult(
+                ok=False, error=f"No response within {format_seconds(self._timeout)}."
+            )
+        except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
+            return SendResult(ok=False, error=to_image_error(error).message)
         await _drain(response)
         status = response.status
         if 200 <= status <= 299:
             return SendResult(ok=True)
-        sentence = status_line(status)
+        message = status_line(status)
         if 300 <= status <= 399:
-            sentence += "; redirects are not followed"
-        return SendResult(ok=False, gone=status == 410, error=sentence)
+            message += "; redirects are not followed"
+        return SendResult(ok=False, gone=status == 410, error=message)
 
     async def _post(self, delivery: Delivery) -> aiohttp.ClientResponse:
         body = delivery.body.encode()
@@ -80,13 +91,13 @@ class WebhookSender:
             data=body,
             headers=headers,
             allow_redirects=False,
-            auto_decompress=False,  # What comes back is not looked at, and need not be decodable.
+            auto_decompress=False,  # The response body is not used, so it need not be decodable.
             timeout=aiohttp.ClientTimeout(),
         )
 
 
 def sign(key: bytes | None, delivery_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-    """Make the headers of a delivery; without a key there is no signature."""
+    """Return the webhook headers of a delivery. Without a key there is no signature."""
     headers = {"webhook-id": delivery_id, "webhook-timestamp": str(timestamp)}
     if key is not None:
         message = b"%b.%d.%b" % (delivery_id.encode(), timestamp, body)
@@ -96,17 +107,20 @@ def sign(key: bytes | None, delivery_id: str, timestamp: int, body: bytes) -> di
 
 
 def _read_secret(secret: str) -> bytes | None:
-    """Read `whsec_` and base64, padded or not, as the key that it is."""
+    """Return the key of a secret: `whsec_` and base64, with or without padding. None if empty."""
     text = secret.removeprefix("whsec_").rstrip("=")
     return base64.b64decode(text + "=" * (-len(text) % 4)) if text else None
 
 
 async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read a little of the answer. Its status has come: however the rest fares, that stands."""
+    """Read the start of the response body, then close the response.
+
+    The status is already known, so an error here does not change the result.
+    """
     size = 0
     try:
-        async with asyncio.timeout(READ_SECONDS):
-            while size < READ_BYTES and (chunk := await response.content.readany()):
+        async with asyncio.timeout(MAX_RESPONSE_SECONDS):
+            while size < MAX_RESPONSE_BYTES and (chunk := await response.content.readany()):
                 size += len(chunk)
     except (aiohttp.ClientError, OSError):
         return
