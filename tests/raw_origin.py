@@ -1,4 +1,4 @@
-"""An origin inside the test's own loop that says byte for byte what the test wants it to say."""
+"""An origin server in the test's event loop. The test decides every byte of its responses."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-Talk = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
-"""Gets a request's head and writes the answer; the connection is closed when it returns."""
+Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+"""A function that takes a request's head and writes the response. The connection then closes."""
 
 
 class RawOrigin:
-    """Listens on one loopback address; keeps the heads of requests, and the bodies of posts."""
+    """Listens on one loopback address, and records the heads and bodies of requests."""
 
-    def __init__(self, talk: Talk, host: str) -> None:
-        self._talk = talk
+    def __init__(self, handler: Handler, host: str) -> None:
+        self._handler = handler
         self.host = host
         self.port = 0
         self.heads: list[str] = []
@@ -27,7 +27,7 @@ class RawOrigin:
 
     @property
     def targets(self) -> list[str]:
-        """The request lines' targets, as they came."""
+        """Return the target of each request line, unchanged."""
         return [head.split(" ")[1] for head in self.heads]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -37,21 +37,21 @@ class RawOrigin:
                 if line.startswith("content-length:"):
                     self.bodies.append(await reader.readexactly(int(line.split(":")[1])))
             self.heads.append(head)
-            await self._talk(head, writer)
+            await self._handler(head, writer)
             await writer.drain()
 
 
 @asynccontextmanager
 async def raw_origin(
-    talk: Talk | bytes, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    handler: Handler | bytes, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[RawOrigin]:
-    """Run an origin that answers every request with these bytes, or as `talk` does."""
+    """Run an origin server that sends these bytes for every request, or calls a handler."""
 
-    async def say(head: str, writer: asyncio.StreamWriter) -> None:
-        assert isinstance(talk, bytes)
-        writer.write(talk)
+    async def send_bytes(head: str, writer: asyncio.StreamWriter) -> None:
+        assert isinstance(handler, bytes)
+        writer.write(handler)
 
-    origin = RawOrigin(say if isinstance(talk, bytes) else talk, host)
+    origin = RawOrigin(send_bytes if isinstance(handler, bytes) else handler, host)
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,15 +76,15 @@ async def raw_origin(
         for task in [*tasks]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0.01)  # for transports to say goodbye
+        await asyncio.sleep(0.01)  # so that the transports can close
         await server.wait_closed()
 
 
-def answer(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
-    """An answer with its right Content-Length that ends the connection."""
+def http_response(body: bytes, *headers: str, status: str = "200 OK") -> bytes:
+    """Return a response with the correct Content-Length. The connection closes after it."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def redirect(to: str, status: str = "302 Found") -> bytes:
-    return answer(b"", f"Location: {to}", status=status)
+def redirect(location: str, status: str = "302 Found") -> bytes:
+    return http_response(b"", f"Location: {location}", status=status)

@@ -1,4 +1,4 @@
-"""Every way to write an address that is not on the public internet."""
+"""The address rules deny every address that is not public, in every notation."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from imgsvc.network.addresses import DENIED_NETWORKS, AddressRules, BlockedAddressError, is_public
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     return text.split()
 
 
-PUBLIC = words("""
+PUBLIC = split_words("""
 1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.1
 168.63.129.15 168.63.129.17 169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.0.1.0
 192.0.3.0 192.167.255.255 192.169.0.0 198.17.255.255 198.20.0.0 198.51.99.255 198.51.101.0
@@ -25,7 +25,7 @@ PUBLIC = words("""
 2001:db7:ffff::1 2001:db9::1 2003::1 3ffd::1 3fff:1000::1 2620:4f:7fff::1 2620:4f:8001::1
 """)
 
-NOT_PUBLIC = words("""
+NOT_PUBLIC = split_words("""
 0.0.0.0 0.1.2.3 0.255.255.255 10.0.0.0 10.255.255.255 100.64.0.0 100.100.100.200 100.127.255.255
 127.0.0.0 127.0.0.1 127.1.2.3 127.255.255.255 168.63.129.16 169.254.0.0 169.254.169.254
 169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.0 192.0.0.9 192.0.0.192 192.0.2.1 192.31.196.1
@@ -41,7 +41,7 @@ fd20:ce::254 fe80::1 febf::1 fec0::1 feff::1 ff02::1 ff0e::1 ffff::1 1fff::1 400
 2606:4700:0:1:100:5efe:8.8.8.8 2606:4700:0:1:300:5efe:8.8.8.8
 """)
 
-NOT_ADDRESSES = words("""
+NOT_ADDRESSES = split_words("""
 localhost 2130706433 0x7f000001 0x7f.1 127.1 127.0.1 0177.0.0.1 127.0.0.01 127.0.0.1. 127.0.0.256
 ①②⑦.⓪.⓪.① 127。0。0。1 [::1] [8.8.8.8] fe80::1% 8.8.8.8/32 8.8.8.8:80 v1.x:y
 1.1.1.1%eth0 8.8.8.8\x00 ٨.٨.٨.٨ ::ffff:127.0.0.1.
@@ -49,29 +49,29 @@ localhost 2130706433 0x7f000001 0x7f.1 127.1 127.0.1 0177.0.0.1 127.0.0.01 127.0
 
 
 @pytest.mark.parametrize("ip", PUBLIC)
-def test_the_public_internet_may_be_reached(ip: str) -> None:
+def test_check_allows_public_address(ip: str) -> None:
     AddressRules().check(ip)
 
 
 @pytest.mark.parametrize("ip", NOT_PUBLIC)
-def test_nothing_else_may_be_reached(ip: str) -> None:
+def test_check_denies_address_that_is_not_public(ip: str) -> None:
     with pytest.raises(BlockedAddressError):
         AddressRules().check(ip)
 
 
 @pytest.mark.parametrize("ip", [*NOT_ADDRESSES, "", " ", " 8.8.8.8", "8.8.8.8 ", "8.8.8.8\n"])
-def test_what_is_not_an_address_as_usually_written_is_refused(ip: str) -> None:
+def test_check_denies_text_that_is_not_address_in_usual_notation(ip: str) -> None:
     with pytest.raises(BlockedAddressError):
         AddressRules(["0.0.0.0/0", "::/0"]).check(ip)
 
 
 @pytest.mark.parametrize("ip", ["fe80::1%eth0", "::1%lo", "2606:4700::1%1", "fe80::1%25eth0"])
-def test_an_address_with_a_zone_is_refused_whatever_is_allowed(ip: str) -> None:
+def test_allows_denies_address_with_zone_even_if_all_are_allowed(ip: str) -> None:
     assert not AddressRules(["::/0"]).allows(ip)
 
 
 @pytest.mark.parametrize(
-    ("network", "opened", "still_closed"),
+    ("network", "allowed", "denied"),
     [
         ("127.0.0.1/32", "127.0.0.1", ["127.0.0.2", "127.0.0.0", "::1", "10.0.0.1"]),
         ("127.0.0.0/8", "127.3.2.1", ["::ffff:127.0.0.1", "::127.0.0.1", "64:ff9b::127.0.0.1"]),
@@ -83,18 +83,18 @@ def test_an_address_with_a_zone_is_refused_whatever_is_allowed(ip: str) -> None:
         ("64:ff9b::/96", "64:ff9b::10.0.0.1", ["64:ff9b:1::1", "10.0.0.1"]),
     ],
 )
-def test_a_named_network_opens_itself_and_no_disguise(
-    network: str, opened: str, still_closed: list[str]
+def test_allowed_network_allows_no_other_form_of_its_addresses(
+    network: str, allowed: str, denied: list[str]
 ) -> None:
     rules = AddressRules([network])
-    rules.check(opened)
+    rules.check(allowed)
     rules.check("8.8.8.8")
-    for ip in still_closed:
+    for ip in denied:
         assert not rules.allows(ip), ip
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_no_ipv4_address_is_looser_than_the_standard_library(number: int) -> None:
+def test_is_public_allows_no_ipv4_address_that_standard_library_denies(number: int) -> None:
     address = IPv4Address(number)
     if is_public(address):
         assert address.is_global
@@ -103,7 +103,7 @@ def test_no_ipv4_address_is_looser_than_the_standard_library(number: int) -> Non
 
 
 @given(st.integers(0, 2**128 - 1))
-def test_no_ipv6_address_is_looser_than_the_standard_library(number: int) -> None:
+def test_is_public_allows_no_ipv6_address_that_standard_library_denies(number: int) -> None:
     address = IPv6Address(number)
     if is_public(address):
         assert address.is_global
@@ -112,33 +112,33 @@ def test_no_ipv6_address_is_looser_than_the_standard_library(number: int) -> Non
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
-def test_no_ipv6_address_may_carry_an_ipv4_address(inner: int, high: int) -> None:
-    four = IPv4Address(inner)
-    packed = four.packed.hex()
-    disguises = [
+def test_is_public_denies_ipv6_address_with_embedded_ipv4_address(inner: int, high: int) -> None:
+    embedded = IPv4Address(inner)
+    packed = embedded.packed.hex()
+    forms = [
         IPv6Address(inner),
         IPv6Address(0xFFFF << 32 | inner),
         IPv6Address(0xFFFF << 48 | inner),
-        IPv6Address(f"64:ff9b::{four}"),
-        IPv6Address(f"64:ff9b:1::{four}"),
+        IPv6Address(f"64:ff9b::{embedded}"),
+        IPv6Address(f"64:ff9b:1::{embedded}"),
         IPv6Address(f"2002:{packed[:4]}:{packed[4:]}::1"),
         IPv6Address(f"2001:0:{packed[:4]}:{packed[4:]}::1"),
         IPv6Address(0x2001 << 112 | (inner ^ 0xFFFFFFFF)),
         IPv6Address(high << 64 | 0x00005EFE << 32 | inner),
         IPv6Address(high << 64 | 0x02005EFE << 32 | inner),
     ]
-    assert not [str(address) for address in disguises if is_public(address)]
+    assert not [str(address) for address in forms if is_public(address)]
 
 
 @pytest.mark.parametrize("network", DENIED_NETWORKS, ids=str)
-def test_a_denied_network_is_denied_from_end_to_end(
+def test_is_public_denies_first_middle_and_last_address_of_denied_network(
     network: ipaddress.IPv4Network | ipaddress.IPv6Network,
 ) -> None:
     for address in (network[0], network[-1], network[network.num_addresses // 2]):
         assert not is_public(address)
 
 
-def test_the_refusal_is_an_oserror_that_names_no_address() -> None:
+def test_check_raises_oserror_that_names_no_address() -> None:
     with pytest.raises(OSError, match="not on the public internet") as caught:
         AddressRules().check("10.11.12.13")
     assert "10.11" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""The bytes of all downloads together are bounded, and nobody waits for ever."""
+"""The budget limits the bytes of all downloads together, and every wait ends."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import pytest
 from imgsvc.network.byte_budget import ByteBudget, Share
 
 
-async def settle() -> None:
+async def run_pending_tasks() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_what_is_taken_is_given_back() -> None:
+async def test_share_releases_its_bytes_when_block_ends() -> None:
     budget = ByteBudget(100)
-    with budget.share("a") as one, budget.share("b") as other:
-        assert one.take(30)
-        assert other.take(50)
+    with budget.share("a") as first, budget.share("b") as other:
+        assert first.try_acquire(30)
+        assert other.try_acquire(50)
         assert budget.used == 80
-        assert not other.take(30)
-        assert one.take(20)
+        assert not other.try_acquire(30)
+        assert first.try_acquire(20)
     assert budget.used == 0
 
 
-async def test_one_origin_holds_no_more_than_three_quarters() -> None:
+async def test_host_holds_at_most_three_quarters_of_budget() -> None:
     budget = ByteBudget(100)
-    with budget.share("a") as one, budget.share("a") as two, budget.share("b") as other:
-        assert one.take(50)
-        assert not two.take(30)
-        assert two.take(25)
-        assert other.take(25)
+    with budget.share("a") as first, budget.share("a") as second, budget.share("b") as other:
+        assert first.try_acquire(50)
+        assert not second.try_acquire(30)
+        assert second.try_acquire(25)
+        assert other.try_acquire(25)
 
 
-async def test_the_first_to_wait_goes_on_past_the_bound_and_the_next_after_it() -> None:
+async def test_first_waiting_share_exceeds_limit_and_next_waits_for_its_release() -> None:
     budget = ByteBudget(100)
-    first, second, full = (budget.share(origin) for origin in "abc")
-    assert full.take(50)
-    assert first.take(25)
-    assert second.take(25)
-    await first.wait(40)
-    assert first.take(500), "the privileged one need not ask again"
-    waiting = asyncio.create_task(second.wait(40))
-    await settle()
+    first, second, full = (budget.share(host) for host in "abc")
+    assert full.try_acquire(50)
+    assert first.try_acquire(25)
+    assert second.try_acquire(25)
+    await first.acquire(40)
+    assert first.try_acquire(500), "the privileged share does not wait again"
+    waiting = asyncio.create_task(second.acquire(40))
+    await run_pending_tasks()
     assert not waiting.done()
     with first:
         pass
@@ -52,13 +52,13 @@ async def test_the_first_to_wait_goes_on_past_the_bound_and_the_next_after_it() 
     assert budget.used == 50 + 25 + 40
 
 
-async def test_those_who_wait_are_served_as_soon_as_there_is_room() -> None:
+async def test_waiting_share_acquires_bytes_when_capacity_is_released() -> None:
     budget = ByteBudget(100)
-    privileged, holder, waiter = (budget.share(origin) for origin in "abc")
-    assert holder.take(50)
-    await privileged.wait(60)
-    waiting = asyncio.create_task(waiter.wait(20))
-    await settle()
+    privileged, holder, waiter = (budget.share(host) for host in "abc")
+    assert holder.try_acquire(50)
+    await privileged.acquire(60)
+    waiting = asyncio.create_task(waiter.acquire(20))
+    await run_pending_tasks()
     assert not waiting.done()
     with holder:
         pass
@@ -66,18 +66,18 @@ async def test_those_who_wait_are_served_as_soon_as_there_is_room() -> None:
     assert budget.used == 80
 
 
-async def test_a_cancelled_wait_takes_nothing_and_blocks_nobody() -> None:
+async def test_cancelled_wait_holds_no_bytes_and_does_not_block_others() -> None:
     budget = ByteBudget(100)
-    privileged, cancelled, waiter = (budget.share(origin) for origin in "abc")
-    await privileged.wait(100)
+    privileged, cancelled, waiter = (budget.share(host) for host in "abc")
+    await privileged.acquire(100)
 
     async def hold(share: Share) -> None:
         with share:
-            await share.wait(10)
+            await share.acquire(10)
 
     task = asyncio.create_task(hold(cancelled))
-    other = asyncio.create_task(waiter.wait(10))
-    await settle()
+    other = asyncio.create_task(waiter.acquire(10))
+    await run_pending_tasks()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -87,25 +87,25 @@ async def test_a_cancelled_wait_takes_nothing_and_blocks_nobody() -> None:
     assert budget.used == 10
 
 
-async def test_many_bodies_each_larger_than_the_budget_all_come_through() -> None:
-    """The bound is the total and one image on top; without the privilege this would never end."""
+async def test_all_bodies_complete_when_each_is_larger_than_budget() -> None:
+    """The limit is the total and one image more. Without the privilege, this is a deadlock."""
     total, size = 1_000, 1_600
-    budget, highest, through = ByteBudget(total), 0, 0
-    dice = random.Random(1)
+    budget, peak, completed = ByteBudget(total), 0, 0
+    random_source = random.Random(1)
 
     async def download(number: int) -> None:
-        nonlocal highest, through
+        nonlocal peak, completed
         with budget.share(str(number % 5)) as share:
             while share.held < size:
-                count = min(dice.randrange(1, 200), size - share.held)
-                if not share.take(count):
-                    await share.wait(count)
-                highest = max(highest, budget.used)
+                count = min(random_source.randrange(1, 200), size - share.held)
+                if not share.try_acquire(count):
+                    await share.acquire(count)
+                peak = max(peak, budget.used)
                 await asyncio.sleep(0)
-            through += 1
+            completed += 1
 
     async with asyncio.timeout(30):
         await asyncio.gather(*(download(n) for n in range(40)))
-    assert through == 40
+    assert completed == 40
     assert budget.used == 0
-    assert total < highest <= total + size
+    assert total < peak <= total + size

@@ -1,4 +1,4 @@
-"""When a failure is tried again, and after how long."""
+"""Errors that are retried, and the delays between attempts."""
 
 from __future__ import annotations
 
@@ -23,44 +23,46 @@ def status(number: int, retry_after: float | None = None) -> ImageError:
 
 
 @pytest.mark.parametrize("code", [c for c in ImageErrorCode if c is not ImageErrorCode.HTTP_STATUS])
-def test_which_codes_are_transient(code: ImageErrorCode) -> None:
+def test_is_transient_for_error_code(code: ImageErrorCode) -> None:
     assert is_transient(ImageError(code, "x")) == (code in TRANSIENT)
 
 
 @given(st.integers(100, 999))
-def test_which_statuses_are_transient(number: int) -> None:
+def test_is_transient_for_408_425_429_and_5xx_only(number: int) -> None:
     expected = number in {408, 425, 429} or number // 100 == 5
     assert is_transient(status(number)) == expected
 
 
-def test_pauses_double_from_a_second_to_a_minute() -> None:
-    pauses = [retry_delay(made, TIMEOUT, 100, lambda: 0.5) for made in range(1, 10)]
-    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+def test_retry_delay_doubles_from_one_second_to_one_minute() -> None:
+    delays = [retry_delay(made, TIMEOUT, 100, lambda: 0.5) for made in range(1, 10)]
+    assert delays == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert retry_delay(99, TIMEOUT, 100, lambda: 0.5) == 60
 
 
-def test_pauses_vary_by_a_quarter_either_way() -> None:
+def test_retry_delay_varies_by_up_to_a_quarter() -> None:
     assert retry_delay(3, TIMEOUT, 100, lambda: 0.0) == 3
     assert retry_delay(3, TIMEOUT, 100, lambda: 1.0) == 5
     assert retry_delay(50, TIMEOUT, 100, lambda: 1.0) == 75
 
 
-def test_there_are_as_many_attempts_in_all_as_allowed() -> None:
+def test_retry_delay_is_none_after_last_attempt() -> None:
     assert retry_delay(3, TIMEOUT, 4, lambda: 0.5) == 4
     assert retry_delay(4, TIMEOUT, 4, lambda: 0.5) is None
     assert retry_delay(1, TIMEOUT, 1, lambda: 0.5) is None
 
 
-def test_what_is_not_transient_is_not_tried_again() -> None:
+def test_retry_delay_is_none_for_permanent_error() -> None:
     assert retry_delay(1, status(404, retry_after=5), 4, lambda: 0.5) is None
-    gone = ImageError(ImageErrorCode.BLOCKED_ADDRESS, "no")
-    assert retry_delay(1, gone, 4, lambda: 0.5) is None
+    blocked = ImageError(ImageErrorCode.BLOCKED_ADDRESS, "no")
+    assert retry_delay(1, blocked, 4, lambda: 0.5) is None
 
 
-def test_the_origin_may_ask_for_up_to_five_minutes() -> None:
+def test_retry_delay_follows_retry_after_up_to_five_minutes() -> None:
     assert retry_delay(1, status(429, 120), 4, lambda: 0.5) == 120
     assert retry_delay(1, status(503, 100_000), 4, lambda: 0.5) == 300
-    assert retry_delay(6, status(503, 1), 9, lambda: 0.5) == 32, "never sooner than our own"
+    assert retry_delay(6, status(503, 1), 9, lambda: 0.5) == 32, (
+        "never shorter than the doubled delay"
+    )
     assert retry_delay(1, status(503, 0), 4, lambda: 0.5) == 1
 
 
@@ -87,18 +89,20 @@ NOW = 1_700_000_000.0
         ("Wed, 01 Jan 99999 00:00:00 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(value: str | None, expected: float | None) -> None:
+def test_parse_retry_after_reads_seconds_and_dates(
+    value: str | None, expected: float | None
+) -> None:
     assert parse_retry_after(value, NOW) == expected
 
 
 @given(st.text())
-def test_no_retry_after_is_too_strange(value: str) -> None:
+def test_parse_retry_after_accepts_any_text(value: str) -> None:
     seconds = parse_retry_after(value, NOW)
     assert seconds is None or seconds >= 0
 
 
-def test_a_webhook_follows_its_schedule_to_the_end() -> None:
-    pauses = WebhookConfig().pauses_seconds
-    tried = [webhook_retry_delay(made, pauses) for made in range(1, 10)]
-    assert tried == [5, 60, 300, 1_800, 7_200, 18_000, 36_000, None, None]
+def test_webhook_retry_delay_follows_configuration_then_is_none() -> None:
+    delays = WebhookConfig().pauses_seconds
+    actual = [webhook_retry_delay(made, delays) for made in range(1, 10)]
+    assert actual == [5, 60, 300, 1_800, 7_200, 18_000, 36_000, None, None]
     assert webhook_retry_delay(1, ()) is None

@@ -161,7 +161,7 @@ def _connect_message(error: Exception, chain: list[BaseException]) -> str | None
 
 def _tls_message(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        reason = one_line(error.verify_message or "it could not be verified")
+        reason = one_line(error.verify_message or "it could not be verified").rstrip(".")
         return f"The server's certificate is not valid: {reason}."
     reason = one_line((error.reason or "").replace("_", " ").lower())
     return "Cannot open a secure connection to the server" + (reason and f": {reason}") + "."
