@@ -1,8 +1,8 @@
-"""How much memory do endless bodies take? Run as `python -m tests.endless_bodies [TOTAL_MIB]`.
+"""Measures the memory that endless bodies use: `python -m tests.endless_bodies [TOTAL_MIB]`.
 
-64 origins send without end, as fast as they can. Prints, in bytes, how much more than idle the
-process held at most while the downloads of five images grew to `max_image_bytes` (64 MiB) and were
-given up.
+64 origin servers send endless bodies as fast as they can. The program downloads from all of them until
+five downloads have reached `max_image_bytes` (64 MiB) and failed. It prints the peak of its resident
+memory in bytes above its idle level.
 """
 
 from __future__ import annotations
@@ -24,28 +24,30 @@ from imgsvc.network.session import open_session
 from tests.origin import ROOT
 
 ORIGINS = 64
-GIVEN_UP = 5
+"""The number of origin servers."""
+FAILED_DOWNLOADS = 5
+"""The number of downloads that must fail before the measurement ends."""
 
 
 async def serve() -> None:
-    """Send without end on many ports of loopback; print them."""
+    """Send endless bodies on `ORIGINS` ports of loopback. Print the ports."""
 
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
             await reader.readuntil(b"\r\n\r\n")
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n\r\n")
             while True:
-                writer.write(piece)
+                writer.write(chunk)
                 await writer.drain()
 
-    piece = bytes(2**18)
+    chunk = bytes(2**18)
     servers = [await asyncio.start_server(endless, "127.0.0.1", 0) for _ in range(ORIGINS)]
     print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     await asyncio.to_thread(sys.stdin.read)
 
 
 def resident() -> int:
-    """Bytes of this process that are in memory now."""
+    """Return the resident memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -53,22 +55,22 @@ def resident() -> int:
 
 
 async def measure(ports: list[str], total: int) -> int:
-    """Give the most that was in memory beyond what was before."""
+    """Return the peak of the resident memory in bytes above the idle level."""
     config = FetchConfig(allowed_networks=("127.0.0.0/8",))
     rules = AddressRules(config.allowed_networks)
-    given_up, enough, highest, done = 0, asyncio.Event(), 0, False
+    failed, enough, peak, done = 0, asyncio.Event(), 0, False
 
     def watch() -> None:
-        nonlocal highest
+        nonlocal peak
         while not done:
-            highest = max(highest, resident())
+            peak = max(peak, resident())
             time.sleep(0.002)
 
     async with open_session(config, rules) as session:
         fetcher = Fetcher(session, config, ByteBudget(total))
 
         async def get(port: str) -> None:
-            nonlocal given_up
+            nonlocal failed
             while True:
                 try:
                     async with fetcher.fetch(f"http://127.0.0.1:{port}/"):
@@ -76,8 +78,8 @@ async def measure(ports: list[str], total: int) -> int:
                 except ImageError as error:
                     if error.code != ImageErrorCode.TOO_LARGE:
                         raise
-                    given_up += 1
-                    if given_up == GIVEN_UP:
+                    failed += 1
+                    if failed == FAILED_DOWNLOADS:
                         enough.set()
 
         idle = resident()
@@ -90,7 +92,7 @@ async def measure(ports: list[str], total: int) -> int:
         await asyncio.gather(*tasks, return_exceptions=True)
         done = True
         await asyncio.to_thread(watcher.join)
-    return highest - idle
+    return peak - idle
 
 
 def main(total: int) -> None:

@@ -1,15 +1,15 @@
-"""An HTTP origin in a process of its own, which does what a test tells it to.
+"""A scripted HTTP origin server in its own process.
 
-    origin.url("/photo/7.jpg")            the picture 7 of tests/sample_images.py; also .png, .webp, …;
-                                          ?w=640&h=480 for another size
+    origin.url("/photo/7.jpg")            the URL of image 7 of tests/sample_images.py; also .png,
+                                          .webp, …; ?w=640&h=480 for another size
     origin.script("/a.jpg", Reply(503), Reply(photo="/photo/7.jpg"))
-                                          first a 503, then (and from then on) the picture
-    origin.seen("/a.jpg")                 the calls that came for this path, in their order
+                                          send a 503 first, then always the image
+    origin.seen("/a.jpg")                 the requests for this path, in order
     origin.script("/b.jpg", Reply(gate="b"))  …  origin.open_gate("b")
-                                          the answer waits until the test opens the gate
+                                          hold the response until the test opens the gate
 
-It also takes POST, and so serves as the receiver of webhooks. It speaks HTTP/1.1 by hand: a test may
-want answers that no proper server gives.
+It accepts POST too, so it is also the receiver of webhooks. It implements HTTP/1.1 itself, because
+tests need responses that no correct server sends.
 """
 
 from __future__ import annotations
@@ -32,16 +32,18 @@ from tests import sample_images
 from tests.waiting import block_until
 
 ROOT = Path(__file__).parent.parent
-CONTROL = "/_control"
+CONTROL_PATH = "/_control"
+"""The path of the requests with which the test controls the server."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. Without `body` and `photo` a 200 sends the picture that the path itself names.
+    """One response. Without `body` and `photo`, a 200 sends the image that the request's path names.
 
-    `delay` (seconds) and `gate` hold back the whole answer. `drip` sends the body in pieces of
-    (bytes, seconds apart). `cut` breaks the connection after so many bytes of the body. `length`
-    claims another Content-Length, `chunked` sends none. `raw` is sent as it is instead of any of this.
+    `delay` (in seconds) and `gate` hold back the complete response. `drip` is a number of bytes and a
+    time in seconds: the body is sent in pieces of that size with that delay between them. `cut` closes
+    the connection after that many bytes of the body. `length` sends a different Content-Length,
+    `chunked` sends none. `raw` replaces the complete response with these bytes.
     """
 
     status: int = 200
@@ -59,7 +61,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class ReceivedRequest:
-    """One call that came. `target` is the request line's, as it came; header names are lower case."""
+    """One request. `target` is unchanged from the request line; header names are lower case."""
 
     method: str
     target: str
@@ -69,21 +71,21 @@ class ReceivedRequest:
 
 
 def _to_json(value: Any) -> str:
-    def default(thing: Any) -> Any:
-        return {"base64": base64.b64encode(thing).decode()}
+    def default(value: Any) -> Any:
+        return {"base64": base64.b64encode(value).decode()}
 
     return json.dumps(value, default=default)
 
 
 def _from_json(text: str | bytes) -> Any:
-    def hook(thing: dict[str, Any]) -> Any:
-        return base64.b64decode(thing["base64"]) if thing.keys() == {"base64"} else thing
+    def hook(value: dict[str, Any]) -> Any:
+        return base64.b64decode(value["base64"]) if value.keys() == {"base64"} else value
 
     return json.loads(text, object_hook=hook)
 
 
 class Origin:
-    """The test's handle on the origin's process."""
+    """Starts and controls the process of an origin server."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self._process = subprocess.Popen(
@@ -101,58 +103,58 @@ class Origin:
         return self.base + path
 
     def photo(self, number: int, extension: str = "jpg", query: str = "") -> str:
-        """The URL of the picture `number`."""
+        """Return the URL of image `number`."""
         return self.url(f"/photo/{number}.{extension}{query}")
 
     def script(self, path: str, *replies: Reply) -> str:
-        """Answer `path` so, in this order, the last one for ever; return its URL."""
+        """Send these replies for `path` in order, and repeat the last one. Return its URL."""
         self._control("script", path=path, replies=[asdict(reply) for reply in replies])
         return self.url(path)
 
     def serve(self, path: str, body: bytes, content_type: str = "image/jpeg") -> str:
-        """Answer `path` with these bytes; return its URL."""
+        """Send these bytes for `path`. Return its URL."""
         return self.script(path, Reply(headers={"Content-Type": content_type}, body=body))
 
     def open_gate(self, gate: str) -> None:
         self._control("open_gate", gate=gate)
 
     def seen(self, path: str | None = None) -> list[ReceivedRequest]:
-        """The calls that came for `path` (without its query), or all of them."""
-        return [ReceivedRequest(**seen) for seen in self._control("seen", path=path)]
+        """Return the requests for `path` (compared without the query), or all requests."""
+        return [ReceivedRequest(**request) for request in self._control("seen", path=path)]
 
     def hits(self, path: str | None = None) -> int:
-        """How many calls came for `path`, or in all."""
+        """Return the number of requests for `path`, or of all requests."""
         return int(self._control("hits", path=path))
 
     def peak(self) -> int:
-        """The most calls that were being answered at the same time."""
+        """Return the maximum number of requests that were in progress at the same time."""
         return int(self._control("peak"))
 
     def wait_for_hits(self, path: str | None, count: int, seconds: float = 30) -> None:
-        block_until(lambda: self.hits(path) >= count, f"{count} calls for {path}", seconds)
+        block_until(lambda: self.hits(path) >= count, f"{count} requests for {path}", seconds)
 
     def reset(self) -> None:
-        """Forget scripts and calls, and open all gates."""
+        """Remove all scripts and recorded requests, and open all gates."""
         self._control("reset")
 
     def close(self) -> None:
         self._process.terminate()
         self._process.communicate(timeout=10)
 
-    def _control(self, verb: str, **arguments: Any) -> Any:
+    def _control(self, command: str, **arguments: Any) -> Any:
         connection = HTTPConnection(self.host, self.port, timeout=30)
         try:
-            connection.request("POST", CONTROL, _to_json({"verb": verb, **arguments}))
-            answer = connection.getresponse()
-            body = answer.read()
-            assert answer.status == 200, body
+            connection.request("POST", CONTROL_PATH, _to_json({"command": command, **arguments}))
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, body
             return _from_json(body)
         finally:
             connection.close()
 
 
 class _Server:
-    """What runs in the origin's process."""
+    """The server in the process of the origin server."""
 
     def __init__(self) -> None:
         self._scripts: dict[str, list[Reply]] = {}
@@ -161,34 +163,38 @@ class _Server:
         self._active = self._peak = 0
         self._photos: dict[str, tuple[bytes, str]] = {}
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_connection(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
-            while await self._exchange(reader, writer):
+            while await self._handle_request(reader, writer):
                 pass
         writer.close()
 
-    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+    async def _handle_request(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, target, _ = head[0].split(" ", 2)
         pairs = (line.partition(":") for line in head[1:] if line)
         headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        if target == CONTROL:
-            answer = _to_json(self._obey(**_from_json(body))).encode()
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(answer), answer))
+        if target == CONTROL_PATH:
+            result = _to_json(self._run_command(**_from_json(body))).encode()
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(result), result))
             await writer.drain()
             return True
         self._seen.append(ReceivedRequest(method, target, headers, body, time.time()))
         self._active += 1
         self._peak = max(self._peak, self._active)
         try:
-            return await self._answer(method, target, writer)
+            return await self._respond(method, target, writer)
         finally:
             self._active -= 1
 
-    def _obey(self, verb: str, **arguments: Any) -> Any:
+    def _run_command(self, command: str, **arguments: Any) -> Any:
         path = arguments.get("path")
-        match verb:
+        match command:
             case "script":
                 self._scripts[arguments["path"]] = [Reply(**r) for r in arguments["replies"]]
             case "open_gate":
@@ -204,13 +210,13 @@ class _Server:
                     gate.set()
                 self._scripts, self._gates, self._seen, self._peak = {}, {}, [], 0
             case _:
-                raise AssertionError(verb)
+                raise AssertionError(command)
         return None
 
     def _gate(self, name: str) -> asyncio.Event:
         return self._gates.setdefault(name, asyncio.Event())
 
-    async def _answer(self, method: str, target: str, writer: asyncio.StreamWriter) -> bool:
+    async def _respond(self, method: str, target: str, writer: asyncio.StreamWriter) -> bool:
         path = target.partition("?")[0]
         replies = self._scripts.get(path, [Reply()])
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
@@ -222,7 +228,7 @@ class _Server:
             writer.write(reply.raw)
             await writer.drain()
             return False
-        reply, body = await self._complete(reply, target)
+        reply, body = await self._resolve_body(reply, target)
         lines = [
             f"HTTP/1.1 {reply.status} Scripted",
             *(f"{k}: {v}" for k, v in reply.headers.items()),
@@ -236,17 +242,17 @@ class _Server:
         if method == "HEAD" or reply.status in {204, 304}:
             await writer.drain()
             return True
-        return await self._send(reply, body, writer)
+        return await self._send_body(reply, body, writer)
 
-    async def _send(self, reply: Reply, body: bytes, writer: asyncio.StreamWriter) -> bool:
-        whole = body if reply.cut is None else body[: reply.cut]
-        size, pause = reply.drip or (max(1, len(whole)), 0.0)
-        for start in range(0, len(whole), size):
-            piece = whole[start : start + size]
+    async def _send_body(self, reply: Reply, body: bytes, writer: asyncio.StreamWriter) -> bool:
+        sent_body = body if reply.cut is None else body[: reply.cut]
+        size, delay = reply.drip or (max(1, len(sent_body)), 0.0)
+        for start in range(0, len(sent_body), size):
+            piece = sent_body[start : start + size]
             writer.write(b"%x\r\n%s\r\n" % (len(piece), piece) if reply.chunked else piece)
             await writer.drain()
-            if pause:
-                await asyncio.sleep(pause)
+            if delay:
+                await asyncio.sleep(delay)
         if reply.cut is not None or (reply.length or 0) > len(body):
             return False
         if reply.chunked:
@@ -254,14 +260,14 @@ class _Server:
         await writer.drain()
         return True
 
-    async def _complete(self, reply: Reply, target: str) -> tuple[Reply, bytes]:
-        """Find the body and its content type; a path that names no picture is a 404."""
+    async def _resolve_body(self, reply: Reply, target: str) -> tuple[Reply, bytes]:
+        """Return the reply with its content type, and its body. A path without an image is a 404."""
         if reply.body is not None or (reply.status != 200 and reply.photo is None):
             return reply, reply.body or b""
         try:
             body, content_type = await self._photo(reply.photo or target)
         except (ValueError, KeyError):
-            return replace(reply, status=404), b"no such picture"
+            return replace(reply, status=404), b"no such image"
         return replace(reply, headers={"Content-Type": content_type, **reply.headers}), body
 
     async def _photo(self, target: str) -> tuple[bytes, str]:
@@ -279,9 +285,11 @@ class _Server:
 
 
 async def _serve(host: str) -> None:
-    server = await asyncio.start_server(_Server().connected, host, 0, limit=2**20, backlog=1024)
+    server = await asyncio.start_server(
+        _Server().serve_connection, host, 0, limit=2**20, backlog=1024
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
-    # The test's process holds the other end of stdin: when it is gone, however it ended, so are we.
+    # The test's process holds the other end of stdin, so this process ends with it.
     await asyncio.to_thread(sys.stdin.read)
 
 

@@ -1,4 +1,4 @@
-"""The harness itself: what every other test believes."""
+"""The origin server that other tests rely on sends what a test has scripted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.origin import Origin, Reply
 
 
 def fetch(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        body: bytes = answer.read()
+    with urllib.request.urlopen(url, timeout=10) as response:
+        body: bytes = response.read()
         return body
 
 
-def test_it_serves_pictures_by_number(origin: Origin) -> None:
+def test_origin_serves_images_by_number(origin: Origin) -> None:
     for extension, name in sample_images.FORMATS.items():
         data = fetch(origin.photo(3, extension, "?w=200&h=100"))
         with Image.open(io.BytesIO(data)) as image:
@@ -33,23 +33,23 @@ def test_it_serves_pictures_by_number(origin: Origin) -> None:
     assert origin.seen("/photo/3.jpg")[0].target == "/photo/3.jpg?w=200&h=100"
 
 
-def test_no_two_of_its_pictures_are_the_same() -> None:
+def test_photographs_are_all_different() -> None:
     images = [sample_images.photograph(n, 48, 36) for n in range(64)]
-    close = [
-        (one, other)
-        for one in range(64)
-        for other in range(one)
-        if sample_images.difference(images[one], images[other]) < 6
+    similar = [
+        (first, second)
+        for first in range(64)
+        for second in range(first)
+        if sample_images.difference(images[first], images[second]) < 6
     ]
-    assert close == []
+    assert similar == []
 
 
-def test_it_does_what_it_is_told_in_order(origin: Origin) -> None:
+def test_origin_sends_scripted_replies_in_order_and_404_for_unknown_path(origin: Origin) -> None:
     url = origin.script("/a.jpg", Reply(503), Reply(photo="/photo/7.jpg"))
-    with pytest.raises(urllib.error.HTTPError) as refused:
+    with pytest.raises(urllib.error.HTTPError) as unavailable:
         fetch(url)
-    refused.value.close()
-    assert refused.value.code == 503
+    unavailable.value.close()
+    assert unavailable.value.code == 503
     assert fetch(url) == fetch(url) == sample_images.encoded(7)
     with pytest.raises(urllib.error.HTTPError) as missing:
         fetch(origin.url("/nothing"))
@@ -57,7 +57,7 @@ def test_it_does_what_it_is_told_in_order(origin: Origin) -> None:
     assert missing.value.code == 404
 
 
-def test_it_breaks_off_drips_and_waits_at_a_gate(origin: Origin) -> None:
+def test_origin_cuts_drips_and_holds_responses(origin: Origin) -> None:
     with pytest.raises(IncompleteRead):
         fetch(origin.script("/cut", Reply(body=b"x" * 100, cut=10)))
     assert (
@@ -65,27 +65,27 @@ def test_it_breaks_off_drips_and_waits_at_a_gate(origin: Origin) -> None:
         == b"abcdef"
     )
     held = origin.script("/held", Reply(body=b"held", gate="g"))
-    got: list[bytes] = []
-    thread = threading.Thread(target=lambda: got.append(fetch(held)))
+    received: list[bytes] = []
+    thread = threading.Thread(target=lambda: received.append(fetch(held)))
     thread.start()
     origin.wait_for_hits("/held", 1)
-    assert got == []
+    assert received == []
     origin.open_gate("g")
     thread.join(10)
-    assert got == [b"held"]
+    assert received == [b"held"]
     assert origin.peak() == 1
 
 
-def test_it_takes_what_is_posted(origin: Origin) -> None:
+def test_origin_records_posted_request(origin: Origin) -> None:
     url = origin.script("/hook", Reply(204))
-    call = urllib.request.Request(url, b'{"a": 1}', {"Webhook-Id": "1"}, method="POST")
-    with urllib.request.urlopen(call, timeout=10) as answer:
-        assert answer.status == 204
+    request = urllib.request.Request(url, b'{"a": 1}', {"Webhook-Id": "1"}, method="POST")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 204
     (seen,) = origin.seen("/hook")
     assert (seen.method, seen.body, seen.headers["webhook-id"]) == ("POST", b'{"a": 1}', "1")
 
 
-def test_its_process_ends_with_the_test() -> None:
+def test_close_ends_process_of_origin() -> None:
     origin = Origin()
     origin.close()
     with pytest.raises(ConnectionRefusedError):

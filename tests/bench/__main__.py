@@ -14,11 +14,11 @@ from pathlib import Path
 from tests.bench import costs, peers
 from tests.bench.compare import SERVICE, Comparison
 from tests.bench.corpus import MIXES
-from tests.soak.load import answers_under_load
+from tests.soak.load import response_times_under_load
 
 OTHERS: dict[str, Callable[[Path], object]] = {
     "validator": costs.validator,
-    "answers": answers_under_load,
+    "answers": response_times_under_load,
     "costs": costs.cost_per_image,
 }
 

@@ -1,6 +1,6 @@
-"""Long trials, run by hand: `python -m tests.soak kills turns …`; without names, all of them.
+"""Soak tests, run by hand: `python -m tests.soak kills fairness …`. Without names, all of them run.
 
-Each prints what it saw, and ends with exit code 1 where a promise did not hold.
+Each test prints its measurements. The exit code is 1 if any test has found a problem.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 from tests.soak import fetching, load, survival
 
-TRIALS: dict[str, Callable[[Path], list[str]]] = {
+SOAK_TESTS: dict[str, Callable[[Path], list[str]]] = {
     "kills": survival.kills,
     "workers": survival.killed_workers,
     "disk": survival.full_disk,
     "memory": load.memory,
     "upload": load.large_upload,
-    "answers": load.answers_under_load,
+    "responses": load.response_times_under_load,
     "watchers": load.watchers,
-    "turns": fetching.fair_turns,
+    "fairness": fetching.fair_scheduling,
     "latency": fetching.latency,
     "hosts": fetching.dead_host,
     "endless": fetching.endless_bodies,
@@ -30,15 +30,15 @@ TRIALS: dict[str, Callable[[Path], list[str]]] = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
-    parser.add_argument("trials", nargs="*", help=f"of {', '.join(TRIALS)} (default: all)")
-    chosen = parser.parse_args().trials or list(TRIALS)
-    broken = []
+    parser.add_argument("tests", nargs="*", help=f"any of {', '.join(SOAK_TESTS)} (default: all)")
+    chosen = parser.parse_args().tests or list(SOAK_TESTS)
+    problems = []
     for name in chosen:
         print(f"--- {name}", flush=True)
         with tempfile.TemporaryDirectory(prefix="imgsvc-soak-") as folder:
-            broken += [f"{name}: {problem}" for problem in TRIALS[name](Path(folder))]
-    print("\n".join(broken) or "all promises held")
-    return bool(broken)
+            problems += [f"{name}: {problem}" for problem in SOAK_TESTS[name](Path(folder))]
+    print("\n".join(problems) or "no problems found")
+    return bool(problems)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sixty-four origins on loopback whose bodies never end. Prints the port that they share."""
+"""Runs 64 origin servers on loopback that send endless bodies. Prints the port that they share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HOSTS = [f"127.0.1.{n}" for n in range(1, 65)]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nConnection: close\r\n\r\n\xff\xd8\xff\xe0"
 
 
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def send_endless_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError, asyncio.IncompleteReadError):
         await reader.readuntil(b"\r\n\r\n")
         writer.write(HEAD)
@@ -21,9 +21,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 async def main() -> None:
-    first = await asyncio.start_server(answer, HOSTS[0], 0)
+    first = await asyncio.start_server(send_endless_body, HOSTS[0], 0)
     port = first.sockets[0].getsockname()[1]
-    servers = [first, *[await asyncio.start_server(answer, host, port) for host in HOSTS[1:]]]
+    servers = [
+        first,
+        *[await asyncio.start_server(send_endless_body, host, port) for host in HOSTS[1:]],
+    ]
     print(port, flush=True)
     await asyncio.to_thread(sys.stdin.read)
     for server in servers:

@@ -1,4 +1,4 @@
-"""Slow, dead and hostile origins."""
+"""Soak tests with slow, dead and hostile hosts."""
 
 from __future__ import annotations
 
@@ -24,22 +24,26 @@ MB = 1_000_000
 def _seconds(
     folder: Path, name: str, fetch: dict[str, object], urls: list[str], other: str = ""
 ) -> float:
-    """How long a request takes; `other` is an URL that is uploaded before it, as another request."""
-    where = folder / name
-    where.mkdir()
+    """Return the time that a request takes, in seconds.
+
+    `other` is a URL prefix. If it is set, a request for 200 images there is uploaded first.
+    """
+    service_folder = folder / name
+    service_folder.mkdir()
     service = Service(
-        where, {"log": {"level": "info"}, "fetch": {"allowed_networks": ["127.0.0.0/8"], **fetch}}
+        service_folder,
+        {"log": {"level": "info"}, "fetch": {"allowed_networks": ["127.0.0.0/8"], **fetch}},
     )
     service.start()
     try:
         service.finished(service.upload(table([(1, "warm", urls[-1] + "?warm")])))
         if other:
             service.upload(table([(n, "other", f"{other}/{n}.jpg") for n in range(200)]))
-        begun = time.perf_counter()
+        started_at = time.perf_counter()
         status = service.finished(
             service.upload(table([(n, f"P{n}", u) for n, u in enumerate(urls)])), 600
         )
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started_at
         assert status["status"] == "completed", status["failures"]
         return seconds
     finally:
@@ -47,8 +51,8 @@ def _seconds(
 
 
 @contextmanager
-def _quick_origin(latency: float) -> Iterator[str]:
-    """The benchmark's origin; gives its base URL."""
+def _benchmark_origin(latency: float) -> Iterator[str]:
+    """Run the origin server of the benchmark. Yield its base URL."""
     corpus(MIXES["mix"])
     origin = subprocess.Popen(
         [sys.executable, "-m", "tests.bench.origin", str(corpus(MIXES["s"])), str(latency)],
@@ -64,54 +68,56 @@ def _quick_origin(latency: float) -> Iterator[str]:
         origin.communicate()
 
 
-def fair_turns(folder: Path) -> list[str]:
-    """10 images alone, and beside 50,000 others that came first."""
-    with _quick_origin(0.0) as base:
+def fair_scheduling(folder: Path) -> list[str]:
+    """Compare 10 images alone with 10 images behind 50,000 others of an earlier request."""
+    with _benchmark_origin(0.0) as base:
         service = Service(folder, {"log": {"level": "info"}})
         service.start()
         try:
-            alone = [_small(service, base, n) for n in range(5)]
+            alone = [_time_small_request(service, base, n) for n in range(5)]
             rows = [(n, f"P{n}", f"{base}/{'sml'[n % 3]}/{n}.jpg") for n in range(50_000)]
             large = service.upload(table(rows))
-            beside = [_small(service, base, n) for n in range(5, 15)]
+            behind = [_time_small_request(service, base, n) for n in range(5, 15)]
             progress = service.status(large, "?products=false")["progress"]
         finally:
             service.close()
-    worst, median = max(beside), statistics.median(alone)
-    print(f"alone {median:.2f} s, beside {sorted(beside)}; {progress['pending']} still wait")
+    worst, median = max(behind), statistics.median(alone)
+    print(f"alone {median:.2f} s, behind {sorted(behind)}; {progress['pending']} pending")
     return [f"{worst:.2f} s"] if worst > 2 * median + 1 else []
 
 
-def _small(service: Service, base: str, number: int) -> float:
+def _time_small_request(service: Service, base: str, number: int) -> float:
     rows = [(n, "small", f"{base}/m/{1_000_000 + number * 10 + n}.jpg") for n in range(10)]
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     path = f"/checkStatus/{service.upload(table(rows))}?format=json&products=false&wait=60"
     assert service.get(path).json()["status"] == "completed"
-    return time.perf_counter() - begun
+    return time.perf_counter() - started_at
 
 
 def latency(folder: Path) -> list[str]:
-    """2,000 images from an origin with 100 ms of latency: 64 at a time beside one at a time."""
-    with _quick_origin(0.1) as base:
+    """2,000 images from a host with 100 ms of latency: compare 64 at a time with one at a time."""
+    with _benchmark_origin(0.1) as base:
         urls = [f"{base}/s/{n}.jpg" for n in range(2_000)]
         many = _seconds(folder, "many", {"per_host": 64, "concurrency": 64}, urls)
         one = _seconds(folder, "one", {"per_host": 64, "concurrency": 1}, urls[:200]) * 10
-    print(f"64 at once {many:.1f} s, one by one {one:.1f} s (200 of them × 10): {one / many:.1f} ×")
+    print(
+        f"64 at once {many:.1f} s, one at a time {one:.1f} s (200 of them × 10): {one / many:.1f} ×"
+    )
     return [f"only {one / many:.1f} ×"] if one / many < 8 else []
 
 
 def dead_host(folder: Path) -> list[str]:
-    """20 hosts, one of which accepts connections and never answers: what the other 19 lose."""
+    """Measure how one host that accepts connections and never responds slows down 19 other hosts."""
     origins = [Origin(f"127.0.0.{n}") for n in range(2, 21)]
     silent = socket.create_server(("127.0.0.30", 0), backlog=512)
     dead = f"http://127.0.0.30:{silent.getsockname()[1]}"
     try:
         urls = [
-            origin.photo(40 * place + n, query="?w=500&h=500")
+            origin.photo(40 * index + n, query="?w=500&h=500")
             for n in range(40)
-            for place, origin in enumerate(origins)
+            for index, origin in enumerate(origins)
         ]
-        for origin in origins:  # pictures are made before anything is measured
+        for origin in origins:  # so that the images exist before the measurement
             _seconds(
                 folder, f"warm-{origin.host}", {}, [u for u in urls if u.startswith(origin.base)]
             )
@@ -119,13 +125,13 @@ def dead_host(folder: Path) -> list[str]:
         pairs = [
             (
                 _seconds(folder, f"without-{n}", fetch, urls),
-                _seconds(folder, f"beside-{n}", fetch, urls, dead),
+                _seconds(folder, f"with-{n}", fetch, urls, dead),
             )
             for n in range(5)
         ]
-        without, beside = zip(*pairs, strict=True)
-        ratio = statistics.median(beside) / statistics.median(without)
-        print(f"with a dead host {ratio:.2f} × the time: {without} {beside}")
+        without_dead, with_dead = zip(*pairs, strict=True)
+        ratio = statistics.median(with_dead) / statistics.median(without_dead)
+        print(f"with a dead host {ratio:.2f} × the time: {without_dead} {with_dead}")
         return [f"{ratio:.2f} ×"] if ratio > 1.2 else []
     finally:
         silent.close()
@@ -134,7 +140,7 @@ def dead_host(folder: Path) -> list[str]:
 
 
 def endless_bodies(folder: Path) -> list[str]:
-    """64 origins that send endless bodies: the main process's peak memory above idle."""
+    """Measure the peak memory of the main process with 64 hosts that send endless bodies."""
     origin = subprocess.Popen(
         [sys.executable, "-m", "tests.soak.endless"],
         cwd=ROOT,

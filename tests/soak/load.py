@@ -1,4 +1,4 @@
-"""Much of everything: memory, latency and watchers under load."""
+"""Soak tests under load: memory, response times and watchers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def memory(folder: Path) -> list[str]:
-    """20,000 small images: how much the second half of the run adds."""
+    """Measure how much memory the second half of 20,000 small images adds."""
     origin, service = (
         Origin(),
         Service(folder, {"log": {"level": "info"}, "fetch": {"per_host": 64}}),
@@ -51,7 +51,10 @@ def memory(folder: Path) -> list[str]:
 
 
 def large_upload(folder: Path) -> list[str]:
-    """1,000,000 rows, about 100 MB: speed beside the floor, memory, and who else is answered."""
+    """Upload 1,000,000 rows, about 100 MB.
+
+    Measure the speed relative to the baseline, the memory, and the response times of other API calls.
+    """
     body = b"".join(
         [b"S. No.,Product Name,Input Image Urls\r\n"]
         + [
@@ -60,38 +63,41 @@ def large_upload(folder: Path) -> list[str]:
             for n in range(1_000_000)
         ]
     )
-    floor_seconds = _floor(body, folder / "floor.db")
+    baseline_seconds = _baseline_seconds(body, folder / "baseline.db")
     service = Service(folder, {"log": {"level": "info"}})
     service.start()
     try:
-        live: list[float] = []
-        with Peak(service) as peak, _Asking(service, "/health/live", live):
-            begun = time.perf_counter()
+        live_times: list[float] = []
+        with Peak(service) as peak, _Poller(service, "/health/live", live_times):
+            started_at = time.perf_counter()
             request_id = service.upload(body)
-            seconds = time.perf_counter() - begun
-        with Peak(service) as reading, _Asking(service, "/health/live", live):
-            begun = time.perf_counter()
+            seconds = time.perf_counter() - started_at
+        with Peak(service) as reading, _Poller(service, "/health/live", live_times):
+            started_at = time.perf_counter()
             rows = _count_lines(f"{service.url}/checkStatus/{request_id}?format=csv")
-            csv_seconds = time.perf_counter() - begun
-        answers = [
-            _timed(service, f"/checkStatus/{request_id}?format=json&products=false")
+            csv_seconds = time.perf_counter() - started_at
+        times = [
+            _request_seconds(service, f"/checkStatus/{request_id}?format=json&products=false")
             for _ in range(300)
         ]
-        p99 = percentile(answers, 0.99)
+        p99 = percentile(times, 0.99)
         print(
-            f"{len(body) / MB:.0f} MB in {seconds:.1f} s (floor {floor_seconds:.1f} s, "
-            f"{floor_seconds / seconds:.2f} of its speed), {peak.above / MB:.0f} MB above idle; "
-            f"CSV of {rows} lines back in {csv_seconds:.1f} s, {reading.above / MB:.0f} MB above; "
-            f"/health/live worst {max(live) * 1000:.0f} ms of {len(live)}; JSON p99 {p99 * 1000:.1f} ms"
+            f"{len(body) / MB:.0f} MB in {seconds:.1f} s (baseline {baseline_seconds:.1f} s, "
+            f"{baseline_seconds / seconds:.2f} of the baseline's speed), "
+            f"{peak.above / MB:.0f} MB above idle; "
+            f"CSV of {rows} lines downloaded in {csv_seconds:.1f} s, "
+            f"{reading.above / MB:.0f} MB above idle; "
+            f"/health/live worst {max(live_times) * 1000:.0f} ms of {len(live_times)}; "
+            f"JSON p99 {p99 * 1000:.1f} ms"
         )
         return [
             *(
-                [f"only {floor_seconds / seconds:.2f} of the floor"]
-                if floor_seconds / seconds < 0.25
+                [f"only {baseline_seconds / seconds:.2f} of the baseline's speed"]
+                if baseline_seconds / seconds < 0.25
                 else []
             ),
             *(["memory"] if max(peak.above, reading.above) > 100 * MB else []),
-            *(["health"] if max(live) > 0.1 else []),
+            *(["health"] if max(live_times) > 0.1 else []),
             *(["p99"] if p99 > 0.05 else []),
             *([f"{rows} lines"] if rows != 1_000_001 else []),
         ]
@@ -99,9 +105,9 @@ def large_upload(folder: Path) -> list[str]:
         service.close()
 
 
-def _floor(body: bytes, path: Path) -> float:
-    """csv.reader plus executemany of the same rows and images."""
-    begun = time.perf_counter()
+def _baseline_seconds(body: bytes, path: Path) -> float:
+    """Return the time in seconds of csv.reader and executemany for the same rows and images."""
+    started_at = time.perf_counter()
     database = sqlite3.connect(path)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("CREATE TABLE products (number INTEGER PRIMARY KEY, serial TEXT, name TEXT)")
@@ -117,32 +123,32 @@ def _floor(body: bytes, path: Path) -> float:
                 "INSERT INTO images (product, url) VALUES (?, ?)", ((0, r[2]) for r in chunk)
             )
     database.close()
-    return time.perf_counter() - begun
+    return time.perf_counter() - started_at
 
 
 def _count_lines(url: str) -> int:
-    with urllib.request.urlopen(url, timeout=600) as answer:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: answer.read(1 << 20), b""))
+    with urllib.request.urlopen(url, timeout=600) as response:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: response.read(1 << 20), b""))
 
 
-def _timed(service: Service, path: str) -> float:
-    begun = time.perf_counter()
+def _request_seconds(service: Service, path: str) -> float:
+    started_at = time.perf_counter()
     assert service.get(path).status == 200
-    return time.perf_counter() - begun
+    return time.perf_counter() - started_at
 
 
-class _Asking:
-    """Ask for a path again and again, from another thread, as long as the block runs."""
+class _Poller:
+    """Requests a path repeatedly from another thread while the `with` block runs."""
 
     def __init__(
-        self, service: Service, path: str, seconds: list[float], pause: float = 0.02
+        self, service: Service, path: str, seconds: list[float], interval: float = 0.02
     ) -> None:
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ask, args=(service, path, seconds, pause))
+        self._thread = threading.Thread(target=self._poll, args=(service, path, seconds, interval))
 
-    def _ask(self, service: Service, path: str, seconds: list[float], pause: float) -> None:
-        while not self._stop.wait(pause):
-            seconds.append(_timed(service, path))
+    def _poll(self, service: Service, path: str, seconds: list[float], interval: float) -> None:
+        while not self._stop.wait(interval):
+            seconds.append(_request_seconds(service, path))
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -152,8 +158,8 @@ class _Asking:
         self._thread.join()
 
 
-def answers_under_load(folder: Path) -> list[str]:
-    """p99 of the status and of a small upload while 5,000 images are being processed."""
+def response_times_under_load(folder: Path) -> list[str]:
+    """Measure the p99 of the status and of a small upload while 5,000 images are processed."""
     origin, service = Origin(), Service(folder, {"log": {"level": "info"}})
     service.start()
     try:
@@ -166,10 +172,10 @@ def answers_under_load(folder: Path) -> list[str]:
         gets: list[float] = []
         posts: list[float] = []
         while service.status(request_id, "?products=false")["finishedAt"] is None:
-            gets += [_timed(service, path) for _ in range(10)]
-            begun = time.perf_counter()
+            gets += [_request_seconds(service, path) for _ in range(10)]
+            started_at = time.perf_counter()
             service.upload(small)
-            posts.append(time.perf_counter() - begun)
+            posts.append(time.perf_counter() - started_at)
         p99 = percentile(gets, 0.99), percentile(posts, 0.99)
         print(
             f"GET p50 {statistics.median(gets) * 1000:.1f} p99 {p99[0] * 1000:.1f} ms of {len(gets)}; "
@@ -182,29 +188,30 @@ def answers_under_load(folder: Path) -> list[str]:
 
 
 def watchers(folder: Path) -> list[str]:
-    """What 200 watchers of one request cost the run."""
+    """Measure how much 200 watchers of one request slow down its processing."""
     origin = Origin()
 
     def run(name: str, count: int) -> float:
-        where = folder / name
-        where.mkdir()
-        service = Service(where, {"log": {"level": "info"}})
+        service_folder = folder / name
+        service_folder.mkdir()
+        service = Service(service_folder, {"log": {"level": "info"}})
         service.start()
         try:
             rows = [
                 (n, f"P{n}", origin.photo(n % 200, query=f"?w=500&h=500&n={n}"))
                 for n in range(5_000)
             ]
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             request_id = service.upload(table(rows))
             url = f"{service.url}/watchStatus/{request_id}"
             threads = [
-                threading.Thread(target=_drain, args=(url,), daemon=True) for _ in range(count)
+                threading.Thread(target=_read_events, args=(url,), daemon=True)
+                for _ in range(count)
             ]
             for thread in threads:
                 thread.start()
             service.finished(request_id, 300)
-            return time.perf_counter() - begun
+            return time.perf_counter() - started_at
         finally:
             service.close()
 
@@ -218,7 +225,7 @@ def watchers(folder: Path) -> list[str]:
         origin.close()
 
 
-def _drain(url: str) -> None:
-    with urllib.request.urlopen(url, timeout=300) as answer:
-        while answer.read(4096):
+def _read_events(url: str) -> None:
+    with urllib.request.urlopen(url, timeout=300) as response:
+        while response.read(4096):
             pass

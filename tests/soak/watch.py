@@ -1,4 +1,4 @@
-"""Looking at the service's processes from outside."""
+"""Measurements of the service's processes from outside."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def children(service: Service) -> list[psutil.Process]:
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether it works on images: only those have made themselves nice."""
+    """Return whether the process is a worker. Only workers raise their nice value."""
     try:
         return process.nice() > 0
     except psutil.NoSuchProcess:
@@ -24,14 +24,17 @@ def is_worker(process: psutil.Process) -> bool:
 
 
 def resident(service: Service) -> tuple[int, int]:
-    """Resident bytes of the main process, and of all others."""
+    """Return the resident memory in bytes of the main process, and of all other processes."""
     assert service.process is not None
     main = psutil.Process(service.process.pid).memory_info().rss
     return main, sum(p.memory_info().rss for p in children(service))
 
 
 class Peak:
-    """The main process's peak resident memory while the block runs, in bytes above its start."""
+    """Measures the peak resident memory of the main process while the `with` block runs.
+
+    `above` is the peak in bytes above the memory at the start.
+    """
 
     def __init__(self, service: Service) -> None:
         assert service.process is not None
