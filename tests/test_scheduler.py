@@ -136,7 +136,7 @@ async def test_images_of_an_origin_that_stays_dead_fail_with_its_error(
                 "SELECT error_message FROM images WHERE number = 0 AND request_key = ?", (old.key,)
             ).fetchone()[0]
         )
-        assert message.endswith("the host has kept failing for 10 minutes")
+        assert message.endswith("Stopped trying after 10 minutes.")
 
 
 # --- no room, no database ---------------------------------------------------------------------
