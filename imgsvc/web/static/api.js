@@ -1,92 +1,92 @@
-// Calls to the service. Every URL is relative to the page, so that a path prefix works.
+// API calls. Every URL is relative to the page, so that the server can run under a path prefix.
 
 const BASE = new URL(".", document.baseURI);
 
-/** The URL of one of the service's paths, with a query. Empty values are left out. */
+/** Return the URL of an API path with a query. Empty values are left out. */
 export function url(path, query = {}) {
-  const address = new URL(path, BASE);
+  const result = new URL(path, BASE);
   for (const [name, value] of Object.entries(query)) {
-    if (value !== null && value !== undefined && value !== "") address.searchParams.set(name, value);
+    if (value !== null && value !== undefined && value !== "") result.searchParams.set(name, value);
   }
-  return address;
+  return result;
 }
 
-/** A call that was refused with a code, or did not arrive (`status` 0). `errors` are its several causes. */
-export class Problem extends Error {
+/** An error response of the API (RFC 9457), or no response at all (`status` 0). `errors` lists the single errors. */
+export class ProblemError extends Error {
   constructor(status, body = {}) {
-    super(body.detail || body.title || `The server answered ${status}.`);
+    super(body.detail || body.title || `The server returned status ${status}.`);
     this.status = status;
     this.code = body.type?.split(":").at(-1) ?? "";
-    this.title = body.title || "That did not work";
+    this.title = body.title || "Something went wrong";
     this.errors = Array.isArray(body.errors) ? body.errors : [];
     this.errorCount = body.errorCount ?? this.errors.length;
   }
 }
 
 const unreachable = (detail = "Check that it is running and that you are connected, then try again.") =>
-  new Problem(0, { title: "The service cannot be reached", detail });
+  new ProblemError(0, { title: "The server cannot be reached", detail });
 
-let askForKey = async () => false;
+let signIn = async () => false;
 
-/** Set what happens where the service wants a key: a function that tells whether one was given. */
-export function whenKeyIsWanted(ask) {
-  askForKey = ask;
+/** Set the function to call on a 401 response. It resolves to true if the user signed in. */
+export function onUnauthorized(handler) {
+  signIn = handler;
 }
 
 /**
- * Call the service and return its JSON (null where there is none). Raises `Problem`.
- * `quiet`: where a key is wanted, fail instead of asking for it.
+ * Make an API call and return the JSON of the response, or null if it has no body. Throws `ProblemError`.
+ * `quiet`: throw on a 401 response instead of asking the user to sign in.
  */
 export async function call(method, path, { query, json, signal, quiet } = {}) {
   for (;;) {
-    let answer;
+    let response;
     try {
-      answer = await fetch(url(path, query), {
+      response = await fetch(url(path, query), {
         method,
         signal,
         credentials: "same-origin",
         headers: { Accept: "application/json", ...(json && { "Content-Type": "application/json" }) },
         body: json && JSON.stringify(json),
       });
-      const text = await answer.text();
-      if (answer.ok) return text ? JSON.parse(text) : null;
-      throw new Problem(answer.status, parse(text));
+      const text = await response.text();
+      if (response.ok) return text ? JSON.parse(text) : null;
+      throw new ProblemError(response.status, parse(text));
     } catch (error) {
       if (signal?.aborted) throw error;
-      if (!(error instanceof Problem)) throw unreachable();
-      if (error.status !== 401 || quiet || !(await askForKey())) throw error;
+      if (!(error instanceof ProblemError)) throw unreachable();
+      if (error.status !== 401 || quiet || !(await signIn())) throw error;
     }
   }
 }
 
-/** Upload a file and return the answer; `onProgress` is told the share that has been sent, 0 to 1. */
+/** Upload a file and return the JSON of the response. `onProgress` gets the fraction sent so far, 0 to 1. */
 export async function upload(file, query, { key, signal, onProgress }) {
   for (;;) {
     const { status, text } = await send(file, query, { key, signal, onProgress });
     if (status >= 200 && status < 300) return JSON.parse(text);
     const problem = status
-      ? new Problem(status, parse(text))
+      ? new ProblemError(status, parse(text))
       : unreachable("Check that it is running, and that the file has not changed since you chose it; then try again.");
-    if (status !== 401 || !(await askForKey())) throw problem;
+    if (status !== 401 || !(await signIn())) throw problem;
   }
 }
 
 function send(file, query, { key, signal, onProgress }) {
   return new Promise((resolve, reject) => {
-    // fetch() cannot tell how much of a body has been sent.
-    const sender = new XMLHttpRequest();
-    sender.open("POST", url("processImages", query));
-    sender.setRequestHeader("Content-Type", "text/csv");
-    sender.setRequestHeader("Accept", "application/json");
-    if (key) sender.setRequestHeader("Idempotency-Key", key);
-    sender.upload.onprogress = (event) => onProgress?.(event.total ? event.loaded / event.total : 0);
-    sender.onload = () => resolve({ status: sender.status, text: sender.responseText });
-    sender.onerror = () => resolve({ status: 0, text: "" });
+    // fetch() does not report upload progress.
+    const xhr = new XMLHttpRequest();
+    xhr.open("POST", url("processImages", query));
+    xhr.setRequestHeader("Content-Type", "text/csv");
+    xhr.setRequestHeader("Accept", "application/json");
+    if (key) xhr.setRequestHeader("Idempotency-Key", key);
+    xhr.upload.onprogress = (event) => onProgress?.(event.total ? event.loaded / event.total : 0);
+    xhr.onload = () => resolve({ status: xhr.status, text: xhr.responseText });
+    xhr.onerror = () => resolve({ status: 0, text: "" });
     signal?.addEventListener("abort", () => {
-      sender.abort();
+      xhr.abort();
       reject(signal.reason);
     });
-    sender.send(file);
+    xhr.send(file);
   });
 }
 
@@ -98,7 +98,7 @@ function parse(text) {
   }
 }
 
-/** A random key, also where the page came over plain http and `crypto.randomUUID` is missing. */
+/** Return a random key. `crypto.randomUUID` is not available on pages served over plain http. */
 export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (b) => b.toString(16).padStart(2, "0")).join("");
 }

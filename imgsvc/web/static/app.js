@@ -1,15 +1,15 @@
-// The page's start: which view the address names, and the buttons that every view shares.
+// Entry point of the page: shows the view for the URL's hash and sets up the buttons in the header.
 
 import { announce } from "./dom.js";
 import { startSession } from "./dialogs.js";
-import { problemPanel } from "./parts.js";
+import { problemPanel } from "./components.js";
 import { startTheme } from "./theme-button.js";
 
 const main = document.getElementById("main");
-let leaving = null;
+let currentView = null; // The AbortController of the view that is shown.
 
-// A view's code is loaded when it is first shown.
-function viewOf(hash) {
+// The code of a view is loaded when the view is first shown.
+function viewFor(hash) {
   const [, name = "", id = ""] = hash.replace(/^#/, "").split("/");
   if (name === "request" && id) {
     return { title: "Request", load: () => import("./request.js"), id: decode(id), nav: "#/requests" };
@@ -26,11 +26,11 @@ function decode(text) {
   }
 }
 
-async function show(first) {
-  leaving?.abort();
-  leaving = new AbortController();
-  const { signal } = leaving;
-  const { title, load, id, nav } = viewOf(location.hash);
+async function show(isFirst) {
+  currentView?.abort();
+  currentView = new AbortController();
+  const { signal } = currentView;
+  const { title, load, id, nav } = viewFor(location.hash);
   for (const link of document.querySelectorAll("header nav a")) {
     if (link.getAttribute("href") === nav) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -41,17 +41,17 @@ async function show(first) {
     if (signal.aborted) return;
     main.replaceChildren();
     scrollTo(0, 0);
-    view(main, { id, signal, go });
+    view(main, { id, signal, navigate });
   } catch (error) {
-    const problem = { title: "This view did not load", message: error.message, errors: [] };
+    const problem = { title: "This page did not load", message: error.message, errors: [] };
     main.replaceChildren(problemPanel(problem, () => location.reload()));
   }
-  if (first) return;
+  if (isFirst) return;
   announce("");
   main.querySelector("h1")?.focus({ preventScroll: true });
 }
 
-function go(hash) {
+function navigate(hash) {
   if (location.hash === hash) show();
   else location.hash = hash;
 }
@@ -59,7 +59,7 @@ function go(hash) {
 startTheme(document.getElementById("theme"));
 startSession(() => show());
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // Its target is no view.
+  event.preventDefault(); // The link's hash is not a view.
   main.focus();
 });
 addEventListener("hashchange", () => show());

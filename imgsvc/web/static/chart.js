@@ -1,38 +1,38 @@
-// The bytes saved, as two bars of one scale.
+// The bytes saved, as two bars on the same scale.
 
 import { h, s } from "./dom.js";
 import { bytes, savedPercent } from "./format.js";
 
-/** A figure of the bytes before and after. `update({input, output})` redraws it. */
+/** Return a chart of the bytes before and after compression, as {element, update}. `update({input, output})` redraws it. */
 export function savingsChart() {
   const title = s("title", {});
   const before = s("rect", { class: "before", y: 0, height: 22, rx: 4 });
   const after = s("rect", { class: "after", y: 34, height: 22, rx: 4 });
   const saved = s("rect", { class: "saved", y: 34, height: 22, rx: 4 });
-  const drawing = s("svg", { class: "savings-bars", height: 56, role: "img" }, title, before, saved, after);
-  const number = h("strong", {});
-  const words = h("span", { class: "muted" });
+  const bars = s("svg", { class: "savings-bars", height: 56, role: "img" }, title, before, saved, after);
+  const headline = h("strong", {});
+  const detail = h("span", { class: "muted" });
   const values = [h("dd", {}), h("dd", {})];
   const element = h("figure", { class: "savings" },
-    h("figcaption", {}, number, " ", words),
+    h("figcaption", {}, headline, " ", detail),
     h("div", { class: "savings-rows" },
       h("dl", {}, h("div", {}, h("dt", {}, "Before"), values[0]), h("div", {}, h("dt", {}, "After"), values[1])),
-      drawing));
+      bars));
 
   function update({ input, output }) {
     const percent = savedPercent(input, output);
-    const most = Math.max(input, output, 1);
-    const width = (n) => `${(n / most) * 100}%`;
+    const longest = Math.max(input, output, 1);
+    const width = (n) => `${(n / longest) * 100}%`;
     before.setAttribute("width", width(input));
     after.setAttribute("width", width(output));
     saved.setAttribute("x", 0);
     saved.setAttribute("width", width(Math.max(0, input)));
     values[0].textContent = input ? bytes(input) : "–";
     values[1].textContent = input ? bytes(output) : "–";
-    number.textContent = percent === null ? "Nothing saved yet" : percent >= 0 ? `${percent}% saved` : `${-percent}% larger`;
-    words.textContent = percent === null ? "" : `${bytes(Math.abs(input - output))} ${percent >= 0 ? "less" : "more"} to download`;
+    headline.textContent = percent === null ? "No image finished yet" : percent >= 0 ? `${percent}% saved` : `${-percent}% larger`;
+    detail.textContent = percent === null ? "" : `${bytes(Math.abs(input - output))} ${percent >= 0 ? "smaller" : "larger"}`;
     title.textContent =
-      percent === null ? "No image has been compressed yet." : `Before ${bytes(input)}, after ${bytes(output)}: ${number.textContent}.`;
+      percent === null ? "No image finished yet." : `Before ${bytes(input)}, after ${bytes(output)}: ${headline.textContent}.`;
   }
   return { element, update };
 }

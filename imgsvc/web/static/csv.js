@@ -1,33 +1,34 @@
-// Reads the rows that the service found fault with from the file itself, to show them in place.
-// The service alone judges; this only has to find the same rows.
+// Reads the invalid rows from the file, to show them with their errors. Only the server validates the
+// file; this parser only has to count rows in the same way.
 
-const MOST_BYTES = 64 * 2 ** 20;
-const PIECE = 2 ** 20;
-const HINT = /^sep=([,;\t])(?:\r\n?|\n|$)/i; // A first line that Excel understands and does not count.
+const MAX_BYTES = 64 * 2 ** 20; // Larger files are not read.
+const CHUNK_LENGTH = 2 ** 20; // Characters to parse before the browser gets time for other work.
+const SEP_LINE = /^sep=([,;\t])(?:\r\n?|\n|$)/i; // Optional first line of Excel that sets the delimiter. It does not count as a row.
 
 /**
- * Read records from a file: the header, the first that is not blank, as {number, cells}, and a Map of
- * the wanted numbers to their cells. Null where the file is too large or unreadable.
+ * Read the rows with the given `numbers` from a file. Return {header, rows}: `header` is the first row
+ * that is not blank, as {number, cells}; `rows` is a Map of row numbers to cells. Return null if the file
+ * is too large or unreadable.
  */
-export async function readRows(file, wanted) {
-  if (file.size > MOST_BYTES) return null;
+export async function readRows(file, numbers) {
+  if (file.size > MAX_BYTES) return null;
   try {
-    const whole = decode(new Uint8Array(await file.arrayBuffer()));
-    const [hint = "", mark] = HINT.exec(whole) ?? [];
-    const text = whole.slice(hint.length);
-    const last = Math.max(0, ...wanted);
-    const keep = new Set(wanted);
+    const decoded = decode(new Uint8Array(await file.arrayBuffer()));
+    const [sepLine = "", sep] = SEP_LINE.exec(decoded) ?? [];
+    const text = decoded.slice(sepLine.length);
+    const last = Math.max(0, ...numbers);
+    const requested = new Set(numbers);
     const rows = new Map();
     let header = null;
     let number = 0;
-    let pause = PIECE;
-    for (const [cells, position] of records(text, mark ?? delimiter(text))) {
+    let nextPause = CHUNK_LENGTH;
+    for (const [cells, position] of records(text, sep ?? detectDelimiter(text))) {
       number += 1;
       if (!header && cells.some((cell) => cell.trim())) header = { number, cells };
-      if (keep.has(number)) rows.set(number, cells);
+      if (requested.has(number)) rows.set(number, cells);
       if (header && number >= last) break;
-      if (position > pause) {
-        pause = position + PIECE;
+      if (position > nextPause) {
+        nextPause = position + CHUNK_LENGTH;
         await new Promise((resolve) => setTimeout(resolve));
       }
     }
@@ -47,48 +48,49 @@ function decode(data) {
   }
 }
 
-/** The delimiter that occurs most often outside quotes in the first line that is not blank. */
-export function delimiter(text) {
+/** Return the delimiter that occurs most often outside quotes in the first line that is not blank. */
+export function detectDelimiter(text) {
   const lines = text.slice(0, 10_000).replaceAll(/"[^"]*"/g, "x").split(/[\r\n]/);
-  const line = lines.find((each) => /[^\s,;]/.test(each)) ?? "";
-  const times = (mark) => line.split(mark).length;
-  return [",", ";", "\t"].reduce((best, mark) => (times(mark) > times(best) ? mark : best));
+  const line = lines.find((candidate) => /[^\s,;]/.test(candidate)) ?? "";
+  const occurrences = (delimiter) => line.split(delimiter).length;
+  return [",", ";", "\t"].reduce((best, delimiter) => (occurrences(delimiter) > occurrences(best) ? delimiter : best));
 }
 
-/** Yields [cells, position after them]; blank lines count, as they do in a spreadsheet. */
-export function* records(text, mark) {
-  const end = new RegExp(`[${mark}\r\n]`, "g");
+/** Yield [cells, end position] for each record. Blank lines count as records, as in a spreadsheet. */
+export function* records(text, delimiter) {
+  const cellEnd = new RegExp(`[${delimiter}\r\n]`, "g");
   let cells = [];
-  let at = 0;
-  while (at < text.length) {
+  let position = 0;
+  while (position < text.length) {
     let cell = "";
-    if (text[at] === '"') {
-      [cell, at] = quoted(text, at + 1);
+    if (text[position] === '"') {
+      [cell, position] = readQuoted(text, position + 1);
     }
-    end.lastIndex = at;
-    const stop = end.exec(text)?.index ?? text.length;
-    cells.push(cell + text.slice(at, stop));
-    at = stop + 1;
-    if (text[stop] === mark) {
-      if (at === text.length) cells.push("");
+    cellEnd.lastIndex = position;
+    const stop = cellEnd.exec(text)?.index ?? text.length;
+    cells.push(cell + text.slice(position, stop));
+    position = stop + 1;
+    if (text[stop] === delimiter) {
+      if (position === text.length) cells.push("");
       continue;
     }
-    if (text[stop] === "\r" && text[at] === "\n") at += 1;
-    yield [cells, at];
+    if (text[stop] === "\r" && text[position] === "\n") position += 1;
+    yield [cells, position];
     cells = [];
   }
-  if (cells.length) yield [cells, at];
+  if (cells.length) yield [cells, position];
 }
 
-function quoted(text, start) {
+/** Return [cell, position after the closing quote] of the quoted cell whose text begins at `start`. */
+function readQuoted(text, start) {
   let cell = "";
-  let at = start;
+  let position = start;
   for (;;) {
-    const close = text.indexOf('"', at);
-    if (close < 0) return [cell + text.slice(at), text.length];
-    cell += text.slice(at, close);
+    const close = text.indexOf('"', position);
+    if (close < 0) return [cell + text.slice(position), text.length];
+    cell += text.slice(position, close);
     if (text[close + 1] !== '"') return [cell, close + 1];
     cell += '"';
-    at = close + 2;
+    position = close + 2;
   }
 }

@@ -1,28 +1,28 @@
-// The page's small dialogs: are you sure, and which key.
+// The small dialogs of the page: confirmation and sign-in.
 
-import { h, announce, memory, toast } from "./dom.js";
-import { call, whenKeyIsWanted } from "./api.js";
+import { h, announce, storage, toast } from "./dom.js";
+import { call, onUnauthorized } from "./api.js";
 
 /**
- * Open a modal dialog; when it closes, it goes away and the focus returns to where it was. It belongs to
- * its view: going back closes it.
+ * Open a modal dialog. When it closes, it is removed and the focus returns to the element that had it.
+ * Navigating to another view closes the dialog.
  */
 export function openDialog(dialog) {
-  const before = document.activeElement;
+  const previousFocus = document.activeElement;
   document.body.append(dialog);
-  const leave = () => dialog.close();
-  addEventListener("hashchange", leave);
+  const close = () => dialog.close();
+  addEventListener("hashchange", close);
   dialog.addEventListener("close", () => {
-    removeEventListener("hashchange", leave);
+    removeEventListener("hashchange", close);
     dialog.remove();
-    if (before?.isConnected) before.focus();
+    if (previousFocus?.isConnected) previousFocus.focus();
   });
   dialog.showModal();
   return dialog;
 }
 
-/** Ask before something that cannot be undone. Resolves to true or false. */
-export function confirm({ title, text, action, keep = "Keep it" }) {
+/** Ask the user to confirm an action that cannot be undone. Resolves to true or false. */
+export function confirm({ title, text, action, decline = "Keep it" }) {
   return new Promise((resolve) => {
     const dialog = h(
       "dialog",
@@ -31,7 +31,7 @@ export function confirm({ title, text, action, keep = "Keep it" }) {
         h("h2", { id: "confirm-title" }, title),
         h("p", { id: "confirm-text" }, text),
         h("div", { class: "buttons end" },
-          h("button", { value: "", autofocus: true }, keep),
+          h("button", { value: "", autofocus: true }, decline),
           h("button", { value: "yes", class: "danger" }, action))),
     );
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"));
@@ -39,28 +39,28 @@ export function confirm({ title, text, action, keep = "Keep it" }) {
   });
 }
 
-let asking = null;
+let signingIn = null; // The promise of the dialog that is open.
 
-/** Ask for an API key and trade it for a session. Resolves to whether there is one now. */
+/** Ask for the API key and start a session. Resolves to true if the user signed in. */
 export function signIn() {
-  asking ??= ask().finally(() => {
-    asking = null;
+  signingIn ??= showSignIn().finally(() => {
+    signingIn = null;
   });
-  return asking;
+  return signingIn;
 }
 
-function ask() {
+function showSignIn() {
   return new Promise((resolve) => {
     const input = h("input", {
       type: "password", id: "key", name: "key", required: true, autofocus: true,
-      autocomplete: "current-password", spellcheck: "false", "aria-describedby": "key-note key-error",
+      autocomplete: "current-password", spellcheck: "false", "aria-describedby": "key-hint key-error",
     });
     const error = h("p", { id: "key-error", class: "field-error", role: "alert" });
     const button = h("button", { class: "primary" }, "Sign in");
     const form = h("form", {},
-      h("h2", { id: "key-title" }, "This service wants an API key"),
-      h("p", { id: "key-note", class: "muted" },
-        "Whoever runs the service has it. It is traded for a session cookie and not kept by the page."),
+      h("h2", { id: "key-title" }, "Sign in"),
+      h("p", { id: "key-hint", class: "muted" },
+        "Ask the person who runs this server for the API key. This page does not store it."),
       h("label", { for: "key" }, "API key"), input, error,
       h("div", { class: "buttons end" },
         h("button", { type: "button", on: { click: () => dialog.close() } }, "Not now"), button));
@@ -77,7 +77,7 @@ function ask() {
         announce("Signed in.");
         dialog.close();
       } catch (problem) {
-        error.textContent = problem.status === 401 ? "This key does not fit." : problem.message;
+        error.textContent = problem.status === 401 ? "Wrong API key." : problem.message;
         input.setAttribute("aria-invalid", "true");
         input.focus();
         input.select();
@@ -89,16 +89,16 @@ function ask() {
   });
 }
 
-// The cookie itself is out of a script's reach; this only decides whether "Sign out" is shown.
+// Scripts cannot read the session cookie. This value only decides whether "Sign out" is shown.
 function setSignedIn(value) {
-  memory.set("signedIn", value ? "yes" : null);
+  storage.set("signedIn", value ? "yes" : null);
   document.getElementById("sign-out").hidden = !value;
 }
 
-/** Make the key dialog answer every call that needs a key, and wire the "Sign out" button. */
+/** Show the sign-in dialog on every 401 response, and set up the "Sign out" button. */
 export function startSession(onSignedOut) {
-  whenKeyIsWanted(signIn);
-  setSignedIn(memory.get("signedIn") === "yes");
+  onUnauthorized(signIn);
+  setSignedIn(storage.get("signedIn") === "yes");
   document.getElementById("sign-out").addEventListener("click", async () => {
     try {
       await call("DELETE", "session", { quiet: true });

@@ -1,9 +1,9 @@
-// The API's description, drawn from openapi.json, with a form to try each call.
+// The API documentation, rendered from openapi.json, with a form to send each API call.
 
 import { h, icon } from "./dom.js";
 import { call, url } from "./api.js";
 import { startSession } from "./dialogs.js";
-import { problemPanel, skeleton } from "./parts.js";
+import { problemPanel, skeleton } from "./components.js";
 import { coded, prose, resolve, schemaView } from "./schema.js";
 import { startTheme } from "./theme-button.js";
 import { tryForm } from "./try.js";
@@ -18,14 +18,14 @@ show();
 async function show() {
   main.replaceChildren(skeleton(6));
   try {
-    draw(await call("GET", "openapi.json"));
+    render(await call("GET", "openapi.json"));
   } catch (problem) {
     main.replaceChildren(problemPanel(problem, show));
   }
 }
 
-function draw(api) {
-  const operations = operationsOf(api);
+function render(api) {
+  const operations = listOperations(api);
   const groups = Map.groupBy(operations, (operation) => operation.tags?.[0] ?? "API");
   const tags = new Map((api.tags ?? []).map((tag) => [tag.name, tag.description]));
   const key = h("input", { type: "password", id: "api-key", autocomplete: "off", spellcheck: "false" });
@@ -33,23 +33,23 @@ function draw(api) {
     h("div", { class: "stack" },
       h("h1", { tabindex: "-1" }, api.info.title ?? "API", " ", h("small", { class: "muted" }, api.info.version)),
       prose(api.info.description),
-      h("p", {}, "Described by ", h("a", { href: url("openapi.json").href }, "openapi.json"), "; as a collection to run: ", h("a", { href: url("postman.json").href, download: "imgsvc.postman_collection.json" }, "postman.json"), "."),
+      h("p", {}, "OpenAPI description: ", h("a", { href: url("openapi.json").href }, "openapi.json"), " · Postman collection: ", h("a", { href: url("postman.json").href, download: "imgsvc.postman_collection.json" }, "postman.json")),
       h("section", { class: "panel stack", "aria-labelledby": "base-title" },
-        h("h2", { id: "base-title" }, "Where, and with which key"),
-        h("p", {}, "Base URL ", h("code", {}, base())),
-        h("div", { class: "field narrow" }, h("label", { for: "api-key" }, "API key for the calls below ", h("span", { class: "muted" }, "where the service wants one")), key,
-          h("p", { class: "hint" }, "Sent as Authorization: Bearer, kept nowhere. Whoever is signed in on this page needs none.")))),
+        h("h2", { id: "base-title" }, "Base URL and key"),
+        h("p", {}, "Base URL ", h("code", {}, baseUrl())),
+        h("div", { class: "field narrow" }, h("label", { for: "api-key" }, "API key for the calls below ", h("span", { class: "muted" }, "if this server requires one")), key,
+          h("p", { class: "hint" }, "Sent as Authorization: Bearer, not stored. Not needed if you are signed in.")))),
     ...[...groups].map(([name, list]) => h("section", { class: "group stack", "aria-label": name },
       h("h2", {}, name), prose(tags.get(name)), list.map((o) => operationView(api, o, () => key.value)))));
   document.getElementById("contents").replaceChildren(...[...groups].map(([name, list]) => h("div", {},
     h("p", { class: "muted" }, name),
     h("ul", {}, list.map((o) => h("li", {}, h("a", { href: `#${o.anchor}` }, method(o.method), h("span", {}, o.path))))))));
-  arrive();
+  scrollToAnchor();
 }
 
-const base = () => url(".").href.replace(/\/$/, "");
+const baseUrl = () => url(".").href.replace(/\/$/, "");
 
-function operationsOf(api) {
+function listOperations(api) {
   return Object.entries(api.paths).flatMap(([path, item]) =>
     METHODS.filter((name) => item[name]).map((name) => ({
       ...item[name],
@@ -71,8 +71,8 @@ function operationView(api, operation, key) {
     prose(operation.description),
     parameters.length > 0 && [h("h4", {}, "Parameters"), parametersView(api, parameters)],
     requestBody && bodyView(api, requestBody),
-    h("h4", {}, "Answers"),
-    h("div", { class: "answers" }, Object.entries(responses).map(([status, r]) => answerView(api, status, resolve(api, r)))),
+    h("h4", {}, "Responses"),
+    h("div", { class: "responses" }, Object.entries(responses).map(([status, r]) => responseView(api, status, resolve(api, r)))),
     h("details", { class: "try" }, h("summary", {}, icon("next"), "Try it"), tryForm(api, operation, key)));
 }
 
@@ -91,12 +91,12 @@ function bodyView(api, body) {
   ];
 }
 
-function answerView(api, status, answer) {
-  const content = Object.entries(answer.content ?? {});
-  const headers = Object.entries(answer.headers ?? {});
-  const head = [h("span", { class: `status s${status[0]}` }, status), " ", h("span", {}, coded(answer.description))];
-  if (!content.length && !headers.length) return h("p", { class: "answer-line" }, head);
-  return h("details", {}, h("summary", { class: "answer-line" }, head),
+function responseView(api, status, response) {
+  const content = Object.entries(response.content ?? {});
+  const headers = Object.entries(response.headers ?? {});
+  const head = [h("span", { class: `status s${status[0]}` }, status), " ", h("span", {}, coded(response.description))];
+  if (!content.length && !headers.length) return h("p", { class: "response-line" }, head);
+  return h("details", {}, h("summary", { class: "response-line" }, head),
     headers.length > 0 && h("dl", { class: "properties" }, headers.map(([name, header]) =>
       h("div", {}, h("dt", {}, h("code", {}, name), h("span", { class: "muted" }, " header")), h("dd", {}, prose(resolve(api, header).description))))),
     content.map(([type, { schema, example }]) => [
@@ -105,11 +105,11 @@ function answerView(api, status, answer) {
     ]));
 }
 
-function arrive() {
+function scrollToAnchor() {
   const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
   if (target && target !== main) {
     target.scrollIntoView();
     target.focus({ preventScroll: true });
   }
 }
-addEventListener("hashchange", arrive);
+addEventListener("hashchange", scrollToAnchor);

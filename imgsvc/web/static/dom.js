@@ -1,23 +1,23 @@
-// Building the document. Text only ever goes in as text nodes: nothing that came from a file or from
-// the service can become markup.
+// Helpers that build the document. Text is only inserted as text nodes, so nothing from a file or from the
+// server can become markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Make an element. Properties: `class`, `on` ({event: handler}), `data` (dataset), anything else is an
- * attribute; true sets it empty, false, null and undefined leave it out. Children are nodes, texts,
- * or lists of these; null and false are skipped.
+ * Create an HTML element. `properties`: `on` ({event: handler}), `data` (dataset); everything else is an
+ * attribute. True sets an empty attribute; false, null and undefined leave it out. Children are nodes,
+ * strings or lists of these; null, undefined and false are skipped.
  */
 export function h(tag, properties, ...children) {
-  return fill(document.createElement(tag), properties, children);
+  return populate(document.createElement(tag), properties, children);
 }
 
-/** The same for an SVG element. */
+/** Create an SVG element, in the same way as `h`. */
 export function s(tag, properties, ...children) {
-  return fill(document.createElementNS(SVG, tag), properties, children);
+  return populate(document.createElementNS(SVG, tag), properties, children);
 }
 
-function fill(element, properties, children) {
+function populate(element, properties, children) {
   for (const [name, value] of Object.entries(properties ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     if (name === "on") {
@@ -45,20 +45,20 @@ const ICONS = {
   retry: "M4 12a8 8 0 1 0 2.5-5.8L4 8.500M4 4v4.500h4.500",
 };
 
-/** A small line icon that assistive technology skips: its meaning stands in text beside it. */
+/** Return a small line icon. It is hidden from screen readers: the text beside it has the meaning. */
 export function icon(name) {
   const path = s("path", { d: ICONS[name] });
-  return s("svg", { class: "glyph", viewBox: "0 0 24 24", "aria-hidden": "true" }, path);
+  return s("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true" }, path);
 }
 
-/** Tell a screen reader something without moving its place. */
+/** Announce a text to screen readers, without moving the focus. */
 export function announce(text) {
-  document.getElementById("announced").textContent = text;
+  document.getElementById("live-region").textContent = text;
 }
 
 let toastTimer = 0;
 
-/** Say something short at the foot of the page; it goes away by itself. */
+/** Show a short message at the bottom of the page for 5 seconds. */
 export function toast(text) {
   const box = document.getElementById("toast");
   clearTimeout(toastTimer);
@@ -69,7 +69,7 @@ export function toast(text) {
   }, 5000);
 }
 
-/** The URL if a link to it does no harm, else null (`javascript:` and its kin). */
+/** Return the URL if it is http or https, else null. Links to other schemes, such as `javascript:`, are unsafe. */
 export function safeHref(url) {
   try {
     return ["http:", "https:"].includes(new URL(url).protocol) ? url : null;
@@ -78,8 +78,8 @@ export function safeHref(url) {
   }
 }
 
-/** Read and write what this browser remembers; where storage is blocked, nothing is remembered. */
-export const memory = {
+/** This browser's localStorage. If it is blocked, `get` returns null and `set` does nothing. */
+export const storage = {
   get(key) {
     try {
       return localStorage.getItem(`imgsvc.${key}`);
@@ -92,7 +92,7 @@ export const memory = {
       if (value === null) localStorage.removeItem(`imgsvc.${key}`);
       else localStorage.setItem(`imgsvc.${key}`, value);
     } catch {
-      // Blocked or full; the page works without.
+      // Blocked or full. The page also works without storage.
     }
   },
 };

@@ -1,16 +1,16 @@
-// Numbers, sizes, times and codes as a person reads them.
+// Formats numbers, sizes, times and codes for people.
 
-// The page speaks English; whose English, the browser knows.
+// The page is in English. The browser decides which variant, for example en-US or en-GB.
 const LOCALE = navigator.languages?.find((language) => language.startsWith("en")) ?? "en-GB";
 const NUMBER = new Intl.NumberFormat(LOCALE);
-const WHEN = new Intl.DateTimeFormat(LOCALE, { dateStyle: "medium", timeStyle: "short" });
+const DATE_TIME = new Intl.DateTimeFormat(LOCALE, { dateStyle: "medium", timeStyle: "short" });
 
 export const count = (n) => NUMBER.format(n);
 
-/** `many(1, "image")` is "1 image", `many(2, "image")` "2 images". */
-export const many = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
+/** Return a number with its noun: `plural(1, "image")` is "1 image", `plural(2, "image")` is "2 images". */
+export const plural = (n, noun) => `${count(n)} ${noun}${n === 1 ? "" : "s"}`;
 
-/** Bytes with three significant digits, in powers of 1000. */
+/** Format bytes in units of 1000, with at most one decimal: "1.5 MB", "120 kB". */
 export function bytes(n) {
   if (n === null || n === undefined) return "–";
   const units = ["B", "kB", "MB", "GB", "TB"];
@@ -24,7 +24,7 @@ export function bytes(n) {
   return `${value.toFixed(digits)} ${units[unit]}`;
 }
 
-/** Seconds as "3 s", "2 min 10 s", "1 h 5 min". */
+/** Format seconds as "3 s", "2 min 10 s" or "1 h 5 min". */
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds));
   if (whole < 60) return `${whole} s`;
@@ -33,56 +33,69 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h${minutes % 60 ? ` ${minutes % 60} min` : ""}`;
 }
 
-/** A forecast, as roughly as it deserves: "about 2 min left". */
-export function roughly(seconds) {
+/** Format an estimate of the remaining seconds, rounded: "about 2 min left". */
+export function timeLeft(seconds) {
   if (seconds < 10) return "a few seconds left";
   if (seconds < 55) return `about ${Math.ceil(seconds / 10) * 10} s left`;
   if (seconds < 3570) return `about ${Math.max(1, Math.round(seconds / 60))} min left`;
   return `about ${(seconds / 3600).toFixed(1).replace(".0", "")} h left`;
 }
 
-export const when = (time) => WHEN.format(new Date(time));
+export const dateTime = (time) => DATE_TIME.format(new Date(time));
 
-/** How much smaller `after` is than `before`, in whole percent; null where there is nothing to say. */
+/** Return how much smaller `after` is than `before`, in whole percent. Return null if either is unknown. */
 export function savedPercent(before, after) {
   if (!before || after === null || after === undefined) return null;
   return Math.round((1 - after / before) * 100);
 }
 
-/** A percentage of saving as a sign shows it: "−67%", "+4%". */
-export const change = (percent) => (percent < 0 ? `+${-percent}%` : percent ? `−${percent}%` : "0%");
+/** Format the percentage saved as a change in size: "−67%", "+4%". */
+export const sizeChange = (percent) => (percent < 0 ? `+${-percent}%` : percent ? `−${percent}%` : "0%");
 
 export const STATUS = {
-  pending: "Waiting",
-  processing: "Working",
+  pending: "Queued",
+  processing: "In progress",
   completed: "Done",
-  partial: "Partly done",
+  partial: "Finished, some failed",
   failed: "Failed",
   cancelled: "Cancelled",
 };
 
-const REASONS = {
-  invalid_url: "The address is not valid",
-  blocked_address: "The address is not allowed",
-  dns_failure: "The host was not found",
-  connect_failed: "No connection",
-  tls_error: "No secure connection",
+const ERRORS = {
+  invalid_url: "Invalid URL",
+  blocked_address: "Private network address",
+  dns_failure: "Host not found",
+  connect_failed: "Connection failed",
+  tls_error: "Secure connection failed",
   timeout: "Took too long",
-  http_status: "The host refused",
+  http_status: "Error from the host",
   too_many_redirects: "Too many redirects",
-  too_large: "The file is too large",
-  empty_body: "The file is empty",
-  incomplete_body: "The download broke off",
+  too_large: "File too large",
+  empty_body: "Empty file",
+  incomplete_body: "Download interrupted",
   not_an_image: "Not an image",
-  unsupported_format: "Unsupported format",
+  unsupported_format: "Unsupported image format",
   too_many_pixels: "Too many pixels",
-  corrupt_image: "The image is damaged",
+  corrupt_image: "Damaged image",
   compress_timeout: "Compressing took too long",
   compress_crashed: "Compressing failed",
   out_of_memory: "Needs too much memory",
-  storage_failed: "Could not be stored",
-  internal: "An error of the service",
+  storage_failed: "Could not be saved",
+  internal: "Internal error",
 };
 
-/** An image error's code in a few words. */
-export const reason = (code) => REASONS[code] ?? code.replaceAll("_", " ");
+/**
+ * Return the text for an image's error code, in a few words. The `message` of an `http_status` error
+ * contains the HTTP status, which makes the text more exact.
+ */
+export function errorText(code, message = "") {
+  const status = code === "http_status" && /\b[3-5]\d\d\b/.exec(message)?.[0];
+  return status ? `${httpErrorText(status)} (${status})` : ERRORS[code] ?? code.replaceAll("_", " ");
+}
+
+function httpErrorText(status) {
+  if (status === "404" || status === "410") return "Not found";
+  if (status === "401" || status === "403") return "Access denied";
+  if (status === "429") return "Too many requests";
+  return status.startsWith("5") ? "Server error" : ERRORS.http_status;
+}

@@ -1,31 +1,31 @@
-// Every image of a request: read page by page, filtered here, drawn only where it is in sight.
+// All images of a request: loaded page by page, filtered in the browser, drawn only while visible.
 
 import { h, icon } from "./dom.js";
 import { call } from "./api.js";
-import { STATUS, bytes, change, count, many, reason, savedPercent } from "./format.js";
-import { problemPanel } from "./parts.js";
-import { Compare } from "./compare.js";
-import { WindowedGrid } from "./windowed.js";
+import { STATUS, bytes, count, errorText, plural, savedPercent, sizeChange } from "./format.js";
+import { problemPanel } from "./components.js";
+import { CompareDialog } from "./compare.js";
+import { VirtualList } from "./virtual-list.js";
 
-const FIRST_PRODUCTS = 25;
-const IMAGES_A_PAGE = 600;
-const MOST_IMAGES = 20_000; // Then a button asks for as many again: a browser is no database.
-const REFRESH_MS = 1000;
-const TYPING_MS = 120;
+const FIRST_PRODUCTS = 25; // Products on the first page.
+const IMAGES_PER_PAGE = 600; // Approximate size of the following pages.
+const MAX_IMAGES = 20_000; // Images to load before the user must click for more, to limit the browser's memory.
+const REFRESH_MS = 1000; // Delay after a page was loaded again.
+const SEARCH_DELAY_MS = 120; // Delay after the last key in the search field.
 const FILTERS = [
   ["all", "All", () => true],
   ["completed", STATUS.completed, (status) => status === "completed"],
   ["failed", STATUS.failed, (status) => status === "failed"],
-  ["waiting", STATUS.pending, (status) => status === "pending" || status === "processing"],
+  ["waiting", "Not finished", (status) => status === "pending" || status === "processing"],
   ["cancelled", STATUS.cancelled, (status) => status === "cancelled"],
 ];
 
 export class Gallery {
   #pages = [];
   #productsTotal = null;
-  #limit = MOST_IMAGES;
+  #limit = MAX_IMAGES;
   #items = [];
-  #shown = [];
+  #visible = [];
   #status = "all";
   #text = "";
   #state = "";
@@ -36,66 +36,66 @@ export class Gallery {
 
   constructor(id, signal) {
     Object.assign(this, { id, signal });
-    this.grid = new WindowedGrid({
+    this.grid = new VirtualList({
       label: "Images", description: "gallery-keys", signal,
-      draw: (item, index) => card(item, () => this.compare.open(this.#shown, index)),
+      draw: (item, index) => card(item, () => this.compare.open(this.#visible, index)),
     });
-    this.compare = new Compare((item) => this.#items[item.index], (item, index) => {
-      const at = this.#shown.indexOf(item);
-      this.grid.focus(at < 0 ? Math.min(index, this.#shown.length - 1) : at);
+    this.compare = new CompareDialog((item) => this.#items[item.index], (item, index) => {
+      const position = this.#visible.indexOf(item);
+      this.grid.focus(position < 0 ? Math.min(index, this.#visible.length - 1) : position);
     });
     this.chips = FILTERS.map(([value, text]) => chip(value, text));
     this.search = h("input", { type: "search", id: "search", placeholder: "Name, number or URL", autocomplete: "off" });
-    this.found = h("p", { class: "muted found", role: "status" });
-    this.more = h("button", { type: "button", hidden: true }, `Read the next ${count(MOST_IMAGES)} images`);
+    this.resultCount = h("p", { class: "muted result-count", role: "status" });
+    this.more = h("button", { type: "button", hidden: true }, `Load the next ${count(MAX_IMAGES)} images`);
     this.problem = h("div", {});
     this.element = this.#build();
   }
 
   #build() {
-    let typing = 0;
+    let searchTimer = 0;
     this.search.addEventListener("input", () => {
-      clearTimeout(typing);
-      typing = setTimeout(() => {
+      clearTimeout(searchTimer);
+      searchTimer = setTimeout(() => {
         this.#text = this.search.value.trim().toLowerCase();
         this.#refilter(false);
-      }, TYPING_MS);
+      }, SEARCH_DELAY_MS);
     });
     this.more.addEventListener("click", () => {
-      this.#limit += MOST_IMAGES;
+      this.#limit += MAX_IMAGES;
       this.more.hidden = true;
       this.#wake();
     });
-    const set = h("fieldset", { class: "chips", on: { change: (event) => this.#choose(event.target.value) } },
-      h("legend", { class: "hidden-visually" }, "Show images that are"), this.chips.map((c) => c.element));
+    const statusFilter = h("fieldset", { class: "chips", on: { change: (event) => this.#setStatus(event.target.value) } },
+      h("legend", { class: "visually-hidden" }, "Filter by status"), this.chips.map((c) => c.element));
     return h("section", { class: "gallery stack", "aria-labelledby": "gallery-title" },
       h("h2", { id: "gallery-title" }, "Images"),
-      h("div", { class: "toolbar" }, set,
-        h("div", { class: "field inline grow" }, h("label", { class: "hidden-visually", for: "search" }, "Find images"), this.search)),
-      this.found,
-      h("p", { id: "gallery-keys", class: "hidden-visually" }, "Arrow keys move from image to image, Enter compares before and after."),
+      h("div", { class: "toolbar" }, statusFilter,
+        h("div", { class: "field inline grow" }, h("label", { class: "visually-hidden", for: "search" }, "Search images"), this.search)),
+      this.resultCount,
+      h("p", { id: "gallery-keys", class: "visually-hidden" }, "Use the arrow keys to move between images. Press Enter to compare before and after."),
       this.grid.element, this.problem, h("div", { class: "buttons" }, this.more));
   }
 
-  /** Show only the images of one status, and go there. */
+  /** Show only the images with one status, and scroll to the gallery. */
   filter(status) {
-    this.#choose(status);
+    this.#setStatus(status);
     this.element.scrollIntoView({ block: "start" });
     this.chips.find((c) => c.value === status).input.focus();
   }
 
-  #choose(status) {
+  #setStatus(status) {
     this.#status = status;
     for (const c of this.chips) c.input.checked = c.value === status;
     this.#refilter(false);
   }
 
-  /** Read and show; `progressed` comes first. */
+  /** Load and show the images. Call `progressed` first. */
   start() {
-    this.#run();
+    this.#loadPages();
   }
 
-  /** The request has come further: what is not final yet is read again, what is in sight first. */
+  /** Update the gallery to the progress of the request. Pages that are not final are loaded again, visible ones first. */
   progressed(progress, finished) {
     this.#drawChips(progress);
     const { completed, failed, cancelled, processing } = progress;
@@ -103,16 +103,16 @@ export class Gallery {
     if (state === this.#state) return;
     this.#state = state;
     this.#finished = finished;
-    if (failed < this.#failed) this.#outdate();
+    if (failed < this.#failed) this.#markFailedStale();
     this.#failed = failed;
     this.#wake();
   }
 
-  /** Failed images are tried again, here or from another page: they are final no longer. */
-  #outdate() {
+  /** Mark pages with failed images as stale: the images were retried, here or on another page. */
+  #markFailedStale() {
     this.#retries += 1;
     for (const page of this.#pages) {
-      if (page.items.some((item) => item.status === "failed")) Object.assign(page, { state: null, settled: false });
+      if (page.items.some((item) => item.status === "failed")) Object.assign(page, { state: null, final: false });
     }
   }
 
@@ -124,12 +124,12 @@ export class Gallery {
     }
   }
 
-  async #run() {
+  async #loadPages() {
     while (!this.signal.aborted) {
-      const page = this.#next();
+      const page = this.#nextPage();
       const state = this.#state;
       try {
-        if (page) await this.#read(page);
+        if (page) await this.#loadPage(page);
         else await new Promise((resolve) => {
           this.#wake = resolve;
           this.signal.addEventListener("abort", resolve, { once: true });
@@ -140,99 +140,101 @@ export class Gallery {
         await new Promise((resolve) => {
           this.problem.replaceChildren(problemPanel(problem, resolve));
           if (problem.status === 401) return;
-          // News of the request say that the service is there.
+          // A new state of the request shows that the server can be reached.
           if (state === this.#state) this.#wake = resolve;
           else resolve();
         });
       }
-      if (page?.again && !this.#finished) await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+      if (page?.reloaded && !this.#finished) await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
     }
   }
 
   /**
-   * The page to read now: a stale one in sight, else one not read yet, else the stale one that was read
-   * longest ago. What is in sight has every second turn: it may change as long as the request goes on.
+   * Return the page to load next: a visible stale page, else a page not loaded yet, else the stale page
+   * that was loaded longest ago. Return null if there is none. A visible page is not loaded twice in a
+   * row, because it may stay stale for as long as the request runs.
    */
-  #next() {
-    const stale = this.#pages.filter((page) => !page.settled && page.state !== this.#state);
-    const seen = new Set([...this.grid.element.querySelectorAll("button")].map((b) => b.item?.page));
-    const visible = !seen.has(this.#pages.at(-1)) && stale.find((page) => seen.has(page));
+  #nextPage() {
+    const stale = this.#pages.filter((page) => !page.final && page.state !== this.#state);
+    const visiblePages = new Set([...this.grid.element.querySelectorAll("button")].map((b) => b.item?.page));
+    const visible = !visiblePages.has(this.#pages.at(-1)) && stale.find((page) => visiblePages.has(page));
     if (visible) return visible;
-    const { length } = this.#items;
+    const loaded = this.#items.length;
     const offset = this.#pages.reduce((sum, page) => sum + page.products, 0);
     if (this.#productsTotal === null) return newPage(0, 0, FIRST_PRODUCTS);
     if (offset < this.#productsTotal) {
-      if (length < this.#limit) return newPage(offset, length, Math.min(1000, Math.max(1, Math.floor((IMAGES_A_PAGE * offset) / length))));
+      if (loaded < this.#limit) return newPage(offset, loaded, Math.min(1000, Math.max(1, Math.floor((IMAGES_PER_PAGE * offset) / loaded))));
       this.more.hidden = false;
     }
     return stale[0] ?? null;
   }
 
-  async #read(page) {
-    const state = this.#state; // What comes while it is read makes it stale.
+  async #loadPage(page) {
+    const state = this.#state; // A state that changes during the load makes the page stale.
     const retries = this.#retries;
-    const answer = await call("GET", `checkStatus/${encodeURIComponent(this.id)}`, {
+    const response = await call("GET", `checkStatus/${encodeURIComponent(this.id)}`, {
       query: { format: "json", offset: page.offset, limit: page.limit },
       signal: this.signal,
     });
-    if (retries !== this.#retries) return; // It may tell of failures from before.
-    this.#productsTotal = answer.productsTotal;
-    const items = answer.products.flatMap((product) => product.images.map((image, at) => itemOf(product, image, at, page)));
-    items.forEach((item, at) => {
-      item.index = page.start + at;
-      const known = page.items[at];
-      // An item that has not changed stays the same object, so that its card is not drawn anew.
-      if (known && JSON.stringify(known.image) === JSON.stringify(item.image)) items[at] = known;
-      this.#items[item.index] = items[at]; // One by one: a page of long rows is more than one call can be given.
+    if (retries !== this.#retries) return; // The response may contain failures from before the retry.
+    this.#productsTotal = response.productsTotal;
+    const items = response.products.flatMap((product) => product.images.map((image, imageIndex) => createItem(product, image, imageIndex, page)));
+    items.forEach((item, position) => {
+      item.index = page.start + position;
+      const previous = page.items[position];
+      // An unchanged item stays the same object, so that its card is not redrawn.
+      if (previous && JSON.stringify(previous.image) === JSON.stringify(item.image)) items[position] = previous;
+      this.#items[item.index] = items[position]; // One at a time: a page can have more images than a call can have arguments.
     });
     Object.assign(page, {
       items,
       state,
-      products: answer.products.length,
-      settled: items.every((item) => item.final),
-      again: page.again || this.#pages.includes(page),
+      products: response.products.length,
+      final: items.every((item) => item.final),
+      reloaded: page.reloaded || this.#pages.includes(page),
     });
-    this.#pages = [...this.#pages.filter((other) => other !== page), page]; // In the order they were read in.
+    this.#pages = [...this.#pages.filter((other) => other !== page), page]; // In the order in which they were loaded.
     if (!page.products) this.#productsTotal = Math.min(this.#productsTotal, page.offset);
     this.#refilter(true);
   }
 
-  #refilter(same) {
-    const [, , fits] = FILTERS.find(([value]) => value === this.#status);
-    const everything = this.#status === "all" && !this.#text;
-    this.#shown = everything ? this.#items : this.#items.filter((item) => fits(item.status) && item.hay.includes(this.#text));
-    this.grid.show(this.#shown, same);
+  #refilter(isSameList) {
+    const [, , matches] = FILTERS.find(([value]) => value === this.#status);
+    const isUnfiltered = this.#status === "all" && !this.#text;
+    this.#visible = isUnfiltered ? this.#items : this.#items.filter((item) => matches(item.status) && item.searchText.includes(this.#text));
+    this.grid.show(this.#visible, isSameList);
     this.compare.refresh();
-    const read = this.#items.length;
+    const loaded = this.#items.length;
     const offset = this.#pages.reduce((sum, page) => sum + page.products, 0);
     const partial = this.#productsTotal !== null && offset < this.#productsTotal;
-    const words = this.#words(everything, read, partial);
-    if (this.found.textContent !== words) this.found.textContent = words; // What is set anew is read out again.
+    const text = this.#countText(isUnfiltered, loaded, partial);
+    if (this.resultCount.textContent !== text) this.resultCount.textContent = text; // Screen readers repeat a text that is set again.
   }
 
-  #words(everything, read, partial) {
-    const of = partial ? `the first ${many(read, "image")}` : many(read, "image");
-    if (everything) return partial ? `Showing ${of}` : `${of}`;
-    return this.#shown.length ? `${count(this.#shown.length)} of ${of}` : `None of ${of} fits. Choose another status or another word.`;
+  #countText(isUnfiltered, loaded, partial) {
+    const total = partial ? `the first ${plural(loaded, "image")}` : plural(loaded, "image");
+    if (isUnfiltered) return partial ? `Showing ${total}` : total;
+    if (this.#visible.length) return `${count(this.#visible.length)} of ${total}`;
+    return `No image matches${partial ? ` among ${total}` : ""}. Clear the search or filter.`;
   }
 }
 
-const newPage = (offset, start, limit) => ({ offset, start, limit, items: [], products: 0, state: null, settled: false });
+const newPage = (offset, start, limit) => ({ offset, start, limit, items: [], products: 0, state: null, final: false });
 
-function itemOf(product, image, at, page) {
-  const place = product.images.length > 1 ? `${at + 1} of ${product.images.length}` : "";
+function createItem(product, image, imageIndex, page) {
+  const position = product.images.length > 1 ? `${imageIndex + 1} of ${product.images.length}` : "";
   return {
-    image, page, place,
+    image, page, position,
     status: image.status,
     final: !["pending", "processing"].includes(image.status),
     name: product.productName,
     serial: product.serialNumber,
-    hay: `${product.productName}\n${product.serialNumber}\n${image.inputUrl}`.toLowerCase(),
+    searchText: `${product.productName}\n${product.serialNumber}\n${image.inputUrl}`.toLowerCase(),
   };
 }
 
 function chip(value, text) {
-  const input = h("input", { type: "radio", name: "shown", value, checked: value === "all", id: `chip-${value}` });
+  const input = h("input", { type: "radio", name: "status-filter", value, checked: value === "all", id: `chip-${value}` });
   const number = h("span", { class: "number" });
   return { value, input, number, element: h("span", { class: "chip" }, input, h("label", { for: `chip-${value}` }, text, " ", number)) };
 }
@@ -242,10 +244,10 @@ function card(item, open) {
   const frame = h("span", { class: "thumb" });
   const button = h("button", { type: "button", class: `card ${item.status}`, on: { click: open } },
     frame,
-    h("span", { class: "card-name" }, h("span", {}, item.name), item.place && [" ", h("span", { class: "muted" }, item.place)]),
-    h("span", { class: "card-line" }, line(image)));
+    h("span", { class: "card-name" }, h("span", {}, item.name), item.position && [" ", h("span", { class: "muted" }, item.position)]),
+    h("span", { class: "card-line" }, cardLine(image)));
   button.item = item;
-  if (image.outputUrl) button.settle = () => {
+  if (image.outputUrl) button.onVisible = () => {
     if (!frame.firstChild) frame.append(h("img", { src: image.outputUrl, alt: "", decoding: "async" }));
   };
   else if (image.status === "failed") frame.append(icon("alert"));
@@ -253,12 +255,12 @@ function card(item, open) {
   return button;
 }
 
-function line(image) {
-  if (image.status === "failed") return h("span", { class: "bad" }, reason(image.error?.code ?? "failed"));
+function cardLine(image) {
+  if (image.status === "failed") return h("span", { class: "bad" }, errorText(image.error?.code ?? "failed", image.error?.message));
   if (image.status !== "completed") return STATUS[image.status];
   const percent = savedPercent(image.inputBytes, image.outputBytes);
   return [
-    h("span", {}, bytes(image.inputBytes), h("span", { "aria-hidden": "true" }, " → "), h("span", { class: "hidden-visually" }, " to "), bytes(image.outputBytes)),
-    image.kept ? h("span", { class: "tag" }, "kept") : h("span", { class: "tag good" }, percent === null ? "" : change(percent)),
+    h("span", {}, bytes(image.inputBytes), h("span", { "aria-hidden": "true" }, " → "), h("span", { class: "visually-hidden" }, " to "), bytes(image.outputBytes)),
+    image.kept ? h("span", { class: "tag" }, "unchanged") : h("span", { class: "tag good" }, percent === null ? "" : sizeChange(percent)),
   ];
 }

@@ -1,30 +1,30 @@
-// The list of requests.
+// The list of requests, and the names of requests.
 
-import { announce, h, memory } from "./dom.js";
+import { announce, h, storage } from "./dom.js";
 import { call } from "./api.js";
-import { STATUS, bytes, change, count, many, when } from "./format.js";
-import { badge, heading, problemPanel, skeleton } from "./parts.js";
+import { STATUS, bytes, count, dateTime, plural, sizeChange } from "./format.js";
+import { badge, heading, problemPanel, skeleton } from "./components.js";
 
-const PAGE = 50;
-const MOST_NAMES = 500;
+const PAGE_SIZE = 50;
+const MAX_NAMES = 500; // Names that the browser stores.
 
-/** What a request is called: its file's name where this browser sent it, else the start of its id. */
-export const nameOf = (id) => new Map(names()).get(id) ?? `Request ${id.slice(0, 8)}`;
+/** Return the name of a request: its file's name if this browser uploaded it, else the start of its ID. */
+export const requestName = (id) => new Map(storedNames()).get(id) ?? `Request ${id.slice(0, 8)}`;
 
-/** Remember, in this browser, the name of the file that became a request. */
-export function rememberName(id, name) {
-  memory.set("names", JSON.stringify([...names(), [id, name]].slice(-MOST_NAMES)));
+/** Store the file name of a request in this browser. */
+export function storeName(id, name) {
+  storage.set("names", JSON.stringify([...storedNames(), [id, name]].slice(-MAX_NAMES)));
 }
 
-function names() {
+function storedNames() {
   try {
-    return JSON.parse(memory.get("names")) ?? [];
+    return JSON.parse(storage.get("names")) ?? [];
   } catch {
     return [];
   }
 }
 
-/** A table of requests, newest first. */
+/** Return a table of requests. They come newest first. */
 export function requestTable(requests, label) {
   return h("table", { class: "requests", "aria-label": label },
     h("thead", {}, h("tr", {},
@@ -36,55 +36,55 @@ function requestRow({ requestId, status, createdAt, progress, bytes: sizes }) {
   const done = progress.completed + progress.failed + progress.cancelled;
   const unfinished = done < progress.total;
   return h("tr", {},
-    h("th", { scope: "row" }, h("a", { href: `#/request/${encodeURIComponent(requestId)}` }, nameOf(requestId))),
-    h("td", { class: "muted" }, h("time", { datetime: createdAt }, when(createdAt))),
+    h("th", { scope: "row" }, h("a", { href: `#/request/${encodeURIComponent(requestId)}` }, requestName(requestId))),
+    h("td", { class: "muted" }, h("time", { datetime: createdAt }, dateTime(createdAt))),
     h("td", { data: { label: "Images" } },
       unfinished ? `${count(done)} of ${count(progress.total)}` : count(progress.total),
       progress.failed > 0 && h("span", { class: "bad" }, ` · ${count(progress.failed)} failed`)),
     h("td", { data: { label: "Saved" } },
-      sizes?.input ? `${bytes(sizes.input - sizes.output)} (${change(Math.round((1 - sizes.output / sizes.input) * 100))})` : "–"),
-    h("td", {}, badge(status)));
+      sizes?.input ? `${bytes(sizes.input - sizes.output)} (${sizeChange(Math.round((1 - sizes.output / sizes.input) * 100))})` : "–"),
+    h("td", {}, badge(status, progress.failed)));
 }
 
 /** Show the view in `main` until `signal` aborts. */
 export function view(main, { signal }) {
   const filter = h("select", { id: "status" },
-    h("option", { value: "" }, "Any status"), Object.entries(STATUS).map(([value, text]) => h("option", { value }, text)));
+    h("option", { value: "" }, "All statuses"), Object.entries(STATUS).map(([value, text]) => h("option", { value }, text)));
   const list = h("div", { class: "stack" });
-  const more = h("button", { type: "button", hidden: true }, "Show older ones");
+  const more = h("button", { type: "button", hidden: true }, "Show older requests");
   main.append(
     h("div", { class: "section-head" }, heading("Requests"),
-      h("div", { class: "field inline" }, h("label", { class: "hidden-visually", for: "status" }, "Status"), filter)),
+      h("div", { class: "field inline" }, h("label", { class: "visually-hidden", for: "status" }, "Status"), filter)),
     list, h("div", { class: "buttons" }, more));
   let cursor = null;
-  let turn = 0;
+  let latestLoad = 0; // Number of the newest load. Results of older loads are dropped.
 
-  async function load(fresh) {
-    turn += 1;
-    const mine = turn;
-    if (fresh) {
+  async function load(reset) {
+    latestLoad += 1;
+    const current = latestLoad;
+    if (reset) {
       cursor = null;
       list.replaceChildren(skeleton(5));
     }
     more.disabled = true;
     try {
-      const page = await call("GET", "listRequests", { query: { limit: PAGE, status: filter.value, cursor }, signal });
-      if (mine === turn) show(page, fresh);
+      const page = await call("GET", "listRequests", { query: { limit: PAGE_SIZE, status: filter.value, cursor }, signal });
+      if (current === latestLoad) show(page, reset);
     } catch (problem) {
-      if (signal.aborted || mine !== turn) return;
-      if (fresh) list.replaceChildren();
-      list.append(problemPanel(problem, () => load(fresh)));
+      if (signal.aborted || current !== latestLoad) return;
+      if (reset) list.replaceChildren();
+      list.append(problemPanel(problem, () => load(reset)));
     }
     more.disabled = false;
   }
 
-  function show({ requests, nextCursor }, fresh) {
+  function show({ requests, nextCursor }, reset) {
     cursor = nextCursor;
     more.hidden = !nextCursor;
     list.querySelector(".problem")?.remove();
-    if (!fresh) list.querySelector("tbody").append(...requestTable(requests, "").tBodies[0].rows);
-    else list.replaceChildren(requests.length ? requestTable(requests, "Requests") : empty(filter.value));
-    announce(`${many(list.querySelectorAll("tbody tr").length, "request")} shown.`);
+    if (!reset) list.querySelector("tbody").append(...requestTable(requests, "").tBodies[0].rows);
+    else list.replaceChildren(requests.length ? requestTable(requests, "Requests") : emptyList(filter.value));
+    announce(`${plural(list.querySelectorAll("tbody tr").length, "request")} shown.`);
   }
 
   filter.addEventListener("change", () => load(true));
@@ -92,9 +92,9 @@ export function view(main, { signal }) {
   load(true);
 }
 
-function empty(status) {
+function emptyList(status) {
   return h("div", { class: "panel empty" },
-    h("h2", {}, status ? `No request is “${STATUS[status].toLowerCase()}”` : "No requests yet"),
-    h("p", { class: "muted" }, status ? "Choose another status above." : "What you upload is listed here."),
+    h("h2", {}, status ? `No requests with the status “${STATUS[status]}”` : "No requests yet"),
+    h("p", { class: "muted" }, status ? "Choose another status above." : "Your uploads appear here."),
     !status && h("a", { class: "button primary", href: "#/" }, "Upload a CSV"));
 }

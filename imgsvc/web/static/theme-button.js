@@ -1,26 +1,26 @@
-// The button that turns the page light or dark.
+// The button that switches between the light and the dark theme.
 
-import { icon, memory } from "./dom.js";
+import { icon, storage } from "./dom.js";
 
-const dark = matchMedia("(prefers-color-scheme: dark)");
+const systemDark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Make `button` switch the theme. A choice that is the system's own again is forgotten. */
+/** Make `button` switch the theme. The choice is stored only if it differs from the system's theme. */
 export function startTheme(button) {
-  const now = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
+  const currentTheme = () => document.documentElement.dataset.theme ?? (systemDark.matches ? "dark" : "light");
   function draw() {
-    const other = now() === "dark" ? "light" : "dark";
+    const other = currentTheme() === "dark" ? "light" : "dark";
     button.replaceChildren(icon(other === "dark" ? "moon" : "sun"));
     button.setAttribute("aria-label", `Use the ${other} theme`);
     button.title = `Use the ${other} theme`;
   }
   button.addEventListener("click", () => {
-    const next = now() === "dark" ? "light" : "dark";
-    const chosen = next !== (dark.matches ? "dark" : "light");
-    if (chosen) document.documentElement.dataset.theme = next;
+    const next = currentTheme() === "dark" ? "light" : "dark";
+    const differs = next !== (systemDark.matches ? "dark" : "light");
+    if (differs) document.documentElement.dataset.theme = next;
     else delete document.documentElement.dataset.theme;
-    memory.set("theme", chosen ? next : null);
+    storage.set("theme", differs ? next : null);
     draw();
   });
-  dark.addEventListener("change", draw);
+  systemDark.addEventListener("change", draw);
   draw();
 }

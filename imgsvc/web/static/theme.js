@@ -1,7 +1,7 @@
-// Runs before the first paint, so that a chosen theme never flashes. The page's button writes the key.
+// Applies the stored theme before the first paint, so that the page does not flash. The theme button writes the key.
 try {
   const theme = localStorage.getItem("imgsvc.theme");
   if (theme) document.documentElement.dataset.theme = theme;
 } catch {
-  // Storage is blocked: the system's theme it is.
+  // Storage is blocked: use the system's theme.
 }

@@ -1,48 +1,48 @@
-// Following a request: by server-sent events, or by asking again and again where these do not come.
+// Watches the status of a request, by server-sent events, or by polling if these do not work.
 
 import { call, url } from "./api.js";
 
-const POLL_SECONDS = 2;
-const HIDDEN_SECONDS = 10;
-const MOST_PAUSE_SECONDS = 30;
+const POLL_SECONDS = 2; // Polling interval.
+const HIDDEN_POLL_SECONDS = 10; // Polling interval while the page is hidden.
+const MAX_RETRY_SECONDS = 30; // Longest delay between polls that fail.
 
 /**
- * Tell `onStatus` the request's status (without products) whenever it changes, until it has finished
- * or `signal` aborts. `onLost(true)` says that the connection is gone for now, `onLost(false)` that it
- * is back; `onProblem` ends it.
+ * Call `onStatus` with the status of the request (without products) whenever it changes, until the
+ * request has finished or `signal` aborts. `onLost(true)` reports that the connection is lost,
+ * `onLost(false)` that it is back. `onProblem` reports an error that ends the watch.
  */
 export function watch(id, signal, { onStatus, onLost, onProblem }) {
   let source = null;
   let ended = false;
-  let poll = 0; // The number of the polling loop that goes on; another number ends it.
+  let currentPoll = 0; // Number of the current polling loop. Loops with other numbers end.
 
   function listen() {
     source = new EventSource(url(`watchStatus/${encodeURIComponent(id)}`));
-    for (const name of ["message", "progress", "status", "finished"]) source.addEventListener(name, take);
+    for (const name of ["message", "progress", "status", "finished"]) source.addEventListener(name, onEvent);
     source.onopen = () => onLost(false);
     source.onerror = () => {
-      if (source.readyState !== EventSource.CLOSED) onLost(true); // The browser tries again by itself.
-      else ask(POLL_SECONDS);
+      if (source.readyState !== EventSource.CLOSED) onLost(true); // The browser reconnects by itself.
+      else poll(POLL_SECONDS);
     };
   }
 
   function stop() {
     source?.close();
     source = null;
-    poll += 1;
+    currentPoll += 1;
   }
 
-  function take(event) {
+  function onEvent(event) {
     let status = null;
     try {
       status = JSON.parse(event.data);
     } catch {
       return;
     }
-    if (status?.progress) tell(status);
+    if (status?.progress) report(status);
   }
 
-  function tell(status) {
+  function report(status) {
     if (signal.aborted || ended) return;
     onLost(false);
     if (status.finishedAt) {
@@ -52,42 +52,42 @@ export function watch(id, signal, { onStatus, onLost, onProblem }) {
     onStatus(status);
   }
 
-  async function ask(seconds) {
+  async function poll(seconds) {
     stop();
-    const mine = poll;
-    let pause = seconds;
-    const goOn = () => mine === poll && !signal.aborted;
-    while (goOn()) {
+    const number = currentPoll;
+    let delay = seconds;
+    const isCurrent = () => number === currentPoll && !signal.aborted;
+    while (isCurrent()) {
       try {
         const query = { format: "json", products: "false" };
         const status = await call("GET", `checkStatus/${encodeURIComponent(id)}`, { query, signal });
-        if (!goOn()) return;
-        pause = seconds;
-        tell(status);
+        if (!isCurrent()) return;
+        delay = seconds;
+        report(status);
       } catch (problem) {
-        if (!goOn()) return;
+        if (!isCurrent()) return;
         if (problem.status >= 400 && problem.status < 500 && problem.status !== 429) return onProblem(problem);
         onLost(true);
-        pause = Math.min(pause * 2, MOST_PAUSE_SECONDS);
+        delay = Math.min(delay * 2, MAX_RETRY_SECONDS);
       }
-      await new Promise((resolve) => setTimeout(resolve, pause * 1000));
+      await new Promise((resolve) => setTimeout(resolve, delay * 1000));
     }
   }
 
-  // A hidden page holds no connection open: a browser has only six for a host, over all its tabs.
-  function follow() {
+  // A hidden page keeps no connection open: browsers allow only six per host, across all tabs.
+  function start() {
     if (ended) return;
     stop();
-    if (document.hidden) ask(HIDDEN_SECONDS);
+    if (document.hidden) poll(HIDDEN_POLL_SECONDS);
     else listen();
   }
 
-  document.addEventListener("visibilitychange", follow, { signal });
+  document.addEventListener("visibilitychange", start, { signal });
   signal.addEventListener("abort", stop);
-  follow();
+  start();
 }
 
-/** Images per second, over the last 15 seconds. */
+/** The number of images per second, over the last 15 seconds. */
 export class Rate {
   #samples = [];
 
@@ -96,7 +96,7 @@ export class Rate {
     while (this.#samples.length > 2 && this.#samples[0][0] < now - 15) this.#samples.shift();
   }
 
-  /** Null while there is too little to tell. */
+  /** Null if there is too little data. */
   get perSecond() {
     const [[start, first], [end, last]] = [this.#samples[0] ?? [0, 0], this.#samples.at(-1) ?? [0, 0]];
     return end - start < 1.5 || last <= first ? null : (last - first) / (end - start);

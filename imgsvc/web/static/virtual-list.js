@@ -1,46 +1,47 @@
-// A grid of any length that keeps only what is in sight in the document.
+// A virtual list: a grid of any number of cards that keeps only the visible ones in the document.
 
 import { h } from "./dom.js";
 
-const MIN_COLUMN_REM = 9.5;
-const ROW_REM = 14;
-const GAP_REM = 0.75;
-const OVERSCAN_ROWS = 2;
-const SETTLE_MS = 120;
+const MIN_COLUMN_REM = 9.5; // Least width of a card.
+const ROW_REM = 14; // Height of a card.
+const GAP_REM = 0.75; // Space between cards.
+const OVERSCAN_ROWS = 2; // Rows drawn above and below the window.
+const VISIBLE_DELAY_MS = 120;
 
 /**
- * A list whose cards scroll with the page. `draw(item, index)` makes a card (a button) and may give it
- * a method `settle()`, which is called once it has stayed in sight for a moment: the place to load
- * pictures. The grid is one tab stop; arrow keys, Home and End move within it. A card is drawn
- * anew only where its item has become another object.
+ * A list whose cards scroll with the page. `draw(item, index)` returns a card (a button). The card may have
+ * a method `onVisible()`, for example to load its image: it is called when the card is still in the
+ * document VISIBLE_DELAY_MS after the last scroll or change. The list is one tab stop; the arrow keys,
+ * Home and End move within it. A card is only redrawn when its item is another object.
  */
-export class WindowedGrid {
+export class VirtualList {
   #cards = new Map();
   #items = [];
   #active = 0;
-  #settleTimer = 0;
-  #frame = 0;
+  #visibleTimer = 0;
+  #animationFrame = 0;
 
   constructor({ label, description, draw, signal }) {
     this.draw = draw;
     this.element = h("ul", { class: "cards", role: "list", "aria-label": label, "aria-describedby": description });
-    this.element.addEventListener("keydown", (event) => this.#key(event));
-    this.element.addEventListener("focusin", (event) => this.#focused(event));
-    const soon = () => this.#later();
-    addEventListener("scroll", soon, { passive: true, signal });
-    const watcher = new ResizeObserver(soon);
-    watcher.observe(this.element);
-    signal.addEventListener("abort", () => watcher.disconnect());
+    this.element.addEventListener("keydown", (event) => this.#onKeyDown(event));
+    this.element.addEventListener("focusin", (event) => this.#onFocusIn(event));
+    const onChange = () => this.#scheduleUpdate();
+    addEventListener("scroll", onChange, { passive: true, signal });
+    const observer = new ResizeObserver(onChange);
+    observer.observe(this.element);
+    signal.addEventListener("abort", () => observer.disconnect());
   }
 
-  /** Show these items. `same`: it is the same list, with some items replaced or added at its end. */
-  show(items, same) {
+  /** Show these items. `isSameList`: some items of the shown list were replaced or added at its end. */
+  show(items, isSameList) {
     this.#items = items;
-    if (!same) this.#active = 0;
+    if (!isSameList) this.#active = 0;
     this.#active = Math.min(this.#active, Math.max(0, items.length - 1));
     this.#update();
   }
 
+  /** Scroll to the card at `index` and focus it. */
   focus(index) {
     if (!this.element.isConnected) return;
     this.#active = index;
@@ -60,10 +61,10 @@ export class WindowedGrid {
     return { columns, gap, width: (width - gap * (columns - 1)) / columns, height: ROW_REM * rem + gap };
   }
 
-  #later() {
-    if (this.#frame) return;
-    this.#frame = requestAnimationFrame(() => {
-      this.#frame = 0;
+  #scheduleUpdate() {
+    if (this.#animationFrame) return;
+    this.#animationFrame = requestAnimationFrame(() => {
+      this.#animationFrame = 0;
       this.#update();
     });
   }
@@ -72,20 +73,20 @@ export class WindowedGrid {
     if (!this.element.isConnected || !this.element.clientWidth) return;
     const size = this.#measure();
     const rows = Math.ceil(this.#items.length / size.columns);
-    const tall = `${Math.max(0, rows * size.height - size.gap)}px`;
-    if (this.element.style.height !== tall) this.element.style.height = tall;
+    const height = `${Math.max(0, rows * size.height - size.gap)}px`;
+    if (this.element.style.height !== height) this.element.style.height = height;
     const top = -this.element.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(top / size.height) - OVERSCAN_ROWS) * size.columns;
     const end = (Math.ceil((top + innerHeight) / size.height) + OVERSCAN_ROWS) * size.columns;
     const last = Math.min(this.#items.length, Math.max(OVERSCAN_ROWS * size.columns, end));
-    this.#drop(first, last);
-    for (let index = first; index < last; index += 1) this.#place(index, size);
-    this.#tabStop(first, last);
-    clearTimeout(this.#settleTimer);
-    this.#settleTimer = setTimeout(() => this.#settle(), SETTLE_MS);
+    this.#removeHidden(first, last);
+    for (let index = first; index < last; index += 1) this.#drawCard(index, size);
+    this.#setTabStop(first, last);
+    clearTimeout(this.#visibleTimer);
+    this.#visibleTimer = setTimeout(() => this.#notifyVisible(), VISIBLE_DELAY_MS);
   }
 
-  #drop(first, last) {
+  #removeHidden(first, last) {
     for (const [index, card] of this.#cards) {
       const focused = card.button === document.activeElement && index < this.#items.length;
       if ((index >= first && index < last) || focused) continue;
@@ -94,7 +95,7 @@ export class WindowedGrid {
     }
   }
 
-  #place(index, { columns, gap, width, height }) {
+  #drawCard(index, { columns, gap, width, height }) {
     const item = this.#items[index];
     let card = this.#cards.get(index);
     if (card?.item !== item) {
@@ -116,29 +117,29 @@ export class WindowedGrid {
     card.row.setAttribute("aria-setsize", this.#items.length);
   }
 
-  /** In the document the cards stand in their order, for whoever reads it without seeing it. */
+  /** Insert a row in the order of the list, so that screen readers read the cards in that order. */
   #insert(row, index) {
-    const after = [...this.element.children].find((other) => Number(other.getAttribute("aria-posinset")) > index + 1);
-    this.element.insertBefore(row, after ?? null);
+    const next = [...this.element.children].find((other) => Number(other.getAttribute("aria-posinset")) > index + 1);
+    this.element.insertBefore(row, next ?? null);
   }
 
-  #tabStop(first, last) {
+  #setTabStop(first, last) {
     const stop = this.#cards.has(this.#active) ? this.#active : Math.min(Math.max(this.#active, first), last - 1);
     for (const [index, card] of this.#cards) card.button.tabIndex = index === stop ? 0 : -1;
   }
 
-  #settle() {
-    for (const { button } of this.#cards.values()) button.settle?.();
+  #notifyVisible() {
+    for (const { button } of this.#cards.values()) button.onVisible?.();
   }
 
-  #focused(event) {
+  #onFocusIn(event) {
     const index = event.target.closest("button")?.dataset.index;
     if (index === undefined) return;
     this.#active = Number(index);
-    for (const [at, card] of this.#cards) card.button.tabIndex = at === this.#active ? 0 : -1;
+    for (const [cardIndex, card] of this.#cards) card.button.tabIndex = cardIndex === this.#active ? 0 : -1;
   }
 
-  #key(event) {
+  #onKeyDown(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     const { columns } = this.#measure();
     const last = this.#items.length - 1;
