@@ -1,4 +1,4 @@
-"""A real Chromium on the real page of the real service."""
+"""Fixtures that open the page of a running service in Chromium."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FLAGS = [
     "--no-first-run",
 ]
 LOAD_FAILED = "Failed to load resource"
-"""What Chromium says of every answer that is an error, expected or not."""
+"""Start of the console message for every error response. Tests expect some of these responses."""
 
-PATIENCE_MS = 30_000
-"""A busy machine may keep the browser waiting: how long decides no test."""
-expect.set_options(timeout=PATIENCE_MS)
+TIMEOUT_MS = 30_000
+"""Timeout of browser actions and expectations. Long, because a busy machine slows the browser down."""
+expect.set_options(timeout=TIMEOUT_MS)
 
-Visit = Callable[..., PageObject]
+OpenPage = Callable[..., PageObject]
 
 
-@pytest.fixture(scope="package")  # its event loop must not outlast the package
+@pytest.fixture(scope="package")  # its event loop must end with the package
 def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -38,33 +38,36 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def visit(chromium: Browser) -> Iterator[Visit]:
-    """`visit(url, width=1440, scheme="light")` opens a page there, in a browser of its own.
+def open_page(chromium: Browser) -> Iterator[OpenPage]:
+    """Return the function `open_page(url, width=1440, height=900, scheme="light")`.
 
-    The test fails where a script raised, where the Content-Security-Policy stopped something, and where
-    the browser asked any host but loopback for anything.
+    It opens a URL in a new browser context and returns its `PageObject`. The test fails if a script
+    raises, if the Content-Security-Policy blocks something, or if the browser sends a request to a host
+    that is not loopback.
     """
     contexts = []
-    complaints: list[str] = []
+    errors: list[str] = []
 
-    def watch(page: Page) -> None:
-        page.on("pageerror", lambda error: complaints.append(f"raised: {error}"))
+    def record_errors(page: Page) -> None:
+        page.on("pageerror", lambda error: errors.append(f"raised: {error}"))
         page.on(
             "console",
             lambda message: (
-                complaints.append(message.text)
+                errors.append(message.text)
                 if message.type in {"error", "warning"} and not message.text.startswith(LOAD_FAILED)
                 else None
             ),
         )
-        page.on("request", seen)
+        page.on("request", record_foreign_request)
 
-    def seen(request: Request) -> None:
+    def record_foreign_request(request: Request) -> None:
         url = urlsplit(request.url)
         if url.scheme in {"http", "https"} and url.hostname not in {"127.0.0.1", "localhost"}:
-            complaints.append(f"asked a foreign host: {request.url}")
+            errors.append(f"sent a request to a foreign host: {request.url}")
 
-    def go(url: str, *, width: int = 1440, height: int = 900, scheme: str = "light") -> PageObject:
+    def open_url(
+        url: str, *, width: int = 1440, height: int = 900, scheme: str = "light"
+    ) -> PageObject:
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if scheme == "dark" else "light",
@@ -73,12 +76,12 @@ def visit(chromium: Browser) -> Iterator[Visit]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(PATIENCE_MS)
-        watch(page)
+        page.set_default_timeout(TIMEOUT_MS)
+        record_errors(page)
         page.goto(url)
         return PageObject(page)
 
-    yield go
+    yield open_url
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert errors == []
