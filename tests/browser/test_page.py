@@ -188,7 +188,7 @@ def test_text_from_a_file_never_becomes_markup(
     assert page.locator(".injected, [onerror]").count() == 0
 
 
-def test_compare_dialog_slider_zoom_and_next_image(
+def test_compare_dialog_has_slider_zoom_and_next_image(
     open_page: OpenPage, service: Service, origin: Origin
 ) -> None:
     ui = open_page(service.url)
