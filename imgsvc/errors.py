@@ -1,4 +1,4 @@
-"""Every error has a code that a program can act on and a sentence that helps a person."""
+"""Errors. Each has a code for programs and a sentence for people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FileErrorCode(StrEnum):
-    """What can be wrong with an uploaded table."""
+    """Reasons why an uploaded table is invalid."""
 
     EMPTY_FILE = "empty_file"
     NOT_CSV = "not_csv"
@@ -29,11 +29,11 @@ class FileErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileError:
-    """One thing that is wrong with an uploaded table, and where.
+    """One error in an uploaded table.
 
-    `row` is the record's number as a spreadsheet program shows it (the header is 1) and `column` the
-    header's own spelling; both are None where the fault is the whole file's. `value` is the offending
-    text, shortened.
+    `row` is the record's number as a spreadsheet program shows it (the header is 1), and `column` the
+    column's name as the header spells it. Both are None if the error concerns the whole file. `value`
+    is the invalid text, shortened.
     """
 
     code: FileErrorCode
@@ -44,7 +44,7 @@ class FileError:
 
 
 class ImageErrorCode(StrEnum):
-    """Why an image could not be fetched, compressed or stored."""
+    """Reasons why an image cannot be fetched, compressed or stored."""
 
     INVALID_URL = "invalid_url"
     BLOCKED_ADDRESS = "blocked_address"
@@ -69,11 +69,11 @@ class ImageErrorCode(StrEnum):
 
 
 class ImageError(Exception):
-    """An image failed: `code` for programs, `message` a sentence for its reader.
+    """An image failed. `code` is for programs, `message` is a sentence for people.
 
-    `http_status` is the origin's answer where `code` is `http_status`; `retry_after` is the number of
-    seconds after which the origin asked to be tried again. `redirected` says that it was not the URL's
-    own origin that failed, but one that it redirects to.
+    `http_status` is the status of the host's response if `code` is `http_status`. `retry_after` is the
+    delay, in seconds, that the host requested before the next attempt. `redirected` is true if a host
+    that the URL redirects to failed, not the URL's own host.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class ImageError(Exception):
         return f"{self.code}: {self.message}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        more = (self.http_status, self.retry_after, self.redirected)
-        return (_rebuild_image_error, (self.code, self.message, *more))
+        options = (self.http_status, self.retry_after, self.redirected)
+        return (_rebuild_image_error, (self.code, self.message, *options))
 
 
 def _rebuild_image_error(
@@ -113,7 +113,7 @@ def _rebuild_image_error(
 
 
 class ProblemCode(StrEnum):
-    """Why the service refuses a call; `web/problems.py` maps each to its HTTP status."""
+    """Reasons why the service rejects an API call. `web/problems.py` maps each to an HTTP status."""
 
     INVALID_CSV = "invalid-csv"
     INVALID_OPTION = "invalid-option"
@@ -140,11 +140,10 @@ class ProblemCode(StrEnum):
 
 
 class ProblemError(Exception):
-    """The service refuses a call.
+    """The service rejects an API call.
 
-    `detail` says what went wrong, where, and what to do. `errors` are the several causes where the
-    refusal is a table's, at most 100 of them, and `error_count` how many there are in all.
-    `retry_after` is in seconds.
+    `detail` says what is wrong, where, and what to do. If a table is invalid, `errors` are its first
+    100 errors and `error_count` is the number of all. `retry_after` is in seconds.
     """
 
     def __init__(
@@ -168,12 +167,13 @@ class ProblemError(Exception):
 
 
 class DependencyError(Exception):
-    """What the service stands on fails it for now; no bug, so a log tells it without a traceback."""
+    """A dependency, such as the disk, fails temporarily. This is not a bug: it is logged without a
+    traceback."""
 
 
 class ConfigError(Exception):
-    """The configuration is wrong; the message names the key and where it was set."""
+    """The configuration is invalid. The message names the key and where it is set."""
 
 
 class StartupError(Exception):
-    """The service cannot start; the message says why and what to do."""
+    """The service cannot start. The message says why and what to do."""

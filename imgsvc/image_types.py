@@ -1,4 +1,4 @@
-"""The nouns of pictures: how one is to be compressed, and what is known of it then."""
+"""Data types of image compression: its settings and its results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from enum import StrEnum
 
 
 class OutputFormat(StrEnum):
+    """The format of an output. `KEEP` is the format of its source."""
+
     KEEP = "keep"
     JPEG = "jpeg"
     WEBP = "webp"
@@ -18,9 +20,10 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A quality to compress at: `50%` is half of the source's own, `50` is absolute.
+    """A compression quality: `50%` is half of the source's own quality, `50` is absolute.
 
-    `value` is 1–100 on libjpeg's scale, or a percentage of the source's quality where `relative`.
+    `value` is a quality from 1 to 100 on libjpeg's scale. If `relative` is true, it is a percentage of
+    the source's quality instead.
     """
 
     value: int
@@ -28,20 +31,20 @@ class Quality:
 
     @classmethod
     def parse(cls, text: str | int) -> Quality:
-        """Read `"50%"`, `"50"` or `50`; raise ValueError for anything else."""
+        """Return the quality of `"50%"`, `"50"` or `50`. Raise ValueError for anything else."""
         match = re.fullmatch(r"([1-9][0-9]?|100)(%?)", str(text).strip())
         if match is None or isinstance(text, bool):
             raise ValueError('must be a whole number from 1 to 100, or a percentage such as "50%"')
         return cls(int(match[1]), bool(match[2]))
 
-    def of(self, source: int | None) -> int:
-        """The quality to use for a source of quality `source` (None: its format records none).
+    def resolve(self, source_quality: int | None) -> int:
+        """Return the absolute quality for a source, rounded up and at least 1.
 
-        Rounded up, and at least 1.
+        `source_quality` None means that the source's format records no quality; it counts as 100.
         """
         if not self.relative:
             return self.value
-        return max(1, -(-(100 if source is None else source) * self.value // 100))
+        return max(1, -(-(100 if source_quality is None else source_quality) * self.value // 100))
 
     def __str__(self) -> str:
         return f"{self.value}%" if self.relative else str(self.value)
@@ -49,7 +52,7 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class CompressionSettings:
-    """How an image is to be compressed. Equal settings on equal bytes give equal results."""
+    """Settings for compressing an image. Equal settings and equal bytes produce equal results."""
 
     quality: Quality = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP
@@ -61,10 +64,10 @@ class CompressionSettings:
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What is known of a compressed image besides its bytes. Formats are lower-case names.
+    """Properties of a compressed image. Formats are lower-case names.
 
-    `source_quality` is None where the source's format records none; `quality` is None where the
-    source's own picture was kept.
+    `source_quality` is None if the source's format records no quality. `kept` is true if the source's
+    own image data was kept; `quality` is None then.
     """
 
     input_bytes: int
@@ -80,7 +83,7 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True)
 class CompressedImage:
-    """A compressed image: its bytes and what is known of it."""
+    """A compressed image: its bytes and properties."""
 
     data: bytes
     info: ImageInfo
@@ -88,7 +91,7 @@ class CompressedImage:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A stored output: the file's name on disk and what is known of it."""
+    """A stored output: its file name on disk and its properties."""
 
     name: str
     info: ImageInfo

@@ -1,4 +1,4 @@
-"""An upload's way in: stream of bytes → table → database, or a refusal that says why."""
+"""Uploads: reads a stream of bytes as a table and stores it, or raises the errors that it has."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from imgsvc.table.reader import TableReader
 log = logging.getLogger(__name__)
 
 STAGED_ROWS = 1_000
-"""Rows in one transaction: few milliseconds, so that an upload holds up nobody's writes."""
+"""Maximum number of rows written in one transaction. It takes a few milliseconds, so an upload does
+not delay other writes."""
 STAGED_BYTES = 128 * 1024
-"""Bytes of a table whose rows are staged together, however few: they may have many images, or long
-cells, and none of them is to wait in memory for a thousand others."""
+"""Rows are written after this many bytes of the table, even if they are fewer than `STAGED_ROWS`.
+This limits the memory used by rows with many images or long cells."""
 FEED_BYTES = 32 * 1024
-"""Bytes that are parsed without a pause, so that a large chunk holds up nobody's answers."""
+"""Bytes parsed between two yields to the event loop, so that a large chunk does not delay responses."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadOptions:
-    """What came with the upload beside the table.
+    """The options of an upload.
 
-    `asked` are the options as the caller named them: an upload that is sent again is known by them,
-    whatever the service's own settings are by then.
+    `requested` is the text of the options that the caller set. It identifies a repeated upload even if
+    the service's default settings have changed since.
     """
 
-    options: RequestOptions
+    request_options: RequestOptions
     dry_run: bool = False
-    asked: str = ""
+    requested: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadResult:
-    """What became of an upload. `request` is None for a dry run, which stores nothing."""
+    """The result of an upload. `request` is None for a dry run, which stores nothing."""
 
     request: Request | None
     products: int
@@ -50,10 +51,10 @@ class UploadResult:
 
 
 class Intake:
-    """Takes uploads.
+    """Accepts uploads.
 
-    `has_free_space` says whether the disk has room for more; `accepted` is called after each request that
-    was accepted, `discarded` after each that left something to clean up.
+    `has_free_space` returns whether the disk has free space. `on_accepted` is called after a request is
+    accepted, `on_discarded` after a rejected upload whose staged rows have to be deleted.
     """
 
     def __init__(
@@ -63,15 +64,15 @@ class Intake:
         metrics: Metrics,
         *,
         has_free_space: Callable[[], bool],
-        accepted: Callable[[], None],
-        discarded: Callable[[], None],
+        on_accepted: Callable[[], None],
+        on_discarded: Callable[[], None],
     ) -> None:
         self._uploads = uploads
         self._config = config
         self._metrics = metrics
         self._has_free_space = has_free_space
-        self._accepted = accepted
-        self._discarded = discarded
+        self._on_accepted = on_accepted
+        self._on_discarded = on_discarded
         self._keys_in_progress: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = False
@@ -85,32 +86,32 @@ class Intake:
     ) -> UploadResult:
         """Read an upload to its end and accept it, or raise `ProblemError`.
 
-        `options` gives what is known of the options so far, and all of them once `chunks` has ended.
-        A request that was accepted is on disk; of one that was refused nothing stays.
+        `options` returns the options received so far; once `chunks` has ended, these are all options.
+        An accepted request is on disk. Nothing is stored of a rejected one.
         """
         self._check_open()
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
         try:
-            accepted = await self._keyed(chunks, options, idempotency_key)
+            result = await self._upload_with_key(chunks, options, idempotency_key)
         except asyncio.CancelledError:
             if not self._stopping or task is None or task.uncancel():
                 raise
             raise _stopping() from None
-        except ProblemError as refusal:
-            self._metrics.uploads.labels(refusal.code).inc()
+        except ProblemError as error:
+            self._metrics.uploads.labels(error.code).inc()
             raise
         finally:
             if task is not None:
                 self._tasks.discard(task)
-        self._metrics.uploads.labels(_outcome(accepted)).inc()
-        if accepted.request is not None and not accepted.replayed:
-            self._accepted()
-        return accepted
+        self._metrics.uploads.labels(_outcome(result)).inc()
+        if result.request is not None and not result.replayed:
+            self._on_accepted()
+        return result
 
     def stop(self) -> None:
-        """Refuse what comes, and what is still being uploaded; what is being accepted is accepted."""
+        """Reject new uploads and those still being read. Uploads being committed are completed."""
         self._stopping = True
         for task in self._tasks:
             task.cancel()
@@ -121,29 +122,29 @@ class Intake:
         if not self._has_free_space():
             raise ProblemError(
                 ProblemCode.STORAGE_FULL,
-                "The storage has no room for more work. Try again when some has been freed.",
+                "The storage is full. Free disk space on the server, then upload again.",
                 retry_after=60,
             )
 
-    async def _keyed(
+    async def _upload_with_key(
         self,
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         idempotency_key: str | None,
     ) -> UploadResult:
         if idempotency_key is None:
-            return await self._upload().run(chunks, options, None)
+            return await self._new_upload().run(chunks, options, None)
         if idempotency_key in self._keys_in_progress:
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_BUSY,
-                "An upload with this Idempotency-Key is still in progress. Wait for its answer.",
+                "An upload with this Idempotency-Key is still in progress. Wait for its response.",
                 retry_after=1,
             )
         self._keys_in_progress.add(idempotency_key)
         try:
             bound = await self._uploads.find_idempotent(idempotency_key)
             if bound is None:
-                return await self._upload().run(chunks, options, idempotency_key)
+                return await self._new_upload().run(chunks, options, idempotency_key)
         finally:
             self._keys_in_progress.discard(idempotency_key)
         return await self._replay(chunks, options, *bound)
@@ -158,45 +159,47 @@ class Intake:
         digest = hashlib.sha256()
         async for chunk in chunks:
             digest.update(chunk)
-        again = _fingerprint(digest.digest(), options())
-        pairs = zip(again.split(), fingerprint.split(), strict=False)  # an old request has but one
+        repeated = _fingerprint(digest.digest(), options())
+        # Requests of older versions have only one hash.
+        pairs = zip(repeated.split(), fingerprint.split(), strict=False)
         if not any(one == other for one, other in pairs):
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_REUSED,
-                "This Idempotency-Key came before with another table or other options. "
+                "This Idempotency-Key was already used with a different file or different options. "
                 "Use a new key for a new upload.",
             )
         return UploadResult(request, request.products, request.progress.total, replayed=True)
 
-    def _upload(self) -> _Upload:
-        return _Upload(self._uploads, self._config, self._accepting, self._discarded)
+    def _new_upload(self) -> _Upload:
+        return _Upload(self._uploads, self._config, self._before_commit, self._on_discarded)
 
-    def _accepting(self) -> None:
-        # Once begun the commit is made, whatever becomes of its caller, who would be told otherwise.
+    def _before_commit(self) -> None:
+        # A commit that has begun always completes. If a stop cancelled the task now, the response would
+        # wrongly say that the upload was rejected.
         if (task := asyncio.current_task()) is not None:
             self._tasks.discard(task)
 
 
 class _Upload:
-    """One upload on its way: rows are staged under a request that nobody sees until it is accepted."""
+    """One upload. Its rows are staged under a request that stays hidden until it is accepted."""
 
     def __init__(
         self,
         uploads: RequestStore,
         config: ServerConfig,
-        accepting: Callable[[], None],
-        discarded: Callable[[], None],
+        before_commit: Callable[[], None],
+        on_discarded: Callable[[], None],
     ) -> None:
         self._uploads = uploads
         self._config = config
-        self._accepting = accepting
-        self._discarded = discarded
+        self._before_commit = before_commit
+        self._on_discarded = on_discarded
         self._reader = TableReader(max_images=config.max_images_per_request)
         self._digest = hashlib.sha256()
         self._rows: list[Product] = []
         self._unstaged_bytes = 0
-        self._beginning: asyncio.Task[int] | None = None
-        self._staging: asyncio.Task[None] | None = None
+        self._begin_task: asyncio.Task[int] | None = None
+        self._staging_task: asyncio.Task[None] | None = None
 
     async def run(
         self,
@@ -207,15 +210,15 @@ class _Upload:
         accepted = False
         try:
             await self._read(chunks, store=not options().dry_run)
-            given = options()
+            final_options = options()
             self._check_table()
-            if given.dry_run:
+            if final_options.dry_run:
                 return UploadResult(None, self._reader.products, self._reader.images)
-            request = await self._accept(given, idempotency_key)
+            request = await self._accept(final_options, idempotency_key)
             accepted = True
         finally:
-            if not accepted and self._beginning is not None:
-                await asyncio.shield(self._discard(self._beginning))
+            if not accepted and self._begin_task is not None:
+                await asyncio.shield(self._discard(self._begin_task))
         return UploadResult(request, self._reader.products, self._reader.images)
 
     async def _read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
@@ -224,15 +227,15 @@ class _Upload:
             for start in range(0, len(chunk), FEED_BYTES):
                 piece = chunk[start : start + FEED_BYTES]
                 self._unstaged_bytes += len(piece)
-                await self._take(self._reader.feed(piece), store=store)
-        await self._take(self._reader.close(), store=store, last=True)
-        await self._staged()
+                await self._add_rows(self._reader.feed(piece), store=store)
+        await self._add_rows(self._reader.close(), store=store, last=True)
+        await self._wait_for_staging()
 
-    async def _take(self, rows: list[Product], *, store: bool, last: bool = False) -> None:
+    async def _add_rows(self, rows: list[Product], *, store: bool, last: bool = False) -> None:
         if self._reader.images > self._config.max_images_per_request:
             raise ProblemError(
                 ProblemCode.TOO_MANY_IMAGES,
-                f"The table has more than {self._config.max_images_per_request:,} images "
+                f"The file has more than {self._config.max_images_per_request:,} images "
                 "(server.max_images_per_request). Split it into several uploads.",
             )
         if not store or self._reader.error_count:
@@ -249,50 +252,50 @@ class _Upload:
         await asyncio.sleep(0)
 
     async def _stage(self, rows: list[Product]) -> None:
-        if self._beginning is None:
-            self._beginning = asyncio.create_task(self._uploads.begin())
-        # Cut short here, the request is begun all the same, and its key is needed to discard it.
-        request_key = await asyncio.shield(self._beginning)
-        await self._staged()
-        # The next rows are read meanwhile.
-        self._staging = asyncio.create_task(self._uploads.stage(request_key, rows))
+        if self._begin_task is None:
+            self._begin_task = asyncio.create_task(self._uploads.begin())
+        # If this task is cancelled here, the request still begins, and its key is needed to discard it.
+        request_key = await asyncio.shield(self._begin_task)
+        await self._wait_for_staging()
+        # Read the next rows while these are written.
+        self._staging_task = asyncio.create_task(self._uploads.stage(request_key, rows))
 
-    async def _staged(self) -> None:
-        staging, self._staging = self._staging, None
-        if staging is not None:
-            await staging
+    async def _wait_for_staging(self) -> None:
+        staging_task, self._staging_task = self._staging_task, None
+        if staging_task is not None:
+            await staging_task
 
-    async def _discard(self, beginning: asyncio.Task[int]) -> None:
-        request_key = await beginning
+    async def _discard(self, begin_task: asyncio.Task[int]) -> None:
+        request_key = await begin_task
         try:
-            await self._staged()
+            await self._wait_for_staging()
         finally:
             await self._uploads.discard(request_key)
-            self._discarded()
+            self._on_discarded()
 
     def _check_table(self) -> None:
         count = self._reader.error_count
         if count:
             raise ProblemError(
                 ProblemCode.INVALID_CSV,
-                f"The table has {count:,} fault{'s' if count > 1 else ''}; nothing was stored. "
-                "Mend what is listed and upload it again.",
+                f"{count:,} problem{'s' if count > 1 else ''} found; nothing was saved. "
+                f"Fix {'them' if count > 1 else 'it'} and upload again.",
                 errors=self._reader.errors,
                 error_count=count,
             )
 
-    async def _accept(self, given: UploadOptions, idempotency_key: str | None) -> Request:
+    async def _accept(self, options: UploadOptions, idempotency_key: str | None) -> Request:
         columns = self._reader.columns
-        assert columns is not None, "a good table has columns"  # noqa: S101
-        assert self._beginning is not None, "and rows"  # noqa: S101
+        assert columns is not None, "a valid table has columns"  # noqa: S101
+        assert self._begin_task is not None, "a valid table has rows"  # noqa: S101
         idempotency = None
         if idempotency_key is not None:
-            idempotency = (idempotency_key, _fingerprint(self._digest.digest(), given))
-        self._accepting()
+            idempotency = (idempotency_key, _fingerprint(self._digest.digest(), options))
+        self._before_commit()
         request = await self._uploads.accept(
-            self._beginning.result(),
+            self._begin_task.result(),
             columns,
-            given.options,
+            options.request_options,
             max_waiting=self._config.max_waiting_images,
             idempotency=idempotency,
         )
@@ -307,24 +310,25 @@ class _Upload:
         return request
 
 
-def _fingerprint(digest: bytes, given: UploadOptions) -> str:
-    """Tell the table's bytes and the options' values apart from any others.
+def _fingerprint(digest: bytes, options: UploadOptions) -> str:
+    """Return two hashes that identify the table's bytes and the options' values.
 
-    Twice: by the options as they were named, and by what they came to with the service's settings. The
-    same upload has one of the two in common with the first, though the settings have changed, or
-    though it names what was left out.
+    The first hash is of the requested options, the second of the effective ones, which include the
+    service's defaults. A repeated upload shares at least one hash with the first upload, even if the
+    defaults have changed, or if it sets options explicitly that it left to the defaults before.
     """
-    options = given.options
-    came_to = f"{options.settings} {options.webhook_url} {given.dry_run}"
+    effective_options = options.request_options
+    effective = f"{effective_options.settings} {effective_options.webhook_url} {options.dry_run}"
     return " ".join(
-        hashlib.sha256(digest + text.encode()).hexdigest() for text in (given.asked, came_to)
+        hashlib.sha256(digest + text.encode()).hexdigest()
+        for text in (options.requested, effective)
     )
 
 
-def _outcome(accepted: UploadResult) -> str:
-    if accepted.request is None:
+def _outcome(result: UploadResult) -> str:
+    if result.request is None:
         return "dry-run"
-    return "replayed" if accepted.replayed else "accepted"
+    return "replayed" if result.replayed else "accepted"
 
 
 def _stopping() -> ProblemError:

@@ -1,4 +1,4 @@
-"""The nouns: what the service speaks of, in plain immutable values."""
+"""Domain models: immutable values that all parts of the service share."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from imgsvc.image_types import CompressionSettings, ImageInfo
 
 
 class ImageStatus(StrEnum):
+    """The state of an image."""
+
     PENDING = "pending"
     PROCESSING = "processing"
     COMPLETED = "completed"
@@ -35,21 +37,21 @@ IMAGE_TRANSITIONS: Mapping[ImageStatus, frozenset[ImageStatus]] = {
     ImageStatus.CANCELLED: frozenset(),
     ImageStatus.COMPLETED: frozenset(),
 }
-"""The legal moves of an image. A failed one moves only when its user asks for a retry."""
+"""The states that may follow each state. A failed image becomes pending only if a user retries it."""
 
 
 class InvalidTransitionError(Exception):
-    """An image was to move between two states that no arrow joins: a bug, never a user's doing."""
+    """A forbidden change of an image's state. This is always a bug, never a user's mistake."""
 
 
 def check_transition(before: ImageStatus, after: ImageStatus) -> None:
-    """Raise `InvalidTransitionError` unless an image may go from `before` to `after`."""
+    """Raise `InvalidTransitionError` unless an image may change from `before` to `after`."""
     if after not in IMAGE_TRANSITIONS[before]:
         raise InvalidTransitionError(f"an image that is {before} cannot become {after}")
 
 
 class RequestStatus(StrEnum):
-    """The state of a request, and of one row of it."""
+    """The state of a request or of one of its products."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -61,7 +63,7 @@ class RequestStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How many images of a request or a row are in which state."""
+    """The number of images in each state, of a request or a product."""
 
     pending: int = 0
     processing: int = 0
@@ -83,7 +85,7 @@ class Progress:
 
     @property
     def status(self) -> RequestStatus:
-        """The one word for these counts; the same rule serves rows and requests."""
+        """The status that follows from these counts. The rule is the same for products and requests."""
         if not self.finished:
             return (
                 RequestStatus.PROCESSING if self.processing or self.done else RequestStatus.PENDING
@@ -95,12 +97,12 @@ class Progress:
         return RequestStatus.PARTIAL if self.completed else RequestStatus.FAILED
 
 
-# --- the table that comes in -------------------------------------------------------------------
-# Its rows and their images come by the million, and a named tuple is made in half a dataclass's time.
+# --- the uploaded table ------------------------------------------------------------------------
+# Tables have up to millions of rows and images. A named tuple is created twice as fast as a dataclass.
 
 
 class ColumnRole(StrEnum):
-    """What a column of the uploaded table is for."""
+    """The purpose of a column of the uploaded table."""
 
     SERIAL = "serial"
     NAME = "name"
@@ -110,10 +112,10 @@ class ColumnRole(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The uploaded table's own columns, in their order: header text and role.
+    """The columns of the uploaded table, in its order: header text and role.
 
-    Columns that are dropped (empty unnamed ones, those with the names of our own output columns) are
-    not among them. `extra_positions` tells where in `Product.extra` the cells of the `extra` columns stand.
+    Dropped columns are not included: empty unnamed columns, and columns named like our output columns.
+    `extra_positions` are the positions in `Product.extra` of the cells of the `extra` columns.
     """
 
     names: tuple[str, ...]
@@ -130,20 +132,21 @@ class Columns:
 class ImageUrl(NamedTuple):
     """One image URL of a row.
 
-    `given` is the user's spelling, trimmed, and what is shown; `fetched` is the valid ASCII form that
-    goes on the wire; `host_url` is its `scheme://host:port`.
+    `text` is the user's spelling, trimmed, which is displayed. `fetch_url` is the valid ASCII form,
+    which is sent. `host_url` is its `scheme://host:port`.
     """
 
-    given: str
-    fetched: str
+    text: str
+    fetch_url: str
     host_url: str
 
 
 class Product(NamedTuple):
     """One row of the uploaded table.
 
-    `extra` are the cells of its further columns (`Columns.extra_positions`), but for those that it ends before.
-    Any column without a name has cells there, as only the last row tells which of them are empty.
+    `extra` are the cells of its extra columns, in the positions of `Columns.extra_positions`; a short
+    row has fewer. It includes the cells of all unnamed columns, because only the last row shows which
+    of these columns are empty.
     """
 
     row: int
@@ -153,12 +156,12 @@ class Product(NamedTuple):
     extra: tuple[str, ...] = ()
 
 
-# --- requests, as the database gives them ------------------------------------------------------
+# --- requests, as stored in the database -------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What a user asked for beside the table itself."""
+    """The options of a request."""
 
     settings: CompressionSettings
     webhook_url: str | None = None
@@ -166,7 +169,7 @@ class RequestOptions:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryState:
-    """Where the request's latest webhook stands: `pending`, `delivered` or `failed`."""
+    """The state of the request's latest webhook. `status` is `pending`, `delivered` or `failed`."""
 
     url: str
     status: str
@@ -176,7 +179,7 @@ class DeliveryState:
 
 @dataclass(frozen=True, slots=True)
 class FailureCount:
-    """So many images of one host failed with one code."""
+    """The number of images of one host that failed with one code."""
 
     host: str
     code: ImageErrorCode
@@ -185,11 +188,12 @@ class FailureCount:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A user's request, as one database snapshot shows it. Times are Unix seconds, UTC.
+    """A user's request in one database snapshot. Times are in Unix seconds, UTC.
 
-    `version` grows with every change that a status shows. `key` is the database's own number for the
-    request, which never leaves the service. `input_bytes` and `output_bytes` count completed images.
-    Its rate is measured since `measured_since` (None: not yet), when `measured_done` images were done.
+    `version` increases with every change that is visible in the status. `key` is the request's internal
+    number in the database; it is never published. `input_bytes` and `output_bytes` are the totals of
+    the completed images. The processing rate is measured from `measured_since`, when `measured_done`
+    images were done; None means that the measurement has not started.
     """
 
     key: int
@@ -212,7 +216,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image of a product, as a status shows it. `file` is its public name, `TOKEN.EXT`."""
+    """One image of a product in a status. `file` is the public name of its output, `TOKEN.EXT`."""
 
     url: str
     status: ImageStatus
@@ -225,7 +229,7 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class ProductRow:
-    """One row of a request, as a status shows it. `extra` are the cells of `Columns.extra`."""
+    """One product in a status. `extra` are the cells of `Columns.extra`."""
 
     number: int
     serial_number: str
@@ -239,15 +243,15 @@ class ProductRow:
         return Progress(*map(statuses.count, ImageStatus))
 
 
-# --- work ----------------------------------------------------------------------------------------
+# --- jobs ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An image that is this process's to do, together with those of its request that share its URL.
+    """A claimed image, together with the images of the same request that have the same URL.
 
-    `numbers` are the images' numbers within the request; the first one's `token` names the file that
-    the outcome is written to.
+    `numbers` are the numbers of these images within the request. `token` is that of the first one; it
+    names the file that the output is written to.
     """
 
     request_key: int
@@ -262,10 +266,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The claim's image is stored.
+    """The claimed image is compressed and stored.
 
-    `source_digest` is the SHA-256 of the source's bytes; `file` names the stored file, `TOKEN.EXT`,
-    which is this claim's own or that of an earlier image with the same source and settings.
+    `source_digest` is the SHA-256 of the source's bytes. `file` is the name of the stored file,
+    `TOKEN.EXT`: this claim's own, or that of an earlier image with the same source and settings.
     """
 
     claim: Claim
@@ -276,7 +280,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The claim's image failed for good. `attempts` counts this one, where one was made."""
+    """The claimed image failed permanently. `attempts` includes this attempt, if one was made."""
 
     claim: Claim
     attempts: int
@@ -286,7 +290,10 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Requeued:
-    """The claim's image waits again, until `not_before` (Unix seconds; 0: no longer)."""
+    """The claimed image is requeued.
+
+    `not_before` is the earliest time of the next attempt in Unix seconds; 0 means now.
+    """
 
     claim: Claim
     attempts: int
@@ -295,7 +302,7 @@ class Requeued:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The claim's image was given up because its request was cancelled."""
+    """The claimed image is cancelled because its request was cancelled."""
 
     claim: Claim
 
@@ -305,7 +312,7 @@ Outcome = Completed | Failed | Requeued | Cancelled
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One webhook that is to be sent. `body` is the JSON text; `attempts` were made before."""
+    """A webhook to send. `body` is JSON text; `attempts` is the number of earlier attempts."""
 
     delivery_id: str
     request_key: int
@@ -317,7 +324,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class FinishedRequest:
-    """A request has just finished; what `events` tells whoever watches."""
+    """A request that has just finished. Subscribers to its status are notified."""
 
     request_key: int
     request_id: str

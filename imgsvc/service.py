@@ -131,8 +131,8 @@ class Service:
             config.server,
             metrics,
             has_free_space=space.has_free_space,
-            accepted=queue.wake,
-            discarded=self._housekeeping.wake,
+            on_accepted=queue.wake,
+            on_discarded=self._housekeeping.wake,
         )
 
     def _finished(self, requests: Sequence[FinishedRequest]) -> None:

@@ -1,8 +1,9 @@
-"""URLs: judged by their form, and put on the wire exactly as they were given.
+"""URLs: validated by form, and sent exactly as provided.
 
-What is valid in a path or query goes out untouched: `%2F`, an empty `?`, dot segments and `//` stay,
-because a signed URL breaks when anything is written differently. Only what no HTTP request can carry
-is percent-encoded: blanks, what is not ASCII, a `%` that encodes nothing, and ``"<>\\^`{}``.
+Valid characters of a path or query are sent unchanged: `%2F`, an empty `?`, dot segments and `//`
+stay, because any change of a signed URL invalidates its signature. Only characters that an HTTP request
+cannot contain are percent-encoded: white space, non-ASCII characters, a `%` without two hexadecimal
+digits, and ``"<>\\^`{}``.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from imgsvc.errors import FileErrorCode
 from imgsvc.models import ImageUrl
 
 MAX_URL_LENGTH = 8_192
-"""Characters of a URL as it was given."""
+"""Maximum length of a URL in characters, before percent-encoding."""
 
-BLANKS = "\t\r\n \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\u200b\ufeff" + "".join(
+WHITE_SPACE = "\t\r\n \u00a0\u1680\u2028\u2029\u202f\u205f\u3000\u200b\ufeff" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-"""What is trimmed from a URL, and separates URLs: white space, as far as it is no control character,
-and the invisible characters that come with a paste."""
+"""Characters that are trimmed from URLs and separate them.
 
+These are tabs, line breaks, all white space that is not a control character, and the invisible
+characters that pasted text often contains.
+"""
+
+_EXAMPLE = "www.shop.example/0.jpg"
 _MAX_HOST_LENGTH = 253
 _MAX_INTERNATIONAL_LABEL_LENGTH = 63 - len("xn--")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -32,20 +37,25 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*+):(//)?")
 _PARTS = re.compile(r"([^/?#]*+)([^#]*+)", re.DOTALL)
-_NAME = re.compile(r"[a-z0-9_-]{1,63}+(?>(?:\.[a-z0-9_-]{1,63}+)*)\.?")
+_HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}+(?>(?:\.[a-z0-9_-]{1,63}+)*)\.?")
+_HOST_AND_PATH = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::[0-9]+)?/")
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::([0-9]{0,9}))?")
 
-# RFC 3986 asks for [, ] and | to be encoded as well; browsers send them as they are, and so must we.
+# RFC 3986 requires [, ] and | to be encoded too, but browsers send them unchanged, so we do as well.
 _SENDABLE = r"[!$&-;=?-\[\]_a-z|~]"
 _TARGET = re.compile(rf"/{_SENDABLE}*+(?>(?:%[0-9A-Fa-f]{{2}}{_SENDABLE}*+)*)")
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_AS_SENT = tuple(
+_ENCODED_BYTES = tuple(
     chr(byte) if re.match(f"%|{_SENDABLE}", chr(byte)) else f"%{byte:02X}" for byte in range(256)
 )
 
 
 class UrlError(ValueError):
-    """Text that is no URL to be fetched: a code, and a clause that says why and what to do."""
+    """The text is not a valid URL.
+
+    `message` is a predicate of which the URL is the subject, without a full stop: "has no host name".
+    It says what is wrong and what to do.
+    """
 
     def __init__(self, code: FileErrorCode, message: str) -> None:
         super().__init__(code, message)
@@ -57,232 +67,261 @@ class UrlError(ValueError):
 
 
 def parse_url(text: str) -> ImageUrl:
-    """Judge a URL as a user gave it, and put it into the form that goes on the wire.
+    """Validate a user's URL. Return it together with the form that is sent.
 
     Raises `UrlError` INVALID_URL, UNSUPPORTED_SCHEME, TOO_LONG or CONTROL_CHARACTER.
     """
-    given = text.strip(BLANKS)
-    slash = given.find("/", 8)
-    if 8 < slash < 300 and len(given) <= MAX_URL_LENGTH and _TARGET.fullmatch(given, slash):
-        host_url = _host_url_as_given(given[:slash])
+    text = text.strip(WHITE_SPACE)
+    slash = text.find("/", 8)
+    if 8 < slash < 300 and len(text) <= MAX_URL_LENGTH and _TARGET.fullmatch(text, slash):
+        host_url = _host_url_if_normalised(text[:slash])
         if host_url is not None:
-            return ImageUrl(given, given, host_url)
-    if len(given) > MAX_URL_LENGTH:
+            return ImageUrl(text, text, host_url)
+    if len(text) > MAX_URL_LENGTH:
         raise _too_long()
-    if _SURROGATE.search(given):
-        raise UrlError(FileErrorCode.INVALID_URL, "it has characters that are not Unicode text")
-    return _parse(given)
+    if _SURROGATE.search(text):
+        raise UrlError(
+            FileErrorCode.INVALID_URL,
+            "contains characters that are not valid Unicode; type it again",
+        )
+    return _parse(text)
 
 
-def resolve_redirect(base_fetched: str, location: str) -> ImageUrl:
-    """Follow a redirect's `Location` as exactly as a given URL is fetched.
+def resolve_redirect(base_url: str, location: str) -> ImageUrl:
+    """Return the URL of a redirect's `Location`.
 
-    `base_fetched` is the URL that was fetched. Bytes of `location` that are not UTF-8 come as
-    surrogate escapes and go out as they came. A relative path is merged with the base's as RFC 3986
-    has it; all else stays as it is. Raises `UrlError`, as `parse_url` does.
+    `base_url` is the URL that was fetched. Bytes of `location` that are not UTF-8 must be surrogate
+    escapes; they are sent unchanged. A relative path is merged with the base's path as defined by
+    RFC 3986; everything else stays unchanged, as in `parse_url`. Raises `UrlError` as `parse_url` does.
     """
-    location = location.strip(BLANKS)
+    location = location.strip(WHITE_SPACE)
     if len(location) > MAX_URL_LENGTH:
         raise _too_long()
     scheme = _SCHEME.match(location)
     if scheme is None:
-        location = _absolute(base_fetched, location)
+        location = _resolve_reference(base_url, location)
     url = _parse(location)
-    return ImageUrl(url.fetched, url.fetched, url.host_url)
+    return ImageUrl(url.fetch_url, url.fetch_url, url.host_url)
 
 
 def page_origin(url: str) -> str:
-    """Give the origin of a page at a URL, as browsers write it: no port that is the scheme's own.
+    """Return the web origin of a page as browsers write it: without the scheme's default port.
 
     Raises `UrlError`.
     """
-    scheme, _, rest = parse_url(url).fetched.partition("://")
+    scheme, _, rest = parse_url(url).fetch_url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
 def redact(url: str) -> str:
-    """Give a URL, or any text, as a log may show it: without user name, password, query, fragment."""
-    shown = re.split(r"[?#]", url, maxsplit=1)[0]
-    scheme, mark, rest = shown.partition("://")
+    """Return a URL, or any text, for logs: without user name, password, query and fragment."""
+    visible = re.split(r"[?#]", url, maxsplit=1)[0]
+    scheme, mark, rest = visible.partition("://")
     if not mark:
-        return shown.rpartition("@")[2]
+        return visible.rpartition("@")[2]
     authority, slash, path = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}"
 
 
-def _parse(given: str) -> ImageUrl:
-    _check_characters(given)
-    scheme, rest = _split_scheme(given)
+def _parse(text: str) -> ImageUrl:
+    _check_characters(text)
+    scheme, rest = _split_scheme(text)
     parts = _PARTS.match(rest)
     authority, target = parts.groups() if parts else (rest, "")
     host, port = _host_and_port(authority)
     if not target.startswith("/"):
         target = f"/{target}"
-    shown_port = "" if port in {None, _DEFAULT_PORTS[scheme]} else f":{port}"
-    fetched = f"{scheme}://{host}{shown_port}{_as_sent(target)}"
-    return ImageUrl(given, fetched, f"{scheme}://{host}:{port or _DEFAULT_PORTS[scheme]}")
+    port_suffix = "" if port in {None, _DEFAULT_PORTS[scheme]} else f":{port}"
+    fetch_url = f"{scheme}://{host}{port_suffix}{_percent_encoded(target)}"
+    return ImageUrl(text, fetch_url, f"{scheme}://{host}:{port or _DEFAULT_PORTS[scheme]}")
 
 
 @lru_cache(maxsize=1024)
-def _host_url_as_given(base: str) -> str | None:
-    """Give the origin of a URL's `scheme://authority`, or None where that must be written anew."""
+def _host_url_if_normalised(base: str) -> str | None:
+    """Return the host URL of `scheme://authority`, or None if it is invalid or has to be normalised."""
     try:
         url = _parse(base)
     except UrlError:
         return None
-    return url.host_url if url.fetched == f"{base}/" else None
+    return url.host_url if url.fetch_url == f"{base}/" else None
 
 
 def _too_long() -> UrlError:
     return UrlError(
         FileErrorCode.TOO_LONG,
-        f"it is longer than {MAX_URL_LENGTH:,} characters; use a shorter URL",
+        f"is longer than {MAX_URL_LENGTH:,} characters; use a shorter one",
     )
 
 
-def _check_characters(given: str) -> None:
-    found = _CONTROL.search(given)
+def _check_characters(text: str) -> None:
+    found = _CONTROL.search(text)
     if found is None:
         return
     if found[0] in "\t\r\n":
         raise UrlError(
             FileErrorCode.INVALID_URL,
-            "it has a line break or a tab in it; each URL must begin with http:// or https://",
+            "contains a line break or a tab; remove it, or start each URL with http:// or https://",
         )
     raise UrlError(
         FileErrorCode.CONTROL_CHARACTER,
-        f"it has the control character U+{ord(found[0]):04X} in it; remove that",
+        f"contains the invisible control character U+{ord(found[0]):04X}; type the URL again",
     )
 
 
-def _split_scheme(given: str) -> tuple[str, str]:
-    match = _SCHEME.match(given)
+def _split_scheme(text: str) -> tuple[str, str]:
+    match = _SCHEME.match(text)
     scheme = match[1].lower() if match else ""
     if match and match[2] and scheme in _DEFAULT_PORTS:
-        return scheme, given[match.end() :]
+        return scheme, text[match.end() :]
     if scheme in _DEFAULT_PORTS:
         raise UrlError(
             FileErrorCode.INVALID_URL,
-            f"{scheme}: must be followed by two slashes: {scheme}://host/path",
+            f"needs two slashes after {scheme}:, e.g. {scheme}://{_EXAMPLE}",
         )
-    if match and (match[2] or _is_scheme(scheme, given[match.end() :])):
+    if match and (match[2] or _is_scheme(scheme, text[match.end() :])):
         raise UrlError(
             FileErrorCode.UNSUPPORTED_SCHEME,
-            f"only http:// and https:// are fetched, not {_short(scheme)}:",
+            f"must start with http:// or https://, not {_shortened(scheme)}:",
         )
-    if given[:1] in {'"', "'", "\u201c", "\u201e"}:
+    if text[:1] in {'"', "'", "\u201c", "\u201e"}:
         raise UrlError(
             FileErrorCode.INVALID_URL,
-            "it begins with a quotation mark; one that opens a cell must be the cell's first "
-            "character, with no blank before it, and URLs take none",
+            "starts with a quotation mark; remove it, or, if it opens a quoted cell, remove the space "
+            "before it",
         )
-    raise UrlError(FileErrorCode.INVALID_URL, "it must begin with http:// or https://")
+    if _HOST_AND_PATH.match(text):
+        raise UrlError(
+            FileErrorCode.INVALID_URL, f"needs https:// in front, e.g. https://{_EXAMPLE}"
+        )
+    raise UrlError(
+        FileErrorCode.INVALID_URL, f"must be a complete web address, e.g. https://{_EXAMPLE}"
+    )
 
 
 def _is_scheme(word: str, rest: str) -> bool:
-    """Tell `data:image/…` from `example.com:8080/…` and `C:\\…`, which are no URLs at all."""
+    """Return whether a word before a colon is a scheme, as in `data:image/…`.
+
+    It is not in `example.com:8080/…` and `C:\\…`.
+    """
     return len(word) > 1 and "." not in word and not rest[:1].isdigit()
 
 
-def _short(text: str) -> str:
+def _shortened(text: str) -> str:
     return text if len(text) <= 20 else f"{text[:19]}…"
 
 
 @lru_cache(maxsize=1024)
 def _host_and_port(authority: str) -> tuple[str, int | None]:
-    """Split and judge an authority; the host comes in the form that goes on the wire."""
+    """Return an authority's host, in the form that is sent, and port. Raises `UrlError`."""
     if "@" in authority:
         raise UrlError(
             FileErrorCode.INVALID_URL,
-            "it holds a user name or password, which would end up in logs and tables; "
-            "use a URL without, a signed one for example",
+            "contains a user name or password, which would appear in logs and tables; remove them, or "
+            "use a signed URL",
         )
     match = _HOST_AND_PORT.fullmatch(authority)
     if match is None:
-        raise UrlError(FileErrorCode.INVALID_URL, "its host name or port is not valid")
+        raise UrlError(
+            FileErrorCode.INVALID_URL,
+            f"has an invalid host name or port; compare it with https://{_EXAMPLE}",
+        )
     host, digits = match[1], match[2]
     if not host:
-        raise UrlError(FileErrorCode.INVALID_URL, "it has no host; write it as https://host/path")
+        raise UrlError(
+            FileErrorCode.INVALID_URL, f"has no host name; a complete URL is https://{_EXAMPLE}"
+        )
     port = int(digits) if digits else None
     if port is not None and not 1 <= port <= 65_535:
-        raise UrlError(FileErrorCode.INVALID_URL, "its port must be from 1 to 65535")
-    return (_ipv6(host) if host.startswith("[") else _name(host)), port
+        raise UrlError(
+            FileErrorCode.INVALID_URL, "has an invalid port; use a number from 1 to 65535"
+        )
+    return (_ipv6(host) if host.startswith("[") else _host_name(host)), port
 
 
 def _ipv6(host: str) -> str:
     try:
         return f"[{IPv6Address(host[1:-1]).compressed}]"
     except AddressValueError:
-        raise UrlError(FileErrorCode.INVALID_URL, "its host is no IPv6 address") from None
+        raise UrlError(
+            FileErrorCode.INVALID_URL, "has an invalid IPv6 address between [ and ]"
+        ) from None
 
 
-def _name(host: str) -> str:
-    """Give a host name in the form that the DNS knows. Underscores are not in the rules, but occur."""
-    name = host.lower() if host.isascii() else _international(host)
-    if len(name.removesuffix(".")) > _MAX_HOST_LENGTH or not _NAME.fullmatch(name):
-        raise UrlError(FileErrorCode.INVALID_URL, "its host name is not valid")
+def _host_name(host: str) -> str:
+    """Return a host name in the form of the DNS. Underscores are valid here: real hosts use them."""
+    name = host.lower() if host.isascii() else _encode_international(host)
+    if len(name.removesuffix(".")) > _MAX_HOST_LENGTH or not _HOST_NAME.fullmatch(name):
+        raise UrlError(
+            FileErrorCode.INVALID_URL,
+            f"has an invalid host name; compare it with https://{_EXAMPLE}",
+        )
     return name
 
 
-def _international(host: str) -> str:
-    """IDNA 2008 with the mapping of UTS 46, non-transitional, as browsers do it."""
+def _encode_international(host: str) -> str:
+    """Encode a host name by IDNA 2008 with the UTS 46 mapping, non-transitional, as browsers do."""
     if len(host) > _MAX_HOST_LENGTH + 1:
-        raise UrlError(FileErrorCode.INVALID_URL, "its host name is too long")
+        raise UrlError(FileErrorCode.INVALID_URL, "has a host name that is too long")
     try:
         mapped = idna.uts46_remap(host, std3_rules=False, transitional=False)
-        labels = [
-            label if label.isascii() else _encoded_label(label) for label in mapped.split(".")
-        ]
+        labels = [label if label.isascii() else _encode_label(label) for label in mapped.split(".")]
     except UnicodeError:  # idna.IDNAError is one
         raise UrlError(
-            FileErrorCode.INVALID_URL, "its host name is not a valid international name"
+            FileErrorCode.INVALID_URL, "has a host name that is not a valid international name"
         ) from None
     return ".".join(labels).lower()
 
 
-def _encoded_label(label: str) -> str:
-    # The rules for some characters look at the whole label for each of them, however long it is.
+def _encode_label(label: str) -> str:
+    # Some of the rules scan the whole label once for each of its characters: quadratic time.
     if len(label) > _MAX_INTERNATIONAL_LABEL_LENGTH:
         raise idna.IDNAError("label too long")
     return idna.alabel(label).decode("ascii")
 
 
-def _as_sent(target: str) -> str:
-    """Give a path and query, and percent-encode what cannot be sent. Bytes may come as surrogates."""
+def _percent_encoded(target: str) -> str:
+    """Return a path and query with the characters that cannot be sent percent-encoded.
+
+    Surrogate escapes stand for bytes that are not UTF-8.
+    """
     if _TARGET.fullmatch(target):
         return target
     try:
         data = _STRAY_PERCENT.sub("%25", target).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise UrlError(
-            FileErrorCode.INVALID_URL, "it has characters that are not Unicode text"
+            FileErrorCode.INVALID_URL,
+            "contains characters that are not valid Unicode; type it again",
         ) from None
-    return "".join(map(_AS_SENT.__getitem__, data))
+    return "".join(map(_ENCODED_BYTES.__getitem__, data))
 
 
-def _absolute(base: str, reference: str) -> str:
-    """Resolve a reference that has no scheme against a URL in the form that goes on the wire."""
+def _resolve_reference(base: str, reference: str) -> str:
+    """Return the absolute URL of a reference without a scheme.
+
+    `base` is the URL that it is relative to, in the form that is sent.
+    """
     reference = reference.partition("#")[0]
     scheme, _, rest = base.partition("://")
     parts = _PARTS.match(rest)
     authority, target = parts.groups() if parts else (rest, "")
     path, _, _ = target.partition("?")
-    origin = f"{scheme}://{authority}"
+    root = f"{scheme}://{authority}"
     if reference.startswith("//"):
         return f"{scheme}:{reference}"
     if reference.startswith("/"):
-        return f"{origin}{reference}"
+        return f"{root}{reference}"
     if not reference:
-        return f"{origin}{target}"
+        return f"{root}{target}"
     if reference.startswith("?"):
-        return f"{origin}{path}{reference}"
+        return f"{root}{path}{reference}"
     relative, mark, query = reference.partition("?")
     merged = f"{path.rpartition('/')[0]}/{relative}"
-    return f"{origin}{_without_dot_segments(merged)}{mark}{query}"
+    return f"{root}{_without_dot_segments(merged)}{mark}{query}"
 
 
 def _without_dot_segments(path: str) -> str:
-    """RFC 3986, 5.2.4, for a path that begins with a slash."""
+    """Remove dot segments (RFC 3986, section 5.2.4) from a path that begins with a slash."""
     segments = path.split("/")[1:]
     kept: list[str] = []
     for segment in segments:

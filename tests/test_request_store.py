@@ -77,9 +77,9 @@ async def test_what_was_staged_comes_back_as_it_was(db: DatabaseHarness) -> None
     for number, (row, source) in enumerate(zip(found, rows, strict=True)):
         shown = (row.number, row.serial_number, row.name, row.extra)
         assert shown == (number, source.serial_number, source.name, source.extra)
-        assert [image.url for image in row.images] == [image.given for image in source.images]
+        assert [image.url for image in row.images] == [image.text for image in source.images]
     claims = await db.claim()
-    assert {c.url for c in claims} == {image.fetched for row in rows for image in row.images}
+    assert {c.url for c in claims} == {image.fetch_url for row in rows for image in row.images}
     assert {c.host_url for c in claims} == {image.host_url for row in rows for image in row.images}
     assert {c.settings for c in claims} == {settings}
     await db.complete(claims)
@@ -337,7 +337,7 @@ def test_few_new_texts_are_taken_for_old_ones() -> None:
 )
 def test_the_origin_is_that_of_the_url(url: str) -> None:
     parsed = parse_url(url)
-    assert host_url_of(parsed.fetched) == parsed.host_url
+    assert host_url_of(parsed.fetch_url) == parsed.host_url
 
 
 def test_a_host_is_shown_without_its_usual_port() -> None:

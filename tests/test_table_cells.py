@@ -1,4 +1,4 @@
-"""Lists of URLs in a cell."""
+"""Splitting and joining the URLs of a cell."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ A, B = "https://a.example/1.jpg", "http://b.example/2.jpg"
 
 
 @pytest.mark.parametrize(
-    "between", [",", ", ", ";", " ; ", " ", "\n", "\r\n", ",\n", "\t", ",,;,", "\u3000"]
+    "separator", [",", ", ", ";", " ; ", " ", "\n", "\r\n", ",\n", "\t", ",,;,", "\u3000"]
 )
-def test_separators(between: str) -> None:
-    assert split_urls(f"{A}{between}{B}") == [A, B]
-    assert split_urls(f"{between}{A}{between}{B}{between}") == [A, B]
+def test_split_urls_splits_at_separators_and_drops_outer_ones(separator: str) -> None:
+    assert split_urls(f"{A}{separator}{B}") == [A, B]
+    assert split_urls(f"{separator}{A}{separator}{B}{separator}") == [A, B]
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_separators(between: str) -> None:
         "https://cdn/a\nb",
     ],
 )
-def test_what_is_part_of_a_url(url: str) -> None:
+def test_split_urls_keeps_separators_inside_a_url(url: str) -> None:
     assert split_urls(url) == [url]
     assert split_urls(f"{url},{A};{url}") == [url, A, url]
 
@@ -55,11 +55,11 @@ def test_what_is_part_of_a_url(url: str) -> None:
         ("HTTP://A/,HTTPS://B/", ["HTTP://A/", "HTTPS://B/"]),
     ],
 )
-def test_what_does_not_belong(cell: str, urls: list[str]) -> None:
+def test_split_urls_keeps_text_that_is_not_a_url(cell: str, urls: list[str]) -> None:
     assert split_urls(cell) == urls
 
 
-def test_a_limit_bounds_the_pieces() -> None:
+def test_split_urls_returns_at_most_one_more_than_limit() -> None:
     cell = ",".join([A] * 10)
     assert split_urls(cell, 10) == [A] * 10
     assert len(split_urls(cell, 9)) == 10
@@ -75,25 +75,25 @@ URLISH = st.lists(
 
 
 @given(URLISH)
-def test_what_was_split_is_joined_and_split_alike(cell: str) -> None:
+def test_join_urls_is_reverted_by_split_urls(cell: str) -> None:
     urls = split_urls(cell)
     assert split_urls(join_urls(urls)) == urls
 
 
 @given(st.lists(st.tuples(st.sampled_from(["http://h", "HTTPS://h.de:8"]), URLISH), max_size=5))
 @example([("http://h", "/,http:/"), ("http://h", "/a;b,c")])
-def test_valid_urls_come_back(parts: list[tuple[str, str]]) -> None:
+def test_join_urls_is_reverted_by_split_urls_for_valid_urls(parts: list[tuple[str, str]]) -> None:
     cell = " ".join(f"{start}/{rest}" for start, rest in parts)
     try:
-        given_urls = [parse_url(text).given for text in split_urls(cell)]
+        urls = [parse_url(text).text for text in split_urls(cell)]
     except UrlError:
         return
-    assert split_urls(join_urls(given_urls)) == given_urls
+    assert split_urls(join_urls(urls)) == urls
 
 
 @pytest.mark.parametrize(
     "unit", [",", " ", "a,", ",a", ":", "://", "a.", "a://", ", a:/", "\u3000"]
 )
-def test_hostile_cells_take_linear_time(unit: str) -> None:
-    """With quadratic time this would not end before the test's time-out."""
+def test_split_urls_takes_linear_time_on_hostile_cells(unit: str) -> None:
+    """In quadratic time this would exceed the timeout of the test."""
     split_urls("x" + unit * (2**21 // len(unit)) + "x", 1000)

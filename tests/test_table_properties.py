@@ -1,4 +1,4 @@
-"""What holds for any table, and for any bytes at all."""
+"""Properties of the table reader for any table and for any bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from imgsvc.models import ColumnRole, Columns, Product
 from imgsvc.table.cells import join_urls
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import encode_rows
-from imgsvc.urls import BLANKS
+from imgsvc.urls import WHITE_SPACE
 
-# --- what a spreadsheet can write --------------------------------------------------------------------
+# --- tables as spreadsheet programs write them -------------------------------------------------------
 
 CELL = st.text(
     st.characters(exclude_categories=("Cc", "Cs")) | st.sampled_from(',;\t\r\n"= '), max_size=8
@@ -31,12 +31,12 @@ URL = st.sampled_from(
 )
 
 
-BLANK = st.sampled_from(["", "", " ", "\t"])
+EMPTY = st.sampled_from(["", "", " ", "\t"])
 
 
 @dataclass
 class Sheet:
-    """What is written, and the columns of it, by number, that are to come back."""
+    """A generated table. `kept` are the numbers of the columns that the reader must keep."""
 
     names: list[str]
     roles: list[ColumnRole]
@@ -52,7 +52,7 @@ class Sheet:
 @st.composite
 def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
     serial = draw(st.booleans())
-    extras = draw(st.lists(cell.map(lambda text: f"Extra {text}") | BLANK, max_size=5))
+    extras = draw(st.lists(cell.map(lambda text: f"Extra {text}") | EMPTY, max_size=5))
     columns = [("Product Name", ColumnRole.NAME), ("input_image_urls", ColumnRole.URLS)]
     columns += [("S. No.", ColumnRole.SERIAL)] * serial + [
         (name, ColumnRole.EXTRA) for name in extras
@@ -64,21 +64,21 @@ def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
     cells = [cell] * len(names)
     for number, name in enumerate(names):
         if not name.strip():
-            cells[number] = BLANK if number >= padding or draw(st.booleans()) else BLANK | cell
+            cells[number] = EMPTY if number >= padding or draw(st.booleans()) else EMPTY | cell
     for _ in range(draw(st.integers(1, 4))):
         images = draw(st.lists(URL, min_size=1, max_size=3))
         cells[roles.index(ColumnRole.NAME)] = cell.filter(str.strip)
         cells[roles.index(ColumnRole.URLS)] = st.just(join_urls(images))
-        sheet.rows.append([draw(each) for each in cells])
+        sheet.rows.append([draw(strategy) for strategy in cells])
         sheet.urls.append(images)
     for number, name in enumerate(names):
-        if name.strip() or any(row[number].strip(BLANKS) for row in sheet.rows):
+        if name.strip() or any(row[number].strip(WHITE_SPACE) for row in sheet.rows):
             sheet.kept.append(number)
     return sheet
 
 
 @st.composite
-def written(draw: st.DrawFn) -> tuple[Sheet, bytes]:
+def encoded_sheets(draw: st.DrawFn) -> tuple[Sheet, bytes]:
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"]))
     sheet = draw(sheets(WESTERN if encoding == "cp1252" else CELL))
     delimiter = draw(st.sampled_from(",;\t"))
@@ -112,27 +112,27 @@ def read(data: bytes, cuts: list[int]) -> tuple[list[Product], TableReader]:
     return products, reader
 
 
-def state(products: list[Product], reader: TableReader) -> object:
+def reader_state(products: list[Product], reader: TableReader) -> object:
     known = [] if reader.error_count else products
     return known, reader.errors, reader.error_count, reader.columns, reader.products, reader.images
 
 
-def back(product: Product, columns: Columns) -> list[str]:
-    """A product's values, as the row they came from."""
+def row_values(product: Product, columns: Columns) -> list[str]:
+    """Return a product's values in the order of its row's columns."""
     known = {
         ColumnRole.SERIAL: product.serial_number,
         ColumnRole.NAME: product.name,
-        ColumnRole.URLS: join_urls(image.given for image in product.images),
+        ColumnRole.URLS: join_urls(image.text for image in product.images),
     }
-    extra = iter([*product.extra, *[""] * 9][place] for place in columns.extra_positions)
+    extra = iter([*product.extra, *[""] * 9][position] for position in columns.extra_positions)
     return [next(extra) if role is ColumnRole.EXTRA else known[role] for role in columns.roles]
 
 
 CUTS = st.lists(st.integers(0, 300), max_size=5)
 
 
-@given(written(), CUTS)
-def test_what_a_spreadsheet_writes_comes_back_value_for_value(
+@given(encoded_sheets(), CUTS)
+def test_reader_returns_every_value_of_a_spreadsheet(
     table: tuple[Sheet, bytes], cuts: list[int]
 ) -> None:
     sheet, data = table
@@ -146,29 +146,31 @@ def test_what_a_spreadsheet_writes_comes_back_value_for_value(
     for number, (product, row, urls) in enumerate(
         zip(products, sheet.rows, sheet.urls, strict=True)
     ):
-        assert back(product, columns) == [row[number] for number in sheet.kept]
-        assert [image.given for image in product.images] == urls
+        assert row_values(product, columns) == [row[number] for number in sheet.kept]
+        assert [image.text for image in product.images] == urls
         assert product.row == number + 2
         assert ColumnRole.SERIAL in sheet.roles or product.serial_number == str(number + 1)
 
 
-@given(written(), st.sampled_from(["", "Status", "Error"]))
-def test_what_came_back_is_read_again_as_it_is(table: tuple[Sheet, bytes], ours: str) -> None:
-    """A column of ours is dropped, and then no longer parts the URLs from what has no name."""
+@given(encoded_sheets(), st.sampled_from(["", "Status", "Error"]))
+def test_reader_reads_a_status_csv_like_the_original(
+    table: tuple[Sheet, bytes], output_column: str
+) -> None:
+    """A dropped output column no longer separates the URLs from unnamed columns after them."""
     sheet, _ = table
-    names = [*sheet.names[: sheet.width], ours, *sheet.names[sheet.width :]]
+    names = [*sheet.names[: sheet.width], output_column, *sheet.names[sheet.width :]]
     rows = [[*row[: sheet.width], "", *row[sheet.width :]] for row in sheet.rows]
     products, reader = read(encode_rows([names, *rows]), [])
     for _ in range(2):
         assert reader.errors == []
         columns = reader.columns
         assert columns is not None
-        rows = [back(product, columns) for product in products]
+        rows = [row_values(product, columns) for product in products]
         products, reader = read(encode_rows([columns.names, *rows]), [])
         assert reader.columns == replace(
             columns, extra_positions=tuple(range(len(columns.extra_positions)))
         )
-        assert [back(product, reader.columns) for product in products] == rows
+        assert [row_values(product, reader.columns) for product in products] == rows
 
 
 # --- any bytes ---------------------------------------------------------------------------------------
@@ -198,22 +200,24 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES | st.binary(max_size=5), max_size=40).map(b"".join), CUTS)
-def test_any_bytes_give_a_result_or_faults_however_they_come(data: bytes, cuts: list[int]) -> None:
-    whole = state(*read(data, []))
-    assert state(*read(data, cuts)) == whole
-    assert state(*read(data, list(range(len(data))))) == whole
+def test_reader_result_does_not_depend_on_chunk_boundaries_for_any_bytes(
+    data: bytes, cuts: list[int]
+) -> None:
+    whole = reader_state(*read(data, []))
+    assert reader_state(*read(data, cuts)) == whole
+    assert reader_state(*read(data, list(range(len(data))))) == whole
     products, reader = read(data, [])
     assert products or reader.error_count
     assert len(reader.errors) == min(reader.error_count, 100)
 
 
-@given(written(), st.randoms(use_true_random=False))
-def test_a_damaged_table_does_no_harm(table: tuple[Sheet, bytes], chance: random.Random) -> None:
+@given(encoded_sheets(), st.randoms(use_true_random=False))
+def test_reader_returns_products_or_errors_for_a_damaged_table(
+    table: tuple[Sheet, bytes], rng: random.Random
+) -> None:
     data = bytearray(table[1])
-    for _ in range(chance.randint(1, 5)):
-        at = chance.randrange(len(data))
-        data[at : at + chance.randint(0, 3)] = chance.choice(
-            [b"", b'"', b"\n", b"\x00", b"\xff", b",,"]
-        )
+    for _ in range(rng.randint(1, 5)):
+        at = rng.randrange(len(data))
+        data[at : at + rng.randint(0, 3)] = rng.choice([b"", b'"', b"\n", b"\x00", b"\xff", b",,"])
     products, reader = read(bytes(data), [])
     assert products or reader.error_count

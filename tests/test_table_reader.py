@@ -1,4 +1,4 @@
-"""The Validator, case by case."""
+"""The table reader: headers, encodings, rows, errors and limits."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def read(table: str | bytes, size: int | None = None) -> tuple[list[Product], Ta
     return products, reader
 
 
-def good(table: str | bytes) -> list[Product]:
-    """Read a table that has no fault: whole, and byte by byte."""
+def read_valid(table: str | bytes) -> list[Product]:
+    """Return the products of a valid table. Assert that reading it byte by byte gives the same."""
     products, reader = read(table)
     assert reader.errors == []
     assert reader.products == len(products) > 0
@@ -37,14 +37,17 @@ def good(table: str | bytes) -> list[Product]:
 
 
 def values(table: str | bytes) -> list[tuple[str, str, list[str]]]:
-    return [(p.serial_number, p.name, [i.given for i in p.images]) for p in good(table)]
+    return [(p.serial_number, p.name, [i.text for i in p.images]) for p in read_valid(table)]
 
 
-Wrong = list[tuple[str, int | None, str | None, str | None]]
+Errors = list[tuple[str, int | None, str | None, str | None]]
 
 
-def wrong(table: str | bytes) -> Wrong:
-    """What is wrong with a table: code, row, column, value. The same whole and byte by byte."""
+def read_errors(table: str | bytes) -> Errors:
+    """Return the errors of an invalid table as (code, row, column, value).
+
+    Asserts that reading it byte by byte gives the same errors.
+    """
     reader = read(table)[1]
     assert reader.error_count > 0
     assert reader.feed(b"") == reader.close() == []
@@ -72,11 +75,11 @@ def wrong(table: str | bytes) -> Wrong:
         '"S. No.","Product\nName","Input Image Urls"',
     ],
 )
-def test_spellings(header: str) -> None:
+def test_header_accepts_usual_spellings(header: str) -> None:
     assert values(f"{header}\n7,P,{A}\n") == [("7", "P", [A])]
 
 
-def test_loose_spellings_give_way_to_the_name_itself() -> None:
+def test_header_ignores_loose_spellings_if_exact_names_exist() -> None:
     products, reader = read(
         f"Name,Product Name,Image,Url,Input Image Urls,No.,S. No.\na,b,c,d,{A},e,f\n"
     )
@@ -127,21 +130,21 @@ def test_loose_spellings_give_way_to_the_name_itself() -> None:
         ("Product Name,Input Image\x01 Urls", [("not_csv", None, None, None)]),
     ],
 )
-def test_headers_that_will_not_do(header: str, errors: Wrong) -> None:
-    assert wrong(f"{header}\n1,P,{A}\n" if '"' not in header else header) == errors
+def test_header_errors(header: str, errors: Errors) -> None:
+    assert read_errors(f"{header}\n1,P,{A}\n" if '"' not in header else header) == errors
 
 
-def test_a_fault_shows_the_beginning_of_a_long_column_name() -> None:
+def test_error_shortens_long_column_names() -> None:
     table = f"Product Name,Input{'.' * 1000}Image Urls\n"
-    assert wrong(f"{table}P,x\n") == [("invalid_url", 2, f"Input{'.' * 94}…", "x")]
+    assert read_errors(f"{table}P,x\n") == [("invalid_url", 2, f"Input{'.' * 94}…", "x")]
 
 
-def test_a_missing_serial_number_is_counted() -> None:
+def test_rows_are_numbered_from_1_without_a_serial_column() -> None:
     table = f"Input Image Urls,Product Name\n{A},x\n\n{A},y\n"
     assert values(table) == [("1", "x", [A]), ("2", "y", [A])]
 
 
-def test_serial_numbers_and_names_are_kept_as_they_are() -> None:
+def test_serial_numbers_and_names_are_kept_unchanged() -> None:
     table = HEADER + f"007,P,{A}\n007,P,{A}\n, P ,{A}\n x ,=1+1,{A}\n"
     assert [v[:2] for v in values(table)] == [
         ("007", "P"),
@@ -151,7 +154,7 @@ def test_serial_numbers_and_names_are_kept_as_they_are() -> None:
     ]
 
 
-def test_further_columns_come_along_and_ours_are_dropped() -> None:
+def test_extra_columns_are_kept_and_output_columns_dropped() -> None:
     products, reader = read(
         "Status,Color,S. No.,Product Name,request_id,Input Image Urls,OUTPUT IMAGE URLS,Error"
         ", Size ,Color\n"
@@ -170,7 +173,7 @@ def test_further_columns_come_along_and_ours_are_dropped() -> None:
     assert products[0].extra == ("red", ' "" ', "")
 
 
-def test_columns_without_a_name_are_dropped_where_they_are_empty() -> None:
+def test_unnamed_columns_are_dropped_if_empty() -> None:
     table = f",Product Name,,Input Image Urls,,\n,x,,{A},,\n, y , ,{A},{B}\n"
     products, reader = read(table)
     assert reader.columns is not None
@@ -203,9 +206,14 @@ def test_columns_without_a_name_are_dropped_where_they_are_empty() -> None:
             [(" ", ""), ("", "1"), ("2", "3")],
         ),
     ],
-    ids=["an index", "from a later row on", "behind the others", "behind the URLs, but for ours"],
+    ids=[
+        "index column",
+        "filled in a later row",
+        "after the named columns",
+        "after the URLs and an output column",
+    ],
 )
-def test_columns_without_a_name_are_kept_where_they_hold_anything(
+def test_unnamed_columns_are_kept_if_they_have_a_value(
     table: str, names: tuple[str, ...], extra: list[tuple[str, ...]]
 ) -> None:
     products, reader = read(table)
@@ -214,40 +222,40 @@ def test_columns_without_a_name_are_kept_where_they_hold_anything(
     assert reader.columns.names == names
     extra_positions = reader.columns.extra_positions
     assert [
-        tuple("".join(product.extra[place : place + 1]) for place in extra_positions)
+        tuple("".join(product.extra[position : position + 1]) for position in extra_positions)
         for product in products
     ] == extra
 
 
-def test_what_stands_beyond_the_header_is_a_fault() -> None:
+def test_row_longer_or_shorter_than_the_header_is_an_error() -> None:
     table = f"Product Name,Input Image Urls,Size,\nx,{A},S,note,more\ny,{A}\n"
-    assert wrong(table) == [
+    assert read_errors(table) == [
         ("wrong_cell_count", 2, None, "more"),
         ("wrong_cell_count", 3, None, f"y,{A}"),
     ]
-    assert [fault.message.partition(".")[0] for fault in read(table)[1].errors] == [
-        "The row has 5 cells, the header 4",
-        "The row has 2 cells, the header 3",
+    assert [error.message.partition(".")[0] for error in read(table)[1].errors] == [
+        "The row has 5 cells, but the header has 4",
+        "The row has 2 cells, but the header has 3",
     ]
 
 
-def test_a_name_of_invisible_characters_is_none() -> None:
+def test_column_name_of_invisible_characters_counts_as_unnamed() -> None:
     products, reader = read(f"\u200b,Product Name,\ufeff \u3000,Input Image Urls\n,x,,{A}\n")
     assert len(products) == 1
     assert reader.columns is not None
     assert reader.columns.names == ("Product Name", "Input Image Urls")
 
 
-def test_a_row_does_not_make_all_others_as_wide_as_it_likes() -> None:
+def test_trailing_unnamed_columns_are_limited_to_256() -> None:
     header = "Product Name,Input Image Urls,Size" + "," * 30_000
-    most = f"x,{A},S" + ",y" * 256
-    products, reader = read(f"{header}\n{most},,\nx,{A},\n")
+    longest = f"x,{A},S" + ",y" * 256
+    products, reader = read(f"{header}\n{longest},,\nx,{A},\n")
     assert reader.columns is not None
     assert (len(products), len(reader.columns.extra_positions)) == (2, 257)
-    assert wrong(f"{header}\n{most},z\n") == [("wrong_cell_count", 2, None, "z")]
+    assert read_errors(f"{header}\n{longest},z\n") == [("wrong_cell_count", 2, None, "z")]
 
 
-def test_columns_are_known_with_the_header() -> None:
+def test_columns_are_available_after_the_header() -> None:
     reader = TableReader()
     assert reader.columns is None
     reader.feed(b"Product Name,Input Image Urls")
@@ -264,32 +272,32 @@ EXPECTED = [("1", "Bücher, größer", [A]), ("2", "Ärger é", [A, B])]
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_encodings_and_line_ends(encoding: str, end: str) -> None:
+def test_reader_accepts_encodings_and_line_ends(encoding: str, end: str) -> None:
     assert values(ROWS.replace("\r\n", end).encode(encoding)) == EXPECTED
     assert values(ROWS.replace("\r\n", end).removesuffix(end).encode(encoding)) == EXPECTED
 
 
-def test_utf_16_big_endian_and_beyond_the_basic_plane() -> None:
+def test_reader_accepts_utf_16_big_endian_with_surrogate_pairs() -> None:
     table = b"\xfe\xff" + f"Product Name,Input Image Urls\n\U0001f600日本,{A}\n".encode("utf-16-be")
     assert values(table) == [("1", "\U0001f600日本", [A])]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_delimiters(delimiter: str) -> None:
+def test_reader_detects_the_delimiter(delimiter: str) -> None:
     header = delimiter.join(['"Color, size; or so"', "Product Name", '"Input Image\tUrls"'])
     row = delimiter.join(["x", "P", f'"{A}{delimiter}{B}"'])
     assert values(f"{header}\n{row}\n") == [("1", "P", [A, B])]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_the_delimiter_of_a_strange_header_is_found(delimiter: str) -> None:
+def test_reader_detects_the_delimiter_of_an_unknown_header(delimiter: str) -> None:
     reader = read(delimiter.join(["a", "b", "c d"]) + "\n")[1]
-    assert all('it has "a", "b", "c d".' in fault.message for fault in reader.errors)
+    assert all('it has "a", "b", "c d".' in error.message for error in reader.errors)
 
 
-def test_excels_hint_is_no_row() -> None:
+def test_excel_separator_line_is_not_counted_as_a_row() -> None:
     table = f"sep=;\r\nProduct Name;Input Image Urls\r\nP;{A}\r\n"
-    assert [p.row for p in good(table)] == [2]
+    assert [p.row for p in read_valid(table)] == [2]
 
 
 @pytest.mark.parametrize(
@@ -316,11 +324,13 @@ def test_excels_hint_is_no_row() -> None:
         ),
     ],
 )
-def test_bad_encodings(table: bytes, errors: tuple[str, int, str | None, str | None]) -> None:
-    assert wrong(table)[-1] == errors
+def test_invalid_bytes_are_bad_encoding_with_their_row_and_column(
+    table: bytes, errors: tuple[str, int, str | None, str | None]
+) -> None:
+    assert read_errors(table)[-1] == errors
 
 
-def test_a_cut_off_character_after_ascii_is_windows_1252() -> None:
+def test_incomplete_utf_8_character_after_ascii_is_read_as_windows_1252() -> None:
     assert values(f"Product Name,Input Image Urls\nx,{A}\nÃ,{A}/Ã".encode("cp1252"))[1][1] == "Ã"
 
 
@@ -351,14 +361,14 @@ def _archive() -> bytes:
         b"abc\x01\x02\x03\xff\xfe",
     ],
 )
-def test_what_is_no_csv(data: bytes) -> None:
-    assert [fault[:2] for fault in wrong(data)] == [("not_csv", None)]
+def test_binary_files_and_other_file_types_are_not_csv(data: bytes) -> None:
+    assert [error[:2] for error in read_errors(data)] == [("not_csv", None)]
 
 
 @pytest.mark.parametrize(
     "data", ["", "\ufeff", "\n", "\r\n \r\n\t\r\n", ",,\n , \n", "sep=,\n", '""\n']
 )
-def test_empty_files(data: str) -> None:
+def test_file_without_values_is_empty_file(data: str) -> None:
     reader = TableReader()
     reader.feed(data.encode())
     assert reader.close() == []
@@ -366,20 +376,20 @@ def test_empty_files(data: str) -> None:
 
 
 @pytest.mark.parametrize("rest", ["", "\n\n", ",,\n,,,,\n", "  ,\t\n"])
-def test_no_rows(rest: str) -> None:
-    assert wrong(HEADER + rest) == [("no_rows", None, None, None)]
-    assert wrong(HEADER.strip() + ("\n" + rest if rest else ""))[0][0] == "no_rows"
+def test_header_without_rows_is_no_rows(rest: str) -> None:
+    assert read_errors(HEADER + rest) == [("no_rows", None, None, None)]
+    assert read_errors(HEADER.strip() + ("\n" + rest if rest else ""))[0][0] == "no_rows"
 
 
 # --- rows and cells --------------------------------------------------------------------------------
 
 
-def test_rows_are_numbered_as_a_spreadsheet_shows_them() -> None:
+def test_rows_are_numbered_like_spreadsheet_rows() -> None:
     table = (
         'S. No.,"Product\nName",Input Image Urls\r\n\r\n'
         f'1,"a\nb\r\nc",{A}\r\n,,\r\n   \n2,b,"{A}\n{B}"\r\r3,c,{A}\n\n\n4,d,{A}'
     )
-    assert [(p.row, p.name) for p in good(table)] == [
+    assert [(p.row, p.name) for p in read_valid(table)] == [
         (3, "a\nb\r\nc"),
         (6, "b"),
         (8, "c"),
@@ -388,14 +398,14 @@ def test_rows_are_numbered_as_a_spreadsheet_shows_them() -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_blank_lines_before_the_header_are_counted(end: str) -> None:
+def test_blank_lines_before_the_header_count_as_rows(end: str) -> None:
     table = f"{end * 50},,{end * 50}{HEADER.strip()}{end}1,P,{A}{end}"
-    assert [p.row for p in good(table)] == [102]
+    assert [p.row for p in read_valid(table)] == [102]
 
 
-def test_quotes() -> None:
+def test_quotes_are_read_as_rfc_4180_defines() -> None:
     table = HEADER + f'1,"a ""b"" c","{A}"\n2,12" wide,{A}\n3,"",\n"4","x"\t ,{A}\n5,"""",{A}\n'
-    assert wrong(table) == [
+    assert read_errors(table) == [
         ("empty_value", 4, "Product Name", ""),
         ("empty_value", 4, "Input Image Urls", ""),
     ]
@@ -420,8 +430,8 @@ def test_quotes() -> None:
         (f'1,"P" "Q",{A}\n', [("unclosed_quote", 2, "Product Name", None)]),
     ],
 )
-def test_quotes_that_are_not_paired(rows: str, errors: Wrong) -> None:
-    assert wrong(HEADER + rows) == errors
+def test_unpaired_quotes_are_unclosed_quote(rows: str, errors: Errors) -> None:
+    assert read_errors(HEADER + rows) == errors
 
 
 @pytest.mark.parametrize(
@@ -462,25 +472,25 @@ def test_quotes_that_are_not_paired(rows: str, errors: Wrong) -> None:
         (f"1,a\x0cb,{A}\n", [("control_character", 2, "Product Name", "a\x0cb")]),
     ],
 )
-def test_faults_of_a_row(rows: str, errors: Wrong) -> None:
-    assert wrong(HEADER + rows) == errors
+def test_row_errors_are_the_same_in_short_and_long_files(rows: str, errors: Errors) -> None:
+    assert read_errors(HEADER + rows) == errors
     before = f"0,fine,{A}\n" * 3000
     moved = [(code, 3002, column, value) for code, _, column, value in errors]
-    assert wrong(HEADER + before + rows + before) == moved
+    assert read_errors(HEADER + before + rows + before) == moved
 
 
-def test_the_message_counts_urls() -> None:
+def test_url_error_message_names_the_position_of_the_url() -> None:
     reader = read(HEADER + f"1,P,{A} http:///a\n2,P,x\n")[1]
-    assert reader.errors[0].message.startswith("URL 2 of 2 cannot be used: ")
-    assert reader.errors[1].message.startswith("The URL cannot be used: ")
+    assert reader.errors[0].message.startswith("URL 2 of 2 has no host name; ")
+    assert reader.errors[1].message.startswith("The URL must be a complete web address, ")
 
 
-def test_limits_are_reached() -> None:
+def test_values_at_the_limits_are_valid() -> None:
     table = HEADER + f"1, {'x' * 512} ,{' '.join([A] * 1000)}\n2,P,http://h/{'x' * 8183}\n"
-    assert [len(p.images) for p in good(table)] == [1000, 1]
+    assert [len(p.images) for p in read_valid(table)] == [1000, 1]
 
 
-def test_tabs_and_line_breaks_stand_in_cells() -> None:
+def test_quoted_cells_may_contain_tabs_and_line_breaks() -> None:
     assert values(HEADER + f'1,"a\tb\rc\nd",{A}\n') == [("1", "a\tb\rc\nd", [A])]
 
 
@@ -499,23 +509,23 @@ def test_tabs_and_line_breaks_stand_in_cells() -> None:
         (f"1,P,,{A}", [A]),
     ],
 )
-def test_lists_that_were_never_quoted(row: str, urls: list[str]) -> None:
+def test_unquoted_url_lists_in_the_last_column_are_joined(row: str, urls: list[str]) -> None:
     assert values(f"{HEADER}{row}\n")[0][2] == urls
     table = (HEADER + row + "\n").replace(",", ";")
     assert values(table)[0][2] == [url.replace(",", ";") for url in urls]
 
 
-def test_a_list_spills_only_from_the_last_column() -> None:
+def test_unquoted_url_list_in_another_column_is_an_error() -> None:
     header = "Product Name,Input Image Urls,Color\n"
-    assert wrong(f"{header}P,{A},{B},red\n") == [("wrong_cell_count", 2, None, "red")]
+    assert read_errors(f"{header}P,{A},{B},red\n") == [("wrong_cell_count", 2, None, "red")]
     assert values(f"{header}P,{A},red,, ,\n") == [("1", "P", [A])]
-    assert wrong(f"{header}P,{A}\n")[0][0] == "wrong_cell_count"
+    assert read_errors(f"{header}P,{A}\n")[0][0] == "wrong_cell_count"
 
 
-# --- in all ----------------------------------------------------------------------------------------
+# --- the whole table -------------------------------------------------------------------------------
 
 
-def test_the_first_hundred_faults_and_the_whole_count() -> None:
+def test_reader_keeps_the_first_100_errors_and_counts_all() -> None:
     reader = read(HEADER + "1,P,x y://\n" * 5000)[1]
     assert [f.row for f in reader.errors] == list(range(2, 52)) * 0 + [
         n // 2 + 2 for n in range(100)
@@ -523,7 +533,7 @@ def test_the_first_hundred_faults_and_the_whole_count() -> None:
     assert reader.error_count == 10_000
 
 
-def test_no_products_once_there_is_a_fault() -> None:
+def test_reader_returns_no_products_after_an_error() -> None:
     reader = TableReader()
     row = f"1,P,{A}\n".encode()
     assert reader.feed(HEADER.encode() + row)
@@ -533,7 +543,7 @@ def test_no_products_once_there_is_a_fault() -> None:
     assert (reader.products, reader.images, reader.error_count) == (2, 2, 1)
 
 
-def test_reading_stops_at_too_many_images() -> None:
+def test_reading_stops_after_max_images() -> None:
     reader = TableReader(max_images=10)
     row = f"1,P,{A}\n".encode()
     reader.feed(HEADER.encode() + row * 10)
@@ -545,18 +555,18 @@ def test_reading_stops_at_too_many_images() -> None:
     assert (reader.images, reader.error_count) == (11, 0)
 
 
-def test_a_record_of_16_mib_is_taken_and_a_larger_one_is_not() -> None:
+def test_record_is_limited_to_16_mib() -> None:
     limit = 16 * 2**20
     header = "Product Name,Input Image Urls,Note\n"
     start = f"P,{A},"
-    fits = "x" * (limit - len(start))
-    assert len(read(f"{header}{start}{fits}\n", 2**16)[0][0].extra[0]) == len(fits)
-    for note in f"{fits}x", f'"{fits}\n"', "," * limit, '"",' * (limit // 3):
+    largest = "x" * (limit - len(start))
+    assert len(read(f"{header}{start}{largest}\n", 2**16)[0][0].extra[0]) == len(largest)
+    for note in f"{largest}x", f'"{largest}\n"', "," * limit, '"",' * (limit // 3):
         reader = read(f"{header}{start}{note}\n{start}y\n,{A},z\n", 2**18)[1]
         assert [(f.code, f.row) for f in reader.errors] == [("too_long", 2), ("empty_value", 4)]
 
 
-def test_memory_is_bounded_where_a_quote_is_never_closed() -> None:
+def test_memory_is_bounded_if_a_quote_is_never_closed() -> None:
     reader = TableReader()
     reader.feed(HEADER.encode() + b'1,"')
     tracemalloc.start()
@@ -592,8 +602,8 @@ def test_memory_is_bounded_where_a_quote_is_never_closed() -> None:
     ],
 )
 @pytest.mark.parametrize("start", ["", HEADER, HEADER + '1,"', HEADER + "1,P," + A])
-def test_hostile_input_takes_linear_time(unit: bytes, start: str) -> None:
-    """With quadratic time these would not end before the test's time-out."""
+def test_reader_takes_linear_time_on_hostile_input(unit: bytes, start: str) -> None:
+    """In quadratic time this would exceed the timeout of the test."""
     for count, size in (2**19, 2**18), (2**12, 1):
         read(start.encode() + unit * (count // len(unit)), size)
 
@@ -610,15 +620,13 @@ def test_hostile_input_takes_linear_time(unit: bytes, start: str) -> None:
         ("a," * 30_000 + 'b;"\n', "x" * 2**13, 1),
     ],
     ids=[
-        "short rows below many unnamed columns",
-        "rows that end before many unnamed columns",
-        "the search for the delimiter",
+        "short rows below unnamed columns before the named ones",
+        "short rows below unnamed columns after the named ones",
+        "detection of the delimiter",
     ],
 )
-def test_a_header_of_many_columns_is_looked_at_once(
-    header: str, rest: str, size: int | None
-) -> None:
-    """Looked at for each row, or each piece, this would not end before the test's time-out."""
+def test_header_of_many_columns_is_scanned_once(header: str, rest: str, size: int | None) -> None:
+    """If the header were scanned for each row or piece, this would exceed the timeout of the test."""
     reader = TableReader()
     reader.feed(header.encode())
     for start in range(0, len(rest), size or len(rest)):

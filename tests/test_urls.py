@@ -1,6 +1,8 @@
-"""URLs: judged by form, sent exactly as given, and read alike by us and by the client library."""
+"""URLs: validation, the form that is sent, agreement with the client library, and redirects."""
 
 from __future__ import annotations
+
+import re
 
 import idna
 import pytest
@@ -16,7 +18,7 @@ from imgsvc.urls import (
     resolve_redirect,
 )
 
-# --- what goes on the wire ---------------------------------------------------------------------
+# --- the form that is sent ---------------------------------------------------------------------
 
 UNTOUCHED = [
     "/a.jpg",
@@ -37,14 +39,14 @@ UNTOUCHED = [
 
 
 @pytest.mark.parametrize("target", UNTOUCHED)
-def test_what_is_valid_stays_as_it_is(target: str) -> None:
+def test_parse_url_keeps_valid_characters_unchanged(target: str) -> None:
     url = parse_url(f"https://cdn.example.com{target}")
-    assert url.given == url.fetched == f"https://cdn.example.com{target}"
-    assert parse_url(f"HTTPS://cdn.example.com{target}").fetched == url.fetched
+    assert url.text == url.fetch_url == f"https://cdn.example.com{target}"
+    assert parse_url(f"HTTPS://cdn.example.com{target}").fetch_url == url.fetch_url
 
 
 @pytest.mark.parametrize(
-    ("given", "fetched"),
+    ("text", "fetch_url"),
     [
         ("http://h/my photo.jpg", "http://h/my%20photo.jpg"),
         ("http://h/ä/日.jpg?q=ü", "http://h/%C3%A4/%E6%97%A5.jpg?q=%C3%BC"),
@@ -61,18 +63,20 @@ def test_what_is_valid_stays_as_it_is(target: str) -> None:
         ("http://h/a\u00a0b", "http://h/a%C2%A0b"),
     ],
 )
-def test_what_cannot_be_sent_is_percent_encoded(given: str, fetched: str) -> None:
-    url = parse_url(given)
-    assert (url.given, url.fetched) == (given, fetched)
+def test_parse_url_percent_encodes_characters_that_cannot_be_sent(
+    text: str, fetch_url: str
+) -> None:
+    url = parse_url(text)
+    assert (url.text, url.fetch_url) == (text, fetch_url)
 
 
 @pytest.mark.parametrize("blank", [" ", "\t", "\r\n", "\u00a0", "\u3000", "\u200b", "\ufeff"])
-def test_blanks_around_are_trimmed(blank: str) -> None:
-    assert parse_url(f"{blank}http://h/a{blank}").given == "http://h/a"
+def test_parse_url_trims_white_space(blank: str) -> None:
+    assert parse_url(f"{blank}http://h/a{blank}").text == "http://h/a"
 
 
 @pytest.mark.parametrize(
-    ("given", "fetched", "origin"),
+    ("text", "fetch_url", "host_url"),
     [
         ("HTTPS://Example.COM/A", "https://example.com/A", "https://example.com:443"),
         ("http://h:80/a", "http://h/a", "http://h:80"),
@@ -93,16 +97,18 @@ def test_blanks_around_are_trimmed(blank: str) -> None:
         ("http://2130706433/", "http://2130706433/", "http://2130706433:80"),
     ],
 )
-def test_hosts_and_ports(given: str, fetched: str | None, origin: str | None) -> None:
-    if fetched is None:
+def test_parse_url_normalises_hosts_and_ports(
+    text: str, fetch_url: str | None, host_url: str | None
+) -> None:
+    if fetch_url is None:
         with pytest.raises(UrlError):
-            parse_url(given)
+            parse_url(text)
         return
-    url = parse_url(given)
-    assert (url.given, url.fetched, url.host_url) == (given, fetched, origin)
+    url = parse_url(text)
+    assert (url.text, url.fetch_url, url.host_url) == (text, fetch_url, host_url)
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- invalid URLs --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -167,7 +173,7 @@ def test_hosts_and_ports(given: str, fetched: str | None, origin: str | None) ->
         (f"http://h/{'ä' * 9_000_000}", "too_long"),
     ],
 )
-def test_what_is_refused(text: str, code: str) -> None:
+def test_parse_url_rejects_invalid_urls_with_a_code(text: str, code: str) -> None:
     with pytest.raises(UrlError) as caught:
         parse_url(text)
     assert caught.value.code == code
@@ -175,36 +181,48 @@ def test_what_is_refused(text: str, code: str) -> None:
 
 
 @pytest.mark.parametrize("start", ["", "a"])
-def test_international_labels_up_to_the_longest(start: str) -> None:
-    """None is refused unseen that could be encoded."""
-    fits = [n for n in range(80) if encodable(start + n * "ä")]
-    assert max(fits) > 50
+def test_parse_url_accepts_all_international_labels_that_can_be_encoded(start: str) -> None:
+    """The check of a label's length must not reject labels that can be encoded."""
+    encodable_lengths = [n for n in range(80) if is_encodable(start + n * "ä")]
+    assert max(encodable_lengths) > 50
     for n in range(1, 80):
-        if n in fits:
-            assert parse_url(f"http://{start}{n * 'ä'}.de").given
+        if n in encodable_lengths:
+            assert parse_url(f"http://{start}{n * 'ä'}.de").text
         else:
             with pytest.raises(UrlError, match="not a valid international name"):
                 parse_url(f"http://{start}{n * 'ä'}.de")
 
 
-def encodable(label: str) -> bool:
+def is_encodable(label: str) -> bool:
     try:
         return bool(idna.alabel(label))
     except idna.IDNAError:
         return False
 
 
-def test_the_message_says_what_to_do() -> None:
-    with pytest.raises(UrlError, match="user name or password"):
-        parse_url("http://user:pass@h/")
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("http://user:pass@h/", "contains a user name or password"),
+        ("www.shop.example/0.jpg", "needs https:// in front, e.g. https://www.shop.example/0.jpg"),
+        ("shop.example:8080/0.jpg", "needs https:// in front"),
+        ("0.jpg", "must be a complete web address, e.g. https://www.shop.example/0.jpg"),
+        ("//shop.example/0.jpg", "must be a complete web address"),
+        ("https:/shop.example/0.jpg", "needs two slashes after https:"),
+        ("ftp://shop.example/0.jpg", "must start with http:// or https://, not ftp:"),
+    ],
+)
+def test_url_error_message_says_what_to_do(text: str, message: str) -> None:
+    with pytest.raises(UrlError, match=f"^{re.escape(message)}"):
+        parse_url(text)
 
 
-def test_the_longest_url() -> None:
+def test_parse_url_accepts_a_url_of_the_maximum_length() -> None:
     longest = f"http://h/{'ä' * 8183}"
-    assert len(parse_url(f" {longest} ").given) == 8192
+    assert len(parse_url(f" {longest} ").text) == 8192
 
 
-# --- as the client library sees it -----------------------------------------------------------------
+# --- agreement with the client library -------------------------------------------------------------
 
 URLISH = st.text(
     st.one_of(
@@ -221,28 +239,28 @@ URLISH = st.text(
 @example("http://", "xn--a-ecp.ru/")
 @example("http://", "h//../a?#")
 @example("http://h", "?")
-def test_the_client_library_reads_the_same(start: str, rest: str) -> None:
+def test_client_library_parses_urls_like_parse_url(start: str, rest: str) -> None:
     try:
         url = parse_url(start + rest)
     except UrlError:
         return
-    assert url.fetched.isascii()
-    assert url.fetched.isprintable()
-    assert " " not in url.fetched
-    origin, seen = URL(url.host_url, encoded=True), URL(url.fetched, encoded=True)
-    assert (seen.scheme, seen.raw_host, seen.port) == (origin.scheme, origin.raw_host, origin.port)
-    assert (seen.raw_user, seen.raw_password, seen.raw_fragment) == (None, None, "")
-    target = url.fetched.split("/", 3)[3]
-    assert seen.raw_path_qs == f"/{target}" or target.endswith("?")
-    again = parse_url(url.fetched)
-    assert (again.fetched, again.host_url) == (url.fetched, url.host_url)
+    assert url.fetch_url.isascii()
+    assert url.fetch_url.isprintable()
+    assert " " not in url.fetch_url
+    host, parsed = URL(url.host_url, encoded=True), URL(url.fetch_url, encoded=True)
+    assert (parsed.scheme, parsed.raw_host, parsed.port) == (host.scheme, host.raw_host, host.port)
+    assert (parsed.raw_user, parsed.raw_password, parsed.raw_fragment) == (None, None, "")
+    target = url.fetch_url.split("/", 3)[3]
+    assert parsed.raw_path_qs == f"/{target}" or target.endswith("?")
+    reparsed = parse_url(url.fetch_url)
+    assert (reparsed.fetch_url, reparsed.host_url) == (url.fetch_url, url.host_url)
 
 
 # --- redirects -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("location", "fetched"),
+    ("location", "fetch_url"),
     [
         ("https://b/x", "https://b/x"),
         ("HTTPS://B:443/%7e/../x?", "https://b/%7e/../x?"),
@@ -266,13 +284,13 @@ def test_the_client_library_reads_the_same(start: str, rest: str) -> None:
         ("http://bücher.de/", "http://xn--bcher-kva.de/"),
     ],
 )
-def test_redirects(location: str, fetched: str) -> None:
-    assert resolve_redirect("http://h:81/p/q/r.jpg?old", location).fetched == fetched
+def test_resolve_redirect_resolves_locations(location: str, fetch_url: str) -> None:
+    assert resolve_redirect("http://h:81/p/q/r.jpg?old", location).fetch_url == fetch_url
 
 
-def test_a_redirect_from_a_bare_host() -> None:
-    assert resolve_redirect("http://h/", "x").fetched == "http://h/x"
-    assert resolve_redirect("http://h/?q", "../x").fetched == "http://h/x"
+def test_resolve_redirect_resolves_against_a_url_without_a_path() -> None:
+    assert resolve_redirect("http://h/", "x").fetch_url == "http://h/x"
+    assert resolve_redirect("http://h/?q", "../x").fetch_url == "http://h/x"
 
 
 @pytest.mark.parametrize(
@@ -288,22 +306,22 @@ def test_a_redirect_from_a_bare_host() -> None:
         "/" + "a" * 8192,
     ],
 )
-def test_redirects_that_are_refused(location: str) -> None:
+def test_resolve_redirect_rejects_invalid_locations(location: str) -> None:
     with pytest.raises(UrlError):
         resolve_redirect("http://h/", location)
 
 
 @given(st.text(st.characters(), max_size=30))
-def test_any_location_gives_a_url_or_an_error(location: str) -> None:
+def test_resolve_redirect_returns_a_url_or_raises_for_any_location(location: str) -> None:
     try:
         url = resolve_redirect("http://h:81/p/q/r.jpg?old", location)
     except UrlError:
         return
-    assert URL(url.fetched, encoded=True).raw_host == URL(url.host_url, encoded=True).raw_host
-    assert url.fetched.isascii()
+    assert URL(url.fetch_url, encoded=True).raw_host == URL(url.host_url, encoded=True).raw_host
+    assert url.fetch_url.isascii()
 
 
-# --- the rest --------------------------------------------------------------------------------------
+# --- origins and logs ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -316,12 +334,12 @@ def test_any_location_gives_a_url_or_an_error(location: str) -> None:
         ("https://bücher.example", "https://xn--bcher-kva.example"),
     ],
 )
-def test_the_origin_of_a_page_is_written_as_browsers_do(url: str, origin: str) -> None:
+def test_page_origin_is_written_as_browsers_do(url: str, origin: str) -> None:
     assert page_origin(url) == origin
 
 
 @pytest.mark.parametrize(
-    ("url", "shown"),
+    ("url", "redacted"),
     [
         ("https://user:pass@h:1/a/b?sig=secret#x", "https://h:1/a/b"),
         ("https://h/a@b", "https://h/a@b"),
@@ -330,5 +348,5 @@ def test_the_origin_of_a_page_is_written_as_browsers_do(url: str, origin: str) -
         ("", ""),
     ],
 )
-def test_redact(url: str, shown: str) -> None:
-    assert redact(url) == shown
+def test_redact_removes_credentials_query_and_fragment(url: str, redacted: str) -> None:
+    assert redact(url) == redacted

@@ -59,7 +59,7 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     if target is kind and holds_animation(kind) and not limits.animated:  # too large for JPEG
         limits.animated = True
         source = _decoded(data, kind, limits)
-    quality = settings.quality.of(source.quality)
+    quality = settings.quality.resolve(source.quality)
     result = _encoded(source, target, quality, limits, progressive=settings.progressive)
     if kind not in _NEVER_KEPT and len(result) >= source.least_bytes:
         own = strip(data, kind)

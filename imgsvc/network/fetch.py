@@ -190,7 +190,7 @@ class RedirectChain:
                 ImageErrorCode.TOO_MANY_REDIRECTS, f"More than {MAX_REDIRECTS} redirects."
             )
         try:
-            self._url = resolve_redirect(self._url, location).fetched
+            self._url = resolve_redirect(self._url, location).fetch_url
         except UrlError as error:
             raise ImageError(
                 ImageErrorCode.INVALID_URL,

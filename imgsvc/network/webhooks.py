@@ -87,7 +87,7 @@ class WebhookSender:
             **sign(self._key, delivery.delivery_id, int(self._clock()), body),
         }
         return await self._session.post(
-            request_target(parse_url(delivery.url).fetched),
+            request_target(parse_url(delivery.url).fetch_url),
             data=body,
             headers=headers,
             allow_redirects=False,

@@ -1,31 +1,33 @@
-"""What stands in a table's cells: the names of the columns, and lists of URLs."""
+"""Column names of the standard table, and lists of URLs in a cell."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from imgsvc.urls import BLANKS
+from imgsvc.urls import WHITE_SPACE
 
 SERIAL_NUMBER = "S. No."
 PRODUCT_NAME = "Product Name"
 INPUT_IMAGE_URLS = "Input Image Urls"
 OUTPUT_COLUMNS = ("Output Image Urls", "Request Id", "Status", "Error")
-"""The columns that a status adds; in an upload they are dropped, to be written anew."""
+"""Columns that the status CSV adds. In an upload they are dropped; the next status adds them again."""
 
 DELIMITERS = (",", ";", "\t")
 
-_SEPARATORS = BLANKS + ",;"
+_SEPARATORS = WHITE_SPACE + ",;"
 _ANY = f"[{re.escape(_SEPARATORS)}]"
-# The look-behind makes a run of separators be looked at once, not once from each of its characters.
+# The look-behind matches a run of separators once, not once from each of its characters.
 _SEPARATOR = re.compile(rf"{_ANY}(?<!{_ANY}{_ANY}){_ANY}*+(?=[A-Za-z][A-Za-z0-9+.-]*+://)")
 
 
 def split_urls(text: str, limit: int = 0) -> list[str]:
-    """Split a cell into its URLs: at a separator (, ; blank, line break) before the next `scheme://`.
+    """Return the URLs of a cell.
 
-    Separators at the ends are dropped, and so an empty cell gives no URL. Nothing is judged: what does
-    not belong to a URL becomes part of one. With a `limit`, at most one more than that many come.
+    The cell is split at separators (comma, semicolon, white space, line break) that precede a
+    `scheme://`. Separators at both ends are dropped, so an empty cell has no URLs. The URLs are not
+    validated: text between two URLs becomes part of the first. With a `limit`, return at most
+    `limit` + 1 URLs.
     """
     text = text.strip(_SEPARATORS)
     if text.startswith(("https://", "http://")) and text.count("://") == 1:
@@ -34,5 +36,5 @@ def split_urls(text: str, limit: int = 0) -> list[str]:
 
 
 def join_urls(urls: Iterable[str]) -> str:
-    """Join what `split_urls` gave into a cell that it splits in the same way."""
+    """Return a cell of URLs that come from `split_urls`, which splits it into the same URLs again."""
     return ",".join(urls)

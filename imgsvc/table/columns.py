@@ -1,4 +1,4 @@
-"""A table's header: which column is what, and which delimiter is between them."""
+"""A table's header: the role of each column, and the delimiter."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from imgsvc.table.cells import (
     PRODUCT_NAME,
     SERIAL_NUMBER,
 )
-from imgsvc.table.records import Broken, Record, Records
-from imgsvc.urls import BLANKS
+from imgsvc.table.records import InvalidRecord, Record, RecordParser
+from imgsvc.urls import WHITE_SPACE
 
 TITLES = {
     ColumnRole.SERIAL: SERIAL_NUMBER,
     ColumnRole.NAME: PRODUCT_NAME,
     ColumnRole.URLS: INPUT_IMAGE_URLS,
 }
-"""The names of the known columns."""
+"""The titles of the standard columns."""
 
-_USUAL: dict[ColumnRole, frozenset[str]] = {
+_SPELLINGS: dict[ColumnRole, frozenset[str]] = {
     ColumnRole.SERIAL: frozenset(
         {"sno", "slno", "srno", "serialno", "snumber", "serialnumber", "serialnum", "serial"}
     ),
@@ -37,9 +37,9 @@ _USUAL: dict[ColumnRole, frozenset[str]] = {
         for links in ("", "url", "urls", "url(s)", "link", "links")
     ),
 }
-"""The known columns' usual spellings, without case, blanks, dots, underscores and hyphens."""
+"""Usual spellings of the standard columns, normalised by `_normalised`."""
 
-_LOOSE: dict[ColumnRole, frozenset[str]] = {
+_LOOSE_SPELLINGS: dict[ColumnRole, frozenset[str]] = {
     ColumnRole.SERIAL: frozenset({"no", "sn", "#"}),
     ColumnRole.NAME: frozenset({"product", "producttitle", "name", "itemname"}),
     ColumnRole.URLS: frozenset(
@@ -47,26 +47,27 @@ _LOOSE: dict[ColumnRole, frozenset[str]] = {
         | {"inputurls", "inputurl", "urls", "url"}
     ),
 }
-"""Names that mean a known column only where nothing else in the header does."""
+"""Spellings that name a standard column only if no other name in the header does."""
 
 _IGNORED = re.compile(r"[\s._\-\u200b\ufeff]+")
 
 
-def _plain(name: str) -> str:
+def _normalised(name: str) -> str:
+    """Return a column name in one case, without white space, dots, underscores and hyphens."""
     return _IGNORED.sub("", name).casefold()
 
 
-_OUTPUTS = frozenset(map(_plain, OUTPUT_COLUMNS))
+_OUTPUTS = frozenset(map(_normalised, OUTPUT_COLUMNS))
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where in a record the columns stand.
+    """The positions of the columns in a record.
 
-    `names` are the header's own spellings; a record has at least `width` cells, up to the last column
-    with a name, and may have those of the unnamed ones behind it. `extra` are the further columns,
-    `unnamed` those of them without a name, of which only the records tell whether they hold anything.
-    `spills` says that the URLs are the last column, so that surplus cells belong to them.
+    `names` are the header's own spellings. `width` is the number of columns up to the last one with a
+    name. A record has at least `width` cells, and may have more for the unnamed columns after them.
+    `extra` are the positions of the extra columns. `unnamed` are the positions of the columns without
+    a name; only the rows show whether these have any value.
     """
 
     names: tuple[str, ...]
@@ -79,48 +80,52 @@ class Layout:
     unnamed: tuple[int, ...]
 
     @property
-    def spills(self) -> bool:
+    def urls_are_last(self) -> bool:
+        """Whether the URLs are the last column, so that surplus cells of a row belong to them."""
         return self.urls == len(self.names) - 1
 
     def columns(self, empty: Collection[int]) -> Columns:
-        """What is kept, where these of the unnamed columns hold nothing."""
+        """Return the columns to keep. `empty` are the positions of unnamed columns without values."""
         kept = {n: role for n, role in enumerate(self.roles) if role and n not in empty}
-        if not any(n > self.urls and self.names[n].strip(BLANKS) for n in kept):
-            # The URLs go last: behind them, what has no name would be read as a list that spilled over.
+        if not any(n > self.urls and self.names[n].strip(WHITE_SPACE) for n in kept):
+            # Move the URLs to the end: unnamed columns after them would be read as more URLs.
             kept[self.urls] = kept.pop(self.urls)
         return Columns(
             tuple(self.names[n] for n in kept),
             tuple(kept.values()),
-            tuple(place for place, n in enumerate(self.extra) if n not in empty),
+            tuple(position for position, n in enumerate(self.extra) if n not in empty),
         )
 
-    def title(self, cell: int) -> str | None:
-        """The name, as the header spells it, of the column that a record's cell belongs to."""
-        if cell >= len(self.names):
-            return self.names[-1].strip(BLANKS) if self.spills else None
-        return self.names[cell].strip(BLANKS) or None
+    def column_name(self, cell_index: int) -> str | None:
+        """Return the name of the column that a cell belongs to, in the header's spelling."""
+        if cell_index >= len(self.names):
+            return self.names[-1].strip(WHITE_SPACE) if self.urls_are_last else None
+        return self.names[cell_index].strip(WHITE_SPACE) or None
 
 
-MAX_SEARCH = 2**20
-"""Characters of a header after which its delimiter is guessed from what there is."""
+MAX_DETECTION_LENGTH = 2**20
+"""Characters of a header after which the delimiter is guessed from the text so far."""
 
-MAX_UNNAMED_BEHIND = 256
-"""Columns without a name behind the last that has one. No row need reach them, but each comes back as
-wide as the widest: more would make a huge status of a small table."""
+MAX_TRAILING_UNNAMED = 256
+"""Maximum number of unnamed columns after the last named one.
 
-NEEDED = {ColumnRole.NAME, ColumnRole.URLS}
+Rows need not contain these columns, but the status pads every row to the widest one. More columns would
+turn a small table into a huge status CSV.
+"""
+
+REQUIRED = {ColumnRole.NAME, ColumnRole.URLS}
 
 
 def read_header(cells: Sequence[str], row: int) -> Layout | list[FileError]:
-    """Find the columns in a header, or say what is wrong with it."""
+    """Return the layout of a header, or its errors."""
     names = list(cells)
     roles = _roles(names)
-    if errors := [fault for role in TITLES if (fault := _wrong(role, names, roles, row))]:
+    if errors := [error for role in TITLES if (error := _check_column(role, names, roles, row))]:
         return errors
-    width = 1 + max(n for n, name in enumerate(names) if name.strip(BLANKS))
+    width = 1 + max(n for n, name in enumerate(names) if name.strip(WHITE_SPACE))
     urls = roles.index(ColumnRole.URLS)
-    most = width if urls == width - 1 else width + MAX_UNNAMED_BEHIND
-    del names[most:], roles[most:]
+    max_width = width if urls == width - 1 else width + MAX_TRAILING_UNNAMED
+    del names[max_width:], roles[max_width:]
     return Layout(
         names=tuple(names),
         roles=tuple(roles),
@@ -129,128 +134,145 @@ def read_header(cells: Sequence[str], row: int) -> Layout | list[FileError]:
         name=roles.index(ColumnRole.NAME),
         urls=urls,
         extra=tuple(n for n, role in enumerate(roles) if role is ColumnRole.EXTRA),
-        unnamed=tuple(n for n, name in enumerate(names) if not name.strip(BLANKS)),
+        unnamed=tuple(n for n, name in enumerate(names) if not name.strip(WHITE_SPACE)),
     )
 
 
 def _roles(names: Sequence[str]) -> list[ColumnRole | None]:
-    """Tell each column's role; None: it is dropped."""
-    plain = [_plain(name) for name in names]
-    roles = [_role(name) for name in plain]
-    for role, spellings in _LOOSE.items():
-        loose = [number for number, name in enumerate(plain) if name in spellings]
+    """Return the role of each column; None for an output column, which is dropped."""
+    normalised = [_normalised(name) for name in names]
+    roles = [_role(name) for name in normalised]
+    for role, spellings in _LOOSE_SPELLINGS.items():
+        loose = [number for number, name in enumerate(normalised) if name in spellings]
         if role not in roles and len(loose) == 1:
             roles[loose[0]] = role
     return roles
 
 
-def _role(plain: str) -> ColumnRole | None:
-    if plain in _OUTPUTS:
+def _role(normalised: str) -> ColumnRole | None:
+    if normalised in _OUTPUTS:
         return None
     return next(
-        (role for role, spellings in _USUAL.items() if plain in spellings), ColumnRole.EXTRA
+        (role for role, spellings in _SPELLINGS.items() if normalised in spellings),
+        ColumnRole.EXTRA,
     )
 
 
-def _wrong(
+def _check_column(
     role: ColumnRole, names: Sequence[str], roles: Sequence[ColumnRole | None], row: int
 ) -> FileError | None:
+    """Return an error if the column of this role is duplicate, or required and missing."""
     title = TITLES[role]
-    found = [name.strip(BLANKS) for name, its in zip(names, roles, strict=True) if its is role]
+    found = [name.strip(WHITE_SPACE) for name, its in zip(names, roles, strict=True) if its is role]
     if len(found) > 1:
         return FileError(
             FileErrorCode.DUPLICATE_COLUMN,
-            f'More than one column is "{title}": {_listed(found)}. Keep one, rename the others.',
+            f'Several columns mean "{title}": {_quoted_list(found)}. Keep one and rename the others.',
             row,
             found[1],
         )
-    if found or role not in NEEDED:
+    if found or role not in REQUIRED:
         return None
+    named = [name.strip(WHITE_SPACE) for name in names if name.strip(WHITE_SPACE)]
     return FileError(
         FileErrorCode.MISSING_COLUMN,
-        f'There is no column "{title}". The first row must name the columns; it has '
-        f"{_listed([name.strip(BLANKS) for name in names if name.strip(BLANKS)])}.",
+        f'The column "{title}" is missing. Add it, or rename the column that holds these values. '
+        f"Row {row:,} names the columns; it has {_quoted_list(named)}.",
         row,
         title,
     )
 
 
-def _listed(names: Sequence[str]) -> str:
+def _quoted_list(names: Sequence[str]) -> str:
     text = ", ".join(f'"{name}"' for name in names)
     return text if len(text) <= 300 else f"{text[:299]}…"
 
 
-class HeaderSearch:
-    """Finds the delimiter: the one with which the first record that is not blank makes sense.
+class DelimiterDetector:
+    """Finds the delimiter with which the first record that is not blank has the most known columns.
 
-    The text is tried with every delimiter at once, as a quoted cell ends elsewhere with each.
+    The text is parsed with all delimiters in parallel, because the end of a quoted cell depends on the
+    delimiter.
     """
 
     def __init__(self) -> None:
         self._text = io.StringIO(newline="")
-        self._tries = {delimiter: Records(delimiter) for delimiter in DELIMITERS}
-        self._sense: dict[str, tuple[bool, int, int]] = {}
+        self._parsers = {delimiter: RecordParser(delimiter) for delimiter in DELIMITERS}
+        self._scores: dict[str, tuple[bool, int, int]] = {}
         self._certain = False
         self.row = 1
         """The number of the record that is being read."""
         self.skipped = 0
-        """How many records before `text` were blank."""
+        """The number of blank records before `text`."""
 
     @property
     def text(self) -> str:
-        """The text that was taken, from the header on at least."""
+        """The text that was fed. Blank records before the header may be left out."""
         return self._text.getvalue()
 
     def feed(self, text: str) -> str | None:
-        """Take more text, and give the delimiter as soon as it is known."""
+        """Add more text. Return the delimiter, or None if it is not known yet."""
         self._text.write(text)
-        for delimiter, records in self._tries.items():
-            if delimiter not in self._sense:
-                self._look(delimiter, records.feed(text))
-        found = len(self._sense)
-        if self._certain or found == len(self._tries) or self._text.tell() > MAX_SEARCH:
+        for delimiter, parser in self._parsers.items():
+            if delimiter not in self._scores:
+                self._score(delimiter, parser.feed(text))
+        scored = len(self._scores)
+        if (
+            self._certain
+            or scored == len(self._parsers)
+            or self._text.tell() > MAX_DETECTION_LENGTH
+        ):
             return self._best()
-        if not found and text[-1:] != "\r" and not any(t.midway for t in self._tries.values()):
+        if (
+            not scored
+            and text[-1:] != "\r"
+            and not any(p.in_record for p in self._parsers.values())
+        ):
             self._text = io.StringIO(newline="")
             self.skipped = self.row - 1
         return None
 
     def close(self) -> str:
-        """Give the delimiter that is the likeliest by now."""
-        for delimiter, records in self._tries.items():
-            if delimiter not in self._sense:
-                self._look(delimiter, records.close())
+        """Return the most likely delimiter, at the end of the text."""
+        for delimiter, parser in self._parsers.items():
+            if delimiter not in self._scores:
+                self._score(delimiter, parser.close())
         return self._best()
 
-    def _look(self, delimiter: str, records: Sequence[Record]) -> None:
+    def _score(self, delimiter: str, records: Sequence[Record]) -> None:
+        """Score a delimiter by the first record that is not blank.
+
+        A score is: whether the record is a line `sep=;`, the number of known columns, the number of
+        delimiters.
+        """
         for record in records:
-            if isinstance(record, Broken):
-                self._sense[delimiter] = (False, 0, record.cell)
+            if isinstance(record, InvalidRecord):
+                self._scores[delimiter] = (False, 0, record.cell_index)
                 return
             if not is_blank(record):
-                hint, known = is_hint(record), _known(record)
-                self._sense[delimiter] = (hint, len(known), len(record) - 1)
-                self._certain = self._certain or hint or known >= NEEDED
+                hint, known = is_separator_line(record), _known_roles(record)
+                self._scores[delimiter] = (hint, len(known), len(record) - 1)
+                self._certain = self._certain or hint or known >= REQUIRED
                 return
             if delimiter == DELIMITERS[0]:
                 self.row += 1
 
     def _best(self) -> str:
-        def sense(delimiter: str) -> tuple[bool, int, int]:
-            return self._sense.get(delimiter) or (False, 0, self._tries[delimiter].cell)
+        def score(delimiter: str) -> tuple[bool, int, int]:
+            return self._scores.get(delimiter) or (False, 0, self._parsers[delimiter].cell_index)
 
-        return max(DELIMITERS, key=sense)
+        return max(DELIMITERS, key=score)
 
 
-def is_hint(cells: Sequence[str]) -> bool:
-    """Tell a first line `sep=;`, which Excel understands and does not show."""
+def is_separator_line(cells: Sequence[str]) -> bool:
+    """Return whether a first line is `sep=;`, which sets the delimiter in Excel and is not shown."""
     return len(cells) == 2 and cells[0].lower() == "sep=" and not cells[1]
 
 
 def is_blank(cells: list[str]) -> bool:
-    """Tell a record without any value: a blank line, or empty cells that fill a sheet up."""
-    return not "".join(cells).strip(BLANKS)
+    """Return whether a record has no value: it is a blank line, or all its cells are empty."""
+    return not "".join(cells).strip(WHITE_SPACE)
 
 
-def _known(cells: Sequence[str]) -> set[ColumnRole | None]:
+def _known_roles(cells: Sequence[str]) -> set[ColumnRole | None]:
     return {*_roles(cells)} - {None, ColumnRole.EXTRA}

@@ -1,153 +1,178 @@
-"""The Validator: bytes in, products and faults out. Pure, incremental, no I/O."""
+"""The validator: turns the bytes of an uploaded file into products and errors.
+
+It is incremental and does no I/O.
+"""
 
 from __future__ import annotations
 
 from imgsvc.errors import FileError, FileErrorCode
 from imgsvc.models import Columns, Product
-from imgsvc.table.columns import HeaderSearch, Layout, is_blank, is_hint, read_header
-from imgsvc.table.decoding import Decoder, DecodingError
-from imgsvc.table.records import Broken, Record, Records
-from imgsvc.table.rows import CONTROL, FileErrors, Rows, note_broken, note_control
+from imgsvc.table.columns import (
+    DelimiterDetector,
+    Layout,
+    is_blank,
+    is_separator_line,
+    read_header,
+)
+from imgsvc.table.decoding import HOW_TO_SAVE_CSV, Decoder, DecodingError
+from imgsvc.table.records import InvalidRecord, Record, RecordParser
+from imgsvc.table.rows import (
+    CONTROL,
+    FileErrors,
+    RowReader,
+    add_control_character,
+    add_invalid_record,
+)
 
-_PIECE = 2**16
-"""Bytes that are looked at together: what is held beside a record that has not ended."""
+_PIECE_BYTES = 2**16
+"""Bytes that are parsed in one step. Limits the memory used besides an unfinished record."""
 
 _ASCII_CONTROL = bytes(n for n in [*range(32), 127] if n not in b"\t\r\n")
 
 
 class TableReader:
-    """Reads an uploaded table, of any size, in bounded memory.
+    """Reads an uploaded table of any size in bounded memory.
 
-    `feed` and `close` give the valid products so far, and none once anything is wrong with the table;
-    it is checked to its end even so. With more than `max_images` valid images reading stops.
+    `feed` and `close` return the valid products they have read. After the first error they return none,
+    but the table is still checked to its end. Reading stops after more than `max_images` valid images.
     """
 
     def __init__(self, max_images: int | None = None) -> None:
         self._max_images = max_images
         self._decoder = Decoder()
-        self._search = HeaderSearch()
-        self._records: Records | None = None
-        self._rows: Rows | None = None
+        self._detector = DelimiterDetector()
+        self._parser: RecordParser | None = None
+        self._rows: RowReader | None = None
         self._delimiter = ","
         self._row = 0
         self._errors = FileErrors()
-        self._suspect = False
-        self._over = False
+        self._may_have_control = False
+        self._finished = False
 
     @property
     def columns(self) -> Columns | None:
-        """The table's columns, once the header has been read; all of them, once the table has.
+        """The table's columns, or None until the header has been read.
 
-        Columns without a name are among them only where a row had a value in them.
+        Unnamed columns are included only if a row has a value in them, so they are complete only at the
+        end of the table.
         """
         return self._rows.columns if self._rows else None
 
     @property
     def errors(self) -> list[FileError]:
-        """The first 100 faults, in the table's order."""
+        """The first 100 errors, in the table's order."""
         return self._errors.first
 
     @property
     def error_count(self) -> int:
-        """How many faults there are in all, so far."""
+        """The number of all errors so far."""
         return self._errors.count
 
     @property
     def products(self) -> int:
-        """How many rows were valid so far."""
+        """The number of valid rows so far."""
         return self._rows.products if self._rows else 0
 
     @property
     def images(self) -> int:
-        """How many images the valid rows have."""
+        """The number of images in the valid rows so far."""
         return self._rows.images if self._rows else 0
 
     def feed(self, data: bytes) -> list[Product]:
-        """Read a piece of the file."""
+        """Read a piece of the file. Return its valid products."""
         products: list[Product] = []
-        for start in range(0, len(data), _PIECE):
-            if self._over:
+        for start in range(0, len(data), _PIECE_BYTES):
+            if self._finished:
                 break
             try:
-                self._read(self._decoder.feed(data[start : start + _PIECE]), products)
+                self._read(self._decoder.feed(data[start : start + _PIECE_BYTES]), products)
             except DecodingError as error:
-                self._give_up(error, products)
+                self._add_decoding_error(error, products)
         return [] if self._errors.count else products
 
     def close(self) -> list[Product]:
-        """Read what is left, as the file has ended."""
+        """Read the rest, at the end of the file. Return its valid products."""
         products: list[Product] = []
-        if self._over:
+        if self._finished:
             return products
         try:
             self._read(self._decoder.close(), products)
-            if self._records is None:
-                self._begin(self._search.close(), products)
-            if self._records is not None:
-                self._take(self._records.close(), products)
+            if self._parser is None:
+                self._start_parsing(self._detector.close(), products)
+            if self._parser is not None:
+                self._read_complete(self._parser.close(), products)
         except DecodingError as error:
-            self._give_up(error, products)
-        if not self._over and not self._errors.count and not (self._rows and self._rows.seen):
-            self._note_nothing()
-        self._over = True
+            self._add_decoding_error(error, products)
+        if (
+            not self._finished
+            and not self._errors.count
+            and not (self._rows and self._rows.has_rows)
+        ):
+            self._add_no_products()
+        self._finished = True
         return [] if self._errors.count else products
 
     def _read(self, text: str, products: list[Product]) -> None:
-        if self._records is not None:
-            self._read_records(self._records, text, products)
+        if self._parser is not None:
+            self._read_records(self._parser, text, products)
             return
-        delimiter = self._search.feed(text)
+        delimiter = self._detector.feed(text)
         if delimiter is not None:
-            self._begin(delimiter, products)
+            self._start_parsing(delimiter, products)
 
-    def _begin(self, delimiter: str, products: list[Product]) -> None:
-        """Read anew, with the right delimiter now, what was read in search of it."""
-        text, self._row = self._search.text, self._search.skipped
-        self._search = HeaderSearch()
+    def _start_parsing(self, delimiter: str, products: list[Product]) -> None:
+        """Parse the text that was read to detect the delimiter again, now with this delimiter."""
+        text, self._row = self._detector.text, self._detector.skipped
+        self._detector = DelimiterDetector()
         self._delimiter = delimiter
-        self._records = Records(delimiter)
-        for start in range(0, len(text), _PIECE):
-            if not self._over:
-                self._read_records(self._records, text[start : start + _PIECE], products)
+        self._parser = RecordParser(delimiter)
+        for start in range(0, len(text), _PIECE_BYTES):
+            if not self._finished:
+                self._read_records(self._parser, text[start : start + _PIECE_BYTES], products)
 
-    def _read_records(self, records: Records, text: str, products: list[Product]) -> None:
+    def _read_records(self, parser: RecordParser, text: str, products: list[Product]) -> None:
         control = _has_control(text)
-        self._suspect = self._suspect or control
-        complete = records.feed(text)
-        self._take(complete, products)
-        # What has not ended began in this text, if anything ended in it.
-        self._suspect = records.midway and (control if complete else self._suspect)
+        self._may_have_control = self._may_have_control or control
+        complete = parser.feed(text)
+        self._read_complete(complete, products)
+        # If a record ended in this text, an unfinished record also began in it.
+        self._may_have_control = parser.in_record and (
+            control if complete else self._may_have_control
+        )
 
-    def _take(self, complete: list[Record], products: list[Product]) -> None:
-        begun = 0
-        while self._rows is None and begun < len(complete) and not self._over:
-            self._take_header(complete[begun])
-            begun += 1
+    def _read_complete(self, complete: list[Record], products: list[Product]) -> None:
+        used = 0
+        while self._rows is None and used < len(complete) and not self._finished:
+            self._read_header(complete[used])
+            used += 1
         if self._rows is not None:
-            self._take_rows(self._rows, complete[begun:] if begun else complete, products)
+            self._read_rows(self._rows, complete[used:] if used else complete, products)
             if self._max_images is not None and self._rows.images > self._max_images:
-                self._over = True
+                self._finished = True
 
-    def _take_rows(self, rows: Rows, complete: list[Record], products: list[Product]) -> None:
-        suspect = self._suspect
+    def _read_rows(self, rows: RowReader, complete: list[Record], products: list[Product]) -> None:
+        may_have_control = self._may_have_control
         for row, record in enumerate(complete, self._row + 1):
-            if isinstance(record, Broken):
-                rows.add_broken(row, record)
-            elif (product := rows.read(row, record, suspect=suspect)) is not None:
+            if isinstance(record, InvalidRecord):
+                rows.add_invalid(row, record)
+            elif (product := rows.read(row, record, may_have_control=may_have_control)) is not None:
                 products.append(product)
         self._row += len(complete)
 
-    def _take_header(self, record: Record) -> None:
-        """Read the first record that is not blank. Without a good header nothing else can be read."""
+    def _read_header(self, record: Record) -> None:
+        """Read a record as the header, unless it is blank or a line `sep=;`.
+
+        If the header is invalid, reading stops.
+        """
         row = self._row + 1
-        if isinstance(record, Broken):
-            if record.binary:
-                self._refuse_binary()
+        if isinstance(record, InvalidRecord):
+            if record.has_nul:
+                self._add_not_text()
             else:
-                note_broken(self._errors, row, record, None)
-            self._over = True
+                add_invalid_record(self._errors, row, record, None)
+            self._finished = True
             return
-        if row == 1 and is_hint(record):
+        if row == 1 and is_separator_line(record):
             return
         self._row = row
         if is_blank(record):
@@ -155,55 +180,56 @@ class TableReader:
         layout = read_header(record, row)
         control = [cell for cell in record if CONTROL.search(cell)]
         if control and (isinstance(layout, list) or any("\x00" in cell for cell in control)):
-            self._refuse_binary()
+            self._add_not_text()
         elif isinstance(layout, Layout):
             for cell in control:
-                note_control(self._errors, row, cell, cell.strip() or None)
-            self._rows = Rows(layout, self._delimiter, self._errors)
+                add_control_character(self._errors, row, cell, cell.strip() or None)
+            self._rows = RowReader(layout, self._delimiter, self._errors)
         else:
-            for fault in layout:
-                self._errors.add(fault.code, fault.message, fault.row, fault.column)
-            self._over = True
+            for error in layout:
+                self._errors.add(error.code, error.message, error.row, error.column)
+            self._finished = True
 
-    def _give_up(self, error: DecodingError, products: list[Product]) -> None:
-        """Note bytes that are no text, behind all that is wrong before them."""
+    def _add_decoding_error(self, error: DecodingError, products: list[Product]) -> None:
+        """Record the errors of the text before the invalid bytes, then these bytes. Stop reading."""
         if error.text:
             self._read(error.text, products)
-        if self._over:
+        if self._finished:
             return
-        if self._records is None and _has_control(self._search.text):
-            self._refuse_binary()
+        if self._parser is None and _has_control(self._detector.text):
+            self._add_not_text()
             return
         row = column = None
         if error.code is FileErrorCode.BAD_ENCODING:
-            row = self._row + 1 if self._records else self._search.row
-            if self._records and self._rows:
-                column = self._rows.layout.title(self._records.cell)
+            row = self._row + 1 if self._parser else self._detector.row
+            if self._parser and self._rows:
+                column = self._rows.layout.column_name(self._parser.cell_index)
         self._errors.add(error.code, error.message, row, column, error.value)
-        self._over = True
+        self._finished = True
 
-    def _refuse_binary(self) -> None:
+    def _add_not_text(self) -> None:
         self._errors.add(
             FileErrorCode.NOT_CSV,
-            "The file is not text, and so no CSV. Save the table as CSV and upload that.",
+            f"The file contains binary data, so it is not CSV. {HOW_TO_SAVE_CSV}",
         )
-        self._over = True
+        self._finished = True
 
-    def _note_nothing(self) -> None:
+    def _add_no_products(self) -> None:
         if self._rows is None:
             self._errors.add(
                 FileErrorCode.EMPTY_FILE,
-                "The file is empty. It needs a row that names the columns, and a row per product.",
+                "The file is empty. It needs a header row (Product Name, Input Image Urls) and one row "
+                "per product.",
             )
         else:
             self._errors.add(
                 FileErrorCode.NO_ROWS,
-                "The table has a header, but no product below it. Add a row per product.",
+                "The file has a header but no products. Add one row per product below the header.",
             )
 
 
 def _has_control(text: str) -> bool:
-    """Tell whether there is a control character that no cell may hold; fast where there is none."""
+    """Return whether the text has a control character that no cell may contain. Fast for ASCII."""
     if text.isascii():
         return len(text.encode().translate(None, _ASCII_CONTROL)) != len(text)
     return CONTROL.search(text) is not None

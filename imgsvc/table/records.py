@@ -1,4 +1,4 @@
-"""Text → records of cells, piece by piece."""
+"""Text → records, piece by piece. A record is a list of cells."""
 
 from __future__ import annotations
 
@@ -11,114 +11,122 @@ from imgsvc.errors import FileErrorCode
 
 MAX_RECORD_BYTES = 16 * 2**20
 MAX_CELLS = 2**15
-"""Cells of one record: twice as many as spreadsheets have, and few enough to look at at once."""
+"""Maximum number of cells in a record: twice as many as spreadsheets have, and few enough to process
+in one step."""
 
 _QUOTED = re.compile(r'(?>[^"]*+(?:""[^"]*+)*)')
 
 
-class Broken:
-    """A record that cannot be read: why, and the number of the cell (from 0) where that showed.
+class InvalidRecord:
+    """A record that cannot be parsed.
 
-    `binary` tells whether there were zero bytes in it.
+    `code` is the reason, and `cell_index` the number of the cell (from 0) in which it was found.
+    `has_nul` is true if the record contains a NUL character.
     """
 
-    __slots__ = ("binary", "cell", "code")
+    __slots__ = ("cell_index", "code", "has_nul")
 
-    def __init__(self, code: FileErrorCode, cell: int) -> None:
+    def __init__(self, code: FileErrorCode, cell_index: int) -> None:
         self.code = code
-        self.cell = cell
-        self.binary = False
+        self.cell_index = cell_index
+        self.has_nul = False
 
 
-Record = list[str] | Broken
+Record = list[str] | InvalidRecord
 
 
 class _State(Enum):
     START = auto()
-    """Before a cell's first character."""
+    """Before the first character of a cell."""
     PLAIN = auto()
-    """In a cell without quotes."""
+    """In an unquoted cell."""
     QUOTED = auto()
-    """Between quotes."""
+    """In a quoted cell."""
     QUOTE = auto()
-    """After a quote that ended the cell, or is the first of two."""
+    """After a quote in a quoted cell: it closes the cell, or is the first of two."""
     CLOSED = auto()
-    """After the cell's closing quote and a blank."""
+    """After a closing quote and a space or tab."""
 
 
-class Records:
-    """Cuts text into records, as RFC 4180 has them, with any delimiter and any line ends.
+class RecordParser:
+    """Parses text into records as defined by RFC 4180, with any delimiter and any line ends.
 
-    A blank line is a record too, `[]` or `[""]`. A record that is too long (`TOO_LONG`) or whose
-    quotes are not paired (`UNCLOSED_QUOTE`) comes out as `Broken`, and reading goes on behind it.
-    The text comes in pieces of at most 64 Ki characters.
+    A blank line is a record too, `[]` or `[""]`. A record that is too long (`TOO_LONG`) or has unpaired
+    quotes (`UNCLOSED_QUOTE`) becomes an `InvalidRecord`; parsing continues after it. Each piece of text
+    has at most 64 Ki characters.
 
-    Whole records go through `str.split`, or the csv module where there are quotes. The states are for
-    what these cannot do: records that arrive in parts, cells of any length, and quotes out of place.
+    Complete records are parsed by `str.split`, or by the csv module if they have quotes. The state
+    machine handles the other cases: records that arrive in parts, cells of any length, and misplaced
+    quotes.
     """
 
     def __init__(self, delimiter: str) -> None:
         self._delimiter = delimiter
-        mark = re.escape(delimiter)
-        # Not (…)*+: before 3.11.5 Python loses its place in a possessive group that backtracks.
+        escaped = re.escape(delimiter)
+        # Not (…)*+: before 3.11.5, a possessive group that backtracks continues at a wrong position.
         quoted = r'"(?>[^"]*+(?:""[^"]*+)*)"'
-        plain = rf'[^"{mark}\r\n][^{mark}\r\n]*+'
-        self._stop = re.compile(f"[{mark}\r\n]")
-        self._run = re.compile(f"(?>(?:(?>(?:{quoted}|{plain})?){mark})+)")
-        self._broken_run = re.compile(f"(?>(?:(?>(?:{quoted}[^{mark}\r\n]*+|{plain})?){mark})+)")
+        plain = rf'[^"{escaped}\r\n][^{escaped}\r\n]*+'
+        self._cell_end = re.compile(f"[{escaped}\r\n]")
+        self._cell_run = re.compile(f"(?>(?:(?>(?:{quoted}|{plain})?){escaped})+)")
+        self._invalid_run = re.compile(
+            f"(?>(?:(?>(?:{quoted}[^{escaped}\r\n]*+|{plain})?){escaped})+)"
+        )
         self._after_cr = False
-        self._begin_record()
+        self._start_record()
 
-    def _begin_record(self) -> None:
+    def _start_record(self) -> None:
         self._state = _State.START
         self._cells: list[str] = []
         self._cell: io.StringIO | None = None
         self._size = 0
         self._ended = False
-        self._binary = False
-        self._broken: Broken | None = None
+        self._has_nul = False
+        self._invalid: InvalidRecord | None = None
 
     @property
-    def midway(self) -> bool:
+    def in_record(self) -> bool:
         """Whether a record has begun and not ended."""
         return self._size > 0
 
     @property
-    def cell(self) -> int:
-        """The number of the cell (from 0) that is being read."""
-        return self._broken.cell if self._broken else len(self._cells)
+    def cell_index(self) -> int:
+        """The number (from 0) of the cell that is being read."""
+        return self._invalid.cell_index if self._invalid else len(self._cells)
 
     def feed(self, text: str) -> list[Record]:
-        """Give the records that end in this piece of text."""
+        """Return the records that end in this piece of text."""
         records: list[Record] = []
-        at = 0
+        pos = 0
         if self._after_cr and text:
             self._after_cr = False
-            at = int(text.startswith("\n"))
-        if self.midway:
-            at = self._step_through(text, at, records)
+            pos = int(text.startswith("\n"))
+        if self.in_record:
+            pos = self._parse_record(text, pos, records)
         end = 1 + max(text.rfind("\n"), text.rfind("\r"))
-        if at < end:
-            at += self._whole_records(text[at:end], records)
-            self._after_cr = at == len(text) and text.endswith("\r")
-        while at < len(text):
-            at = self._step_through(text, at, records)
+        if pos < end:
+            pos += self._parse_complete_records(text[pos:end], records)
+            self._after_cr = pos == len(text) and text.endswith("\r")
+        while pos < len(text):
+            pos = self._parse_record(text, pos, records)
         return records
 
     def close(self) -> list[Record]:
-        """Give the record that ended without a line end."""
-        if not self.midway:
+        """Return the last record if it has no line end, at the end of the text."""
+        if not self.in_record:
             return []
         if self._state is _State.QUOTED:
-            self._broken = Broken(FileErrorCode.UNCLOSED_QUOTE, self.cell)
+            self._invalid = InvalidRecord(FileErrorCode.UNCLOSED_QUOTE, self.cell_index)
         return [self._end_record()]
 
-    def _whole_records(self, lines: str, records: list[Record]) -> int:
-        """Read records as far as they are whole; give the position of the first that is not."""
+    def _parse_complete_records(self, lines: str, records: list[Record]) -> int:
+        """Append complete records to `records`. Return the position of the first one that is not.
+
+        Misplaced quotes, unclosed quotes and cells too large for the csv module count as incomplete.
+        """
         if '"' not in lines:
             delimiter = self._delimiter
-            same = lines.replace("\r\n", "\n").replace("\r", "\n")
-            records += [line.split(delimiter) for line in same[:-1].split("\n")]
+            normalised = lines.replace("\r\n", "\n").replace("\r", "\n")
+            records += [line.split(delimiter) for line in normalised[:-1].split("\n")]
             return len(lines)
         source = io.StringIO(lines, newline="")
         reader = csv.reader(source, delimiter=self._delimiter, strict=True)
@@ -127,65 +135,65 @@ class Records:
             for record in reader:
                 records.append(record)
                 done = reader.line_num
-        except csv.Error:  # a quote out of place, or never closed; a cell too large for the module
+        except csv.Error:
             source.seek(0)
             for _ in range(done):
                 source.readline()
             return source.tell()
         return len(lines)
 
-    def _step_through(self, text: str, at: int, records: list[Record]) -> int:
-        """Read on to the end of the record, or of the text; give the position behind it."""
-        begin = at
-        while at < len(text) and not self._ended:
+    def _parse_record(self, text: str, pos: int, records: list[Record]) -> int:
+        """Parse to the end of the record or of the text. Return the position after it."""
+        begin = pos
+        while pos < len(text) and not self._ended:
             if self._state is _State.QUOTED:
-                at = self._in_quotes(text, at)
+                pos = self._in_quoted_cell(text, pos)
             elif self._state is _State.PLAIN:
-                at = self._in_cell(text, at)
+                pos = self._in_unquoted_cell(text, pos)
             elif self._state is _State.START:
-                at = self._at_start(text, at)
+                pos = self._at_cell_start(text, pos)
             else:
-                at = self._behind_quote(text, at)
-        taken = text[begin:at]
-        self._size += len((taken.rstrip("\r\n") if self._ended else taken).encode())
+                pos = self._after_quote(text, pos)
+        parsed = text[begin:pos]
+        self._size += len((parsed.rstrip("\r\n") if self._ended else parsed).encode())
         if self._size > MAX_RECORD_BYTES or len(self._cells) > MAX_CELLS:
-            self._break(FileErrorCode.TOO_LONG)
-        self._binary = self._binary or "\x00" in taken
+            self._mark_invalid(FileErrorCode.TOO_LONG)
+        self._has_nul = self._has_nul or "\x00" in parsed
         if self._ended:
             records.append(self._end_record())
-        return at
+        return pos
 
-    def _at_start(self, text: str, at: int) -> int:
-        if self._broken:
-            if run := self._broken_run.match(text, at):
+    def _at_cell_start(self, text: str, pos: int) -> int:
+        if self._invalid:
+            if run := self._invalid_run.match(text, pos):
                 return run.end()
-        elif run := self._run.match(text, at):
+        elif run := self._cell_run.match(text, pos):
             self._cells += next(csv.reader([run[0]], delimiter=self._delimiter))[:-1]
             return run.end()
-        if text[at] == '"':
+        if text[pos] == '"':
             self._state = _State.QUOTED
-            return at + 1
+            return pos + 1
         self._state = _State.PLAIN
-        return at
+        return pos
 
-    def _in_cell(self, text: str, at: int) -> int:
-        stop = self._stop.search(text, at)
-        if stop is None:
-            self._add(text[at:])
+    def _in_unquoted_cell(self, text: str, pos: int) -> int:
+        match = self._cell_end.search(text, pos)
+        if match is None:
+            self._add(text[pos:])
             return len(text)
-        self._add(text[at : stop.start()])
+        self._add(text[pos : match.start()])
         self._end_cell()
-        at = stop.end()
-        if stop[0] != self._delimiter:
+        pos = match.end()
+        if match[0] != self._delimiter:
             self._ended = True
-            if stop[0] == "\r":
-                self._after_cr = at == len(text)
-                at += text.startswith("\n", at)
-        return at
+            if match[0] == "\r":
+                self._after_cr = pos == len(text)
+                pos += text.startswith("\n", pos)
+        return pos
 
-    def _in_quotes(self, text: str, at: int) -> int:
-        end = at
-        if inside := _QUOTED.match(text, at):
+    def _in_quoted_cell(self, text: str, pos: int) -> int:
+        end = pos
+        if inside := _QUOTED.match(text, pos):
             self._add(inside[0].replace('""', '"'))
             end = inside.end()
         if end < len(text):
@@ -193,44 +201,44 @@ class Records:
             end += 1
         return end
 
-    def _behind_quote(self, text: str, at: int) -> int:
-        character = text[at]
+    def _after_quote(self, text: str, pos: int) -> int:
+        character = text[pos]
         if character == '"' and self._state is _State.QUOTE:
             self._add(character)
             self._state = _State.QUOTED
-            return at + 1
-        if self._stop.match(character):
+            return pos + 1
+        if self._cell_end.match(character):
             self._state = _State.PLAIN
-            return at
+            return pos
         if character in " \t":
             self._state = _State.CLOSED
-            return at + 1
-        self._break(FileErrorCode.UNCLOSED_QUOTE)
+            return pos + 1
+        self._mark_invalid(FileErrorCode.UNCLOSED_QUOTE)
         self._state = _State.PLAIN
-        return at
+        return pos
 
     def _add(self, text: str) -> None:
-        if self._broken is None:
+        if self._invalid is None:
             if self._cell is None:
                 self._cell = io.StringIO(newline="")
             self._cell.write(text)
 
     def _end_cell(self) -> None:
         self._state = _State.START
-        if self._broken is None:
+        if self._invalid is None:
             self._cells.append(self._cell.getvalue() if self._cell else "")
             self._cell = None
 
-    def _break(self, code: FileErrorCode) -> None:
-        self._broken = self._broken or Broken(code, self.cell)
+    def _mark_invalid(self, code: FileErrorCode) -> None:
+        self._invalid = self._invalid or InvalidRecord(code, self.cell_index)
         self._cells = []
         self._cell = None
 
     def _end_record(self) -> Record:
         if not self._ended:
             self._end_cell()
-        if self._broken:
-            self._broken.binary = self._binary
-        record = self._broken or self._cells
-        self._begin_record()
+        if self._invalid:
+            self._invalid.has_nul = self._has_nul
+        record = self._invalid or self._cells
+        self._start_record()
         return record

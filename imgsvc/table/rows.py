@@ -1,4 +1,4 @@
-"""Records → products, by the header's layout; and what is wrong with them."""
+"""Records → products, by the header's layout, and the errors of invalid rows."""
 
 from __future__ import annotations
 
@@ -9,24 +9,30 @@ from imgsvc.errors import FileError, FileErrorCode
 from imgsvc.models import Columns, ImageUrl, Product
 from imgsvc.table.cells import split_urls
 from imgsvc.table.columns import Layout, is_blank
-from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, Broken
-from imgsvc.urls import BLANKS, UrlError, parse_url
+from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, InvalidRecord
+from imgsvc.urls import WHITE_SPACE, UrlError, parse_url
 
 MAX_FILE_ERRORS = 100
-"""Faults that are kept; all are counted."""
+"""Maximum number of errors that are kept. All are counted."""
 MAX_URLS = 1_000
-"""URLs in one row."""
+"""Maximum number of URLs in a row."""
 MAX_NAME_LENGTH = 512
-"""Characters of a product's name, trimmed."""
+"""Maximum length of a product name, in characters, after trimming."""
 MAX_VALUE_LENGTH = 100
-"""Characters of an offending value, and of its column's name, that are shown."""
+"""Maximum length of an invalid value, and of its column's name, in an error; in characters."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-"""Characters that no cell may hold. Tabs and line breaks may stand in quoted cells."""
+"""Control characters that no cell may contain. Quoted cells may contain tabs and line breaks."""
+
+_DELIMITER_EXAMPLES = {
+    ",": 'a comma, e.g. "Mug, blue"',
+    ";": 'a semicolon, e.g. "Mug; blue"',
+    "\t": "a tab",
+}
 
 
 class FileErrors:
-    """The faults of a table, in its order: the first 100, and how many there are in all."""
+    """Collects the errors of a table in its order: the first 100, and the number of all."""
 
     def __init__(self) -> None:
         self.first: list[FileError] = []
@@ -53,13 +59,13 @@ def _shortened(value: str) -> str:
     return value if len(value) <= MAX_VALUE_LENGTH else f"{value[: MAX_VALUE_LENGTH - 1]}…"
 
 
-class Rows:
-    """Reads the records below a header. `seen` tells whether there was one that is not blank."""
+class RowReader:
+    """Reads the records below a header. `has_rows` is true after the first one that is not blank."""
 
     def __init__(self, layout: Layout, delimiter: str, errors: FileErrors) -> None:
         self._delimiter = delimiter
         self._errors = errors
-        self.seen = False
+        self.has_rows = False
         self.products = 0
         self.images = 0
         self.layout = layout
@@ -72,19 +78,19 @@ class Rows:
 
     @property
     def columns(self) -> Columns:
-        """The table's columns. Those without a name are among them that held anything so far."""
+        """The table's columns; unnamed columns only if a row so far has a value in them."""
         return self.layout.columns(empty=set(self._empty))
 
-    def read(self, row: int, cells: list[str], *, suspect: bool) -> Product | None:
-        """Make a product of a record, or None where it is blank or faulty.
+    def read(self, row: int, cells: list[str], *, may_have_control: bool) -> Product | None:
+        """Return the product of a record, or None if the record is blank or invalid.
 
-        `suspect` says that there may be control characters in it.
+        `may_have_control` is false if the record is known to contain no control characters.
         """
         if (len(cells) != self._width or not cells[self._name]) and is_blank(cells):
             return None
-        if suspect:
+        if may_have_control:
             cells = self._without_control(row, cells)
-        self.seen = True
+        self.has_rows = True
         extra = self._extra
         if len(cells) != self._width:
             fitted = self._fit(row, cells)
@@ -94,11 +100,11 @@ class Rows:
             if len(cells) > self._width:
                 extra = (*extra, *range(self._width, len(cells)))
         if self._empty and self._empty[0] < len(cells):
-            self._look_at_unnamed(cells)
+            self._check_empty_columns(cells)
         name = cells[self._name]
-        named = self._check_name(row, name)
-        images = self._images(row, cells[self._urls])
-        if not images or not named:
+        name_is_valid = self._check_name(row, name)
+        images = self._parse_cell(row, cells[self._urls])
+        if not images or not name_is_valid:
             return None
         self.products += 1
         self.images += len(images)
@@ -110,42 +116,49 @@ class Rows:
             tuple([cells[n] for n in extra]) if extra else (),
         )
 
-    def add_broken(self, row: int, record: Broken) -> None:
-        """Note a record that could not be read."""
-        self.seen = True
-        note_broken(self._errors, row, record, self._title(record.cell))
+    def add_invalid(self, row: int, record: InvalidRecord) -> None:
+        """Record the error of a record that cannot be parsed."""
+        self.has_rows = True
+        add_invalid_record(self._errors, row, record, self._column_name(record.cell_index))
 
-    def _title(self, cell: int) -> str | None:
-        return self.layout.title(cell)
+    def _column_name(self, cell_index: int) -> str | None:
+        return self.layout.column_name(cell_index)
 
-    def _look_at_unnamed(self, cells: list[str]) -> None:
-        """See whether a column without a name, and without a value so far, has one here."""
+    def _check_empty_columns(self, cells: list[str]) -> None:
+        """Remove unnamed columns from `_empty` in which this row is the first with a value."""
         among = self._empty[: bisect_left(self._empty, len(cells))]
-        if filled := {n for n in among if cells[n] and cells[n].strip(BLANKS)}:
+        if filled := {n for n in among if cells[n] and cells[n].strip(WHITE_SPACE)}:
             self._empty = tuple(n for n in self._empty if n not in filled)
 
     def _fit(self, row: int, cells: list[str]) -> list[str] | None:
-        """Bring a record to the header's width: drop padding, and join a list that spilled over."""
+        """Return the cells in the header's width, or None and record an error.
+
+        Padding is dropped. Surplus cells after a last column of URLs are joined with it: they come from
+        a list of URLs that was not quoted.
+        """
         width = self._width
         filled = len(cells)
         while filled > width and not cells[filled - 1]:
             filled -= 1
         if filled == width:
             return cells[:width]
-        most, end = len(self.layout.names), filled
-        while end > width and not cells[end - 1].strip(BLANKS):
+        max_width, end = len(self.layout.names), filled
+        while end > width and not cells[end - 1].strip(WHITE_SPACE):
             end -= 1
-        if end > width and self.layout.spills:
+        if end > width and self.layout.urls_are_last:
             return [*cells[: width - 1], self._delimiter.join(cells[width - 1 : end])]
-        if width <= end <= most:
-            return cells[: min(filled, most)]
-        if end > most:
-            width = most
-        delimiter = "tab" if self._delimiter == "\t" else self._delimiter
+        if width <= end <= max_width:
+            return cells[: min(filled, max_width)]
+        if end > max_width:
+            width = max_width
+        advice = (
+            f"Put quotes around every cell that contains {_DELIMITER_EXAMPLES[self._delimiter]}."
+            if end > width
+            else "Add the missing cells."
+        )
         self._errors.add(
             FileErrorCode.WRONG_CELL_COUNT,
-            f"The row has {end:,} cell{'s' if end > 1 else ''}, the header {width:,}. "
-            f"Quote cells that hold the delimiter ( {delimiter} ), and fill up what is missing.",
+            f"The row has {end:,} cell{'s' if end > 1 else ''}, but the header has {width:,}. {advice}",
             row,
             None,
             cells[width] if end > width else self._delimiter.join(cells),
@@ -153,33 +166,34 @@ class Rows:
         return None
 
     def _check_name(self, row: int, name: str) -> bool:
-        length = len(name.strip(BLANKS))
+        """Return whether a product name is valid. If not, record an error."""
+        length = len(name.strip(WHITE_SPACE))
         if 0 < length <= MAX_NAME_LENGTH:
             return True
         if length:
             self._errors.add(
                 FileErrorCode.TOO_LONG,
-                f"The name has {length:,} characters; at most {MAX_NAME_LENGTH} are allowed.",
+                f"The name has {length:,} characters. Shorten it to {MAX_NAME_LENGTH} or fewer.",
                 row,
-                self._title(self._name),
-                name.strip(BLANKS),
+                self._column_name(self._name),
+                name.strip(WHITE_SPACE),
             )
         else:
             self._errors.add(
                 FileErrorCode.EMPTY_VALUE,
-                "The product has no name. Fill it in, or remove the row.",
+                "The product has no name. Add one, or delete the row.",
                 row,
-                self._title(self._name),
+                self._column_name(self._name),
                 name,
             )
         return False
 
-    def _images(self, row: int, cell: str) -> tuple[ImageUrl, ...]:
-        """Give the images of a cell, or nothing where any is faulty."""
+    def _parse_cell(self, row: int, cell: str) -> tuple[ImageUrl, ...]:
+        """Return the images of a cell. If any URL is invalid, record errors and return `()`."""
         urls = split_urls(cell, MAX_URLS)
         if 0 < len(urls) <= MAX_URLS:
-            return self._parsed(row, urls)
-        column = self._title(self._urls)
+            return self._parse_urls(row, urls)
+        column = self._column_name(self._urls)
         if urls:
             self._errors.add(
                 FileErrorCode.TOO_MANY_URLS,
@@ -191,60 +205,63 @@ class Rows:
         else:
             self._errors.add(
                 FileErrorCode.EMPTY_VALUE,
-                "The product has no image URL. Fill one in, or remove the row.",
+                "The product has no image URL. Add one, or delete the row.",
                 row,
                 column,
                 cell,
             )
         return ()
 
-    def _parsed(self, row: int, urls: list[str]) -> tuple[ImageUrl, ...]:
+    def _parse_urls(self, row: int, urls: list[str]) -> tuple[ImageUrl, ...]:
         images = []
         for number, url in enumerate(urls, 1):
             try:
                 images.append(parse_url(url))
             except UrlError as error:
-                which = f"URL {number} of {len(urls)}" if urls[1:] else "The URL"
+                subject = f"URL {number} of {len(urls)}" if urls[1:] else "The URL"
                 self._errors.add(
                     error.code,
-                    f"{which} cannot be used: {error.message}.",
+                    f"{subject} {error.message}.",
                     row,
-                    self._title(self._urls),
+                    self._column_name(self._urls),
                     url,
                 )
         return tuple(images) if len(images) == len(urls) else ()
 
     def _without_control(self, row: int, cells: list[str]) -> list[str]:
-        """Note control characters, and take them out, so that the rest of the row can be checked."""
+        """Record control characters as errors. Return the cells without them, for the other checks."""
         for number, cell in enumerate(cells):
             if CONTROL.search(cell):
-                note_control(self._errors, row, cell, self._title(number))
+                add_control_character(self._errors, row, cell, self._column_name(number))
         return [CONTROL.sub("", cell) for cell in cells]
 
 
-def note_control(errors: FileErrors, row: int, cell: str, column: str | None) -> None:
-    """Note a cell with a control character in it."""
+def add_control_character(errors: FileErrors, row: int, cell: str, column: str | None) -> None:
+    """Record a cell that contains a control character as an error."""
     found = CONTROL.search(cell)
     character = f"U+{ord(found[0]):04X}" if found else ""
     errors.add(
         FileErrorCode.CONTROL_CHARACTER,
-        f"The cell holds the control character {character}, which is no text. Remove it.",
+        f"The cell contains an invisible control character ({character}). Delete the text of the "
+        "cell and type it again.",
         row,
         column,
         cell,
     )
 
 
-def note_broken(errors: FileErrors, row: int, record: Broken, column: str | None) -> None:
-    """Note a record that could not be read."""
+def add_invalid_record(
+    errors: FileErrors, row: int, record: InvalidRecord, column: str | None
+) -> None:
+    """Record a record that cannot be parsed as an error."""
     if record.code is FileErrorCode.UNCLOSED_QUOTE:
         message = (
-            "A quote that opens in this row is not closed properly. Put one at the end of the cell, "
-            'and write a quote inside a quoted cell twice ("").'
+            'A quote (") in this row is not closed, or text follows its closing quote. Close every '
+            'quoted cell, and write a quote inside one twice, e.g. "Plate, 12"" wide".'
         )
     else:
         message = (
-            f"The row is larger than {MAX_RECORD_BYTES // 2**20} MiB, or has more than {MAX_CELLS:,} "
-            "cells. If it should not be, look for a quote that is not closed."
+            f"The row is larger than {MAX_RECORD_BYTES // 2**20} MiB or has more than {MAX_CELLS:,} "
+            'cells. A common cause is a missing closing quote (") in this row.'
         )
     errors.add(record.code, message, row, column)

@@ -1,4 +1,4 @@
-"""Rows → CSV as RFC 4180 has it."""
+"""Rows → CSV, as defined by RFC 4180."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 
 
 def encode_rows(rows: Iterable[Sequence[str]]) -> bytes:
-    """Write rows as CSV: commas, CRLF, UTF-8 without a byte-order mark.
+    """Return rows as CSV: commas, CRLF, UTF-8 without a byte-order mark.
 
-    Cells are quoted where they must be, and where they begin or end with a blank, which some programs
-    would trim otherwise. Call it for any part of a table; the parts follow each other seamlessly.
+    A row is quoted if a cell begins or ends with white space, which some programs trim otherwise.
+    Other cells are quoted only if RFC 4180 requires it. A large table can be encoded in parts: their
+    concatenation is the CSV of the whole table.
     """
     text = io.StringIO(newline="")
     plain = csv.writer(text, lineterminator="\r\n").writerow

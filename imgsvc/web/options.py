@@ -63,7 +63,7 @@ def _webhook_url(value: str | None) -> str | None:
     if value is None:
         return None
     try:
-        return parse_url(value).given
+        return parse_url(value).text
     except UrlError as error:
         raise ValueError(str(error)) from None
 
