@@ -1,4 +1,4 @@
-"""A consistent copy of the data folder, while the service runs or not."""
+"""Consistent backups of the data folder, also while the service runs."""
 
 from __future__ import annotations
 
@@ -11,45 +11,47 @@ from imgsvc.database.online_backup import CopyError, copy_database, stored_names
 from imgsvc.service import DATABASE
 from imgsvc.storage.filesystem import output_path
 
-TRIES = 3
+MAX_COPIES = 3
+"""Maximum number of copies, if images are deleted during the copy."""
 
 
 class BackupError(Exception):
-    """What cannot be copied, or where to, and why; the message says so."""
+    """The data folder cannot be copied. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """How many images were copied, and how many the database names that are not there."""
+    """The number of copied images, and of images that the database lists but that have no file."""
 
     files: int
     missing: int
 
 
 def back_up(data_dir: Path, dest: Path) -> Backup:
-    """Copy the data folder to `dest`, which must be new; it is there only once it is whole.
+    """Copy the data folder to `dest`, which must not exist. `dest` appears only when it is complete.
 
-    The database is copied as of one moment, then the images that it names: they never change, so that
-    a hard link is a copy. One that was deleted in between shows that its request is gone as well, and
-    the copy is made anew. Raises `BackupError` and `OSError`. Blocks.
+    A snapshot of the database is copied first, then the images that it lists. Images never change, so
+    they are hard-linked where possible. If an image is missing, its request was deleted meanwhile, and
+    everything is copied again, up to `MAX_COPIES` times in total. The last copy is kept even if images
+    are still missing. Raises `BackupError` or `OSError`. Blocks.
     """
     source = data_dir / DATABASE
     if not source.is_file():
         raise BackupError(
-            f"{data_dir} is no data folder of imgsvc: it has no {DATABASE}. Name the right one by "
-            "--data-dir, or by the service's own --config."
+            f"{data_dir} is not an imgsvc data folder: it does not contain {DATABASE}. Use --data-dir "
+            "to set the folder, or --config with the service's configuration file."
         )
     if dest.exists():
-        raise BackupError(f"{dest} is there already; name a new folder")
+        raise BackupError(f"{dest} already exists. Choose a new folder.")
     partial = dest.absolute().with_name(f".{dest.name}.partial")
     try:
-        for _ in range(TRIES):
+        for _ in range(MAX_COPIES):
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir(mode=0o700, parents=True)
             copy_database(source, partial / DATABASE)
-            made = _copy_images(data_dir, partial)
-            if not made.missing:
+            backup = _copy_images(data_dir, partial)
+            if not backup.missing:
                 break
         os.sync()
         partial.rename(dest)
@@ -57,7 +59,7 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
         raise BackupError(str(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return made
+    return backup
 
 
 def _copy_images(data_dir: Path, copy: Path) -> Backup:
@@ -78,5 +80,5 @@ def _link_or_copy(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # another file system, or no hard links
         shutil.copy2(source, target)

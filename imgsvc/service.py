@@ -170,7 +170,7 @@ class Service:
         """Put in order what an earlier process left, however long the database takes no write."""
         while True:
             try:
-                await self.files.sweep(await self._work.in_flight())
+                await self.files.sweep(await self._work.in_flight_tokens())
                 await self._work.recover()
                 await self._uploads.discard_abandoned()
             except DatabaseUnavailableError:  # the monitor tells of it

@@ -1,4 +1,4 @@
-"""What the database's tests share: tables to stage, and an audit of everything that must agree."""
+"""Shared code of the database tests: a harness with sample data, and a consistency check."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
 
 
 class DatabaseHarness:
-    """A database with all that works on it."""
+    """A database with its stores and queries."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -46,7 +46,7 @@ class DatabaseHarness:
         self.deliveries = WebhookStore(database)
 
     async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
-        """Stage rows, each a list of URLs; give the request's key."""
+        """Stage products, each with a list of URLs. Return the request's key."""
         key = await self.uploads.begin()
         products = [product(number, urls) for number, urls in enumerate(rows)]
         for start in range(0, len(products), size):
@@ -65,8 +65,8 @@ class DatabaseHarness:
             await self.stage(rows), COLUMNS, options, max_waiting=10**9
         )
 
-    async def claim(self, limit: int = 100, room: int = 100, now: float = 1e12) -> list[Claim]:
-        return await self.work.claim(limit, lambda _: room, now)
+    async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:
+        return await self.work.claim(limit, lambda _: capacity, now)
 
     async def complete(self, claims: Iterable[Claim]) -> list[Completed]:
         outcomes = [completed(claim) for claim in claims]
@@ -76,7 +76,7 @@ class DatabaseHarness:
 
 @asynccontextmanager
 async def open_database(folder: Path) -> AsyncIterator[DatabaseHarness]:
-    """Open the database in a folder, and hold its books to account at the end."""
+    """Open the database in a folder, and check its consistency at the end."""
     database = await Database.open(folder / "imgsvc.db")
     try:
         yield DatabaseHarness(database)
@@ -104,13 +104,13 @@ def image_url(given: str) -> ImageUrl:
 
 
 def completed(claim: Claim, source: str | None = None) -> Completed:
-    """Say that a claim's image is stored; its source is one of a kind unless named."""
+    """Return a successful outcome. `source` identifies the source bytes (default: unique bytes)."""
     digest = (source or claim.token).encode().rjust(32, b".")[:32]
     return Completed(claim, digest, f"{claim.token}.jpg", IMAGE_INFO)
 
 
 def audit(c: sqlite3.Connection) -> None:
-    """Hold the books to account: whatever is written in two places agrees."""
+    """Check that everything stored in two places agrees."""
     assert c.execute("PRAGMA foreign_key_check").fetchall() == []
     for row in c.execute(
         "SELECT key, stage, status, finished_at, retrying, pending, processing, completed, failed, "
@@ -175,20 +175,20 @@ def _audit_images(c: sqlite3.Connection) -> None:
         "SELECT DISTINCT status, token IS NOT NULL, file_key IS NOT NULL, error_code IS NOT NULL, "
         "error_message IS NOT NULL FROM images"
     ).fetchall()
-    legal = {
+    valid = {
         ("pending", 0, 0, 0, 0),
         ("processing", 1, 0, 0, 0),
-        ("processing", 0, 0, 0, 0),  # the other places of a URL
+        ("processing", 0, 0, 0, 0),  # a duplicate of a claim's first image
         ("completed", 1, 1, 0, 0),
         ("failed", 0, 0, 1, 1),
         ("cancelled", 0, 0, 0, 0),
     }
-    assert set(states) <= legal
-    (nameless,) = c.execute(
+    assert set(states) <= valid
+    (without_token,) = c.execute(
         "SELECT count(*) FROM images JOIN requests ON key = request_key "
         "WHERE images.status = 'processing' AND token IS NULL AND duplicate_urls = 0"
     ).fetchone()
-    assert nameless == 0
+    assert without_token == 0
     tokens = [t for (t,) in c.execute("SELECT token FROM images WHERE token IS NOT NULL")]
     assert len(set(tokens)) == len(tokens)
 

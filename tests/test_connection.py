@@ -1,4 +1,4 @@
-"""Transactions that nothing can leave half-done."""
+"""Tests of `Database`: transactions are complete or rolled back, whatever interrupts them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def names(c: sqlite3.Connection) -> set[str]:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Let another process hold the write lock."""
+    """Hold the write lock in another process."""
     script = """
         import sqlite3, sys
         c = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -63,19 +63,19 @@ def locked(path: Path) -> Iterator[None]:
         process.communicate()
 
 
-async def test_a_new_file_gets_the_schema_and_keeps_it(tmp_path: Path) -> None:
+async def test_open_creates_schema_once(tmp_path: Path) -> None:
     for _ in range(2):
         database = await Database.open(tmp_path / "imgsvc.db")
         try:
             version = await database.read(lambda c: c.execute("PRAGMA user_version").fetchone()[0])
-            assert version == 2
+            assert version == 3
             await database.write(insert("x"))
             await database.write(lambda c: c.execute("DELETE FROM pending_deletions").rowcount)
         finally:
             await database.close()
 
 
-async def test_commits_are_synced_in_full_and_readers_only_read(database: Database) -> None:
+async def test_write_syncs_commits_and_read_refuses_changes(database: Database) -> None:
     settings = await database.write(
         lambda c: [
             c.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")
@@ -88,7 +88,7 @@ async def test_commits_are_synced_in_full_and_readers_only_read(database: Databa
         await database.read(insert("y"))
 
 
-async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+async def test_open_refuses_newer_schema(tmp_path: Path) -> None:
     path = tmp_path / "imgsvc.db"
     await (await Database.open(path)).close()
     with contextlib.closing(sqlite3.connect(path)) as c:
@@ -97,16 +97,18 @@ async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         await Database.open(path)
 
 
-async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+async def test_open_names_path_when_file_is_no_database_or_folder_is_missing(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "imgsvc.db"
-    path.write_bytes(b"a letter to a friend" * 100)
+    path.write_bytes(b"a text, not a database" * 100)
     with pytest.raises(StartupError, match=r"imgsvc\.db"):
         await Database.open(path)
     with pytest.raises(StartupError, match="nowhere"):
         await Database.open(tmp_path / "nowhere" / "imgsvc.db")
 
 
-async def test_an_error_rolls_back_and_leaves_nothing_open(database: Database) -> None:
+async def test_write_rolls_back_when_transaction_raises(database: Database) -> None:
     def work(c: sqlite3.Connection) -> None:
         insert("half")(c)
         raise LookupError
@@ -117,7 +119,7 @@ async def test_an_error_rolls_back_and_leaves_nothing_open(database: Database) -
     assert await database.read(names) == {"whole"}
 
 
-async def test_a_cancelled_caller_commits_all_or_nothing(database: Database) -> None:
+async def test_write_commits_whole_transaction_when_caller_is_cancelled(database: Database) -> None:
     begun, go = threading.Event(), threading.Event()
 
     def work(c: sqlite3.Connection) -> None:
@@ -138,7 +140,7 @@ async def test_a_cancelled_caller_commits_all_or_nothing(database: Database) -> 
     assert await database.read(names) == {"one", "two", "other"}
 
 
-async def test_a_cancelled_reader_is_given_back(database: Database) -> None:
+async def test_read_releases_reader_when_caller_is_cancelled(database: Database) -> None:
     for _ in range(connection.READERS * 2):
         go = threading.Event()
         task = asyncio.create_task(database.read(lambda _, go=go: go.wait(10)))  # type: ignore[misc]
@@ -150,26 +152,27 @@ async def test_a_cancelled_reader_is_given_back(database: Database) -> None:
     assert await asyncio.gather(*(database.read(names) for _ in range(10))) == [set()] * 10
 
 
-async def test_many_writers_lose_nothing(database: Database) -> None:
+async def test_write_commits_all_concurrent_transactions(database: Database) -> None:
     await asyncio.gather(*(database.write(insert(str(n))) for n in range(200)))
     assert await database.read(names) == {str(n) for n in range(200)}
 
 
-async def test_a_lock_of_another_process_is_waited_for(
+async def test_write_waits_for_lock_of_another_process_and_logs_it(
     database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     with locked(database.path):
         task = asyncio.create_task(database.write(insert("late")))
-        with pytest.raises(DatabaseUnavailableError, match="no write"):
+        with pytest.raises(DatabaseUnavailableError, match="did not complete a write"):
             await database.probe(timeout=connection.BUSY_SECONDS * 1.5)
-        assert await database.read(names) == set(), "readers are not held up"
+        assert await database.read(names) == set(), "readers do not wait for the lock"
         assert not task.done()
     await task
     await database.probe()
     assert await database.read(names) == {"late"}
     assert [record.message for record in caplog.records] == [
-        "the database is locked by another process; waiting for it",
+        "the database is locked by another process; waiting. "
+        "Close any other program that writes to it.",
         "the database is no longer locked",
     ]
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
@@ -177,7 +180,9 @@ async def test_a_lock_of_another_process_is_waited_for(
         await database.write(insert("too late"))
 
 
-async def test_a_full_disk_is_told_apart_and_changes_nothing(database: Database) -> None:
+async def test_write_raises_database_full_error_and_changes_nothing_when_disk_is_full(
+    database: Database,
+) -> None:
     def fill(c: sqlite3.Connection) -> None:
         c.executemany(
             "INSERT INTO pending_deletions VALUES (?)", ((f"{n:0500}",) for n in range(10_000))
@@ -193,12 +198,12 @@ async def test_a_full_disk_is_told_apart_and_changes_nothing(database: Database)
     assert len(await database.read(names)) == 10_000
 
 
-async def test_a_bug_in_sql_is_no_trouble_of_the_database(database: Database) -> None:
+async def test_write_does_not_report_sql_bug_as_database_unavailable(database: Database) -> None:
     with pytest.raises(sqlite3.OperationalError, match="no such table"):
         await database.write(lambda c: c.execute("SELECT * FROM nonsense").fetchall())
 
 
-async def test_a_snapshot_stays_as_it_was(database: Database) -> None:
+async def test_snapshot_does_not_see_later_commits(database: Database) -> None:
     await database.write(insert("before"))
     async with database.snapshot() as read:
         await database.write(insert("after"))
@@ -207,7 +212,7 @@ async def test_a_snapshot_stays_as_it_was(database: Database) -> None:
     assert await database.read(names) == {"before", "after"}
 
 
-async def test_long_snapshots_leave_readers_free(database: Database) -> None:
+async def test_read_works_while_all_snapshots_are_held(database: Database) -> None:
     async with contextlib.AsyncExitStack() as stack:
         for _ in range(connection.LONG_READERS):
             await stack.enter_async_context(database.snapshot())
@@ -218,7 +223,7 @@ async def test_long_snapshots_leave_readers_free(database: Database) -> None:
         await asyncio.gather(waiting, return_exceptions=True)
 
 
-async def test_a_cancelled_snapshot_lets_go(database: Database) -> None:
+async def test_snapshot_releases_reader_when_cancelled(database: Database) -> None:
     async def hold() -> None:
         async with database.snapshot() as read:
             await read(names)
@@ -236,7 +241,7 @@ async def test_a_cancelled_snapshot_lets_go(database: Database) -> None:
         assert await read(names) == {"x"}
 
 
-async def test_readers_see_only_whole_transactions(database: Database) -> None:
+async def test_read_sees_only_complete_transactions(database: Database) -> None:
     def pair(n: int) -> connection.Transaction[None]:
         def work(c: sqlite3.Connection) -> None:
             insert(f"{n} left")(c)
@@ -247,22 +252,22 @@ async def test_readers_see_only_whole_transactions(database: Database) -> None:
     done = asyncio.Event()
 
     async def read() -> int:
-        looks = 0
+        reads = 0
         while not done.is_set():
             assert len(await database.read(names)) % 2 == 0
-            looks += 1
-        return looks
+            reads += 1
+        return reads
 
     readers = [asyncio.create_task(read()) for _ in range(2)]
     for n in range(100):
         await database.write(pair(n))
     done.set()
-    assert all(looks > 1 for looks in await asyncio.gather(*readers))
+    assert all(reads > 1 for reads in await asyncio.gather(*readers))
     assert len(await database.read(names)) == 200
 
 
-async def taken(path: Path) -> set[str]:
-    """Give all names, and remove them."""
+async def pop_names(path: Path) -> set[str]:
+    """Return all names, and delete them."""
     database = await Database.open(path)
     try:
         found = await database.read(names)
@@ -272,7 +277,7 @@ async def taken(path: Path) -> set[str]:
     return found
 
 
-def test_a_kill_loses_no_commit_and_leaves_no_half_one(tmp_path: Path) -> None:
+def test_kill_loses_no_commit_and_leaves_no_partial_transaction(tmp_path: Path) -> None:
     script = """
         import asyncio, pathlib, sys
         from imgsvc.database.connection import Database
@@ -294,17 +299,17 @@ def test_a_kill_loses_no_commit_and_leaves_no_half_one(tmp_path: Path) -> None:
             [sys.executable, "-c", textwrap.dedent(script), path], stdout=subprocess.PIPE
         )
         assert process.stdout is not None
-        told = [process.stdout.readline() for _ in range(20 * (round_number + 1))]
+        committed = [process.stdout.readline() for _ in range(20 * (round_number + 1))]
         os.kill(process.pid, signal.SIGKILL)
         rest, _ = process.communicate()
-        told += rest.splitlines()
-        last = max(int(line) for line in told if line.strip().isdigit())
-        found = asyncio.run(taken(path))
+        committed += rest.splitlines()
+        last = max(int(line) for line in committed if line.strip().isdigit())
+        found = asyncio.run(pop_names(path))
         assert {f"{n}/{part}" for n in range(last + 1) for part in range(3)} <= found
         assert len(found) % 3 == 0
 
 
-async def test_a_copy_is_whole_while_the_database_is_in_use(
+async def test_backup_is_consistent_while_database_is_in_use(
     database: Database, tmp_path: Path
 ) -> None:
     await database.write(insert("x"))

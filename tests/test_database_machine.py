@@ -1,4 +1,4 @@
-"""Whatever is done in whatever order, the books agree, and all work comes to its end."""
+"""Random sequences of operations: the database stays consistent, and every request finishes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ T = TypeVar("T")
 HOSTS = ("a", "b", "c")
 URLS = st.builds("http://{}/{}".format, st.sampled_from(HOSTS), st.integers(0, 5))
 ROWS = st.lists(st.lists(URLS, min_size=1, max_size=4), min_size=1, max_size=6)
-ENDS = st.sampled_from(["complete", "fail", "again", "later", "cancel"])
+OUTCOMES = st.sampled_from(["complete", "fail", "again", "later", "cancel"])
 NOW = 1_000.0
 
 
 def reachable(before: ImageStatus) -> set[ImageStatus]:
-    """Give the states that legal moves lead to from `before`, itself included."""
+    """Return the statuses that an image with status `before` can get, including `before`."""
     found, left = {before}, [before]
     while left:
         for after in IMAGE_TRANSITIONS[left.pop()] - found:
@@ -50,7 +50,7 @@ def reachable(before: ImageStatus) -> set[ImageStatus]:
 
 
 class Machine(RuleBasedStateMachine):
-    """Users and the service, doing what they do in any order, with restarts in between."""
+    """Runs actions of users and of the service in any order, with restarts in between."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,10 +61,10 @@ class Machine(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.states: dict[tuple[int, int], ImageStatus] = {}
         self.files: set[str] = set()
-        self.moves = 0
+        self.transitions = 0
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self.runner.run(work)
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self.runner.run(coroutine)
 
     def teardown(self) -> None:
         try:
@@ -76,7 +76,7 @@ class Machine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     async def finish_all(self) -> None:
-        """All work comes to its end, however it stands now."""
+        """Complete all remaining work, and check that every request has finished."""
         await self.db.work.recover()
         for key in await self.db.work.cancelling():
             while (await self.db.work.cancel_slice(key, 3))[0]:
@@ -89,7 +89,7 @@ class Machine(RuleBasedStateMachine):
         requests, _ = await self.db.snapshots.list_requests(limit=1_000)
         assert all(request.finished_at is not None for request in requests)
 
-    # --- what users do ---------------------------------------------------------------------------
+    # --- actions of users ------------------------------------------------------------------------
 
     @rule(rows=ROWS, webhook=st.booleans(), accept=st.booleans())
     def upload(self, rows: list[list[str]], webhook: bool, accept: bool) -> None:
@@ -105,47 +105,47 @@ class Machine(RuleBasedStateMachine):
         self.run(upload())
 
     @precondition(lambda self: self.ids)
-    @rule(data=st.data(), wish=st.sampled_from(["cancel", "retry", "delete"]))
-    def wish(self, data: st.DataObject, wish: str) -> None:
+    @rule(data=st.data(), action=st.sampled_from(["cancel", "retry", "delete"]))
+    def change_request(self, data: st.DataObject, action: str) -> None:
         request_id = data.draw(st.sampled_from(self.ids))
-        asked = {
+        method = {
             "cancel": self.db.work.start_cancel,
             "retry": self.db.work.retry_failed,
             "delete": self.db.uploads.mark_deleting,
-        }[wish]
+        }[action]
         try:
-            self.run(asked(request_id))
+            self.run(method(request_id))
         except ProblemError:
             return
 
-    # --- what the service does ---------------------------------------------------------------------
+    # --- actions of the service --------------------------------------------------------------------
 
-    @rule(limit=st.integers(1, 8), room=st.integers(1, 4), now=st.sampled_from([NOW, 2 * NOW]))
-    def claim(self, limit: int, room: int, now: float) -> None:
-        claims = self.run(self.db.claim(limit, room, now))
+    @rule(limit=st.integers(1, 8), capacity=st.integers(1, 4), now=st.sampled_from([NOW, 2 * NOW]))
+    def claim(self, limit: int, capacity: int, now: float) -> None:
+        claims = self.run(self.db.claim(limit, capacity, now))
         assert len(claims) <= limit
-        for origin in {claim.host_url for claim in claims}:
-            assert sum(claim.host_url == origin for claim in claims) <= room
+        for host in {claim.host_url for claim in claims}:
+            assert sum(claim.host_url == host for claim in claims) <= capacity
         self.claims += claims
-        extra_positions = [(c.request_key, number) for c in self.claims for number in c.numbers]
-        assert len(set(extra_positions)) == len(extra_positions), "no image is claimed twice"
+        images = [(c.request_key, number) for c in self.claims for number in c.numbers]
+        assert len(set(images)) == len(images), "no image is claimed twice"
         urls = [(claim.request_key, claim.url) for claim in self.claims]
         assert len(set(urls)) == len(urls), "no URL of a request is claimed twice"
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), ends=st.lists(ENDS, min_size=1, max_size=5))
-    def finish(self, data: st.DataObject, ends: list[str]) -> None:
+    @rule(data=st.data(), kinds=st.lists(OUTCOMES, min_size=1, max_size=5))
+    def finish(self, data: st.DataObject, kinds: list[str]) -> None:
         outcomes = []
-        for end in ends[: len(self.claims)]:
+        for kind in kinds[: len(self.claims)]:
             claim = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
-            outcomes.append(self.outcome(claim, end, data))
+            outcomes.append(self.outcome(claim, kind, data))
         result = self.run(self.db.work.finish(outcomes))
         keys = {outcome.claim.request_key for outcome in outcomes}
         assert set(result.changed_requests) <= keys
-        assert {finished.request_key for finished in result.finished} <= keys
+        assert {finished.request_key for finished in result.finished_requests} <= keys
 
-    def outcome(self, claim: Claim, end: str, data: st.DataObject) -> Outcome:
-        match end:
+    def outcome(self, claim: Claim, kind: str, data: st.DataObject) -> Outcome:
+        match kind:
             case "complete":
                 return completed(claim, data.draw(st.sampled_from(["x", "y", claim.token])))
             case "fail":
@@ -159,15 +159,15 @@ class Machine(RuleBasedStateMachine):
                 return Cancelled(claim)
 
     @rule()
-    def go_on_cancelling(self) -> None:
+    def continue_cancelling(self) -> None:
         for key in self.run(self.db.work.cancelling()):
             self.run(self.db.work.cancel_slice(key, 2))
 
     @rule(host=st.sampled_from(HOSTS))
-    def give_up_on_a_host(self, host: str) -> None:
-        origin = host_key(f"http://{host}:80")
-        for key, _ in self.run(self.db.work.requests_waiting_for(origin)):
-            args = (key, origin, ImageErrorCode.DNS_FAILURE, "dead", 2)
+    def fail_host(self, host: str) -> None:
+        key_of_host = host_key(f"http://{host}:80")
+        for key, _ in self.run(self.db.work.requests_waiting_for(key_of_host)):
+            args = (key, key_of_host, ImageErrorCode.DNS_FAILURE, "dead", 2)
             assert self.run(self.db.work.fail_host(*args)).changed_requests == [key]
 
     @rule(limit=st.integers(1, 10))
@@ -180,13 +180,13 @@ class Machine(RuleBasedStateMachine):
     def restart(self) -> None:
         self.run(self.db.database.close())
         self.db = DatabaseHarness(self.run(Database.open(self.folder / "imgsvc.db")))
-        tokens = self.run(self.db.work.in_flight())
+        tokens = self.run(self.db.work.in_flight_tokens())
         assert {claim.token for claim in self.claims} <= set(tokens)
         self.run(self.db.work.recover())
         self.claims.clear()
         self.run(self.db.uploads.discard_abandoned())
 
-    # --- what must hold ------------------------------------------------------------------------------
+    # --- invariants ----------------------------------------------------------------------------------
 
     @invariant()
     def check(self) -> None:
@@ -199,18 +199,18 @@ class Machine(RuleBasedStateMachine):
                 )
             )
         }
-        for place, after in states.items():
-            before = self.states.get(place, after)
+        for image, after in states.items():
+            before = self.states.get(image, after)
             assert after in reachable(before)
-            self.moves += before is not after
+            self.transitions += before is not after
         self.states = states
 
 
 class SmallSlices(Machine):
-    """The same with slices so small that everything takes several of them."""
+    """The same with slices so small that every operation needs several of them."""
 
     def __init__(self) -> None:
-        self.kept = (job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET)
+        self.original_limits = (job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET)
         job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = 2, 2, 3
         super().__init__()
 
@@ -218,7 +218,7 @@ class SmallSlices(Machine):
         try:
             super().teardown()
         finally:
-            job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = self.kept
+            job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = self.original_limits
 
 
 _SETTINGS = settings(

@@ -1,4 +1,4 @@
-"""No statement reads a large table from end to end, whatever is asked."""
+"""Tests of the query plans: no statement scans a large table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
 from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database
 
 SMALL = {"json_each", "pending_deletions", "probe"}
-"""What may be read whole: it is as large as the answer, or tiny."""
+"""Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
     "requests_claimable",
     "requests_unfinished",
@@ -24,11 +24,11 @@ PARTIAL = {
     "deliveries_due",
     "images_in_flight",
 }
-"""Indexes that hold only what is under way."""
+"""Indexes that may be scanned: they contain only unfinished work."""
 
 
-async def everything(db: DatabaseHarness) -> None:
-    """Do each thing there is to do once."""
+async def run_everything(db: DatabaseHarness) -> None:
+    """Run every operation once."""
     same = "http://a.example/same"
     rows = [[same, f"http://a.example/{n}", f"http://b.example/{n}"] for n in range(150)]
     request = await db.accept(rows, webhook="http://me/")
@@ -46,26 +46,26 @@ async def everything(db: DatabaseHarness) -> None:
     await db.work.find_file(b"x" * 32, CompressionSettings())
     await db.work.next_due()
     await db.work.waiting()
-    await db.work.in_flight()
+    await db.work.in_flight_tokens()
     await db.work.recover()
-    origin = host_key("http://b.example:80")
-    await db.work.requests_waiting_for(origin)
-    await db.work.fail_host(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
-    claims = [c for _ in range(9) for c in await db.claim(limit=500, room=500)]
+    host = host_key("http://b.example:80")
+    await db.work.requests_waiting_for(host)
+    await db.work.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    claims = [c for _ in range(9) for c in await db.claim(limit=500, capacity=500)]
     mine = [c for c in claims if c.request_key == request.key]
     await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
     await db.work.finish([completed(c) for c in mine[50:]])
-    await db.work.fail_host(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
+    await db.work.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
     await db.work.start_cancel((await db.snapshots.list_requests())[0][0].request_id)
     await db.work.cancelling()
     await db.work.cancel_slice(key, 1_000)
     await db.work.start_cancel(request.request_id)
     await db.work.cancel_slice(request.key, 1_000)
-    await look(db, request.request_id)
+    await run_queries(db, request.request_id)
     await db.deliveries.next_due(0.0)
     for delivery in await db.deliveries.due(1e12, 10):
-        await db.deliveries.failed_attempt(delivery.delivery_id, "x", 5.0)
-        await db.deliveries.delivered(delivery.delivery_id)
+        await db.deliveries.record_failure(delivery.delivery_id, "x", 5.0)
+        await db.deliveries.record_success(delivery.delivery_id)
     await db.work.retry_failed(request.request_id)
     await db.work.start_cancel(request.request_id)
     await db.work.cancel_slice(request.key, 1_000)
@@ -74,13 +74,13 @@ async def everything(db: DatabaseHarness) -> None:
     await db.uploads.discard_abandoned()
     while (purged := await db.uploads.purge_slice(100)).more:
         pass
-    await db.uploads.expired(1.0)
+    await db.uploads.hide_expired(1.0)
     await db.uploads.confirm_deletions(await db.uploads.pending_deletions())
     assert not purged.more
     await db.database.probe()
 
 
-async def look(db: DatabaseHarness, request_id: str) -> None:
+async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     async with db.snapshots.open(request_id) as snapshot:
         rows = await snapshot.products(10, 50)
         for only_failed in (False, True):
@@ -94,14 +94,14 @@ async def look(db: DatabaseHarness, request_id: str) -> None:
         await db.snapshots.list_requests(status, 1, cursor)
 
 
-async def traced(db: DatabaseHarness, seen: Callable[[str], None]) -> None:
-    """Let every connection tell its statements."""
-    await db.database.write(lambda c: c.set_trace_callback(seen))
+async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:
+    """Call `callback` with every statement of all connections."""
+    await db.database.write(lambda c: c.set_trace_callback(callback))
     async with AsyncExitStack() as stack:
         for _ in range(connection.LONG_READERS):
             read = await stack.enter_async_context(db.database.snapshot())
-            await read(lambda c: c.set_trace_callback(seen))
-        await db.database.read(lambda c: c.set_trace_callback(seen))
+            await read(lambda c: c.set_trace_callback(callback))
+        await db.database.read(lambda c: c.set_trace_callback(callback))
 
 
 def plans(c: sqlite3.Connection, statements: set[str]) -> Iterator[tuple[str, str]]:
@@ -110,33 +110,34 @@ def plans(c: sqlite3.Connection, statements: set[str]) -> Iterator[tuple[str, st
             yield sql, step
 
 
-def is_whole_read(step: str) -> bool:
+def is_full_scan(step: str) -> bool:
+    """Return whether this step of a query plan scans a large table."""
     scan = re.match(r"SCAN (\S+)(?: USING (?:COVERING )?INDEX (\S+))?", step)
     if scan is None or "VIRTUAL TABLE" in step or scan[1].startswith(("(", "CONSTANT")):
         return False
     return scan[1] not in SMALL and scan[2] not in PARTIAL
 
 
-async def test_nothing_is_read_from_end_to_end(tmp_path: Path) -> None:
+async def test_no_operation_scans_a_large_table(tmp_path: Path) -> None:
     statements: set[str] = set()
     async with open_database(tmp_path) as db:
-        await traced(db, statements.add)
-        await everything(db)
+        await trace(db, statements.add)
+        await run_everything(db)
         await db.database.write(lambda c: c.set_trace_callback(None))
-        looked = {
+        explained = {
             sql
             for sql in statements
             if re.match(r"\s*(SELECT|UPDATE|DELETE|INSERT|REPLACE)", sql) and "VALUES" not in sql
         }
-        assert len(looked) > 60
-        steps = await db.database.write(lambda c: list(plans(c, looked)))
+        assert len(explained) > 60
+        steps = await db.database.write(lambda c: list(plans(c, explained)))
     assert any("images_waiting" in step for _, step in steps)
-    whole = {f"{step}: {' '.join(sql.split())}" for sql, step in steps if is_whole_read(step)}
-    assert not whole, "\n".join(sorted(whole))
+    full_scans = {f"{step}: {' '.join(sql.split())}" for sql, step in steps if is_full_scan(step)}
+    assert not full_scans, "\n".join(sorted(full_scans))
 
 
-async def test_the_test_sees_a_statement_that_does(tmp_path: Path) -> None:
+async def test_is_full_scan_detects_statement_without_index(tmp_path: Path) -> None:
     async with open_database(tmp_path) as db:
         sql = "SELECT count(*) FROM images WHERE status = 'failed' OR attempts = 3"
         steps = await db.database.read(lambda c: list(plans(c, {sql})))
-    assert any(is_whole_read(step) for _, step in steps)
+    assert any(is_full_scan(step) for _, step in steps)

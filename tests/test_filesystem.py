@@ -1,4 +1,4 @@
-"""Stored outputs, on real file systems."""
+"""Tests of `FilesystemStore`, on real file systems."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.storage.filesystem import FilesystemStore, StorageFullError, any_output, output_path
+from imgsvc.storage.filesystem import FilesystemStore, StorageFullError, has_outputs, output_path
 from tests.origin import ROOT
 
 NAME = "0123456789abcdef0123456789abcdef01.jpg"
 OTHER = "fedcba9876543210fedcba9876543210fe.jpg"
-"""One that lies in another folder."""
+"""A name in another folder than NAME."""
 
 
 def new_name(extension: str = "jpg") -> str:
@@ -42,8 +42,8 @@ async def files(tmp_path: Path) -> AsyncIterator[FilesystemStore]:
     await files.close()
 
 
-def test_where_outputs_lie(tmp_path: Path) -> None:
-    for name in (NAME, "0123456789abcdef0123456789abcdef.jpg"):  # the other from version 1.0
+def test_output_path_uses_folder_of_first_two_digits(tmp_path: Path) -> None:
+    for name in (NAME, "0123456789abcdef0123456789abcdef.jpg"):  # the second from version 1.0
         assert output_path(tmp_path, name) == tmp_path / "outputs" / "01" / name
 
 
@@ -64,13 +64,13 @@ def test_where_outputs_lie(tmp_path: Path) -> None:
         "../" + NAME,
     ],
 )
-def test_no_other_name_has_a_place(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="not the name of an output"):
+def test_output_path_refuses_invalid_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="not an output name"):
         output_path(tmp_path, name)
 
 
 @given(st.text())
-def test_no_name_leaves_the_folder(name: str) -> None:
+def test_output_path_is_inside_outputs_for_every_accepted_name(name: str) -> None:
     try:
         path = output_path(Path("/data"), name)
     except ValueError:
@@ -79,25 +79,25 @@ def test_no_name_leaves_the_folder(name: str) -> None:
     assert ".." not in path.parts
 
 
-async def test_what_was_put_is_there_whole(files: FilesystemStore) -> None:
+async def test_put_stores_all_bytes_of_concurrent_files(files: FilesystemStore) -> None:
     stored = {new_name("png"): secrets.token_bytes(1 + 5_000 * i) for i in range(100)}
     await asyncio.gather(*(files.put(name, data) for name, data in stored.items()))
     for name, data in stored.items():
         assert files.path(name).read_bytes() == data
 
 
-async def test_nothing_but_outputs_is_left(files: FilesystemStore, tmp_path: Path) -> None:
-    assert not any_output(tmp_path)
+async def test_put_leaves_only_the_output_with_owner_permissions(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
+    assert not has_outputs(tmp_path)
     await files.put(NAME, b"x")
-    assert any_output(tmp_path)
+    assert has_outputs(tmp_path)
     assert names_below(tmp_path) == {f"outputs/01/{NAME}"}
     assert files.path(NAME).stat().st_mode & 0o777 == 0o600
     assert files.path(NAME).parent.stat().st_mode & 0o777 == 0o700
 
 
-async def test_a_put_that_is_cancelled_leaves_nothing(
-    files: FilesystemStore, tmp_path: Path
-) -> None:
+async def test_put_leaves_no_file_when_cancelled(files: FilesystemStore, tmp_path: Path) -> None:
     kept = [new_name() for _ in range(40)]
     dropped = [new_name() for _ in range(40)]
     puts = {name: asyncio.create_task(files.put(name, bytes(50_000))) for name in kept + dropped}
@@ -110,7 +110,7 @@ async def test_a_put_that_is_cancelled_leaves_nothing(
     assert names_below(tmp_path) == {f"outputs/{name[:2]}/{name}" for name in kept}
 
 
-async def test_a_put_that_is_cancelled_after_the_file_was_moved_leaves_nothing(
+async def test_put_leaves_no_file_when_cancelled_after_move(
     files: FilesystemStore, tmp_path: Path
 ) -> None:
     put = asyncio.create_task(files.put(NAME, bytes(10)))
@@ -121,10 +121,10 @@ async def test_a_put_that_is_cancelled_after_the_file_was_moved_leaves_nothing(
     assert names_below(tmp_path) == (set() if put.cancelled() else {f"outputs/01/{NAME}"})
 
 
-async def test_a_put_that_is_cancelled_when_it_is_done_leaves_nothing(
+async def test_put_leaves_no_file_when_cancelled_after_sync(
     files: FilesystemStore, tmp_path: Path
 ) -> None:
-    """Cancelled between the file's being safe and its waiter's being told."""
+    """The call is cancelled after the file is synced, but before its caller continues."""
     put = asyncio.create_task(files.put(NAME, bytes(10)))
     await asyncio.sleep(0)
     (waiting,) = files._waiting
@@ -134,7 +134,7 @@ async def test_a_put_that_is_cancelled_when_it_is_done_leaves_nothing(
     assert names_below(tmp_path) == set()
 
 
-async def test_a_put_that_is_cancelled_ends_so_where_its_file_cannot_be_removed(
+async def test_put_raises_cancelled_error_when_its_file_cannot_be_removed(
     files: FilesystemStore,
 ) -> None:
     files.path(NAME).mkdir(parents=True)
@@ -145,7 +145,7 @@ async def test_a_put_that_is_cancelled_ends_so_where_its_file_cannot_be_removed(
     assert put.cancelled()
 
 
-async def test_one_that_cannot_be_stored_hinders_no_other(files: FilesystemStore) -> None:
+async def test_put_stores_other_files_when_one_cannot_be_stored(files: FilesystemStore) -> None:
     bad, good = NAME, OTHER
     files.path(bad).parent.write_bytes(b"a file where a folder should be")
     stored = asyncio.create_task(files.put(good, b"good"))
@@ -156,8 +156,8 @@ async def test_one_that_cannot_be_stored_hinders_no_other(files: FilesystemStore
     assert files.path(good).read_bytes() == b"good"
 
 
-async def test_one_that_cannot_even_be_closed_hinders_no_other(files: FilesystemStore) -> None:
-    """As on a file system far away, whose quota may show only there."""
+async def test_put_stores_other_files_when_one_cannot_be_closed(files: FilesystemStore) -> None:
+    """A network file system may report an exceeded quota only when the file is closed."""
     bad = asyncio.create_task(files.put(NAME, b"x"))
     good = asyncio.create_task(files.put(OTHER, b"y"))
     await asyncio.sleep(0)
@@ -170,31 +170,33 @@ async def test_one_that_cannot_even_be_closed_hinders_no_other(files: Filesystem
     assert files.path(OTHER).read_bytes() == b"y"
 
 
-async def test_what_could_not_be_stored_stays_in_nobodys_memory(files: FilesystemStore) -> None:
-    """Nor may it wait for the garbage collector: it may be of many megabytes."""
+async def test_put_releases_data_when_it_cannot_be_stored(files: FilesystemStore) -> None:
+    """The data may have many megabytes, so it must not stay until the garbage collector runs."""
     name, data = new_name(), secrets.token_bytes(100)
     files.path(name).parent.write_bytes(b"a file where a folder should be")
-    held = sys.getrefcount(data)
+    references = sys.getrefcount(data)
     gc.disable()
     try:
         await asyncio.gather(files.put(name, data), return_exceptions=True)
         await files.close()
-        await asyncio.sleep(0)  # The loop itself held what it has handed over last.
-        assert sys.getrefcount(data) == held
+        await asyncio.sleep(0)  # The event loop itself still holds the last callback.
+        assert sys.getrefcount(data) == references
     finally:
         gc.enable()
 
 
-async def test_deleting(files: FilesystemStore, tmp_path: Path) -> None:
+async def test_delete_removes_outputs_and_ignores_missing_ones(
+    files: FilesystemStore, tmp_path: Path
+) -> None:
     names = [new_name() for _ in range(10)]
     await asyncio.gather(*(files.put(name, b"x") for name in names))
     await files.delete([*names[:9], new_name()])
     assert names_below(tmp_path) == {f"outputs/{names[9][:2]}/{names[9]}"}
-    with pytest.raises(ValueError, match="not the name"):
+    with pytest.raises(ValueError, match="not an output name"):
         await files.delete(["../lock"])
 
 
-async def test_sweeping_removes_what_was_in_flight_and_nothing_else(
+async def test_sweep_removes_only_temporary_files_and_outputs_of_tokens(
     files: FilesystemStore, tmp_path: Path
 ) -> None:
     done, in_flight = new_name(), new_name("webp")
@@ -203,13 +205,13 @@ async def test_sweeping_removes_what_was_in_flight_and_nothing_else(
         tmp_path / "lock",
         tmp_path / "note.tmp",
         tmp_path / "outputs" / "readme.txt",
-        tmp_path / "outputs" / "tmp" / "not-ours.tmp",
+        tmp_path / "outputs" / "tmp" / "other.tmp",
         tmp_path / "outputs" / "tmp" / NAME,
         files.path(in_flight).with_suffix(".note"),
         files.path(done).with_suffix(".tmp"),
     ]
     for path in others:
-        path.write_text("somebody's")
+        path.write_text("another file")
     leftovers = [files._temporary(new_name()), files._temporary("scratch")]
     for path in leftovers:
         path.write_bytes(b"half")
@@ -219,7 +221,7 @@ async def test_sweeping_removes_what_was_in_flight_and_nothing_else(
     assert names_below(tmp_path) == before - gone
 
 
-async def test_scratch_is_lent_and_taken_back(files: FilesystemStore, tmp_path: Path) -> None:
+async def test_scratch_removes_file_after_block(files: FilesystemStore, tmp_path: Path) -> None:
     with files.scratch() as path:
         path.write_text("rows")
         assert path.is_relative_to(tmp_path)
@@ -228,7 +230,7 @@ async def test_scratch_is_lent_and_taken_back(files: FilesystemStore, tmp_path: 
     assert names_below(tmp_path) == set()
 
 
-async def test_a_put_after_the_end_is_told(tmp_path: Path) -> None:
+async def test_put_raises_image_error_after_close(tmp_path: Path) -> None:
     files = FilesystemStore(tmp_path)
     await files.close()
     with pytest.raises(ImageError):
@@ -238,10 +240,10 @@ async def test_a_put_after_the_end_is_told(tmp_path: Path) -> None:
 WRITER = """
 import asyncio, secrets, sys
 from pathlib import Path
-from imgsvc.storage.filesystem import Files
+from imgsvc.storage.filesystem import FilesystemStore
 
 async def main():
-    files = Files(Path(sys.argv[1]))
+    files = FilesystemStore(Path(sys.argv[1]))
     async def put():
         name = secrets.token_hex(16) + ".png"
         await files.put(name, bytes.fromhex(name[:32]) * 4000)
@@ -254,7 +256,7 @@ asyncio.run(main())
 
 
 def write_until_killed(folder: Path, lines: int) -> list[str]:
-    """Store one file after the other; return the names that were reported stored."""
+    """Store files in a process, and kill it after `lines` names. Return all names it has reported."""
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(folder)],
         stdout=subprocess.PIPE,
@@ -263,26 +265,28 @@ def write_until_killed(folder: Path, lines: int) -> list[str]:
     )
     with writer:
         assert writer.stdout is not None
-        said = [writer.stdout.readline() for _ in range(lines)]
+        reported = [writer.stdout.readline() for _ in range(lines)]
         writer.send_signal(signal.SIGKILL)
-        return said + writer.stdout.readlines()
+        return reported + writer.stdout.readlines()
 
 
-async def test_whatever_was_reported_stored_is_whole_after_a_kill(tmp_path: Path) -> None:
+async def test_kill_leaves_only_complete_outputs_and_loses_none_that_was_reported(
+    tmp_path: Path,
+) -> None:
     for lines in (1, 40, 75, 200):
-        said = write_until_killed(tmp_path, lines)
+        reported = write_until_killed(tmp_path, lines)
         files = FilesystemStore(tmp_path)
         await files.sweep([])
         await files.close()
         found = {Path(name).name for name in names_below(tmp_path)}
-        assert {name.strip() for name in said if name.endswith("\n")} <= found
+        assert {name.strip() for name in reported if name.endswith("\n")} <= found
         for name in found:
             assert output_path(tmp_path, name).read_bytes() == bytes.fromhex(name[:32]) * 4000
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
+    """Mount a file system of 1 MiB."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
@@ -292,7 +296,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.external
-async def test_a_full_disk_is_told_apart(small_disk: Path) -> None:
+async def test_put_raises_storage_full_error_when_disk_is_full(small_disk: Path) -> None:
     full = FilesystemStore(small_disk)
     with pytest.raises(StorageFullError, match=os.strerror(errno.ENOSPC)):
         await full.put(new_name(), bytes(2 * 2**20))
@@ -301,7 +305,7 @@ async def test_a_full_disk_is_told_apart(small_disk: Path) -> None:
     await full.close()
 
 
-async def test_a_file_larger_than_allowed_is_no_full_disk(
+async def test_put_raises_image_error_when_file_exceeds_size_limit(
     files: FilesystemStore, tmp_path: Path
 ) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""Turns, outcomes, and everything that is done to many images at once."""
+"""Tests of `JobStore`: fair claims, outcomes, and updates of many images at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
         yield db
 
 
-async def shown(db: DatabaseHarness, request: Request) -> Request:
+async def reload(db: DatabaseHarness, request: Request) -> Request:
     return await db.snapshots.request(request.request_id)
 
 
@@ -54,20 +54,20 @@ def urls(count: int, host: str = "a") -> list[list[str]]:
 # --- claiming --------------------------------------------------------------------------------------
 
 
-async def test_what_is_claimed_together_lies_in_one_folder(db: DatabaseHarness) -> None:
+async def test_claim_uses_one_folder_for_all_tokens_of_a_call(db: DatabaseHarness) -> None:
     await db.accept([[f"https://a.example/{n}.jpg" for n in range(40)]])
     folders = set()
     for _ in range(4):
         tokens = {claim.token for claim in await db.claim(limit=10)}
         (folder,) = {token[:2] for token in tokens}
-        # Who knows the folder still has 128 random bits to guess.
+        # A person who knows the folder still has to guess 128 random bits.
         assert {len(bytes.fromhex(token[2:])) for token in tokens} == {16}
         assert len(tokens) == 10
         folders.add(folder)
     assert len(folders) > 1  # fails once in 256³ runs
 
 
-async def test_a_claim_says_all_there_is_to_know(db: DatabaseHarness) -> None:
+async def test_claim_returns_url_host_attempts_and_settings_of_image(db: DatabaseHarness) -> None:
     request = await db.accept(
         [["https://a.example/b c.jpg"]], settings=CompressionSettings(progressive=True)
     )
@@ -79,14 +79,14 @@ async def test_a_claim_says_all_there_is_to_know(db: DatabaseHarness) -> None:
     assert (claim.numbers, claim.attempts) == ((0,), 0)
     assert claim.settings == CompressionSettings(progressive=True)
     assert len(bytes.fromhex(claim.token)) == 17
-    after = await shown(db, request)
+    after = await reload(db, request)
     assert after.started_at == before
     assert after.progress == Progress(processing=1)
     assert after.version > request.version
     assert await db.claim() == []
 
 
-async def test_requests_share_each_claim(db: DatabaseHarness) -> None:
+async def test_claim_divides_limit_equally_among_requests(db: DatabaseHarness) -> None:
     large = await db.accept(urls(500))
     small = await db.accept(urls(10))
     middle = await db.accept(urls(100))
@@ -97,23 +97,23 @@ async def test_requests_share_each_claim(db: DatabaseHarness) -> None:
 
 
 @pytest.mark.parametrize(
-    ("requests", "limit", "room"),
+    ("requests", "limit", "capacity"),
     [(5, 1, 100), (5, 2, 100), (5, 20, 1), (5, 20, 2), (5, 20, 6), (2, 4, 3), (2, 3, 100)],
 )
-async def test_each_request_has_its_turn_however_little_room_there_is(
-    db: DatabaseHarness, requests: int, limit: int, room: int
+async def test_claim_serves_requests_in_turn_when_capacity_is_small(
+    db: DatabaseHarness, requests: int, limit: int, capacity: int
 ) -> None:
     keys = {(await db.accept(urls(50))).key for _ in range(requests)}
     counts: Counter[int] = Counter()
     for _ in range(10):
-        claims = await db.claim(limit=limit, room=room)
-        assert len(claims) == min(limit, room)
+        claims = await db.claim(limit=limit, capacity=capacity)
+        assert len(claims) == min(limit, capacity)
         counts.update(claim.request_key for claim in claims)
     assert counts.keys() == keys
-    assert max(counts.values()) - min(counts.values()) <= max(1, min(limit, room))
+    assert max(counts.values()) - min(counts.values()) <= max(1, min(limit, capacity))
 
 
-async def test_a_new_request_is_served_with_the_next_claims(db: DatabaseHarness) -> None:
+async def test_claim_serves_new_request_in_next_round(db: DatabaseHarness) -> None:
     for _ in range(20):
         await db.accept(urls(100))
     for _ in range(7):
@@ -125,11 +125,11 @@ async def test_a_new_request_is_served_with_the_next_claims(db: DatabaseHarness)
     assert served == 3
 
 
-async def test_origins_take_turns_and_get_no_more_than_they_have_room_for(
+async def test_claim_alternates_between_hosts_within_their_capacity(
     db: DatabaseHarness,
 ) -> None:
     await db.accept([*urls(300, "a"), *urls(5, "b"), *urls(300, "c")])
-    claims = await db.claim(limit=30, room=100)
+    claims = await db.claim(limit=30, capacity=100)
     assert (
         Counter(claim.host_url for claim in claims)
         == {
@@ -140,46 +140,46 @@ async def test_origins_take_turns_and_get_no_more_than_they_have_room_for(
         or Counter(claim.host_url for claim in claims)["http://b.example:80"] == 5
     )
     full = host_key("http://a.example:80")
-    claims = await db.work.claim(30, lambda origin: 0 if origin == full else 8, 1e12)
+    claims = await db.work.claim(30, lambda host: 0 if host == full else 8, 1e12)
     assert Counter(claim.host_url for claim in claims) == {"http://c.example:80": 8}
 
 
-async def test_room_is_shared_by_the_requests_of_a_claim(db: DatabaseHarness) -> None:
+async def test_claim_applies_host_capacity_to_all_requests_together(db: DatabaseHarness) -> None:
     for _ in range(3):
         await db.accept(urls(50))
-    assert len(await db.claim(limit=100, room=16)) == 16
+    assert len(await db.claim(limit=100, capacity=16)) == 16
 
 
-async def test_images_of_an_origin_come_in_the_order_of_the_table(db: DatabaseHarness) -> None:
+async def test_claim_keeps_table_order_within_a_host(db: DatabaseHarness) -> None:
     await db.accept(urls(100))
     numbers = [claim.numbers[0] for _ in range(5) for claim in await db.claim(limit=20)]
     assert numbers == list(range(100))
 
 
-async def test_one_look_is_bounded_and_the_next_goes_on(
+async def test_claim_continues_scan_when_earlier_claim_used_up_scan_budget(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "SCAN_BUDGET", 10)
     await db.accept([[f"http://h{n}.example/"] for n in range(95)])
     live = host_key("http://h77.example:80")
-    looked: set[int] = set()
+    scanned: set[int] = set()
 
-    def room(origin: int) -> int:
-        looked.add(origin)
-        return int(origin == live)
+    def capacity(host: int) -> int:
+        scanned.add(host)
+        return int(host == live)
 
     claims: list[Claim] = []
     for _ in range(11):
-        claims += await db.work.claim(5, room, 1e12)
+        claims += await db.work.claim(5, capacity, 1e12)
         if claims:
             break
         due = await db.work.next_due()
         assert due is not None
-        assert due <= time.time(), "there is more to look at"
+        assert due <= time.time(), "there are more hosts to scan"
     assert [claim.url for claim in claims] == ["http://h77.example/"]
 
 
-async def test_requests_that_cannot_go_on_hide_no_other(
+async def test_claim_reaches_request_behind_many_without_host_capacity(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "SCAN_BUDGET", 7)
@@ -189,71 +189,73 @@ async def test_requests_that_cannot_go_on_hide_no_other(
     dead = host_key("http://dead.example:80")
     claims: list[Claim] = []
     for _ in range(8):
-        claims += await db.work.claim(3, lambda origin: int(origin != dead), 1e12)
+        claims += await db.work.claim(3, lambda host: int(host != dead), 1e12)
     assert {claim.request_key for claim in claims} == {request.key}
 
 
 @given(
-    amount=st.integers(0, 50), stocks=st.lists(st.integers(0, 20), max_size=8), by=st.integers(1, 9)
+    amount=st.integers(0, 50),
+    demands=st.lists(st.integers(0, 20), max_size=8),
+    max_per_call=st.integers(1, 9),
 )
-def test_dealing_gives_all_there_is_in_equal_shares(
-    amount: int, stocks: list[int], by: int
+def test_allocate_fairly_uses_whole_amount_in_equal_allocations(
+    amount: int, demands: list[int], max_per_call: int
 ) -> None:
-    left = dict(enumerate(stocks))
+    left = dict(enumerate(demands))
 
-    def take(taker: int, wanted: int) -> int:
-        taken = min(wanted, left[taker], by)
-        left[taker] -= taken
+    def take(consumer: int, allocation: int) -> int:
+        taken = min(allocation, left[consumer], max_per_call)
+        left[consumer] -= taken
         return taken
 
     got: Counter[int] = Counter()
-    for taker, taken in allocate_fairly(amount, list(left), take):
-        got[taker] += taken
+    for consumer, taken in allocate_fairly(amount, list(left), take):
+        got[consumer] += taken
     assert got.total() <= amount
-    if by >= 20:
-        assert got.total() == min(amount, sum(stocks))
-    unsatisfied = [got[taker] for taker in left if left[taker] and by >= 20]
+    if max_per_call >= 20:
+        assert got.total() == min(amount, sum(demands))
+    unsatisfied = [got[consumer] for consumer in left if left[consumer] and max_per_call >= 20]
     if unsatisfied:
-        assert max(unsatisfied) - min(unsatisfied) <= max(1, amount // len(stocks))
+        assert max(unsatisfied) - min(unsatisfied) <= max(1, amount // len(demands))
 
 
-# --- the same URL --------------------------------------------------------------------------------
+# --- duplicate URLs ------------------------------------------------------------------------------
 
 
-async def test_a_url_is_claimed_once_with_all_its_places(db: DatabaseHarness) -> None:
+async def test_claim_includes_all_duplicates_of_url_in_request(db: DatabaseHarness) -> None:
     same = "http://a.example/same"
     request = await db.accept([[same, "http://a.example/1", same], *urls(30), [same]])
     await db.accept([[same]])
     claims = await db.claim(limit=100)
     mine = [claim for claim in claims if claim.url == same and claim.request_key == request.key]
     assert [claim.numbers for claim in mine] == [(0, 2, 33)]
-    assert len([claim for claim in claims if claim.url == same]) == 2, "each request by itself"
+    assert len([claim for claim in claims if claim.url == same]) == 2, "each request separately"
     await db.complete(mine)
     async with db.snapshots.open(request.request_id) as snapshot:
         rows = await snapshot.products(0, 100)
     images = [image for row in rows for image in row.images if image.url == same]
     assert [(image.status, image.attempts) for image in images] == [(ImageStatus.COMPLETED, 1)] * 3
-    assert len({image.file for image in images}) == 3, "each place has a public name of its own"
-    progress = (await shown(db, request)).progress
+    assert len({image.file for image in images}) == 3, "each image has its own public name"
+    progress = (await reload(db, request)).progress
     assert progress.completed == 3
-    assert (await shown(db, request)).input_bytes == 3 * IMAGE_INFO.input_bytes
+    assert (await reload(db, request)).input_bytes == 3 * IMAGE_INFO.input_bytes
 
 
-async def test_a_url_is_one_file_to_look_for_however_many_places_it_has(
+async def test_in_flight_tokens_has_one_token_per_claim_when_url_has_duplicates(
     db: DatabaseHarness,
 ) -> None:
     await db.accept([["http://a.example/same"] * 50, ["http://a.example/other"]])
     claims = await db.claim()
-    assert sorted(await db.work.in_flight()) == sorted(claim.token for claim in claims)
+    assert sorted(await db.work.in_flight_tokens()) == sorted(claim.token for claim in claims)
 
 
-async def test_spellings_of_one_url_are_one(db: DatabaseHarness) -> None:
+async def test_claim_treats_spellings_of_same_url_as_duplicates(db: DatabaseHarness) -> None:
     await db.accept([["http://a.example/1%202", "http://a.example/1 2"]])
     (claim,) = await db.claim()
     assert claim.numbers == (0, 1)
 
 
-async def test_places_stay_together_through_retries(db: DatabaseHarness) -> None:
+async def test_claim_keeps_duplicates_together_after_retries(db: DatabaseHarness) -> None:
     same = "http://a.example/same"
     request = await db.accept([[same] * 3, ["http://a.example/other"]])
     for attempts in range(1, 4):
@@ -265,7 +267,7 @@ async def test_places_stay_together_through_retries(db: DatabaseHarness) -> None
     assert {claim.numbers for claim in await db.claim()} == {(0, 1, 2), (3,)}
 
 
-async def test_a_url_with_very_many_places_is_still_claimed_once(
+async def test_claim_includes_all_duplicates_when_they_need_several_transactions(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "MAX_DUPLICATES", 10)
@@ -275,12 +277,12 @@ async def test_a_url_with_very_many_places_is_still_claimed_once(
     assert claim.numbers == tuple(range(100))
     assert await db.claim() == []
     result = await db.work.finish([completed(claim)])
-    assert [finished.progress for finished in result.finished] == [Progress(completed=100)]
+    assert [finished.progress for finished in result.finished_requests] == [Progress(completed=100)]
     assert result.orphaned_files == []
-    assert (await shown(db, request)).progress.status is RequestStatus.COMPLETED
+    assert (await reload(db, request)).progress.status is RequestStatus.COMPLETED
 
 
-async def test_what_is_claimed_stays_so_where_its_siblings_cannot_be(
+async def test_claim_keeps_first_duplicates_when_database_becomes_unavailable(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "MAX_DUPLICATES", 2)
@@ -293,20 +295,20 @@ async def test_what_is_claimed_stays_so_where_its_siblings_cannot_be(
         if not other.in_transaction:
             other.execute("BEGIN IMMEDIATE")
 
-    def room(_: int) -> int:
-        # Between the claim's first transaction, in which this is called, and its second.
+    def capacity(_: int) -> int:
+        # Lock between the claim's first transaction, which calls this, and its second.
         loop.call_soon_threadsafe(lock)
         return 100
 
-    (first,) = await db.work.claim(1, room, 1e12)
+    (first,) = await db.work.claim(1, capacity, 1e12)
     assert first.numbers == (0, 1, 2)
     other.execute("ROLLBACK")
     other.close()
     await db.complete([first, *await db.claim()])
-    assert (await shown(db, request)).progress == Progress(completed=6)
+    assert (await reload(db, request)).progress == Progress(completed=6)
 
 
-async def test_what_was_written_down_before_a_failure_is_told_after_it(
+async def test_finish_returns_changes_of_failed_call_when_repeated(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(claiming, "MAX_DUPLICATES", 2)
@@ -315,7 +317,7 @@ async def test_what_was_written_down_before_a_failure_is_told_after_it(
     other = sqlite3.connect(db.database.path, isolation_level=None, timeout=30)
 
     def body(_: Request) -> str:
-        # Between the first transaction, which finishes the small request, and the second.
+        # Lock between the first transaction, which finishes the small request, and the second.
         loop.call_soon_threadsafe(other.execute, "BEGIN IMMEDIATE")
         return ""
 
@@ -328,30 +330,32 @@ async def test_what_was_written_down_before_a_failure_is_told_after_it(
     other.execute("ROLLBACK")
     other.close()
     result = await queue.finish(outcomes)
-    assert {finished.request_key for finished in result.finished} == {small.key, large.key}
+    assert {finished.request_key for finished in result.finished_requests} == {small.key, large.key}
     assert {*result.changed_requests} == {small.key, large.key}
-    assert result.ended == {(ImageStatus.COMPLETED, ""): 7}
+    assert result.image_counts == {(ImageStatus.COMPLETED, ""): 7}
     assert result.orphaned_files == []
 
 
 # --- outcomes --------------------------------------------------------------------------------------
 
 
-async def test_the_last_outcome_finishes_the_request(db: DatabaseHarness) -> None:
+async def test_finish_finishes_request_and_adds_webhook_with_last_outcome(
+    db: DatabaseHarness,
+) -> None:
     request = await db.accept(urls(3), webhook="http://me.example/hook")
     one, two, three = await db.claim()
     result = await db.work.finish([completed(one), failed(two)])
-    assert (result.finished, result.changed_requests, result.orphaned_files) == (
+    assert (result.finished_requests, result.changed_requests, result.orphaned_files) == (
         [],
         [request.key],
         [],
     )
-    assert (await shown(db, request)).finished_at is None
+    assert (await reload(db, request)).finished_at is None
     assert await db.deliveries.due(1e12, 10) == []
     result = await db.work.finish([Cancelled(three)])
-    (finished,) = result.finished
+    (finished,) = result.finished_requests
     assert finished.progress == Progress(completed=1, failed=1, cancelled=1)
-    after = await shown(db, request)
+    after = await reload(db, request)
     assert after.finished_at is not None
     assert after.failures == (FailureCount("a.example", ImageErrorCode.TIMEOUT, 1),)
     assert (after.input_bytes, after.output_bytes) == (1_000, 400)
@@ -359,11 +363,11 @@ async def test_the_last_outcome_finishes_the_request(db: DatabaseHarness) -> Non
     assert delivery.body == f"about {request.request_id}"
 
 
-async def test_the_webhook_is_told_of_the_request_as_it_is_at_its_end(tmp_path: Path) -> None:
-    told: list[Request] = []
+async def test_finish_passes_finished_request_to_webhook_body(tmp_path: Path) -> None:
+    requests: list[Request] = []
 
     def body(request: Request) -> str:
-        told.append(request)
+        requests.append(request)
         return "{}"
 
     async with open_database(tmp_path) as db:
@@ -371,39 +375,39 @@ async def test_the_webhook_is_told_of_the_request_as_it_is_at_its_end(tmp_path: 
         request = await db.accept(urls(2), webhook="http://me/")
         one, two = await db.claim()
         await db.work.finish([completed(one), failed(two)])
-        assert told == [await shown(db, request)]
+        assert requests == [await reload(db, request)]
 
 
-async def test_each_gets_the_answer_to_its_own_question_even_if_another_gives_up(
+async def test_find_file_returns_own_result_when_other_lookups_of_batch_are_cancelled(
     db: DatabaseHarness,
 ) -> None:
     await db.accept(urls(9))
     done = [completed(claim) for claim in await db.claim()]
     await db.work.finish(done[:5])
-    questions = [
+    lookups = [
         asyncio.create_task(db.work.find_file(each.source_digest, each.claim.settings))
         for each in done
     ]
     await asyncio.sleep(0)
-    questions.pop(0).cancel()  # the one who was about to ask for all
-    questions.pop(6).cancel()
-    found = await asyncio.gather(*questions)
+    lookups.pop(0).cancel()  # the one that would run the query for all
+    lookups.pop(6).cancel()
+    found = await asyncio.gather(*lookups)
     names = [file and file.name for file in found]
     assert names == [each.file for each in done[1:5]] + [None] * 3
 
 
-async def test_questions_that_fail_leave_nothing_behind(db: DatabaseHarness) -> None:
-    def ask() -> list[Coroutine[None, None, StoredFile | None]]:
+async def test_find_file_works_after_lookups_failed(db: DatabaseHarness) -> None:
+    def look_up() -> list[Coroutine[None, None, StoredFile | None]]:
         return [db.work.find_file(b"x" * 32, CompressionSettings()) for _ in range(3)]
 
     await db.database.write(lambda c: c.execute("ALTER TABLE files RENAME TO elsewhere"))
-    answers = await asyncio.gather(*ask(), return_exceptions=True)
-    assert all(isinstance(answer, sqlite3.OperationalError) for answer in answers), answers
+    results = await asyncio.gather(*look_up(), return_exceptions=True)
+    assert all(isinstance(result, sqlite3.OperationalError) for result in results), results
     await db.database.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO files"))
-    assert await asyncio.gather(*ask()) == [None] * 3
+    assert await asyncio.gather(*look_up()) == [None] * 3
 
 
-async def test_equal_sources_share_a_file(db: DatabaseHarness) -> None:
+async def test_finish_stores_one_file_for_equal_sources_and_settings(db: DatabaseHarness) -> None:
     await db.accept(urls(3))
     one, two, three = await db.claim()
     first = completed(one, "same")
@@ -422,7 +426,9 @@ async def test_equal_sources_share_a_file(db: DatabaseHarness) -> None:
     assert names == [(first.file,)]
 
 
-async def test_an_image_whose_twin_was_deleted_is_put_back(db: DatabaseHarness) -> None:
+async def test_finish_requeues_image_when_file_of_its_duplicate_was_deleted(
+    db: DatabaseHarness,
+) -> None:
     first = await db.accept(urls(1))
     (claim,) = await db.claim()
     outcome = completed(claim, "same")
@@ -436,30 +442,30 @@ async def test_an_image_whose_twin_was_deleted_is_put_back(db: DatabaseHarness) 
     assert (again.numbers, again.attempts) == (late.numbers, late.attempts)
 
 
-async def test_an_outcome_counts_once(db: DatabaseHarness) -> None:
+async def test_finish_ignores_repeated_outcome(db: DatabaseHarness) -> None:
     request = await db.accept(urls(2))
     one, two = await db.claim()
     for _ in range(2):
         result = await db.work.finish([completed(one), failed(two)])
         assert result.orphaned_files == []
-    assert (await shown(db, request)).progress == Progress(completed=1, failed=1)
+    assert (await reload(db, request)).progress == Progress(completed=1, failed=1)
     late = completed(two)
     assert (await db.work.finish([late])).orphaned_files == [late.file]
-    assert (await shown(db, request)).progress == Progress(completed=1, failed=1)
+    assert (await reload(db, request)).progress == Progress(completed=1, failed=1)
 
 
-async def test_an_outcome_of_an_earlier_claim_changes_nothing(db: DatabaseHarness) -> None:
+async def test_finish_ignores_outcome_of_earlier_claim(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (old,) = await db.claim()
     await db.work.recover()
     (new,) = await db.claim()
     assert old.token != new.token
     await db.work.finish([failed(old)])
-    assert (await shown(db, request)).progress == Progress(processing=1)
+    assert (await reload(db, request)).progress == Progress(processing=1)
     await db.work.finish([completed(new)])
 
 
-async def test_an_outcome_of_a_request_that_is_gone_is_dropped(db: DatabaseHarness) -> None:
+async def test_finish_drops_outcome_when_request_was_deleted(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (claim,) = await db.claim()
     await db.complete([claim])
@@ -467,14 +473,14 @@ async def test_an_outcome_of_a_request_that_is_gone_is_dropped(db: DatabaseHarne
     await db.uploads.purge_slice()
     outcome = completed(claim)
     result = await db.work.finish([outcome, failed(claim)])
-    assert (result.finished, result.changed_requests, result.orphaned_files) == (
+    assert (result.finished_requests, result.changed_requests, result.orphaned_files) == (
         [],
         [],
         [outcome.file],
     )
 
 
-async def test_what_waits_is_claimed_when_it_is_due_and_before_what_was_not_tried(
+async def test_claim_takes_due_retries_before_images_without_attempts(
     db: DatabaseHarness,
 ) -> None:
     await db.accept(urls(20))
@@ -490,7 +496,7 @@ async def test_what_waits_is_claimed_when_it_is_due_and_before_what_was_not_trie
     assert (await db.claim(limit=1, now=soon))[0].numbers == claim.numbers
 
 
-async def test_a_message_may_be_any_text(db: DatabaseHarness) -> None:
+async def test_finish_stores_error_message_with_lone_surrogate(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (claim,) = await db.claim()
     await db.work.finish([failed(claim, "404 N\udce9t Found")])
@@ -499,7 +505,7 @@ async def test_a_message_may_be_any_text(db: DatabaseHarness) -> None:
     assert row.images[0].error_message == "404 N?t Found"
 
 
-async def test_waiting_counts_what_is_not_done(db: DatabaseHarness) -> None:
+async def test_waiting_counts_pending_and_processing_images(db: DatabaseHarness) -> None:
     assert await db.work.waiting() == 0
     await db.accept(urls(4))
     claims = await db.claim(limit=3)
@@ -508,10 +514,10 @@ async def test_waiting_counts_what_is_not_done(db: DatabaseHarness) -> None:
     assert await db.work.waiting() == 2
 
 
-# --- recovery, origins, cancelling, retrying -------------------------------------------------------
+# --- recovery, unreachable hosts, cancelling, retrying ---------------------------------------------
 
 
-async def test_recovery_puts_back_what_was_in_flight(
+async def test_recover_requeues_images_in_flight_with_their_attempts(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_store, "SLICE", 3)
@@ -521,52 +527,54 @@ async def test_recovery_puts_back_what_was_in_flight(
     claims = await db.claim(limit=4)
     other = await db.accept(urls(2))
     more = await db.claim(limit=1)
-    tokens = await db.work.in_flight()
+    tokens = await db.work.in_flight_tokens()
     assert {claim.token for claim in [*first[2:], *claims, *more]} <= set(tokens)
     assert first[0].token not in tokens
     await db.work.recover()
-    assert await db.work.in_flight() == []
-    recovered = await shown(db, request)
+    assert await db.work.in_flight_tokens() == []
+    recovered = await reload(db, request)
     assert recovered.progress == Progress(pending=8, completed=2)
-    # The time between the processes is no part of the rate.
+    # The rate excludes the time between the two processes.
     assert (recovered.measured_since, recovered.measured_done) == (None, 2)
-    assert (await shown(db, other)).progress.processing == 0
+    assert (await reload(db, other)).progress.processing == 0
     assert {claim.numbers[0]: claim.attempts for claim in await db.claim() if claim.attempts} == {
         1: 2
     }
 
 
-async def test_a_dead_origins_images_fail_in_slices(db: DatabaseHarness) -> None:
+async def test_fail_host_fails_pending_images_of_host_in_slices(db: DatabaseHarness) -> None:
     request = await db.accept([*urls(5, "dead"), *urls(2, "a")], webhook="http://me/")
     other = await db.accept(urls(1, "a"))
     dead = host_key("http://dead.example:80")
     assert await db.work.requests_waiting_for(dead) == [(request.key, request.created_at)]
-    tried = next(c for c in await db.claim(limit=99) if "dead" in c.url)
+    claimed = next(c for c in await db.claim(limit=99) if "dead" in c.url)
     await db.work.recover()
-    claims = [c for c in await db.claim(limit=99) if c.numbers != tried.numbers]
+    claims = [c for c in await db.claim(limit=99) if c.numbers != claimed.numbers]
     assert [key for key, _ in await db.work.requests_waiting_for(dead)] == []
     await db.work.finish([Requeued(c, 1, 5e12) for c in claims if "dead" in c.url])
     results = []
     while (
         result := await db.work.fail_host(request.key, dead, ImageErrorCode.TIMEOUT, "gone", 3)
     ).changed_requests:
-        results.append((result.changed_requests, result.ended[ImageStatus.FAILED, "timeout"]))
+        results.append(
+            (result.changed_requests, result.image_counts[ImageStatus.FAILED, "timeout"])
+        )
     assert results == [([request.key], 3), ([request.key], 1)]
-    after = await shown(db, request)
+    after = await reload(db, request)
     assert after.failures == (FailureCount("dead.example", ImageErrorCode.TIMEOUT, 4),)
     assert await db.work.requests_waiting_for(host_key("http://a.example:80")) == []
-    assert (await shown(db, other)).progress.failed == 0
+    assert (await reload(db, other)).progress.failed == 0
 
 
-async def test_the_last_dead_image_finishes_the_request(db: DatabaseHarness) -> None:
+async def test_fail_host_finishes_request_with_last_image(db: DatabaseHarness) -> None:
     request = await db.accept(urls(2), webhook="http://me/")
-    origin = host_key("http://a.example:80")
-    result = await db.work.fail_host(request.key, origin, ImageErrorCode.TIMEOUT, "x", 10)
-    assert [finished.status for finished in result.finished] == [RequestStatus.FAILED]
+    host = host_key("http://a.example:80")
+    result = await db.work.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    assert [finished.status for finished in result.finished_requests] == [RequestStatus.FAILED]
     assert len(await db.deliveries.due(1e12, 9)) == 1
 
 
-async def test_cancelling_ends_what_waits_and_spares_what_is_in_flight(
+async def test_cancel_slice_cancels_pending_images_but_not_images_in_flight(
     db: DatabaseHarness,
 ) -> None:
     request = await db.accept(urls(10), webhook="http://me/")
@@ -576,26 +584,26 @@ async def test_cancelling_ends_what_waits_and_spares_what_is_in_flight(
     assert await db.claim() == []
     assert await db.work.cancel_slice(key, 4) == (True, nothing_finished(key, 4))
     assert await db.work.cancel_slice(key, 4) == (False, nothing_finished(key, 3))
-    assert (await shown(db, request)).progress == Progress(processing=3, cancelled=7)
+    assert (await reload(db, request)).progress == Progress(processing=3, cancelled=7)
     await db.work.finish([completed(one), Requeued(two, 1, 5.0)])
-    assert (await shown(db, request)).progress == Progress(processing=1, completed=1, cancelled=8)
+    assert (await reload(db, request)).progress == Progress(processing=1, completed=1, cancelled=8)
     result = await db.work.finish([failed(three)])
-    assert result.ended == {(ImageStatus.FAILED, "timeout"): 1}
-    (finished,) = result.finished
+    assert result.image_counts == {(ImageStatus.FAILED, "timeout"): 1}
+    (finished,) = result.finished_requests
     assert finished.status is RequestStatus.CANCELLED
     assert await db.work.cancelling() == []
     with pytest.raises(ProblemError) as refusal:
         await db.work.start_cancel(request.request_id)
     assert refusal.value.code is ProblemCode.ALREADY_FINISHED
     assert await db.work.cancel_slice(key, 4) == (False, job_store.FinishResult())
-    assert (await shown(db, request)).progress.cancelled == 8
+    assert (await reload(db, request)).progress.cancelled == 8
 
 
 def nothing_finished(key: int, cancelled: int) -> job_store.FinishResult:
     return job_store.FinishResult([], [key], [], Counter({(ImageStatus.CANCELLED, ""): cancelled}))
 
 
-async def test_cancelling_goes_on_after_a_restart(db: DatabaseHarness) -> None:
+async def test_cancel_slice_continues_after_restart(db: DatabaseHarness) -> None:
     request = await db.accept(urls(5))
     await db.claim(limit=2)
     await db.work.start_cancel(request.request_id)
@@ -603,19 +611,19 @@ async def test_cancelling_goes_on_after_a_restart(db: DatabaseHarness) -> None:
     (key,) = await db.work.cancelling()
     more, result = await db.work.cancel_slice(key, 100)
     assert not more
-    assert [finished.status for finished in result.finished] == [RequestStatus.CANCELLED]
+    assert [finished.status for finished in result.finished_requests] == [RequestStatus.CANCELLED]
 
 
-async def test_failed_images_are_retried_from_the_start(db: DatabaseHarness) -> None:
+async def test_retry_failed_requeues_failed_images_without_attempts(db: DatabaseHarness) -> None:
     request = await db.accept(urls(4), webhook="http://me/")
-    for call in (db.work.retry_failed,):
+    for retry in (db.work.retry_failed,):
         with pytest.raises(ProblemError) as refusal:
-            await call(request.request_id)
+            await retry(request.request_id)
         assert refusal.value.code is ProblemCode.NOT_FINISHED
     one, *others = await db.claim()
     await db.work.finish([completed(one), *(failed(claim) for claim in others)])
     (delivery,) = await db.deliveries.due(1e12, 9)
-    done = await shown(db, request)
+    done = await reload(db, request)
     again = await db.work.retry_failed(request.request_id)
     assert again.version > done.version
     assert again.finished_at is None
@@ -630,7 +638,7 @@ async def test_failed_images_are_retried_from_the_start(db: DatabaseHarness) -> 
     assert since > request.created_at
     claims = await db.claim(now=12_345.0)
     assert [claim.attempts for claim in claims] == [0, 0, 0]
-    assert (await shown(db, request)).measured_since == 12_345.0
+    assert (await reload(db, request)).measured_since == 12_345.0
     await db.complete(claims)
     (second,) = await db.deliveries.due(1e12, 9)
     assert second.delivery_id != delivery.delivery_id
@@ -639,7 +647,7 @@ async def test_failed_images_are_retried_from_the_start(db: DatabaseHarness) -> 
     assert refusal.value.code is ProblemCode.NOTHING_FAILED
 
 
-async def test_a_large_retry_goes_in_slices_and_survives_a_restart(
+async def test_retry_failed_continues_in_slices_after_restart(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_store, "SLICE", 10)
@@ -649,24 +657,24 @@ async def test_a_large_retry_goes_in_slices_and_survives_a_restart(
     await db.work.retry_failed(request.request_id)
     restarted = DatabaseHarness(db.database)
     await restarted.work.recover()
-    half_way = await shown(db, request)
+    half_way = await reload(db, request)
     assert half_way.progress == Progress(pending=10, failed=22)
     assert half_way.measured_done == 0
     await db.database.read(audit)
     claims: list[Claim] = []
-    looks = 0
+    attempts = 0
     while not claims:
         claims = await restarted.claim()
-        looks += 1
+        attempts += 1
         if not claims:
             assert (await restarted.work.next_due() or 1e12) <= time.time()
-    assert looks == 3
+    assert attempts == 3
     assert len(claims) == 31
     assert (0, 31) in {claim.numbers for claim in claims}
-    assert (await shown(db, request)).progress == Progress(processing=32)
+    assert (await reload(db, request)).progress == Progress(processing=32)
 
 
-async def test_a_retry_can_be_cancelled_half_way(
+async def test_cancel_slice_cancels_requeued_images_of_unfinished_retry(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job_store, "SLICE", 10)
@@ -675,6 +683,6 @@ async def test_a_retry_can_be_cancelled_half_way(
     await db.work.retry_failed(request.request_id)
     key = await db.work.start_cancel(request.request_id)
     _, result = await db.work.cancel_slice(key, 100)
-    assert [finished.progress for finished in result.finished] == [
+    assert [finished.progress for finished in result.finished_requests] == [
         Progress(failed=20, cancelled=10)
     ]

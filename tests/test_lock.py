@@ -1,4 +1,4 @@
-"""One process for each data folder, with real processes."""
+"""Tests of the lock of a data folder, with real processes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with lock_data_dir(Path(sys.argv[1]), "the.db"):
 NAME = "0123456789abcdef0123456789abcdef.jpg"
 
 
-def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
+def test_lock_data_dir_names_process_that_holds_lock(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -37,7 +37,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with (
-            pytest.raises(StartupError, match=f"process {holder.pid} .*{tmp_path}"),
+            pytest.raises(StartupError, match=f"{tmp_path}.*in use by process {holder.pid}"),
             lock_data_dir(tmp_path, DATABASE),
         ):
             pass
@@ -47,13 +47,13 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
 
 
-def test_the_lock_can_be_taken_again_after_it_was_let_go(tmp_path: Path) -> None:
+def test_lock_data_dir_can_lock_again_after_release(tmp_path: Path) -> None:
     for _ in range(2):
         with lock_data_dir(tmp_path, DATABASE):
             pass
 
 
-def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
+def test_lock_data_dir_creates_folder_for_owner_only(tmp_path: Path) -> None:
     before = os.umask(0o277)
     try:
         with lock_data_dir(tmp_path / "data", DATABASE):
@@ -63,7 +63,7 @@ def test_the_folder_is_made_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
-def test_outputs_without_their_database_are_not_touched(tmp_path: Path) -> None:
+def test_lock_data_dir_refuses_folder_with_outputs_but_without_database(tmp_path: Path) -> None:
     output = tmp_path / "outputs" / NAME[:2] / NAME
     output.parent.mkdir(parents=True)
     output.touch()
@@ -76,14 +76,14 @@ def test_outputs_without_their_database_are_not_touched(tmp_path: Path) -> None:
         pass
 
 
-def test_empty_folders_of_outputs_need_no_database(tmp_path: Path) -> None:
+def test_lock_data_dir_accepts_empty_output_folders_without_database(tmp_path: Path) -> None:
     (tmp_path / "outputs" / "ab").mkdir(parents=True)
     (tmp_path / "outputs" / "tmp").mkdir()
     with lock_data_dir(tmp_path, DATABASE):
         pass
 
 
-def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
+def test_lock_data_dir_raises_startup_error_when_path_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with (
         pytest.raises(StartupError, match=r"cannot write to storage\.data_dir"),
@@ -95,34 +95,34 @@ def test_a_folder_that_is_a_file_is_told_in_words(tmp_path: Path) -> None:
 READ_ONLY = """
 import os, sys
 from pathlib import Path
-from imgsvc.errors import StartError
+from imgsvc.errors import StartupError
 from imgsvc.storage.lock import lock_data_dir
 if os.getuid() == 0:
     os.setuid(65534)
 try:
     with lock_data_dir(Path(sys.argv[1]), "the.db"):
         print("held")
-except StartError as error:
+except StartupError as error:
     print(error)
 """
 
 
-@pytest.mark.parametrize("inside", ["", "data"])
-def test_a_folder_that_cannot_be_written_is_told_in_words(inside: str) -> None:
+@pytest.mark.parametrize("subfolder", ["", "data"])
+def test_lock_data_dir_raises_startup_error_when_folder_is_read_only(subfolder: str) -> None:
     with tempfile.TemporaryDirectory() as outer:
         Path(outer).chmod(0o755)
-        folder = Path(outer) / "closed"
+        folder = Path(outer) / "read-only"
         folder.mkdir()
         (folder / "lock").touch()
         (folder / "lock").chmod(0o666)
         folder.chmod(0o555)
-        said = subprocess.run(
-            [sys.executable, "-c", READ_ONLY, str(folder / inside)],
+        output = subprocess.run(
+            [sys.executable, "-c", READ_ONLY, str(folder / subfolder)],
             capture_output=True,
             text=True,
             check=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         ).stdout
         folder.chmod(0o755)
-    assert "cannot write to storage.data_dir" in said
-    assert "Permission denied" in said
+    assert "cannot write to storage.data_dir" in output
+    assert "Permission denied" in output

@@ -1,4 +1,4 @@
-"""What is read, and that each answer is of one moment."""
+"""Tests of `Queries`: results, pages, and consistent snapshots."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
         yield db
 
 
-def rows_of(count: int, images: int = 1) -> list[list[str]]:
+def rows(count: int, images: int = 1) -> list[list[str]]:
     return [[f"http://a.example/{row}/{n}" for n in range(images)] for row in range(count)]
 
 
@@ -50,8 +50,8 @@ async def all_pages(
         return [page async for page in snapshot.pages(size, only_failed=only_failed)]
 
 
-async def test_every_state_of_an_image_is_shown_whole(db: DatabaseHarness) -> None:
-    request = await db.accept(rows_of(1, 5))
+async def test_products_show_status_attempts_and_error_of_each_image(db: DatabaseHarness) -> None:
+    request = await db.accept(rows(1, 5))
     done, bad, again, _ = await db.claim(limit=4)
     outcome = completed(done)
     await db.work.finish(
@@ -63,7 +63,7 @@ async def test_every_state_of_an_image_is_shown_whole(db: DatabaseHarness) -> No
     )
     async with db.snapshots.open(request.request_id) as snapshot:
         ((row,),) = [await snapshot.products(0, 10)]
-    urls = rows_of(1, 5)[0]
+    urls = rows(1, 5)[0]
     assert row.images == (
         ImageRow(urls[0], ImageStatus.COMPLETED, 1, outcome.file, IMAGE_INFO),
         ImageRow(
@@ -79,10 +79,10 @@ async def test_every_state_of_an_image_is_shown_whole(db: DatabaseHarness) -> No
     )
 
 
-async def test_pages_hold_each_row_once_in_order(
+async def test_pages_contain_each_row_once_in_order(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = await db.accept(rows_of(25, 3))
+    request = await db.accept(rows(25, 3))
     pages = await all_pages(db, request.request_id, 10)
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [row.number for page in pages for row in page] == list(range(25))
@@ -100,7 +100,7 @@ async def test_pages_hold_each_row_once_in_order(
         assert [row.number for row in await snapshot.products(20, 100)] == [20]
 
 
-async def test_a_page_ends_after_rows_that_are_long_anywhere(
+async def test_pages_end_early_after_rows_with_long_text(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
@@ -119,7 +119,7 @@ async def test_a_page_ends_after_rows_that_are_long_anywhere(
     assert [row.images[0].url[-1] for page in pages for row in page] == list("012012")
 
 
-async def test_a_page_ends_after_rows_of_many_cells_be_they_empty(
+async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
@@ -137,18 +137,20 @@ async def test_a_page_ends_after_rows_of_many_cells_be_they_empty(
     assert {len(row.extra) for page in pages for row in page} == {100}
 
 
-@pytest.mark.parametrize(("most", "characters"), [(5_000, 2_000_000), (7, 2_000_000), (5_000, 1)])
-async def test_failed_pages_hold_just_what_failed(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch, most: int, characters: int
+@pytest.mark.parametrize(
+    ("max_images", "max_characters"), [(5_000, 2_000_000), (7, 2_000_000), (5_000, 1)]
+)
+async def test_pages_with_only_failed_contain_only_failed_images(
+    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch, max_images: int, max_characters: int
 ) -> None:
-    monkeypatch.setattr(product_queries, "PAGE_IMAGES", most)
-    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", characters)
-    request = await db.accept(rows_of(30, 4))
+    monkeypatch.setattr(product_queries, "PAGE_IMAGES", max_images)
+    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", max_characters)
+    request = await db.accept(rows(30, 4))
     bad, good = set(), []
-    claims = await db.claim(limit=200, room=200)
+    claims = await db.claim(limit=200, capacity=200)
     for claim in claims:
-        place, _, number = claim.url.removeprefix("http://a.example/").partition("/")
-        if int(place) % 3 == 0 and int(number) % 2:
+        row, _, number = claim.url.removeprefix("http://a.example/").partition("/")
+        if int(row) % 3 == 0 and int(number) % 2:
             bad.add(claim)
         else:
             good.append(claim)
@@ -163,13 +165,13 @@ async def test_failed_pages_hold_just_what_failed(
             f"http://a.example/{row.number}/{n}" for n in (1, 3)
         ]
         assert row.extra == (f"colour {row.number}",)
-    other = await db.accept(rows_of(3))
+    other = await db.accept(rows(3))
     assert await all_pages(db, other.request_id, only_failed=True) == []
     await db.complete(await db.claim())
 
 
-async def test_a_snapshot_does_not_move_with_the_world(db: DatabaseHarness) -> None:
-    request = await db.accept(rows_of(3))
+async def test_snapshot_does_not_change_when_request_is_deleted(db: DatabaseHarness) -> None:
+    request = await db.accept(rows(3))
     async with db.snapshots.open(request.request_id) as snapshot:
         await db.complete(await db.claim())
         await db.uploads.mark_deleting(request.request_id)
@@ -181,8 +183,8 @@ async def test_a_snapshot_does_not_move_with_the_world(db: DatabaseHarness) -> N
         await db.snapshots.request(request.request_id)
 
 
-async def test_the_version_tells_of_every_change(db: DatabaseHarness) -> None:
-    request = await db.accept(rows_of(2), webhook="http://me/")
+async def test_version_increases_with_every_change(db: DatabaseHarness) -> None:
+    request = await db.accept(rows(2), webhook="http://me/")
     versions = [await db.snapshots.version(request.request_id)]
 
     async def changed() -> None:
@@ -199,9 +201,9 @@ async def test_the_version_tells_of_every_change(db: DatabaseHarness) -> None:
     await changed()
     assert [finished for _, finished in versions] == [False, False, False, False, True]
     (delivery,) = await db.deliveries.due(1e12, 1)
-    await db.deliveries.failed_attempt(delivery.delivery_id, "no", 5.0)
+    await db.deliveries.record_failure(delivery.delivery_id, "no", 5.0)
     await changed()
-    await db.deliveries.delivered(delivery.delivery_id)
+    await db.deliveries.record_success(delivery.delivery_id)
     await changed()
     await db.work.retry_failed(request.request_id)
     await changed()
@@ -212,20 +214,24 @@ async def test_the_version_tells_of_every_change(db: DatabaseHarness) -> None:
 
 
 @pytest.mark.parametrize("request_id", ["", "nonsense", "' OR 1=1 --", "\ud800", "\0"])
-async def test_an_unknown_id_is_not_found(db: DatabaseHarness, request_id: str) -> None:
-    await db.accept(rows_of(1))
-    for look in (db.snapshots.request, db.snapshots.version):
+async def test_request_raises_not_found_when_id_is_unknown(
+    db: DatabaseHarness, request_id: str
+) -> None:
+    await db.accept(rows(1))
+    for method in (db.snapshots.request, db.snapshots.version):
         with pytest.raises(ProblemError) as refusal:
-            await look(request_id)
+            await method(request_id)
         assert refusal.value.code is ProblemCode.NOT_FOUND
     with pytest.raises(ProblemError):
         async with db.snapshots.open(request_id):
             pass
 
 
-async def test_lists_are_newest_first_and_go_on_where_they_stopped(db: DatabaseHarness) -> None:
-    accepted = [(await db.accept(rows_of(1))).request_id for _ in range(7)]
-    await db.stage(rows_of(1))
+async def test_list_requests_returns_newest_first_and_continues_at_cursor(
+    db: DatabaseHarness,
+) -> None:
+    accepted = [(await db.accept(rows(1))).request_id for _ in range(7)]
+    await db.stage(rows(1))
     found: list[str] = []
     cursor = None
     while True:
@@ -234,26 +240,26 @@ async def test_lists_are_newest_first_and_go_on_where_they_stopped(db: DatabaseH
         if cursor is None:
             break
         if len(found) == 3:
-            await db.accept(rows_of(1))  # a newer one does not disturb the list
+            await db.accept(rows(1))  # a newer request does not change the following pages
     assert found == accepted[::-1]
 
 
-async def test_lists_by_status(db: DatabaseHarness) -> None:
-    pending = await db.accept(rows_of(1))
+async def test_list_requests_filters_by_status(db: DatabaseHarness) -> None:
+    pending = await db.accept(rows(1))
     while claims := await db.claim():
         await db.complete(claims)
     done = pending.request_id
-    bad = (await db.accept(rows_of(1))).request_id
+    bad = (await db.accept(rows(1))).request_id
     await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in await db.claim()])
-    mixed = (await db.accept(rows_of(2))).request_id
+    mixed = (await db.accept(rows(2))).request_id
     one, two = await db.claim()
     await db.work.finish([completed(one), Failed(two, 1, ImageErrorCode.TIMEOUT, "x")])
-    gone = await db.accept(rows_of(1))
+    gone = await db.accept(rows(1))
     await db.work.start_cancel(gone.request_id)
     await db.work.cancel_slice(gone.key, 10)
-    half = (await db.accept(rows_of(2))).request_id
+    half = (await db.accept(rows(2))).request_id
     await db.complete(await db.claim(limit=1))
-    waits = (await db.accept(rows_of(1))).request_id
+    waits = (await db.accept(rows(1))).request_id
     expected = {
         RequestStatus.COMPLETED: done,
         RequestStatus.FAILED: bad,
@@ -271,14 +277,14 @@ async def test_lists_by_status(db: DatabaseHarness) -> None:
 @pytest.mark.parametrize(
     "cursor", ["", "x", "A" * 21, "A" * 23, "!" * 22, "f_gAAAAAAAAAAAAAAAAAAA", "é" * 22]
 )
-async def test_a_foreign_cursor_is_refused(db: DatabaseHarness, cursor: str) -> None:
+async def test_list_requests_refuses_invalid_cursor(db: DatabaseHarness, cursor: str) -> None:
     with pytest.raises(ProblemError) as refusal:
         await db.snapshots.list_requests(cursor=cursor)
     assert refusal.value.code is ProblemCode.INVALID_OPTION
 
 
-async def test_public_names_lead_to_stored_files(db: DatabaseHarness) -> None:
-    await db.accept(rows_of(3))
+async def test_public_file_finds_stored_file_by_public_name_only(db: DatabaseHarness) -> None:
+    await db.accept(rows(3))
     one, two, three = await db.claim()
     await db.work.finish([completed(one, "same"), completed(two, "same")])
     for token in (one.token, two.token):
@@ -290,7 +296,7 @@ async def test_public_names_lead_to_stored_files(db: DatabaseHarness) -> None:
         assert await db.snapshots.public_file(name) is None
 
 
-async def test_the_commonest_failures_are_shown(db: DatabaseHarness) -> None:
+async def test_request_shows_only_largest_failure_counts(db: DatabaseHarness) -> None:
     request = await db.accept(
         [[f"http://h{host}.example/{n}" for n in range(1 + (host == 77))] for host in range(150)]
     )
@@ -301,9 +307,11 @@ async def test_the_commonest_failures_are_shown(db: DatabaseHarness) -> None:
     assert failures[0] == FailureCount("h77.example", ImageErrorCode.TIMEOUT, 2)
 
 
-async def test_counts_are_of_what_is_under_way(db: DatabaseHarness) -> None:
+async def test_counts_includes_only_unfinished_requests_and_webhooks_to_send(
+    db: DatabaseHarness,
+) -> None:
     assert await db.snapshots.counts() == Counts(0, 0, 0, 0)
-    await db.accept(rows_of(3), webhook="http://me/")
+    await db.accept(rows(3), webhook="http://me/")
     claims = await db.claim(limit=1)
     assert await db.snapshots.counts() == Counts(1, 2, 1, 0)
     while claims:

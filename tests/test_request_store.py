@@ -1,9 +1,10 @@
-"""Staging, accepting, and removing again."""
+"""Tests of `RequestStore`: staging, accepting and deleting requests; and of its helpers."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import AsyncIterator
@@ -13,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgsvc.database import migrate
 from imgsvc.database.bloom_filter import BloomFilter
-from imgsvc.database.index_keys import host_name, host_url_of
+from imgsvc.database.index_keys import host_key, host_name, host_url_of
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
@@ -23,6 +25,7 @@ from imgsvc.models import (
     Failed,
     Product,
     Progress,
+    Request,
     RequestOptions,
     RequestStatus,
 )
@@ -38,7 +41,8 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
         yield db
 
 
-async def everything(db: DatabaseHarness) -> dict[str, int]:
+async def row_counts(db: DatabaseHarness) -> dict[str, int]:
+    """Return the number of rows of each table."""
     tables = (
         "requests",
         "request_columns",
@@ -53,7 +57,9 @@ async def everything(db: DatabaseHarness) -> dict[str, int]:
     )
 
 
-async def test_what_was_staged_comes_back_as_it_was(db: DatabaseHarness) -> None:
+async def test_accept_keeps_staged_columns_options_and_products_unchanged(
+    db: DatabaseHarness,
+) -> None:
     settings = CompressionSettings(Quality.parse("70"), OutputFormat.WEBP, progressive=True)
     options = RequestOptions(settings, "https://me.example/hook?a=1")
     rows = [
@@ -75,8 +81,8 @@ async def test_what_was_staged_comes_back_as_it_was(db: DatabaseHarness) -> None
         assert snapshot.request == request
         found = await snapshot.products(0, 10)
     for number, (row, source) in enumerate(zip(found, rows, strict=True)):
-        shown = (row.number, row.serial_number, row.name, row.extra)
-        assert shown == (number, source.serial_number, source.name, source.extra)
+        values = (row.number, row.serial_number, row.name, row.extra)
+        assert values == (number, source.serial_number, source.name, source.extra)
         assert [image.url for image in row.images] == [image.text for image in source.images]
     claims = await db.claim()
     assert {c.url for c in claims} == {image.fetch_url for row in rows for image in row.images}
@@ -85,7 +91,7 @@ async def test_what_was_staged_comes_back_as_it_was(db: DatabaseHarness) -> None
     await db.complete(claims)
 
 
-async def test_cells_of_columns_that_proved_empty_are_left_out(db: DatabaseHarness) -> None:
+async def test_accept_drops_cells_of_columns_without_extra_position(db: DatabaseHarness) -> None:
     cells = [("", "red", "", "", ""), (" ", "", "", "XL"), ("", "", "", "", "")]
     rows = [product(n, [f"http://a.example/{n}"])._replace(extra=e) for n, e in enumerate(cells)]
     columns = Columns((*COLUMNS.names, ""), (*COLUMNS.roles, ColumnRole.EXTRA), (1, 3))
@@ -101,27 +107,52 @@ async def test_cells_of_columns_that_proved_empty_are_left_out(db: DatabaseHarne
     assert stored == [('["", "red"]',), ('[" ", "", "", "XL"]',), (None,)]
 
 
-async def test_tables_of_the_first_schema_are_read(tmp_path: Path) -> None:
-    async with open_database(tmp_path) as db:
-        request = await db.accept([["http://a.example/1"]])
+async def test_open_reads_columns_of_schema_version_1(tmp_path: Path) -> None:
+    settings, url = CompressionSettings(), "http://a.example/1"
     with contextlib.closing(sqlite3.connect(tmp_path / "imgsvc.db")) as c:
-        c.execute("UPDATE request_columns SET columns = json_remove(columns, '$[2]')")
+        c.executescript(migrate._migrations()[0])
         c.execute("PRAGMA user_version = 1")
+        c.execute(
+            "INSERT INTO requests (key, request_id, stage, created_at, products, pending, settings) "
+            "VALUES (1, 'old', 'accepted', 2.0, 1, 1, ?)",
+            (str(settings),),
+        )
+        columns = json.dumps([COLUMNS.names, COLUMNS.roles])
+        c.execute("INSERT INTO headers VALUES (1, ?)", (columns,))
+        c.execute("INSERT INTO products VALUES (1, 0, '1', 'Product 0', '[\"colour 0\"]', 0, 1)")
+        c.execute(
+            "INSERT INTO images (request_key, number, product, url, origin_key) "
+            "VALUES (1, 0, 0, ?, ?)",
+            (url, host_key(host_url_of(url))),
+        )
         c.commit()
-    async with open_database(tmp_path) as db, db.snapshots.open(request.request_id) as snapshot:
-        assert snapshot.request == request
+    async with open_database(tmp_path) as db, db.snapshots.open("old") as snapshot:
+        assert snapshot.request == Request(
+            key=1,
+            request_id="old",
+            created_at=2.0,
+            started_at=None,
+            finished_at=None,
+            version=1,
+            products=1,
+            progress=Progress(pending=1),
+            input_bytes=0,
+            output_bytes=0,
+            columns=COLUMNS,
+            options=RequestOptions(settings),
+        )
         (row,) = await snapshot.products(0, 10)
     assert row.extra == ("colour 0",)
 
 
-async def test_nobody_sees_what_is_staged(db: DatabaseHarness) -> None:
+async def test_staged_request_is_invisible_and_not_claimed(db: DatabaseHarness) -> None:
     key = await db.stage([["http://a/1"]])
     (request_id,) = await db.database.read(
         lambda c: c.execute("SELECT request_id FROM requests WHERE key = ?", (key,)).fetchone()
     )
-    for look in (db.snapshots.request, db.snapshots.version, db.uploads.mark_deleting):
+    for method in (db.snapshots.request, db.snapshots.version, db.uploads.mark_deleting):
         with pytest.raises(ProblemError) as refusal:
-            await look(request_id)
+            await method(request_id)
         assert refusal.value.code is ProblemCode.NOT_FOUND
     assert await db.snapshots.list_requests() == ([], None)
     assert await db.claim() == []
@@ -130,7 +161,7 @@ async def test_nobody_sees_what_is_staged(db: DatabaseHarness) -> None:
     assert view == []
 
 
-async def test_numbers_go_on_over_many_steps(db: DatabaseHarness) -> None:
+async def test_stage_numbers_products_continuously_over_several_calls(db: DatabaseHarness) -> None:
     rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
     request = await db.uploads.accept(
         await db.stage(rows, size=337), COLUMNS, OPTIONS, max_waiting=10_000
@@ -141,7 +172,7 @@ async def test_numbers_go_on_over_many_steps(db: DatabaseHarness) -> None:
     assert [row.number for row in found] == list(range(1_000))
 
 
-async def test_only_so_many_may_wait(db: DatabaseHarness) -> None:
+async def test_accept_refuses_request_when_too_many_images_are_pending(db: DatabaseHarness) -> None:
     first = await db.accept([["http://a/1"], ["http://a/2"]])
     key = await db.stage([["http://a/3"]])
     with pytest.raises(ProblemError) as refusal:
@@ -153,7 +184,7 @@ async def test_only_so_many_may_wait(db: DatabaseHarness) -> None:
     await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=1)
 
 
-async def test_a_key_is_bound_by_the_first_accepted(db: DatabaseHarness) -> None:
+async def test_accept_binds_idempotency_key_until_request_is_deleted(db: DatabaseHarness) -> None:
     one, two = await db.stage([["http://a/1"]]), await db.stage([["http://a/1"]])
     assert await db.uploads.find_idempotent("key") is None
     request = await db.uploads.accept(
@@ -170,7 +201,7 @@ async def test_a_key_is_bound_by_the_first_accepted(db: DatabaseHarness) -> None
 
 
 @pytest.mark.parametrize("way", ["discard", "restart"])
-async def test_an_upload_that_comes_to_nothing_leaves_nothing(
+async def test_purge_slice_deletes_discarded_request_in_slices(
     db: DatabaseHarness, way: str
 ) -> None:
     key = await db.stage([[f"http://a/{n}"] for n in range(5_000)])
@@ -185,17 +216,17 @@ async def test_an_upload_that_comes_to_nothing_leaves_nothing(
     while (purged := await db.uploads.purge_slice(1_000)).more:
         assert purged.names == []
         slices += 1
-    assert slices > 10, "in slices"
-    assert set((await everything(db)).values()) == {0}
+    assert slices > 10, "one slice deletes only some rows"
+    assert set((await row_counts(db)).values()) == {0}
 
 
-async def test_discarding_what_was_accepted_changes_nothing(db: DatabaseHarness) -> None:
+async def test_discard_does_not_change_accepted_request(db: DatabaseHarness) -> None:
     request = await db.accept([["http://a/1"]])
     await db.uploads.discard(request.key)
     assert await db.snapshots.request(request.request_id) == request
 
 
-async def test_a_cancelled_stage_is_whole_or_not_there(db: DatabaseHarness) -> None:
+async def test_stage_stores_all_products_or_none_when_cancelled(db: DatabaseHarness) -> None:
     key = await db.uploads.begin()
     products = [product(n, [f"http://a/{n}"]) for n in range(1_000)]
     for _ in range(5):
@@ -208,7 +239,7 @@ async def test_a_cancelled_stage_is_whole_or_not_there(db: DatabaseHarness) -> N
     assert request.products % 1_000 == 0
 
 
-async def test_a_running_request_is_not_deleted(db: DatabaseHarness) -> None:
+async def test_mark_deleting_refuses_unfinished_and_unknown_requests(db: DatabaseHarness) -> None:
     request = await db.accept([["http://a/1"]])
     for _ in range(2):
         with pytest.raises(ProblemError) as refusal:
@@ -220,7 +251,9 @@ async def test_a_running_request_is_not_deleted(db: DatabaseHarness) -> None:
     assert refusal.value.code is ProblemCode.NOT_FOUND
 
 
-async def test_deleting_takes_the_files_that_nobody_else_needs(db: DatabaseHarness) -> None:
+async def test_purge_slice_returns_only_files_that_no_other_request_uses(
+    db: DatabaseHarness,
+) -> None:
     one = await db.accept([["http://a/shared"], ["http://a/own"]])
     first = await db.claim()
     await db.work.finish([completed(claim, claim.url) for claim in first])
@@ -239,7 +272,7 @@ async def test_deleting_takes_the_files_that_nobody_else_needs(db: DatabaseHarne
         names += purged.names
         more = purged.more
     assert names == [own]
-    assert await db.uploads.pending_deletions() == [own], "until its deletion is noted"
+    assert await db.uploads.pending_deletions() == [own], "until its deletion is confirmed"
     await db.uploads.confirm_deletions([own])
     assert await db.uploads.pending_deletions() == []
 
@@ -249,7 +282,7 @@ async def test_deleting_takes_the_files_that_nobody_else_needs(db: DatabaseHarne
     assert stored.name == shared
     await db.uploads.mark_deleting(two.request_id)
     assert (await db.uploads.purge_slice()).names == [shared]
-    assert set((await everything(db)).values()) == {0}
+    assert set((await row_counts(db)).values()) == {0}
 
 
 async def public_names(db: DatabaseHarness, request_id: str) -> list[str]:
@@ -258,27 +291,31 @@ async def public_names(db: DatabaseHarness, request_id: str) -> list[str]:
     return [image.file for row in rows for image in row.images if image.file is not None]
 
 
-async def test_only_requests_past_their_time_expire(db: DatabaseHarness) -> None:
+async def test_hide_expired_hides_only_requests_that_finished_before_time(
+    db: DatabaseHarness,
+) -> None:
     old = await db.accept([["http://a/1"]])
     (claim,) = await db.claim()
     await db.work.finish([Failed(claim, 1, ImageErrorCode.TIMEOUT, "slow")])
     running = await db.accept([["http://a/1"]])
-    assert await db.uploads.expired(old.created_at) == 0
-    assert await db.uploads.expired(time.time() + 1) == 1
+    assert await db.uploads.hide_expired(old.created_at) == 0
+    assert await db.uploads.hide_expired(time.time() + 1) == 1
     assert [r.key for r in (await db.snapshots.list_requests())[0]] == [running.key]
     while (await db.uploads.purge_slice()).more:
         pass
-    assert (await everything(db))["failures"] == 0
+    assert (await row_counts(db))["failures"] == 0
 
 
-async def test_keys_are_never_used_again(db: DatabaseHarness) -> None:
+async def test_begin_never_reuses_key_of_deleted_request(db: DatabaseHarness) -> None:
     key = await db.stage([["http://a/1"]])
     await db.uploads.discard(key)
     assert not (await db.uploads.purge_slice()).more
     assert await db.stage([["http://a/1"]]) > key
 
 
-async def test_the_view_shows_products_as_the_design_named_them(db: DatabaseHarness) -> None:
+async def test_process_image_view_shows_urls_and_status_of_each_product(
+    db: DatabaseHarness,
+) -> None:
     request = await db.accept(
         [["http://a/1", "http://a/2"], ["http://a/3"], ["http://a/4"]], webhook=None
     )
@@ -286,13 +323,13 @@ async def test_the_view_shows_products_as_the_design_named_them(db: DatabaseHarn
     await db.work.finish([completed(claims["2"])])
     await db.work.finish([Failed(claims["3"], 1, ImageErrorCode.TIMEOUT, "slow")])
 
-    def look(c: sqlite3.Connection) -> list[tuple[object, ...]]:
+    def query(c: sqlite3.Connection) -> list[tuple[object, ...]]:
         return c.execute(
             "SELECT productName, inputImageUrls, outputImageUrls, requestId, status "
             "FROM ProcessImage"
         ).fetchall()
 
-    assert await db.database.read(look) == [
+    assert await db.database.read(query) == [
         (
             "Product 0",
             "http://a/1,http://a/2",
@@ -303,12 +340,12 @@ async def test_the_view_shows_products_as_the_design_named_them(db: DatabaseHarn
         ("Product 1", "http://a/3", "", request.request_id, "failed"),
         ("Product 2", "http://a/4", "", request.request_id, "pending"),
     ]
-    shown = await db.snapshots.request(request.request_id)
-    assert shown.progress.status is RequestStatus.PROCESSING
+    stored = await db.snapshots.request(request.request_id)
+    assert stored.progress.status is RequestStatus.PROCESSING
 
 
 @given(st.lists(st.text(max_size=3), max_size=300))
-def test_no_text_that_came_before_is_taken_for_new(texts: list[str]) -> None:
+def test_bloom_filter_add_returns_true_for_every_known_text(texts: list[str]) -> None:
     seen = BloomFilter()
     before: set[str] = set()
     for text in texts:
@@ -316,10 +353,10 @@ def test_no_text_that_came_before_is_taken_for_new(texts: list[str]) -> None:
         before.add(text)
 
 
-def test_few_new_texts_are_taken_for_old_ones() -> None:
+def test_bloom_filter_add_has_few_false_positives() -> None:
     seen = BloomFilter()
-    mistaken = sum(seen.add(f"https://a.example/{n}") for n in range(200_000))
-    assert mistaken < 10_000
+    false_positives = sum(seen.add(f"https://a.example/{n}") for n in range(200_000))
+    assert false_positives < 10_000
     assert all(seen.add(f"https://a.example/{n}") for n in range(200_000))
 
 
@@ -335,12 +372,12 @@ def test_few_new_texts_are_taken_for_old_ones() -> None:
         "https://bücher.example/ü",
     ],
 )
-def test_the_origin_is_that_of_the_url(url: str) -> None:
+def test_host_url_of_equals_host_url_of_parsed_url(url: str) -> None:
     parsed = parse_url(url)
     assert host_url_of(parsed.fetch_url) == parsed.host_url
 
 
-def test_a_host_is_shown_without_its_usual_port() -> None:
+def test_host_name_omits_default_port() -> None:
     assert host_name("http://a:80") == host_name("https://a:443") == "a"
     assert host_name("http://a:443") == "a:443"
     assert host_name("http://a:8080") == "a:8080"

@@ -1,6 +1,6 @@
-"""A data folder that 1.0.0 left is opened by this release: nothing in it is lost.
+"""Tests that this release opens data folders of version 1.0.0 without loss.
 
-tests/upgrade/make_data_folder.py wrote the folder and says what is in it.
+tests/upgrade/make_data_folder.py created the folders and documents their content.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from tests.upgrade.data_folder import (
 from tests.waiting import block_until
 
 VERSIONS = ("1.0.0-schema-1", "1.0.0-schema-2")
-"""Folders in tests/upgrade/: the release, and the last state of its schema before tables were renamed."""
+"""Folders in tests/upgrade/: from the release, and with its last schema before tables were renamed."""
 
 
 @pytest.fixture(params=VERSIONS)
 def folder(tmp_path: Path, request: pytest.FixtureRequest) -> DataFolder:
-    """Unpack the data folder where `open_folder` starts a service on it."""
+    """Unpack the data folder into the folder in which `open_folder` starts a service."""
     (tmp_path / "service").mkdir()
     return unpack(request.param, tmp_path / "service" / "data")
 
 
 def open_folder(start_service: StartService, origin: Origin, folder: DataFolder) -> Service:
-    """Start a service on the folder, with an origin that now has every image."""
+    """Start a service on the folder, with an origin that can now serve every image."""
     serve_sources(origin, folder.expected["sources"])
     webhook = {"timeout_seconds": 90}
     return start_service(folder=folder.path.parent, webhook=webhook, **settings_for(origin))
@@ -63,12 +63,12 @@ def output_paths(status: Any) -> list[str]:
 
 
 def digests(service: Service, paths: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of what the service sends for each path."""
+    """Return the SHA-256 of the service's response body for each path."""
     found = {}
     for path in paths:
-        answer = service.get(path)
-        assert answer.status == 200, path
-        found[path] = hashlib.sha256(answer.body).hexdigest()
+        response = service.get(path)
+        assert response.status == 200, path
+        found[path] = hashlib.sha256(response.body).hexdigest()
     return found
 
 
@@ -89,26 +89,26 @@ def wait_until_removed(folder: DataFolder, text: str) -> None:
 
 
 def check_files(service: Service, folder: DataFolder) -> None:
-    """Check that each stored file is some image's output, and each output is stored once."""
+    """Check that each stored file is the output of an image, and that each output is stored once."""
     paths = [path for status in all_statuses(service) for path in output_paths(status)]
     stored = [hashlib.sha256((folder.path / f).read_bytes()).hexdigest() for f in folder.files()]
     assert sorted(stored) == sorted(set(digests(service, paths).values()))
 
 
 def check_database(service: Service, folder: DataFolder) -> None:
-    """Stop the service, and check that what its database says in two places agrees."""
+    """Stop the service, and check the consistency of its database."""
     assert service.stop() == 0
     with closing(sqlite3.connect(folder.database)) as connection:
         audit(connection)
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_service_answers_as_before_when_started_on_old_folder(
+def test_service_returns_same_responses_when_started_on_old_folder(
     start_service: StartService, origin: Origin, folder: DataFolder
 ) -> None:
     expected = folder.expected
     for url in expected["webhooks"].values():
-        # Until the receiver answers, the webhook is what it was.
+        # The webhook's state cannot change before the receiver responds.
         origin.script(url, Reply(gate="receiver", body=b""))
     service = open_folder(start_service, origin, folder)
     for request in expected["finished"].values():
@@ -125,7 +125,7 @@ def test_service_answers_as_before_when_started_on_old_folder(
     origin.open_gate("receiver")
 
 
-def test_service_finishes_old_work_when_started_on_old_folder(
+def test_service_finishes_old_requests_when_started_on_old_folder(
     start_service: StartService, origin: Origin, folder: DataFolder
 ) -> None:
     expected = folder.expected
@@ -137,9 +137,9 @@ def test_service_finishes_old_work_when_started_on_old_folder(
     assert half_done["status"] == "completed"
     images, images_before = images_of(half_done), images_of(before["half_done"])
     assert [i["inputUrl"] for i in images] == [i["inputUrl"] for i in images_before]
-    # An attempt that the kill cut short does not count; the one that failed before it does.
-    tried = [i["attempts"] + (i["status"] != "completed") for i in images_before]
-    assert [i["attempts"] for i in images] == tried
+    # An attempt that the kill interrupted does not count. The attempt that failed before it counts.
+    attempts = [i["attempts"] + (i["status"] != "completed") for i in images_before]
+    assert [i["attempts"] for i in images] == attempts
     assert set(output_paths(before["half_done"])) < set(output_paths(half_done))
     assert len(set(output_paths(half_done))) == len(images)
 
@@ -153,8 +153,8 @@ def test_service_finishes_old_work_when_started_on_old_folder(
     for name, url in expected["webhooks"].items():
         request_id = (finished.get(name) or before[name])["requestId"]
         wait_for_webhook(service, request_id)
-        (call,) = origin.seen(url)
-        body = json.loads(call.body)
+        (webhook,) = origin.seen(url)
+        body = json.loads(webhook.body)
         assert (body["type"], body["requestId"]) == ("request.finished", request_id)
         assert body["status"] == "completed"
     for name in ("delivered", "refused"):
@@ -198,9 +198,9 @@ def test_old_requests_can_be_replayed_retried_and_deleted_when_opened(
     replay = expected["replay"]
     upload = f"/processImages{replay['query']}", replay["body"].encode()
     headers = {"Idempotency-Key": replay["key"]}
-    answer = service.post(*upload, headers)
-    assert (answer.status, answer.headers["Idempotent-Replayed"]) == (201, "true")
-    assert answer.json()["requestId"] == finished[replay["request"]]["requestId"]
+    response = service.post(*upload, headers)
+    assert (response.status, response.headers["Idempotent-Replayed"]) == (201, "true")
+    assert response.json()["requestId"] == finished[replay["request"]]["requestId"]
 
     partial = finished["partial"]
     assert service.post(f"/retryFailed/{partial['requestId']}").status == 202
@@ -209,21 +209,21 @@ def test_old_requests_can_be_replayed_retried_and_deleted_when_opened(
     assert set(output_paths(partial)) < set(output_paths(retried))
     assert digests(service, expected["outputs"]) == expected["outputs"]
 
-    # Files that another request uses as well stay, until the last one is deleted.
-    gone = output_paths(finished["completed"])
+    # Files that another request uses too stay until the last of these requests is deleted.
+    deleted = output_paths(finished["completed"])
     request_id = finished["completed"]["requestId"]
     assert service.call("DELETE", f"/deleteRequest/{request_id}").status == 204
-    assert [service.get(path).status for path in gone] == [404] * len(gone)
-    kept = {path: digest for path, digest in expected["outputs"].items() if path not in gone}
+    assert [service.get(path).status for path in deleted] == [404] * len(deleted)
+    kept = {path: digest for path, digest in expected["outputs"].items() if path not in deleted}
     assert digests(service, kept) == kept
     check_files(service, folder)
 
-    # The key is free again once its request is deleted, and the files of the old one are gone.
+    # Deleting all requests deletes all files, and the Idempotency-Key can be used again.
     for status in all_statuses(service):
         assert service.call("DELETE", f"/deleteRequest/{status['requestId']}").status == 204
     assert folder.files() == set()
-    answer = service.post(*upload, headers)
-    assert (answer.status, answer.headers["Idempotent-Replayed"]) == (201, None)
-    assert service.finished(answer.json()["requestId"])["status"] == "completed"
+    response = service.post(*upload, headers)
+    assert (response.status, response.headers["Idempotent-Replayed"]) == (201, None)
+    assert service.finished(response.json()["requestId"])["status"] == "completed"
     check_files(service, folder)
     check_database(service, folder)

@@ -1,44 +1,45 @@
-"""Has this URL come before in the table? A cautious answer in a few bytes a URL."""
+"""A Bloom filter that finds probable duplicate URLs of a table in a few bytes per URL."""
 
 from __future__ import annotations
 
-_SIZES = (1 << 14, 1 << 18, 1 << 22)
+_LAYER_BYTES = (1 << 14, 1 << 18, 1 << 22)
+"""Sizes of the first, the second, and all further layers."""
 _BYTES_PER_TEXT = 4
 
 
 class BloomFilter:
-    """Remembers texts by hash alone.
+    """A set of texts, stored as hashes only.
 
-    `add` may say of a new text that it came before (of about one in a hundred), but never of one that
-    came before that it is new. A Bloom filter in layers: a small table costs 16 KiB, and a million
-    URLs less than 5 MiB.
+    `add` may return True for a new text (about 1 in 100), but never returns False for a text that was
+    added before. The filter grows in layers: a small table needs 16 KiB, a million URLs need less than
+    5 MiB.
     """
 
     def __init__(self) -> None:
         self._full: list[bytearray] = []
-        self._layer = bytearray(_SIZES[0])
-        self._room = _SIZES[0] // _BYTES_PER_TEXT
+        self._layer = bytearray(_LAYER_BYTES[0])
+        self._capacity = _LAYER_BYTES[0] // _BYTES_PER_TEXT
 
     def add(self, text: str) -> bool:
-        """Remember a text; tell whether it may have come before."""
+        """Add a text. Return whether it may have been added before."""
         number = hash(text)
         bits = 1 << (number >> 40 & 7) | 1 << (number >> 48 & 7)
         for layer in self._full:
             if layer[number & (len(layer) - 1)] & bits == bits:
                 return True
         layer = self._layer
-        place = number & (len(layer) - 1)
-        byte = layer[place]
+        position = number & (len(layer) - 1)
+        byte = layer[position]
         if byte & bits == bits:
             return True
-        layer[place] = byte | bits
-        self._room -= 1
-        if not self._room:
+        layer[position] = byte | bits
+        self._capacity -= 1
+        if not self._capacity:
             self._grow()
         return False
 
     def _grow(self) -> None:
         self._full.append(self._layer)
-        size = _SIZES[min(len(self._full), len(_SIZES) - 1)]
+        size = _LAYER_BYTES[min(len(self._full), len(_LAYER_BYTES) - 1)]
         self._layer = bytearray(size)
-        self._room = size // _BYTES_PER_TEXT
+        self._capacity = size // _BYTES_PER_TEXT

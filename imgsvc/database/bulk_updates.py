@@ -1,4 +1,4 @@
-"""What is done to many images of a request at once, a slice of them in each transaction."""
+"""Updates of many images of a request, with a limited number of images per transaction."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -23,13 +23,13 @@ from imgsvc.database.index_keys import host_name, host_url_of
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.models import ImageStatus
 
-_WAITING = (
+_PENDING_IMAGES = (
     "SELECT number, coalesce(fetch_url, url) FROM images INDEXED BY images_waiting "
     "WHERE request_key = ? AND status = 'pending'"
 )
 
 
-def _move(
+def _change_status(
     c: sqlite3.Connection,
     request_key: int,
     numbers: Sequence[int],
@@ -39,7 +39,7 @@ def _move(
     values: str = "",
     parameters: tuple[object, ...] = (),
 ) -> None:
-    """Move images of a request, and its counters with them."""
+    """Change the status of a request's images, and its counters."""
     changes = Changes()
     changes.moved(before, after, len(numbers))
     c.executemany(
@@ -49,24 +49,27 @@ def _move(
     apply_changes(c, request_key, changes)
 
 
-def _ended(
+def _finish_if_done(
     c: sqlite3.Connection,
     request_key: int,
-    ended: tuple[ImageStatus, str],
+    outcome: tuple[ImageStatus, str],
     count: int,
     webhook_body: WebhookBody,
 ) -> FinishResult:
-    """Finish the request if these images were its last."""
-    done = finish_request(c, request_key, webhook_body)
-    finished = [] if done is None else [done]
-    return FinishResult(finished, [request_key], ended=Counter({ended: count}))
+    """Finish the request if all its images are done.
+
+    `outcome` is the status and error code that `count` images have just got.
+    """
+    finished = finish_request(c, request_key, webhook_body)
+    finished_requests = [] if finished is None else [finished]
+    return FinishResult(finished_requests, [request_key], image_counts=Counter({outcome: count}))
 
 
 # --- recovery --------------------------------------------------------------------------------
 
 
 def reset_rates(c: sqlite3.Connection) -> None:
-    """Let no rate be reckoned over the time in which no process was at work."""
+    """Reset the measurement of all rates, so that they exclude the time when no process was running."""
     c.execute(
         "UPDATE requests INDEXED BY requests_unfinished SET measured_since = NULL, "
         "measured_done = completed + cancelled + iif(retrying, 0, failed) "
@@ -74,8 +77,8 @@ def reset_rates(c: sqlite3.Connection) -> None:
     )
 
 
-def in_flight(c: sqlite3.Connection) -> list[str]:
-    """Give the tokens under which files may lie of what is in flight."""
+def in_flight_tokens(c: sqlite3.Connection) -> list[str]:
+    """Return the tokens of all images in progress. Files with these names may exist."""
     return [
         token.hex()
         for (token,) in c.execute(
@@ -86,7 +89,7 @@ def in_flight(c: sqlite3.Connection) -> list[str]:
 
 
 def recover(c: sqlite3.Connection, limit: int) -> bool:
-    """Put back at most `limit` images that an earlier process had in flight; False if none were."""
+    """Requeue at most `limit` images that an earlier process had in progress. Return False if none."""
     row = c.execute(
         "SELECT key FROM requests INDEXED BY requests_unfinished "
         "WHERE stage = 'accepted' AND finished_at IS NULL AND processing > 0 LIMIT 1"
@@ -99,7 +102,9 @@ def recover(c: sqlite3.Connection, limit: int) -> bool:
         (row[0], limit),
     ).fetchall()
     numbers = [number for (number,) in images]
-    _move(c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING, values=", token = NULL")
+    _change_status(
+        c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING, values=", token = NULL"
+    )
     return True
 
 
@@ -107,11 +112,12 @@ def recover(c: sqlite3.Connection, limit: int) -> bool:
 
 
 def start_cancel(c: sqlite3.Connection, request_id: str) -> int:
-    """Mark a request as being cancelled; what is left of a retry is not begun any more."""
+    """Mark a request as being cancelled, and stop a retry that is in progress. Return its key."""
     key, finished_at = mappers.find(c, "key, finished_at", request_id)
     if finished_at is not None:
         raise ProblemError(
-            ProblemCode.ALREADY_FINISHED, "The request has finished: there is nothing to cancel."
+            ProblemCode.ALREADY_FINISHED,
+            "The request has already finished and cannot be cancelled.",
         )
     c.execute(
         "UPDATE requests SET cancelling = 1, retrying = 0, version = version + 1 WHERE key = ?",
@@ -123,20 +129,21 @@ def start_cancel(c: sqlite3.Connection, request_id: str) -> int:
 def cancel(
     c: sqlite3.Connection, request_key: int, limit: int, webhook_body: WebhookBody
 ) -> tuple[bool, FinishResult]:
-    """Cancel at most `limit` waiting images; tell whether there are more."""
+    """Cancel at most `limit` pending images. Return whether there may be more, and the changes."""
     row = c.execute(
         "SELECT cancelling FROM requests WHERE key = ? AND stage = 'accepted'", (request_key,)
     ).fetchone()
     if row is None or not row[0]:
         return False, FinishResult()
-    waiting = c.execute(f"{_WAITING} LIMIT ?", (request_key, limit)).fetchall()
-    numbers = [number for number, _ in waiting]
-    _move(c, request_key, numbers, ImageStatus.PENDING, ImageStatus.CANCELLED)
-    ended = ImageStatus.CANCELLED, ""
-    return len(numbers) == limit, _ended(c, request_key, ended, len(numbers), webhook_body)
+    pending = c.execute(f"{_PENDING_IMAGES} LIMIT ?", (request_key, limit)).fetchall()
+    numbers = [number for number, _ in pending]
+    _change_status(c, request_key, numbers, ImageStatus.PENDING, ImageStatus.CANCELLED)
+    outcome = ImageStatus.CANCELLED, ""
+    result = _finish_if_done(c, request_key, outcome, len(numbers), webhook_body)
+    return len(numbers) == limit, result
 
 
-# --- origins that stay dead --------------------------------------------------------------------
+# --- unreachable hosts -------------------------------------------------------------------------
 
 
 def fail_host(
@@ -149,14 +156,14 @@ def fail_host(
     limit: int,
     webhook_body: WebhookBody,
 ) -> FinishResult:
-    """Fail at most `limit` waiting images of an origin; their attempts stay as they are."""
-    waiting = c.execute(
-        f"{_WAITING} AND host_key = ? LIMIT ?", (request_key, host_key, limit)
+    """Fail at most `limit` pending images of a host. Their numbers of attempts do not change."""
+    pending = c.execute(
+        f"{_PENDING_IMAGES} AND host_key = ? LIMIT ?", (request_key, host_key, limit)
     ).fetchall()
-    if not waiting:
+    if not pending:
         return FinishResult()
-    numbers = [number for number, _ in waiting]
-    _move(
+    numbers = [number for number, _ in pending]
+    _change_status(
         c,
         request_key,
         numbers,
@@ -165,39 +172,41 @@ def fail_host(
         values=", not_before = 0, error_code = ?, error_message = ?",
         parameters=(code, mappers.storable(message)),
     )
-    count_failures(c, request_key, host_name(host_url_of(waiting[0][1])), code, len(numbers))
-    return _ended(c, request_key, (ImageStatus.FAILED, code), len(numbers), webhook_body)
+    count_failures(c, request_key, host_name(host_url_of(pending[0][1])), code, len(numbers))
+    outcome = ImageStatus.FAILED, code
+    return _finish_if_done(c, request_key, outcome, len(numbers), webhook_body)
 
 
-# --- failed images again -----------------------------------------------------------------------
+# --- retrying failed images --------------------------------------------------------------------
 
 
 def start_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
-    """Open a finished request again, and let its first failed images wait; give its key.
+    """Reopen a finished request, and requeue its first failed images. Return its key.
 
-    It stays marked until `retry` has done the rest, and nothing of it is claimed before.
+    The request is marked as `retrying` until `retry` has requeued the rest. Until then, none of its
+    images are claimed.
     """
     key, finished_at = mappers.find(c, "key, finished_at", request_id)
     if finished_at is None:
         raise ProblemError(
             ProblemCode.NOT_FINISHED,
-            "The request has not finished. Its failed images can be retried once it has.",
+            "The request has not finished yet. Retry its failed images when it has finished.",
         )
-    opened = c.execute(
+    reopened = c.execute(
         "UPDATE requests SET retrying = 1, cancelling = 0, finished_at = NULL, retried_at = ?, "
         "measured_since = NULL, measured_done = completed + cancelled, version = version + 1 "
         "WHERE key = ? AND failed > 0",
         (time.time(), key),
     ).rowcount
-    if not opened:
-        raise ProblemError(ProblemCode.NOTHING_FAILED, "No image of the request has failed.")
+    if not reopened:
+        raise ProblemError(ProblemCode.NOTHING_FAILED, "The request has no failed images.")
     c.execute("DELETE FROM deliveries WHERE request_key = ?", (key,))
     _retry(c, key, limit)
     return int(key)
 
 
 def retry(c: sqlite3.Connection, limit: int) -> int | None:
-    """Go on with a retry that was begun; give the request's key, or None if there is none."""
+    """Continue a retry that was started. Return the request's key, or None if there is no retry."""
     row = c.execute("SELECT key FROM requests WHERE retrying = 1 LIMIT 1").fetchone()
     if row is None:
         return None
@@ -211,7 +220,7 @@ def _retry(c: sqlite3.Connection, request_key: int, limit: int) -> None:
         "WHERE request_key = ? AND status = 'failed' ORDER BY number LIMIT ?",
         (request_key, limit),
     ).fetchall()
-    _move(
+    _change_status(
         c,
         request_key,
         [number for number, *_ in failed],

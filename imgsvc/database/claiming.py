@@ -1,4 +1,4 @@
-"""Whose turn is it? Requests take turns, and within each request its origins do."""
+"""Claims images fairly: round-robin over requests and, within each request, over its hosts."""
 
 from __future__ import annotations
 
@@ -16,28 +16,31 @@ from imgsvc.models import Claim
 T = TypeVar("T")
 
 SCAN_BUDGET = 250
-"""Origins that one claim looks at, at most (a few milliseconds); the next goes on from there."""
+"""Maximum number of hosts that one claim scans (a few milliseconds). The next claim continues there."""
 MAX_DUPLICATES = 2_000
-"""Images of one URL that are claimed, or finished, in one transaction."""
+"""Maximum number of images with one URL that are claimed, or finished, in one transaction."""
 MAX_CURSORS = 10_000
-"""Requests whose turn among their origins is remembered."""
+"""Maximum number of requests whose position among their hosts is remembered."""
 
 _FIRST, _LAST = -(2**63), 2**63 - 1
-"""The bounds of origins' keys."""
+"""The bounds of request keys and host keys."""
 
 
 class RoundRobin:
-    """Whose turn it is next. Kept in memory: a new process may begin anywhere."""
+    """The position of the last claim: its request and, for each request, the host.
+
+    Kept in memory only: a new process may start anywhere.
+    """
 
     def __init__(self) -> None:
         self.request = 0
         self._hosts: OrderedDict[int, int] = OrderedDict()
 
     def last_host(self, request_key: int) -> int:
-        """Give the origin of the request that was served last."""
+        """Return the key of the host that the last claim of this request used."""
         return self._hosts.get(request_key, _FIRST)
 
-    def served(self, request_key: int, host_key: int) -> None:
+    def set_last_host(self, request_key: int, host_key: int) -> None:
         self._hosts[request_key] = host_key
         self._hosts.move_to_end(request_key)
         while len(self._hosts) > MAX_CURSORS:
@@ -46,44 +49,55 @@ class RoundRobin:
 
 @dataclass(frozen=True, slots=True)
 class ClaimResult:
-    """What a claim has found. `cut_short` says that it did not look everywhere; `crowded` are the
-    claims with more siblings than one transaction takes.
+    """The claims of one transaction.
+
+    `truncated` is True if the scan budget ran out before all hosts were scanned. `incomplete` are the
+    claims that may have more duplicates than one transaction can claim.
     """
 
     claims: list[Claim]
-    cut_short: bool
-    crowded: list[Claim]
+    truncated: bool
+    incomplete: list[Claim]
 
 
 def allocate_fairly(
-    amount: int, takers: Sequence[T], take: Callable[[T, int], int]
+    amount: int, consumers: Sequence[T], take: Callable[[T, int], int]
 ) -> Iterator[tuple[T, int]]:
-    """Share `amount` among takers in rounds; each takes what it can of its share.
+    """Divide `amount` among consumers in rounds of equal allocations.
 
-    Gives who took how much, as it happens. One that takes less than its share drops out.
+    `take(consumer, allocation)` returns how much of its allocation a consumer has used. Yields each
+    consumer with that number, as soon as it is known. A consumer that uses less than its allocation
+    takes no part in the next rounds.
     """
-    hungry = list(takers)
-    while amount > 0 and hungry:
-        share = max(1, amount // len(hungry))
-        still = []
-        for taker in hungry:
-            wanted = min(share, amount)
-            if not wanted:
+    remaining = list(consumers)
+    while amount > 0 and remaining:
+        equal = max(1, amount // len(remaining))
+        unsatisfied = []
+        for consumer in remaining:
+            allocation = min(equal, amount)
+            if not allocation:
                 break
-            taken = take(taker, wanted)
+            taken = take(consumer, allocation)
             amount -= taken
             if taken:
-                yield taker, taken
-            if taken == wanted:
-                still.append(taker)
-        hungry = still
+                yield consumer, taken
+            if taken == allocation:
+                unsatisfied.append(consumer)
+        remaining = unsatisfied
 
 
 def claim(
-    c: sqlite3.Connection, limit: int, room: Callable[[int], int], now: float, turns: RoundRobin
+    c: sqlite3.Connection,
+    limit: int,
+    capacity: Callable[[int], int],
+    now: float,
+    round_robin: RoundRobin,
 ) -> ClaimResult:
-    """Claim at most `limit` images, in one transaction."""
-    return _Claiming(c, limit, room, now, turns).run()
+    """Claim at most `limit` URLs, with their duplicates, in one transaction.
+
+    `capacity(host_key)` returns how many more URLs of a host may be claimed. `now` is in Unix seconds.
+    """
+    return _Claiming(c, limit, capacity, now, round_robin).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,92 +116,93 @@ class _Image:
 
 
 class _Claiming:
-    """One claim under way."""
+    """The state of one claim transaction."""
 
     def __init__(
         self,
         c: sqlite3.Connection,
         limit: int,
-        room: Callable[[int], int],
+        capacity: Callable[[int], int],
         now: float,
-        turns: RoundRobin,
+        round_robin: RoundRobin,
     ) -> None:
         self._c = c
         self._limit = limit
-        self._room = room
+        self._capacity = capacity
         self._now = now
-        self._turns = turns
-        # Files that are stored together then lie in one folder, and one sync of it does for all.
+        self._round_robin = round_robin
+        # All claims use the same folder, so that one sync of it suffices for files stored together.
         self._folder = secrets.token_bytes(1)
-        self._looks = SCAN_BUDGET
-        self._looked_at = 0
+        self._scan_budget = SCAN_BUDGET
+        self._last_scanned_request = 0
         self._claims: list[Claim] = []
-        self._crowded: dict[tuple[int, str], Claim] = {}
-        self._taken_at: Counter[int] = Counter()
-        self._taken_of: Counter[int] = Counter()
+        self._incomplete: dict[tuple[int, str], Claim] = {}
+        self._claimed_per_host: Counter[int] = Counter()
+        self._claimed_per_request: Counter[int] = Counter()
 
     def run(self) -> ClaimResult:
-        left = self._limit
+        remaining = self._limit
         served: list[int] = []
-        for requests in self._in_turn():
-            for request, taken in allocate_fairly(left, requests, self._take):
-                left -= taken
+        for requests in self._claimable_requests():
+            for request, taken in allocate_fairly(remaining, requests, self._claim_request):
+                remaining -= taken
                 served.append(request.key)
-            if left <= 0 or self._looks <= 0:
+            if remaining <= 0 or self._scan_budget <= 0:
                 break
-        self._count()
+        self._update_counters()
         if served:
-            # Where room ran out before all had some, the one after the first had least.
-            self._turns.request = served[0] if left > 0 else served[-1]
-        elif self._looks <= 0:
-            self._turns.request = self._looked_at
-        return ClaimResult(self._claims, self._looks <= 0, list(self._crowded.values()))
+            # If the hosts' capacity ran out first, the request after the first one got the least.
+            self._round_robin.request = served[0] if remaining > 0 else served[-1]
+        elif self._scan_budget <= 0:
+            self._round_robin.request = self._last_scanned_request
+        truncated = self._scan_budget <= 0
+        return ClaimResult(self._claims, truncated, list(self._incomplete.values()))
 
-    def _in_turn(self) -> Iterator[list[_Request]]:
-        """Give the requests that wait, each once, from the one whose turn it is, `limit` at a time."""
-        start = self._turns.request
-        turn: list[_Request] = []
+    def _claimable_requests(self) -> Iterator[list[_Request]]:
+        """Yield all requests with pending images in round-robin order, up to `limit` at a time."""
+        start = self._round_robin.request
+        page: list[_Request] = []
         for begin, end in ((start, _LAST), (_FIRST, start)):
             after: int | None = begin
             while after is not None:
-                wanted = self._limit - len(turn)
-                rows = self._c.execute(_CLAIMABLE, (after, end, wanted)).fetchall()
-                turn += [_Request(*row) for row in rows]
-                after = turn[-1].key if len(rows) == wanted else None
-                if len(turn) == self._limit:
-                    yield turn
-                    turn = []
-        if turn:
-            yield turn
+                limit = self._limit - len(page)
+                rows = self._c.execute(_CLAIMABLE, (after, end, limit)).fetchall()
+                page += [_Request(*row) for row in rows]
+                after = page[-1].key if len(rows) == limit else None
+                if len(page) == self._limit:
+                    yield page
+                    page = []
+        if page:
+            yield page
 
-    def _take(self, request: _Request, wanted: int) -> int:
-        """Claim at most `wanted` images of a request, its origins taking turns."""
-        if self._looks > 0:
-            self._looked_at = request.key
-        hosts = self._hosts(request, wanted)
-        taken = 0
+    def _claim_request(self, request: _Request, limit: int) -> int:
+        """Claim at most `limit` URLs of a request, allocated fairly to its hosts. Return the number."""
+        if self._scan_budget > 0:
+            self._last_scanned_request = request.key
+        hosts = self._hosts(request, limit)
+        claimed = 0
         for host_key, count in allocate_fairly(
-            wanted, hosts, lambda host_key, count: self._take_at(request, host_key, count)
+            limit, hosts, lambda host_key, count: self._claim_host(request, host_key, count)
         ):
-            taken += count
-            self._turns.served(request.key, host_key)
-        return taken
+            claimed += count
+            self._round_robin.set_last_host(request.key, host_key)
+        return claimed
 
-    def _hosts(self, request: _Request, wanted: int) -> list[int]:
-        """Give at most `wanted` origins of a request that have room, from the one whose turn it is."""
-        start = self._turns.last_host(request.key)
+    def _hosts(self, request: _Request, limit: int) -> list[int]:
+        """Return at most `limit` hosts of a request that have capacity, in round-robin order."""
+        start = self._round_robin.last_host(request.key)
         hosts: list[int] = []
         for begin, end in ((start, _LAST), (_FIRST, start)):
             position: int | None = begin
-            while position is not None and len(hosts) < wanted and self._looks > 0:
+            while position is not None and len(hosts) < limit and self._scan_budget > 0:
                 position = self._next_host(request.key, position, end)
                 if position is None:
                     break
-                self._looks -= 1
-                if self._room_at(position) > 0:
+                self._scan_budget -= 1
+                if self._free_slots(position) > 0:
                     hosts.append(position)
-                if not self._looks:
-                    self._turns.served(request.key, position)
+                if not self._scan_budget:
+                    self._round_robin.set_last_host(request.key, position)
         return hosts
 
     def _next_host(self, request_key: int, after: int, end: int) -> int | None:
@@ -198,21 +213,24 @@ class _Claiming:
         ).fetchone()[0]
         return found
 
-    def _room_at(self, host_key: int) -> int:
-        return self._room(host_key) - self._taken_at[host_key]
+    def _free_slots(self, host_key: int) -> int:
+        return self._capacity(host_key) - self._claimed_per_host[host_key]
 
-    def _take_at(self, request: _Request, host_key: int, count: int) -> int:
-        """Claim at most `count` images of one origin: due retries, then those not tried yet."""
-        wanted = min(count, self._room_at(host_key))
-        taken = 0
-        while taken < wanted:
-            images = self._candidates(request, host_key, wanted - taken)
-            claimed = self._claim_images(request, images)
-            if not claimed:
+    def _claim_host(self, request: _Request, host_key: int, limit: int) -> int:
+        """Claim at most `limit` URLs of one host: retries that are due, then images without an attempt.
+
+        Return the number.
+        """
+        limit = min(limit, self._free_slots(host_key))
+        claimed = 0
+        while claimed < limit:
+            images = self._candidates(request, host_key, limit - claimed)
+            count = self._claim_images(request, images)
+            if not count:
                 break
-            taken += claimed
-        self._taken_at[host_key] += taken
-        return taken
+            claimed += count
+        self._claimed_per_host[host_key] += claimed
+        return claimed
 
     def _candidates(self, request: _Request, host_key: int, count: int) -> list[_Image]:
         return [
@@ -229,16 +247,16 @@ class _Claiming:
         ]
 
     def _claim_images(self, request: _Request, images: Sequence[_Image]) -> int:
-        """Make claims of images that are pending; give the number of claims."""
+        """Claim pending images and their duplicates. Return the number of claims."""
         claimed: set[int] = set()
         before = len(self._claims)
         for image in images:
-            if image.number in claimed or (request.key, image.url) in self._crowded:
-                continue  # has been claimed, or will be, with an earlier one of its URL
+            if image.number in claimed or (request.key, image.url) in self._incomplete:
+                continue  # a duplicate: claimed with an earlier image, now or in a later transaction
             numbers = [image.number]
             if request.duplicate_urls:
                 numbers += find_duplicates(
-                    self._c, request.key, image.url, after=-1, but=image.number
+                    self._c, request.key, image.url, after=-1, exclude=image.number
                 )
             claimed.update(numbers)
             token = new_token(self._folder)
@@ -255,12 +273,12 @@ class _Claiming:
             )
             self._claims.append(claim)
             if len(numbers) > MAX_DUPLICATES:
-                self._crowded[request.key, image.url] = claim
-        self._taken_of[request.key] += len(claimed)
+                self._incomplete[request.key, image.url] = claim
+        self._claimed_per_request[request.key] += len(claimed)
         return len(self._claims) - before
 
-    def _count(self) -> None:
-        for request_key, count in self._taken_of.items():
+    def _update_counters(self) -> None:
+        for request_key, count in self._claimed_per_request.items():
             count_claimed(self._c, request_key, count, self._now)
 
 
@@ -290,25 +308,27 @@ LIMIT :count
 
 
 def find_duplicates(
-    c: sqlite3.Connection, request_key: int, url: str, *, after: int, but: int
+    c: sqlite3.Connection, request_key: int, url: str, *, after: int, exclude: int
 ) -> list[int]:
-    """Give at most `MAX_DUPLICATES` waiting images of a request with this URL, numbered above `after`.
+    """Return the numbers of at most `MAX_DUPLICATES` pending images of a request with this URL.
 
-    The first image of a URL has no url_key and is not among them; within an origin images are claimed
-    in the order of their numbers, so it is always the first that finds the others.
+    Only numbers above `after` and other than `exclude` are returned. The first image with a URL has no
+    `url_key`, so it is never found. It need not be: images of a host are claimed in the order of their
+    numbers, so the search always starts from the first one.
     """
     rows = c.execute(
         "SELECT number FROM images INDEXED BY images_duplicates "
         "WHERE request_key = ? AND url_key = ? AND number > ? AND number <> ? "
         "AND status = 'pending' AND coalesce(fetch_url, url) = ? ORDER BY number LIMIT ?",
-        (request_key, text_key(url), after, but, url, MAX_DUPLICATES),
+        (request_key, text_key(url), after, exclude, url, MAX_DUPLICATES),
     )
     return [number for (number,) in rows]
 
 
 def new_token(folder: bytes | None = None) -> bytes:
-    """Give a token of 17 bytes. The first says in which folder its file lies; the others are random,
-    so that whoever knows one output of a folder is no nearer to the others.
+    """Return a token of 17 bytes. The first byte selects the folder of the file.
+
+    The other 16 bytes are random: a person who knows one output of a folder cannot guess the others.
     """
     return (folder or secrets.token_bytes(1)) + secrets.token_bytes(16)
 
@@ -316,8 +336,10 @@ def new_token(folder: bytes | None = None) -> bytes:
 def mark_processing(
     c: sqlite3.Connection, request_key: int, numbers: Sequence[int], token: bytes | None
 ) -> None:
-    """Let waiting images be in flight. The first gets the claim's token, which names their file: a
-    start has to look for no other. The others get tokens of their own once they are completed.
+    """Change the status of pending images to `processing`.
+
+    Only the first image gets the claim's token, which is the name of the output file. Thus after a
+    crash there is one file name per claim to search for. The others get their own tokens on completion.
     """
     c.executemany(
         "UPDATE images SET status = 'processing', not_before = 0, token = ? "
@@ -327,6 +349,7 @@ def mark_processing(
 
 
 def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: float) -> None:
+    """Update the counters of a request after `count` of its images were claimed."""
     c.execute(
         "UPDATE requests SET pending = pending - ?, processing = processing + ?, "
         "started_at = coalesce(started_at, ?), measured_since = coalesce(measured_since, ?), "
@@ -336,9 +359,12 @@ def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: floa
 
 
 def claim_more_duplicates(c: sqlite3.Connection, claim: Claim, now: float) -> Claim | None:
-    """Add a slice of further siblings to a claim; None if there are no more."""
+    """Claim at most `MAX_DUPLICATES` further duplicates.
+
+    Return the extended claim, or None if there are no more duplicates.
+    """
     numbers = find_duplicates(
-        c, claim.request_key, claim.url, after=claim.numbers[-1], but=claim.numbers[0]
+        c, claim.request_key, claim.url, after=claim.numbers[-1], exclude=claim.numbers[0]
     )
     if not numbers:
         return None

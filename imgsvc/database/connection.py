@@ -1,8 +1,8 @@
-"""One writer and a few readers on one SQLite file.
+"""A SQLite database with one writer connection and several reader connections.
 
-A transaction is a plain function that is run, whole, in the connection's own thread: a caller that is
-cancelled can neither leave it open nor commit half of it, two of them cannot get in each other's way,
-and many statements cost one hop between threads.
+A transaction is a plain function that runs completely in its connection's thread. Thus a cancelled
+caller cannot leave a transaction open or half committed, transactions of one connection never overlap,
+and a transaction with many statements needs only one switch between threads.
 """
 
 from __future__ import annotations
@@ -27,25 +27,26 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Transaction = Callable[[sqlite3.Connection], T]
-"""What is done in one transaction. It may be run again if the database was locked: no side effects
-but in the database, or such as may happen twice."""
+"""A function that runs in one transaction. It runs again if the database was locked: apart from its
+changes to the database, it must have no side effects, or only idempotent ones."""
 
 READERS = 8
+"""Number of reader connections."""
 LONG_READERS = 6
-"""Readers that snapshots may hold at once; the others stay free for short questions."""
+"""Readers that snapshots can hold at once. The others stay free for short reads."""
 BUSY_SECONDS = 1.0
-"""How long SQLite itself waits for another process's lock, holding the connection's thread."""
+"""How long SQLite itself waits for a lock of another process. This blocks the connection's thread."""
 LOCKED_SECONDS = 60.0
-"""How long a call waits for such a lock in all before it gives up."""
+"""How long a read or write waits in total for a lock of another process before it fails."""
 WRITER_CACHE_KIB = 16 * 1024
 READER_CACHE_KIB = 1024
 CHECKPOINT_PAGES = 2_000
-"""Pages in the WAL (8 MB) at which a commit moves them into the database."""
+"""Number of WAL pages (8 MB) at which a commit copies them into the database file."""
 WAL_BYTES = 64 * 2**20
-"""The WAL file is cut back to this after something made it larger."""
+"""A WAL file that has become larger is truncated to this size."""
 
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_TROUBLES = frozenset(
+_STORAGE_ERRORS = frozenset(
     {
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
@@ -57,119 +58,125 @@ _TROUBLES = frozenset(
         *_LOCKED,
     }
 )
-"""What is the storage's doing; any other error of SQLite's is a bug of ours."""
+"""SQLite error codes that the environment causes. Any other error is a bug in this program."""
 
 
 class DatabaseUnavailableError(DependencyError):
-    """The database takes no read or write now, and nothing was changed. Worth trying again."""
+    """The database currently accepts no read or write. Nothing was changed; a retry may succeed."""
 
 
 class DatabaseFullError(DatabaseUnavailableError):
-    """The disk that the database is on has no room left, and nothing was changed."""
+    """The disk that contains the database is full. Nothing was changed."""
 
 
 class _Connection(aiosqlite.Connection):
-    """An aiosqlite connection that runs a whole function in its thread, in the order of the calls.
+    """An aiosqlite connection that runs whole functions in its thread, one after the other.
 
-    `locked` says that another process holds a lock that it waits for.
+    `locked` is True while the connection waits for a lock of another process.
     """
 
     locked = False
 
-    async def run(self, work: Transaction[T]) -> T:
-        """Run `work` to its end, even if the caller is cancelled meanwhile."""
-        done: T = await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
-        return done
+    async def run(self, transaction: Transaction[T]) -> T:
+        """Run `transaction` to its end, even if the caller is cancelled meanwhile."""
+        result: T = await self._execute(transaction, self._conn)  # type: ignore[no-untyped-call]
+        return result
 
 
 class Database:
-    """The service's database file. `open` makes one; `close` must be called in the end."""
+    """The service's database. Create one with `open`, and call `close` at the end."""
 
     def __init__(self, path: Path, writer: _Connection, readers: list[_Connection]) -> None:
         self.path = path
         self._writer = writer
         self._readers = readers
-        self._free: asyncio.Queue[_Connection] = asyncio.LifoQueue()
+        self._idle_readers: asyncio.Queue[_Connection] = asyncio.LifoQueue()
         for reader in readers:
-            self._free.put_nowait(reader)
+            self._idle_readers.put_nowait(reader)
         self._long_reads = asyncio.Semaphore(LONG_READERS)
 
     @classmethod
     async def open(cls, path: Path) -> Database:
-        """Open the file, made where there is none, and bring its schema up to date.
+        """Open the database file, or create it, and apply missing migrations.
 
-        Raises `StartupError` where the file is of a newer version, no database, or cannot be opened.
+        Raises `StartupError` if the file is not a database, has a newer schema, or cannot be opened.
         """
-        opened: list[_Connection] = []
+        connections: list[_Connection] = []
         try:
-            # First without a thread: aiosqlite leaves one behind where connecting fails.
+            # Try without a thread first: aiosqlite leaks its thread if connecting fails.
             sqlite3.connect(path).close()
-            opened.append(await _connect(path, _set_up_writer))
-            while len(opened) <= READERS:
-                opened.append(await _connect(path, _set_up_reader))
+            connections.append(await _connect(path, _set_up_writer))
+            while len(connections) <= READERS:
+                connections.append(await _connect(path, _set_up_reader))
         except (sqlite3.Error, DatabaseUnavailableError, OSError) as error:
-            await _close(opened)
+            await _close(connections)
             raise StartupError(
-                f"cannot open the database {path}: {error}. Is it whole, is there room on its disk, "
-                "and may this user write there?"
+                f"cannot open the database {path}: {error}. Check that the file is not damaged, that "
+                "its disk is not full, and that this user can write to the file and its folder."
             ) from error
         except BaseException:
-            await _close(opened)
+            await _close(connections)
             raise
-        return cls(path, opened[0], opened[1:])
+        return cls(path, connections[0], connections[1:])
 
     async def close(self) -> None:
-        """Close all connections; transactions that were asked for are finished first."""
+        """Finish the transactions that have been requested, and close all connections."""
         await _close([*self._readers, self._writer])
 
-    async def write(self, work: Transaction[T], *, durable: bool = True) -> T:
-        """Run `work` in a write transaction and commit it; roll back if it raises.
+    async def write(self, transaction: Transaction[T], *, durable: bool = True) -> T:
+        """Run `transaction` in a write transaction and commit it. Roll back if it raises.
 
-        One that is not `durable` survives the end of the process, but a power cut only if a durable
-        one was committed after it: the WAL is one sequence, synced up to its end.
+        A commit that is not `durable` survives the end of the process. It survives a power cut only if
+        a durable commit follows: the WAL is one sequence, and a sync includes everything before it.
 
-        Once begun it is run to its end even if the caller is cancelled. A database that another
-        process has locked is waited for. Raises `DatabaseFullError` or `DatabaseUnavailableError`.
+        Once started, the transaction runs to its end even if the caller is cancelled. If another
+        process has locked the database, this waits. Raises `DatabaseFullError` or
+        `DatabaseUnavailableError`.
         """
-        return await _persist(self._writer, partial(_transaction, work, durable))
+        return await _run_when_unlocked(self._writer, partial(_write, transaction, durable))
 
-    async def read(self, work: Transaction[T]) -> T:
-        """Run `work` on one snapshot, beside the writer. Raises `DatabaseUnavailableError`."""
-        reader = await self._free.get()
+    async def read(self, transaction: Transaction[T]) -> T:
+        """Run `transaction` on one snapshot, in parallel to writes.
+
+        Raises `DatabaseUnavailableError`.
+        """
+        reader = await self._idle_readers.get()
         try:
-            return await _persist(reader, partial(_reading, work))
+            return await _run_when_unlocked(reader, partial(_read, transaction))
         finally:
-            # Also where the call was cancelled and the thread is still at it: what comes next on
-            # this connection waits in the thread's own queue.
-            self._free.put_nowait(reader)
+            # Safe even if the caller was cancelled while the thread still runs the transaction: the
+            # next transaction of this connection waits in the thread's own queue.
+            self._idle_readers.put_nowait(reader)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Callable[[Transaction[T]], Awaitable[T]]]:
-        """Hold one snapshot over several reads: gives a function that runs them.
+        """Hold one snapshot for several reads. Yields a function that runs a read on it.
 
-        The WAL cannot be cut back meanwhile: keep it short, and never wait for a client.
+        The WAL cannot be truncated meanwhile: hold the snapshot briefly, and never wait for a client.
         """
         async with self._long_reads:
-            reader = await self._free.get()
+            reader = await self._idle_readers.get()
             try:
-                await _persist(reader, _begin_reading)
-                yield partial(_persist, reader)
+                await _run_when_unlocked(reader, _begin_snapshot)
+                yield partial(_run_when_unlocked, reader)
             finally:
                 try:
-                    await asyncio.shield(reader.run(_end))
+                    await asyncio.shield(reader.run(_rollback))
                 finally:
-                    self._free.put_nowait(reader)
+                    self._idle_readers.put_nowait(reader)
 
     async def probe(self, timeout: float = 5.0) -> None:
-        """Make a small write; raise `DatabaseUnavailableError` where it is not made within `timeout` s."""
+        """Make a small write. Raise `DatabaseUnavailableError` if it takes longer than `timeout` s."""
         try:
             async with asyncio.timeout(timeout):
                 await self.write(_probe)
         except TimeoutError:
-            raise DatabaseUnavailableError(f"no write was made within {timeout:.0f} s") from None
+            raise DatabaseUnavailableError(
+                f"the database did not complete a write within {timeout:.0f} s"
+            ) from None
 
     async def backup(self, dest: Path) -> None:
-        """Copy the database to `dest`, which must not exist, as of one moment, while it is in use."""
+        """Copy a snapshot of the database to `dest`, which must not exist, while it is in use."""
         await asyncio.to_thread(copy_database, self.path, dest)
 
 
@@ -180,7 +187,7 @@ async def _connect(path: Path, set_up: Transaction[None]) -> _Connection:
     connection = _Connection(connect, 64)
     await connection
     try:
-        await _persist(connection, set_up)
+        await _run_when_unlocked(connection, set_up)
     except BaseException:
         await connection.close()
         raise
@@ -206,71 +213,74 @@ def _set_up_reader(c: sqlite3.Connection) -> None:
     c.execute("PRAGMA query_only = 1")
 
 
-async def _persist(connection: _Connection, work: Transaction[T]) -> T:
-    """Run `work` in the connection's thread, again and again while another process has a lock."""
+async def _run_when_unlocked(connection: _Connection, transaction: Transaction[T]) -> T:
+    """Run `transaction` in the connection's thread. Retry while another process holds a lock."""
     deadline = time.monotonic() + LOCKED_SECONDS
     while True:
         try:
-            done = await connection.run(work)
+            result = await connection.run(transaction)
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code not in _TROUBLES:
+            if code not in _STORAGE_ERRORS:
                 raise
             if code not in _LOCKED or time.monotonic() > deadline:
-                kind = (
+                error_type = (
                     DatabaseFullError if code == sqlite3.SQLITE_FULL else DatabaseUnavailableError
                 )
-                raise kind(str(error)) from error
+                raise error_type(str(error)) from error
             if not connection.locked:
                 connection.locked = True
-                log.warning("the database is locked by another process; waiting for it")
+                log.warning(
+                    "the database is locked by another process; waiting. "
+                    "Close any other program that writes to it."
+                )
         else:
             if connection.locked:
                 connection.locked = False
                 log.info("the database is no longer locked")
-            return done
+            return result
 
 
-def _transaction(work: Transaction[T], durable: bool, c: sqlite3.Connection) -> T:
+def _write(transaction: Transaction[T], durable: bool, c: sqlite3.Connection) -> T:
     if not durable:
         c.execute("PRAGMA synchronous = NORMAL")
     try:
         c.execute("BEGIN IMMEDIATE")
         try:
-            done = work(c)
+            result = transaction(c)
             c.execute("COMMIT")
         except BaseException:
-            _end(c)
+            _rollback(c)
             raise
     finally:
         if not durable:
             c.execute("PRAGMA synchronous = FULL")
-    return done
+    return result
 
 
 def _probe(c: sqlite3.Connection) -> None:
     c.execute("REPLACE INTO probe VALUES (1, ?)", (time.time(),))
 
 
-def _reading(work: Transaction[T], c: sqlite3.Connection) -> T:
-    _begin_reading(c)
+def _read(transaction: Transaction[T], c: sqlite3.Connection) -> T:
+    _begin_snapshot(c)
     try:
-        return work(c)
+        return transaction(c)
     finally:
-        _end(c)
+        _rollback(c)
 
 
-def _begin_reading(c: sqlite3.Connection) -> None:
-    """Begin a snapshot; it is taken by the first read, which is here."""
+def _begin_snapshot(c: sqlite3.Connection) -> None:
+    """Begin a read transaction. SQLite takes the snapshot at the first read, so this makes one."""
     c.execute("BEGIN")
     try:
         c.execute("SELECT 1 FROM probe").fetchone()
     except BaseException:
-        _end(c)
+        _rollback(c)
         raise
 
 
-def _end(c: sqlite3.Connection) -> None:
-    """Let go of what is open; SQLite itself has done so after some errors."""
+def _rollback(c: sqlite3.Connection) -> None:
+    """End the open transaction, if any: after some errors SQLite has already rolled it back."""
     if c.in_transaction:
         c.execute("ROLLBACK")

@@ -1,4 +1,4 @@
-"""Removing requests in slices, and the stored files that nobody needs any more."""
+"""Deletes requests in slices, and finds the stored files that are no longer needed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from imgsvc.errors import ProblemCode, ProblemError
 
 @dataclass(frozen=True, slots=True)
 class PurgeResult:
-    """What a slice of removing has done.
+    """The result of one slice.
 
-    `names` are the stored files that no image needs any more; they are noted as doomed until
-    `confirm_deletions`. `more` says that there is more to remove.
+    `names` are stored files that no image uses any more: the caller must delete them. They remain in
+    the table `pending_deletions` until `confirm_deletions`. `more` is True if rows may be left.
     """
 
     names: list[str]
@@ -23,19 +23,19 @@ class PurgeResult:
 
 
 def mark_deleting(c: sqlite3.Connection, request_id: str) -> int:
-    """Hide a finished request for good."""
+    """Hide a finished request permanently. Return its key."""
     key, finished_at = find(c, "key, finished_at", request_id)
     if finished_at is None:
         raise ProblemError(
             ProblemCode.NOT_FINISHED,
-            "The request has not finished. Wait for its end, or cancel it, before deleting it.",
+            "The request has not finished yet. Wait until it has, or cancel it, before you delete it.",
         )
     hide(c, [key])
     return int(key)
 
 
 def hide(c: sqlite3.Connection, request_keys: Sequence[int]) -> None:
-    """Take requests from sight, their idempotency keys free again; `purge` removes them."""
+    """Hide requests and release their idempotency keys. `purge` deletes the rows later."""
     c.executemany(
         "UPDATE requests SET stage = 'deleting', idempotency_key = NULL, version = version + 1 "
         "WHERE key = ?",
@@ -44,7 +44,7 @@ def hide(c: sqlite3.Connection, request_keys: Sequence[int]) -> None:
 
 
 def hide_expired(c: sqlite3.Connection, before: float, limit: int) -> int:
-    """Hide at most `limit` requests that finished before that time; give the number of them."""
+    """Hide at most `limit` requests that finished before `before`. Return their number."""
     keys = c.execute(
         "SELECT key FROM requests WHERE stage = 'accepted' AND finished_at IS NOT NULL "
         "AND finished_at < ? LIMIT ?",
@@ -55,33 +55,33 @@ def hide_expired(c: sqlite3.Connection, before: float, limit: int) -> int:
 
 
 def purge(c: sqlite3.Connection, limit: int) -> PurgeResult:
-    """Remove at most about `limit` rows of hidden requests."""
+    """Delete at most about `limit` rows of hidden requests."""
     names: list[str] = []
-    left = limit
-    while left > 0:
+    remaining = limit
+    while remaining > 0:
         row = c.execute(
             "SELECT key FROM requests INDEXED BY requests_hidden "
             "WHERE stage <> 'accepted' AND stage = 'deleting' ORDER BY key LIMIT 1"
         ).fetchone()
         if row is None:
             return PurgeResult(names, more=False)
-        left -= _purge_request(c, row[0], left, names)
+        remaining -= _purge_request(c, row[0], remaining, names)
     return PurgeResult(names, more=True)
 
 
 def _purge_request(c: sqlite3.Connection, key: int, limit: int, names: list[str]) -> int:
-    """Remove rows of one request, itself last of all; give the number of rows."""
-    removed = _purge_images(c, key, limit, names)
+    """Delete at most about `limit` rows of a request, its own row last. Return their number."""
+    deleted_rows = _purge_images(c, key, limit, names)
     for sql in _OTHER_ROWS:
-        if removed >= limit:
-            return removed
-        removed += c.execute(sql, (key, limit - removed)).rowcount
-    if removed >= limit:
-        return removed
+        if deleted_rows >= limit:
+            return deleted_rows
+        deleted_rows += c.execute(sql, (key, limit - deleted_rows)).rowcount
+    if deleted_rows >= limit:
+        return deleted_rows
     c.execute("DELETE FROM deliveries WHERE request_key = ?", (key,))
     c.execute("DELETE FROM request_columns WHERE request_key = ?", (key,))
     c.execute("DELETE FROM requests WHERE key = ?", (key,))
-    return removed + 1
+    return deleted_rows + 1
 
 
 _OTHER_ROWS = (

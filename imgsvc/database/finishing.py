@@ -1,4 +1,4 @@
-"""Outcomes → rows, many in one transaction; the last one of a request finishes it."""
+"""Writes the outcomes of jobs to the database, and finishes requests whose images are all done."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -34,47 +34,49 @@ from imgsvc.models import (
 log = logging.getLogger(__name__)
 
 WebhookBody = Callable[[Request], str]
+"""A function that returns the JSON body of a finished request's webhook."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishResult:
-    """What transactions over images have changed.
+    """The changes of one or several transactions.
 
-    `finished` are the requests that they finished, `changed_requests` the keys of all that they changed, and
-    `orphaned_files` the names of stored files that no row names, which are the caller's to delete. `ended`
-    counts the images that are done now, by status and error code ("": none).
+    `finished_requests` are the requests that finished. `changed_requests` are the keys of all changed
+    requests. `orphaned_files` are names of stored files that no row refers to: the caller must delete
+    them. `image_counts` counts the images that became completed, failed or cancelled, by status and
+    error code ("" if there is none).
     """
 
-    finished: list[FinishedRequest] = field(default_factory=list)
+    finished_requests: list[FinishedRequest] = field(default_factory=list)
     changed_requests: list[int] = field(default_factory=list)
     orphaned_files: list[str] = field(default_factory=list)
-    ended: Counter[tuple[ImageStatus, str]] = field(default_factory=Counter)
+    image_counts: Counter[tuple[ImageStatus, str]] = field(default_factory=Counter)
 
     def add(self, other: FinishResult) -> None:
-        """Take in what another transaction has changed."""
-        self.finished.extend(other.finished)
+        """Add the changes of another transaction."""
+        self.finished_requests.extend(other.finished_requests)
         self.changed_requests.extend(other.changed_requests)
         self.orphaned_files.extend(other.orphaned_files)
-        self.ended.update(other.ended)
+        self.image_counts.update(other.image_counts)
 
 
 @dataclass(slots=True)
 class Changes:
-    """What a transaction changes of one request's counters."""
+    """The changes of one request's counters in a transaction."""
 
     counts: Counter[ImageStatus] = field(default_factory=Counter)
     input_bytes: int = 0
     output_bytes: int = 0
 
     def moved(self, before: ImageStatus, after: ImageStatus, count: int) -> None:
-        """Note that images have moved; raise `InvalidTransitionError` where they cannot have."""
+        """Record a status change of `count` images. Raise `InvalidTransitionError` if it is illegal."""
         check_transition(before, after)
         self.counts[before] -= count
         self.counts[after] += count
 
 
 def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> None:
-    """Bring a request's counters up to what its images are now."""
+    """Add the changes to the counters in the request's row."""
     c.execute(
         "UPDATE requests SET pending = pending + ?, processing = processing + ?, "
         "completed = completed + ?, failed = failed + ?, cancelled = cancelled + ?, "
@@ -92,7 +94,10 @@ def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> 
 def finish_request(
     c: sqlite3.Connection, request_key: int, webhook_body: WebhookBody
 ) -> FinishedRequest | None:
-    """Finish a request if nothing of it is left to do, and write its webhook in the same commit."""
+    """Finish a request if all its images are done, and add its webhook in the same transaction.
+
+    Return None if images are still unfinished, or if the request had finished before.
+    """
     finished = c.execute(
         "UPDATE requests SET finished_at = ?, cancelling = 0, version = version + 1 WHERE key = ? "
         "AND pending = 0 AND processing = 0 AND retrying = 0 AND finished_at IS NULL",
@@ -131,38 +136,38 @@ def count_failures(
 def finish(
     c: sqlite3.Connection, outcomes: Sequence[Outcome], webhook_body: WebhookBody
 ) -> FinishResult:
-    """Write down how images ended.
+    """Write the outcomes of jobs.
 
-    An outcome whose claim holds no longer is dropped.
+    If a claim is no longer valid, its outcome is dropped.
     """
-    work = _ResultWriter(c, webhook_body)
+    writer = _ResultWriter(c, webhook_body)
     for outcome in outcomes:
-        work.write_if_ours(outcome)
-    return work.result()
+        writer.write_if_valid(outcome)
+    return writer.result()
 
 
 def finish_duplicates(
     c: sqlite3.Connection, outcome: Outcome, webhook_body: WebhookBody
 ) -> FinishResult:
-    """Write down the outcome of further images of a claim, whose first `finish` has written down."""
-    work = _ResultWriter(c, webhook_body)
-    work.write(outcome)
-    return work.result()
+    """Write the outcome of further images of a claim. Call `finish` for its first images before."""
+    writer = _ResultWriter(c, webhook_body)
+    writer.write(outcome)
+    return writer.result()
 
 
 class _ResultWriter:
-    """Outcomes on their way into the database."""
+    """Writes outcomes in one transaction, and collects the changes."""
 
     def __init__(self, c: sqlite3.Connection, webhook_body: WebhookBody) -> None:
         self._c = c
         self._webhook_body = webhook_body
         self._changes: dict[int, Changes] = {}
         self._cancelling: dict[int, bool] = {}
-        self._unused: list[str] = []
-        self._ended: Counter[tuple[ImageStatus, str]] = Counter()
+        self._orphaned_files: list[str] = []
+        self._image_counts: Counter[tuple[ImageStatus, str]] = Counter()
 
-    def write_if_ours(self, outcome: Outcome) -> None:
-        if self._is_ours(outcome.claim):
+    def write_if_valid(self, outcome: Outcome) -> None:
+        if self._is_valid(outcome.claim):
             self.write(outcome)
         else:
             self._drop(outcome)
@@ -174,22 +179,22 @@ class _ResultWriter:
             case Failed():
                 self._fail(outcome)
             case Requeued():
-                self._put_back(outcome.claim, outcome.attempts, outcome.not_before)
+                self._requeue(outcome.claim, outcome.attempts, outcome.not_before)
             case Cancelled():
                 self._cancel(outcome.claim)
 
     def result(self) -> FinishResult:
-        """Bring the counters up to date and finish what is done."""
-        result = FinishResult([], list(self._changes), self._unused, self._ended)
+        """Update the counters, finish requests whose images are all done, and return the changes."""
+        result = FinishResult([], list(self._changes), self._orphaned_files, self._image_counts)
         for request_key, changes in self._changes.items():
             apply_changes(self._c, request_key, changes)
             finished = finish_request(self._c, request_key, self._webhook_body)
             if finished is not None:
-                result.finished.append(finished)
+                result.finished_requests.append(finished)
         return result
 
-    def _is_ours(self, claim: Claim) -> bool:
-        """Tell whether the claim still holds: its image is in flight, under the claim's token."""
+    def _is_valid(self, claim: Claim) -> bool:
+        """Return whether the claim's first image is still being processed, with the claim's token."""
         row = self._c.execute(
             "SELECT status, token FROM images WHERE request_key = ? AND number = ?",
             (claim.request_key, claim.numbers[0]),
@@ -198,47 +203,50 @@ class _ResultWriter:
 
     def _drop(self, outcome: Outcome) -> None:
         log.warning(
-            "an outcome came too late",
+            "dropped an outcome: its claim is no longer valid",
             extra={"request": outcome.claim.request_id, "image": outcome.claim.numbers[0]},
         )
         if isinstance(outcome, Completed) and _is_own(outcome):
-            known = self._file(outcome)
+            known = self._find_file(outcome)
             if known is None or known[1] != outcome.file:
-                self._unused.append(outcome.file)
+                self._orphaned_files.append(outcome.file)
 
     def _complete(self, outcome: Completed) -> None:
         claim = outcome.claim
-        stored = self._stored(outcome)
-        if stored is None:  # deleted meanwhile, with the request that it was made for
-            self._put_back(claim, claim.attempts, 0.0)
+        stored = self._find_or_add_file(outcome)
+        if stored is None:  # deleted meanwhile, together with the request that it belonged to
+            self._requeue(claim, claim.attempts, 0.0)
             return
         file_key, info = stored
-        self._give_tokens(claim)
+        self._assign_tokens(claim)
         count = self._update(
             claim,
             ImageStatus.COMPLETED,
             "attempts = ?, file_key = ?",
             (claim.attempts + 1, file_key),
         )
-        self._ended[ImageStatus.COMPLETED, ""] += count
+        self._image_counts[ImageStatus.COMPLETED, ""] += count
         changes = self._changes[claim.request_key]
         changes.input_bytes += count * info.input_bytes
         changes.output_bytes += count * info.output_bytes
 
-    def _give_tokens(self, claim: Claim) -> None:
-        """Give each image a public URL of its own; the claim's first has one from the start."""
+    def _assign_tokens(self, claim: Claim) -> None:
+        """Assign each image a token for its own public URL. The claim's first image already has one."""
         self._c.executemany(
             "UPDATE images SET token = ? WHERE request_key = ? AND number = ? AND token IS NULL",
             [(new_token(), claim.request_key, number) for number in claim.numbers],
         )
 
-    def _stored(self, outcome: Completed) -> tuple[int, ImageInfo] | None:
-        """Give the row of the file that holds the outcome, made where it is new."""
-        known = self._file(outcome)
+    def _find_or_add_file(self, outcome: Completed) -> tuple[int, ImageInfo] | None:
+        """Return key and info of the file's row, which is created if the content is new.
+
+        Return None if the outcome refers to another image's file, and that file was deleted.
+        """
+        known = self._find_file(outcome)
         if known is not None:
             file_key, name, info = known
             if _is_own(outcome) and name != outcome.file:
-                self._unused.append(outcome.file)
+                self._orphaned_files.append(outcome.file)
             return file_key, info
         if not _is_own(outcome):
             return None
@@ -250,8 +258,8 @@ class _ResultWriter:
         ).fetchone()
         return file_key, outcome.info
 
-    def _file(self, outcome: Completed) -> tuple[int, str, ImageInfo] | None:
-        """Find the stored file of the same source and settings."""
+    def _find_file(self, outcome: Completed) -> tuple[int, str, ImageInfo] | None:
+        """Return key, name and info of the stored file with the same source and settings, or None."""
         row = self._c.execute(
             f"SELECT f.key, f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f "
             "WHERE f.source_digest = ? AND f.settings = ?",
@@ -267,11 +275,11 @@ class _ResultWriter:
             "attempts = ?, error_code = ?, error_message = ?, token = NULL",
             (outcome.attempts, outcome.code, mappers.storable(outcome.message)),
         )
-        self._ended[ImageStatus.FAILED, outcome.code] += count
+        self._image_counts[ImageStatus.FAILED, outcome.code] += count
         host = host_name(claim.host_url)
         count_failures(self._c, claim.request_key, host, outcome.code, count)
 
-    def _put_back(self, claim: Claim, attempts: int, not_before: float) -> None:
+    def _requeue(self, claim: Claim, attempts: int, not_before: float) -> None:
         if self._is_cancelling(claim.request_key):
             self._cancel(claim)
             return
@@ -284,7 +292,7 @@ class _ResultWriter:
 
     def _cancel(self, claim: Claim) -> None:
         count = self._update(claim, ImageStatus.CANCELLED, "token = NULL", ())
-        self._ended[ImageStatus.CANCELLED, ""] += count
+        self._image_counts[ImageStatus.CANCELLED, ""] += count
 
     def _is_cancelling(self, request_key: int) -> bool:
         if request_key not in self._cancelling:
@@ -297,7 +305,7 @@ class _ResultWriter:
     def _update(
         self, claim: Claim, status: ImageStatus, values: str, parameters: tuple[object, ...]
     ) -> int:
-        """Move the claim's images from processing to `status`; give the number of them."""
+        """Change the status of the claim's images from processing to `status`. Return their number."""
         count = self._c.executemany(
             f"UPDATE images SET status = ?, {values} "
             "WHERE request_key = ? AND number = ? AND status = 'processing'",
@@ -309,7 +317,7 @@ class _ResultWriter:
 
 
 def _is_own(outcome: Completed) -> bool:
-    """Tell whether the outcome's file was made for its own claim."""
+    """Return whether the outcome's file was created for its own claim."""
     return outcome.file.startswith(outcome.claim.token)
 
 

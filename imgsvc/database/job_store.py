@@ -1,4 +1,4 @@
-"""The queue: what is to be done, what is being done, and how it ended."""
+"""The queue of images in the database: claims, outcomes, cancellation and retries."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -23,66 +23,72 @@ from imgsvc.models import Claim, Outcome, Request
 
 __all__ = ["FinishResult", "JobStore", "host_key"]
 
-_Question = tuple[bytes, CompressionSettings, "asyncio.Future[StoredFile | None]"]
+_FileLookup = tuple[bytes, CompressionSettings, "asyncio.Future[StoredFile | None]"]
+"""Source digest, settings, and the future for the result."""
 
 SLICE = 2_000
-"""Images that one transaction moves, where many are to be moved: some 20 ms."""
+"""Maximum number of images that a bulk update changes in one transaction: about 20 ms."""
 
 
 class JobStore:
-    """Hands out images in turns and takes their outcomes.
+    """Claims pending images fairly, and commits the outcomes of their jobs.
 
-    `webhook_body` makes the JSON text that tells a finished request's webhook; it is called inside the
-    transaction that finishes the request, in another thread.
+    `webhook_body` returns the JSON body of a finished request's webhook. It is called in another
+    thread, within the transaction that finishes the request.
     """
 
     def __init__(self, database: Database, webhook_body: Callable[[Request], str]) -> None:
         self._database = database
         self._webhook_body = webhook_body
-        self._turns = RoundRobin()
-        self._more_to_look_at = False
-        self._asked: list[_Question] = []
-        self._answering = asyncio.Lock()
+        self._round_robin = RoundRobin()
+        self._more_to_scan = False
+        self._lookups: list[_FileLookup] = []
+        self._lookup_lock = asyncio.Lock()
         self._unreported = FinishResult()
 
-    async def in_flight(self) -> list[str]:
-        """At the start: give the tokens of the claims that were in flight.
+    async def in_flight_tokens(self) -> list[str]:
+        """Return the tokens of the claims that an earlier process had in progress.
 
-        Files that carry these belong to nobody, and only `in_flight` knows them: they go before
-        `recover`.
+        For use at the start, before `recover`, which deletes these tokens: files with these names are
+        leftovers, and must be removed first.
         """
-        return await self._database.read(bulk_updates.in_flight)
+        return await self._database.read(bulk_updates.in_flight_tokens)
 
     async def recover(self) -> None:
-        """At the start: put back what was in flight. Attempts stay as they were."""
+        """Requeue the images that an earlier process had in progress. Their attempts do not change.
+
+        For use at the start.
+        """
         await self._database.write(bulk_updates.reset_rates)
         while await self._database.write(lambda c: bulk_updates.recover(c, SLICE)):
             pass
 
-    async def claim(self, limit: int, room: Callable[[int], int], now: float) -> list[Claim]:
-        """Take at most `limit` images to be done by this process.
+    async def claim(self, limit: int, capacity: Callable[[int], int], now: float) -> list[Claim]:
+        """Claim at most `limit` URLs for this process. `now` is in Unix seconds.
 
-        Requests take turns, and within each its origins; an image comes together with those of its
-        request that have the same URL. `room` gives, for an origin's key, how many more of its images
-        may be claimed; it is called in another thread.
+        Claims alternate between requests and, within each request, between its hosts. A claim includes
+        all images of the request with the same URL. `capacity(host_key)` returns how many more URLs of
+        a host may be claimed. It is called in another thread.
         """
 
-        def work(c: sqlite3.Connection) -> tuple[ClaimResult, bool]:
+        def transaction(c: sqlite3.Connection) -> tuple[ClaimResult, bool]:
             retried = bulk_updates.retry(c, SLICE) is not None
-            return claiming.claim(c, limit, room, now, self._turns), retried
+            return claiming.claim(c, limit, capacity, now, self._round_robin), retried
 
         if limit <= 0:
             return []
-        claimed, retried = await self._database.write(work)
-        self._more_to_look_at = claimed.cut_short or retried
+        claimed, retried = await self._database.write(transaction)
+        self._more_to_scan = claimed.truncated or retried
         claims = {claim.token: claim for claim in claimed.claims}
-        for claim in claimed.crowded:
+        for claim in claimed.incomplete:
             claims[claim.token] = await self._claim_all_duplicates(claim, now)
         return list(claims.values())
 
     async def _claim_all_duplicates(self, claim: Claim, now: float) -> Claim:
-        """Add the other siblings. What is claimed stays so where the database takes no more writes:
-        the rest are claimed by themselves.
+        """Claim the remaining duplicates, and return the extended claim.
+
+        If the database becomes unavailable, the claim stays as large as it is. The remaining duplicates
+        are then claimed separately later.
         """
         more: Claim | None = claim
         while more is not None:
@@ -96,10 +102,10 @@ class JobStore:
         return claim
 
     async def finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
-        """Write down how images ended.
+        """Commit the outcomes of jobs, and return the changes.
 
-        An outcome whose claim holds no longer is dropped, and its file is among the unused. What a call
-        has written down before it failed is told by the next.
+        If a claim is no longer valid, its outcome is dropped and its file is in `orphaned_files`. If a
+        call fails after some of its transactions, the next call returns their changes too.
         """
         first = [_part(outcome, 0) for outcome in outcomes]
         self._unreported.add(
@@ -121,34 +127,35 @@ class JobStore:
     async def find_file(
         self, source_digest: bytes, settings: CompressionSettings
     ) -> StoredFile | None:
-        """Give the stored output of these source bytes under these settings.
+        """Return the stored output of a source with this SHA-256 and these settings, or None.
 
-        Who asks while others are being answered is answered together with all that have come since.
+        Concurrent lookups are batched into one query.
         """
-        answer: asyncio.Future[StoredFile | None] = asyncio.get_running_loop().create_future()
-        self._asked.append((source_digest, settings, answer))
-        async with self._answering:
-            if not answer.done():
-                asked, self._asked = self._asked, []
+        result: asyncio.Future[StoredFile | None] = asyncio.get_running_loop().create_future()
+        self._lookups.append((source_digest, settings, result))
+        async with self._lookup_lock:
+            if not result.done():
+                batch, self._lookups = self._lookups, []
                 try:
-                    found = await self._database.read(partial(_find_files, asked))
+                    files = await self._database.read(partial(_find_files, batch))
                 except BaseException:
-                    self._asked += (each for each in asked if each[2] is not answer)
+                    # The next lookup that gets the lock repeats the query for the others.
+                    self._lookups += (lookup for lookup in batch if lookup[2] is not result)
                     raise
-                for (_, _, waiting), file in zip(asked, found, strict=True):
-                    waiting.set_result(file)
-        return answer.result()
+                for (_, _, future), file in zip(batch, files, strict=True):
+                    future.set_result(file)
+        return result.result()
 
     async def next_due(self) -> float | None:
-        """Give the earliest time in the future at which a waiting image may be tried again.
+        """Return when the next retry is due, in Unix seconds, or None if no retry is scheduled.
 
-        It is now where the last claim stopped before it had looked everywhere.
+        Returns the current time if the last claim stopped before it had scanned everything.
         """
         now = time.time()
-        if self._more_to_look_at:
+        if self._more_to_scan:
             return now
 
-        def work(c: sqlite3.Connection) -> float | None:
+        def query(c: sqlite3.Connection) -> float | None:
             due: float | None = c.execute(
                 "SELECT min(not_before) FROM images INDEXED BY images_due "
                 "WHERE status = 'pending' AND not_before > 0 AND not_before > ?",
@@ -156,14 +163,17 @@ class JobStore:
             ).fetchone()[0]
             return due
 
-        return await self._database.read(work)
+        return await self._database.read(query)
 
     async def waiting(self) -> int:
-        """Give the number of images that are not done, in all."""
+        """Return the total number of pending and processing images."""
         return await self._database.read(mappers.waiting_images)
 
     async def requests_waiting_for(self, host_key: int) -> list[tuple[int, float]]:
-        """Give the requests with images that wait for an origin, and since when they wait."""
+        """Return the keys of requests with pending images of a host, and since when they wait.
+
+        That is the time of upload or of the last retry, in Unix seconds.
+        """
         return await self._database.read(
             lambda c: c.execute(
                 "SELECT key, coalesce(retried_at, created_at) FROM requests r "
@@ -177,9 +187,9 @@ class JobStore:
     async def fail_host(
         self, request_key: int, host_key: int, code: ImageErrorCode, message: str, limit: int
     ) -> FinishResult:
-        """Fail at most `limit` images of a request that wait for an origin.
+        """Fail at most `limit` pending images of a request and a host.
 
-        `changed_requests` is empty once there are none left.
+        `changed_requests` of the result is empty if there were none.
         """
         return await self._database.write(
             lambda c: bulk_updates.fail_host(
@@ -194,20 +204,23 @@ class JobStore:
         )
 
     async def start_cancel(self, request_id: str) -> int:
-        """Mark a request as being cancelled, which stops claims; give its key.
+        """Mark a request as being cancelled, so that none of its images are claimed. Return its key.
 
         Raises `ProblemError` NOT_FOUND or ALREADY_FINISHED.
         """
         return await self._database.write(lambda c: bulk_updates.start_cancel(c, request_id))
 
     async def cancel_slice(self, request_key: int, limit: int) -> tuple[bool, FinishResult]:
-        """Cancel at most `limit` waiting images of a request; say whether there are more."""
+        """Cancel at most `limit` pending images of a request.
+
+        Return whether there may be more, and the changes.
+        """
         return await self._database.write(
             lambda c: bulk_updates.cancel(c, request_key, limit, self._webhook_body)
         )
 
     async def cancelling(self) -> list[int]:
-        """Give the unfinished requests that are being cancelled."""
+        """Return the keys of unfinished requests that are being cancelled."""
         return await self._database.read(
             lambda c: [
                 key
@@ -220,26 +233,32 @@ class JobStore:
         )
 
     async def retry_failed(self, request_id: str) -> Request:
-        """Let the failed images of a finished request wait again, from their first attempt.
+        """Requeue the failed images of a finished request, with no attempts. Return the request.
 
-        Of very many, the rest follow with the next claims: the request is marked until then, and
-        nothing of it is claimed. Raises `ProblemError` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
+        This requeues at most `SLICE` images; each of the next claims requeues further ones. Until all
+        are requeued, the request is marked as `retrying` and none of its images are claimed. Raises
+        `ProblemError` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
         """
 
-        def work(c: sqlite3.Connection) -> Request:
+        def transaction(c: sqlite3.Connection) -> Request:
             return mappers.request_of(c, bulk_updates.start_retry(c, request_id, SLICE))
 
-        return await self._database.write(work)
+        return await self._database.write(transaction)
 
 
-def _find_files(asked: Sequence[_Question], c: sqlite3.Connection) -> list[StoredFile | None]:
-    select = f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f WHERE source_digest = ? AND settings = ?"
-    found = [c.execute(select, (digest, str(settings))).fetchone() for digest, settings, _ in asked]
-    return [row and mappers.stored_file(row) for row in found]
+def _find_files(lookups: Sequence[_FileLookup], c: sqlite3.Connection) -> list[StoredFile | None]:
+    select = (
+        f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f "
+        "WHERE source_digest = ? AND settings = ?"
+    )
+    rows = [
+        c.execute(select, (digest, str(settings))).fetchone() for digest, settings, _ in lookups
+    ]
+    return [row and mappers.stored_file(row) for row in rows]
 
 
 def _part(outcome: Outcome, start: int) -> Outcome:
-    """Give the outcome for one transaction's share of its claim's images."""
+    """Return the outcome for the images of its claim from `start` on that fit into one transaction."""
     numbers = outcome.claim.numbers
     if start == 0 and len(numbers) <= claiming.MAX_DUPLICATES:
         return outcome

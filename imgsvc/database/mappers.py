@@ -1,4 +1,4 @@
-"""Rows ↔ models: the one place that knows how values are written down."""
+"""Converts between database rows and models. The only module that knows how values are stored."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -32,19 +32,19 @@ from imgsvc.models import (
     RequestOptions,
 )
 
-SHOWN_FAILURES = 100
-"""Of the counts of failures by host and code, so many are shown: the largest."""
+MAX_FAILURE_COUNTS = 100
+"""Maximum number of failure counts by host and code that a request shows: the largest ones."""
 
 IMAGE_INFO_COLUMNS = (
     "f.input_bytes, f.output_bytes, f.width, f.height, f.input_format, f.output_format, "
     "f.source_quality, f.quality, f.kept"
 )
-"""The columns of `image_info`, from files f."""
+"""The columns that `image_info` reads, of `files f`."""
 
 IMAGE_COLUMNS = "i.url, i.status, i.attempts, i.token, i.error_code, i.error_message"
-"""The columns of `image_row`, from images i; those of `IMAGE_INFO_COLUMNS` follow."""
+"""The first columns that `image_row` reads, of `images i`. `IMAGE_INFO_COLUMNS` follow."""
 
-_PLAIN = (
+_REQUEST_COLUMNS = (
     "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
     "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
     "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
@@ -53,17 +53,20 @@ _PLAIN = (
 _FAILURES = f"""(
   SELECT json_group_array(json_array(host, code, count)) FROM (
     SELECT host, code, count FROM failures WHERE request_key = r.key
-    ORDER BY count DESC LIMIT {SHOWN_FAILURES}))"""
+    ORDER BY count DESC LIMIT {MAX_FAILURE_COUNTS}))"""
 _FROM = "FROM requests r LEFT JOIN deliveries d ON d.request_key = r.key"
 
-REQUESTS = f"SELECT {_PLAIN}, NULL, NULL {_FROM} "
-"""Requests for a list, without their columns and failures; conditions follow."""
-WHOLE_REQUESTS = f"SELECT {_PLAIN}, h.columns, {_FAILURES} {_FROM} JOIN request_columns h ON h.request_key = r.key "
-"""Requests with all that belongs to them; conditions follow."""
+REQUESTS = f"SELECT {_REQUEST_COLUMNS}, NULL, NULL {_FROM} "
+"""A query for requests in a list, without their columns and failures. Append conditions."""
+WHOLE_REQUESTS = (
+    f"SELECT {_REQUEST_COLUMNS}, h.columns, {_FAILURES} {_FROM} "
+    "JOIN request_columns h ON h.request_key = r.key "
+)
+"""A query for complete requests. Append conditions."""
 
 
 def request(row: Sequence[Any]) -> Request:
-    """Read a row of `REQUESTS` or `WHOLE_REQUESTS`."""
+    """Return the request in a row of `REQUESTS` or `WHOLE_REQUESTS`."""
     (key, request_id, created_at, started_at, finished_at, version, products) = row[:7]
     (input_bytes, output_bytes, settings, webhook_url) = row[12:16]
     return Request(
@@ -102,18 +105,18 @@ def _failures(text: str | None) -> tuple[FailureCount, ...]:
 
 
 def find_request(c: sqlite3.Connection, request_id: str) -> Request:
-    """Give a visible request; raise `ProblemError` NOT_FOUND."""
+    """Return a visible request. Raise `ProblemError` NOT_FOUND if there is none."""
     return request(_find(c, WHOLE_REQUESTS, request_id))
 
 
 def find(c: sqlite3.Connection, columns: str, request_id: str) -> tuple[Any, ...]:
-    """Give columns of a visible request; raise `ProblemError` NOT_FOUND."""
+    """Return columns of a visible request's row. Raise `ProblemError` NOT_FOUND if there is none."""
     return _find(c, f"SELECT {columns} FROM requests r ", request_id)
 
 
 def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...]:
     row: tuple[Any, ...] | None = None
-    if request_id.isascii():  # what is not may not even be encodable
+    if request_id.isascii():  # other text may contain surrogates, which sqlite3 cannot encode
         row = c.execute(
             select + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
         ).fetchone()
@@ -126,12 +129,12 @@ def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...
 
 
 def request_of(c: sqlite3.Connection, request_key: int) -> Request:
-    """Give a request that is known to be there."""
+    """Return the request with this key, which must exist."""
     return request(c.execute(WHOLE_REQUESTS + "WHERE r.key = ?", (request_key,)).fetchone())
 
 
 def waiting_images(c: sqlite3.Connection) -> int:
-    """Count the images that are not done, from the requests' counters."""
+    """Return the number of pending and processing images, from the requests' counters."""
     count: int = c.execute(
         "SELECT coalesce(sum(pending + processing), 0) FROM requests INDEXED BY requests_unfinished "
         "WHERE stage = 'accepted' AND finished_at IS NULL"
@@ -150,7 +153,7 @@ def columns_from(text: str) -> Columns:
 
 @lru_cache(maxsize=256)
 def settings_from(text: str) -> CompressionSettings:
-    """Read what `str(settings)` wrote."""
+    """Return the settings in the text of `str(settings)`."""
     quality, output_format, *progressive = text.split()
     return CompressionSettings(
         Quality.parse(quality), OutputFormat(output_format), bool(progressive)
@@ -158,12 +161,12 @@ def settings_from(text: str) -> CompressionSettings:
 
 
 def storable(text: str) -> str:
-    """Give a text from outside as one that can be stored: lone surrogates cannot."""
+    """Return the text with lone surrogates replaced by `?`: SQLite cannot store them."""
     return text.encode("utf-8", "replace").decode()
 
 
 def extra_text(extra: Sequence[str]) -> str:
-    """Write down `Product.extra`, without the empty cells at its end; nothing where all are empty."""
+    """Return `Product.extra` as JSON without the empty cells at its end, or "" if all are empty."""
     end = len(extra)
     while end and not extra[end - 1]:
         end -= 1
@@ -171,19 +174,19 @@ def extra_text(extra: Sequence[str]) -> str:
 
 
 def extra_from(text: str | None, extra_positions: Sequence[int]) -> tuple[str, ...]:
-    """Read the cells that stand at these places."""
+    """Return the cells at these positions of a text that `extra_text` returned."""
     cells = json.loads(text) if text else ()
-    return tuple([cells[place] if place < len(cells) else "" for place in extra_positions])
+    return tuple([cells[position] if position < len(cells) else "" for position in extra_positions])
 
 
 def image_info(row: Sequence[Any]) -> ImageInfo:
-    """Read the columns `IMAGE_INFO_COLUMNS`."""
+    """Return the image info in the columns `IMAGE_INFO_COLUMNS`."""
     values: list[Any] = [*row[:8], bool(row[8])]
     return ImageInfo(*values)
 
 
 def image_info_values(image_info: ImageInfo) -> tuple[object, ...]:
-    """Give the values of the columns `IMAGE_INFO_COLUMNS`."""
+    """Return the values of the columns `IMAGE_INFO_COLUMNS`."""
     return (
         image_info.input_bytes,
         image_info.output_bytes,
@@ -198,16 +201,16 @@ def image_info_values(image_info: ImageInfo) -> tuple[object, ...]:
 
 
 def stored_file(row: Sequence[Any]) -> StoredFile:
-    """Read a file's name and the columns `IMAGE_INFO_COLUMNS`."""
+    """Return the stored file in the columns `f.name` and `IMAGE_INFO_COLUMNS`."""
     return StoredFile(row[0], image_info(row[1:]))
 
 
 def image_row(row: Sequence[Any]) -> ImageRow:
-    """Read the columns `IMAGE_COLUMNS` and `IMAGE_INFO_COLUMNS`."""
+    """Return the image in the columns `IMAGE_COLUMNS` and `IMAGE_INFO_COLUMNS`."""
     url, status, attempts, token, error_code, error_message = row[:6]
     if status == ImageStatus.COMPLETED:
-        shown = image_info(row[6:])
-        return ImageRow(url, ImageStatus.COMPLETED, attempts, public_name(token, shown), shown)
+        info = image_info(row[6:])
+        return ImageRow(url, ImageStatus.COMPLETED, attempts, public_name(token, info), info)
     code = None if error_code is None else ImageErrorCode(error_code)
     return ImageRow(
         url, ImageStatus(status), attempts, error_code=code, error_message=error_message
@@ -215,5 +218,5 @@ def image_row(row: Sequence[Any]) -> ImageRow:
 
 
 def public_name(token: bytes, image_info: ImageInfo) -> str:
-    """Give the last part of an image's public URL."""
+    """Return the file name in an image's public URL, `TOKEN.EXT`."""
     return f"{token.hex()}.{EXTENSIONS[image_info.output_format]}"

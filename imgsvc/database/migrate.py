@@ -1,4 +1,4 @@
-"""The schema's versions: migrations/NNNN_name.sql, applied in order, noted in user_version."""
+"""Applies the migrations/NNNN_name.sql in order, and records the last number in `user_version`."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from importlib.resources import files
 from imgsvc.errors import StartupError
 
 OLDEST_SQLITE = (3, 35, 0)
-"""The first with RETURNING; generated columns and upserts are older."""
+"""The first version with RETURNING. Generated columns and upserts came earlier."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the schema up to date; raise `StartupError` where it is newer than this program.
+    """Apply all migrations that the database does not have yet.
 
-    Each migration is one transaction, so that a process that dies leaves one version or the next.
+    Each migration is one transaction: after a crash the database has one version or the next, nothing
+    in between. Raises `StartupError` if SQLite is too old, or if the schema is newer than this program.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StartupError(
-            f"this Python comes with SQLite {sqlite3.sqlite_version}; 3.35 or later is needed. "
+            f"SQLite 3.35 or later is required, but this Python has {sqlite3.sqlite_version}. "
             "Use a newer Python."
         )
     steps = _migrations()
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
         raise StartupError(
-            f"the database has schema version {version}, and this program knows {len(steps)}: "
-            "it was used by a newer version of imgsvc. Install that version, or use another data_dir."
+            f"the database has schema version {version}, but this version of imgsvc supports only "
+            f"versions up to {len(steps)}. Install the newer version of imgsvc that last used this "
+            "database, or set storage.data_dir to another folder."
         )
     for number, script in enumerate(steps[version:], version + 1):
         try:
@@ -40,7 +42,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def _migrations() -> list[str]:
-    """Give the scripts; their numbers are their places, from 1."""
+    """Return the SQL scripts in order, number 1 first."""
     folder = files("imgsvc.database") / "migrations"
     scripts = {
         int(entry.name.partition("_")[0]): entry.read_text("utf-8")

@@ -1,4 +1,4 @@
-"""Consistent copies of a database that is in use, also from another process."""
+"""Consistent copies of a database that is in use, by this or another process."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 BUSY_SECONDS = 60.0
+"""How long to wait for a lock of another process."""
 
 
 class CopyError(Exception):
-    """SQLite cannot read or copy the database; the message says which one, and why."""
+    """SQLite cannot read or copy a database. The message says which one, and why."""
 
 
 @contextmanager
@@ -26,13 +27,13 @@ def _opened(database: Path, mode: str) -> Iterator[sqlite3.Connection]:
 
 
 def copy_database(source: Path, dest: Path) -> None:
-    """Copy the database `source` to `dest`, which must not exist, as of one moment. Blocks.
+    """Copy a snapshot of the database `source` to `dest`, which must not exist. Blocks.
 
-    One read snapshot is copied: writers are not held up. On disk when it returns. Raises OSError or
+    Writers can continue meanwhile. When this returns, the copy is synced to the disk. Raises OSError or
     `CopyError`.
     """
     if dest.exists():
-        raise FileExistsError(f"{dest} exists already")
+        raise FileExistsError(f"{dest} already exists")
     with _opened(source, "rw") as connection:
         connection.execute("VACUUM INTO ?", (str(dest),))
     for path, flags in ((dest, os.O_RDWR), (dest.parent, os.O_RDONLY)):
@@ -44,10 +45,7 @@ def copy_database(source: Path, dest: Path) -> None:
 
 
 def stored_names(database: Path) -> Iterator[str]:
-    """Give the names of the stored files that a database, such as a copy, knows. Blocks.
-
-    Raises `CopyError`.
-    """
+    """Yield the names of all stored files in a database. Blocks. Raises `CopyError`."""
     with _opened(database, "ro") as connection:
         for (name,) in connection.execute("SELECT name FROM files ORDER BY name"):
             yield name

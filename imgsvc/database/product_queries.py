@@ -1,4 +1,4 @@
-"""The rows of a request, with their images, a page at a time."""
+"""Reads the products of a request with their images, page by page."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -16,28 +16,29 @@ from imgsvc.models import ImageRow, ProductRow
 
 PAGE_IMAGES = 5_000
 PAGE_CHARACTERS = 2_000_000
-"""A page ends early after so many images, or characters of text, whatever its rows are like."""
-PLACE_CHARACTERS = 4
-"""What a further column's cell counts for beside its text: empty ones may not even be stored."""
+"""A page ends early at this number of images or of characters of text, to bound its memory."""
+CELL_CHARACTERS = 4
+"""The characters that each cell of an extra column counts in addition to its text. Even an empty cell
+needs memory, though it may not be stored."""
 
 _PRODUCT = "number, serial_number, product_name, extra, first_image, image_count"
 _IMAGES = f"SELECT i.product, {mappers.IMAGE_COLUMNS}, {mappers.IMAGE_INFO_COLUMNS} FROM images i "
 
 
 def page(
-    c: sqlite3.Connection, request_key: int, places: Sequence[int], first: int, size: int
+    c: sqlite3.Connection, request_key: int, extra_positions: Sequence[int], first: int, size: int
 ) -> list[ProductRow]:
-    """Give at most `size` rows from number `first` on; none only where there are no more.
+    """Return at most `size` products from number `first` on, but at least one if there are more.
 
-    `places` are `Columns.places`.
+    `extra_positions` are those of `Columns`.
     """
-    products = _as_many_as_fit(
+    products = _fill_page(
         c.execute(
             f"SELECT {_PRODUCT} FROM products "
             "WHERE request_key = ? AND number >= ? ORDER BY number LIMIT ?",
             (request_key, first, size),
         ),
-        places,
+        extra_positions,
     )
     if not products:
         return []
@@ -46,13 +47,13 @@ def page(
         "WHERE i.request_key = ? AND i.number >= ? AND i.number < ? ORDER BY i.number",
         (request_key, products[0][4], products[-1][4] + products[-1][5]),
     )
-    return _with_images(products, places, found)
+    return _with_images(products, extra_positions, found)
 
 
 def failed_page(
-    c: sqlite3.Connection, request_key: int, places: Sequence[int], first: int, size: int
+    c: sqlite3.Connection, request_key: int, extra_positions: Sequence[int], first: int, size: int
 ) -> list[ProductRow]:
-    """Give at most `size` rows from number `first` on that have failed images, with just those."""
+    """Return products with failed images, with only these images, like `page`."""
     found = c.execute(
         f"{_IMAGES} INDEXED BY images_failed LEFT JOIN files f ON f.key = i.file_key "
         "WHERE i.request_key = ? AND i.status = 'failed' AND i.number >= coalesce("
@@ -62,29 +63,35 @@ def failed_page(
     ).fetchall()
     groups = [(number, list(images)) for number, images in groupby(found, lambda row: row[0])]
     if len(found) == PAGE_IMAGES and len(groups) > 1:
-        groups.pop()  # may be cut; the next page has it whole
-    products = _as_many_as_fit(
+        groups.pop()  # may be incomplete; the next page contains it completely
+    products = _fill_page(
         c.execute(
             f"SELECT {_PRODUCT} FROM products "
             "WHERE request_key = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number",
             (request_key, json.dumps([number for number, _ in groups[:size]])),
         ),
-        places,
+        extra_positions,
     )
-    fitting = groups[: len(products)]
-    return _with_images(products, places, (image for _, images in fitting for image in images))
+    page_groups = groups[: len(products)]
+    images = (image for _, group in page_groups for image in group)
+    return _with_images(products, extra_positions, images)
 
 
-def _as_many_as_fit(found: Iterable[Sequence[Any]], places: Sequence[int]) -> list[Sequence[Any]]:
-    """Take rows, one at least, until they fill a page."""
+def _fill_page(
+    rows: Iterable[Sequence[Any]], extra_positions: Sequence[int]
+) -> list[Sequence[Any]]:
+    """Return the first rows that fill a page, at least one if there is any."""
     products = []
     images = characters = 0
-    for product in found:
+    for product in rows:
         products.append(product)
         _, serial_number, name, extra, _, image_count = product
         images += image_count
         characters += (
-            len(serial_number) + len(name) + len(extra or "") + len(places) * PLACE_CHARACTERS
+            len(serial_number)
+            + len(name)
+            + len(extra or "")
+            + len(extra_positions) * CELL_CHARACTERS
         )
         if images >= PAGE_IMAGES or characters >= PAGE_CHARACTERS:
             break
@@ -92,15 +99,21 @@ def _as_many_as_fit(found: Iterable[Sequence[Any]], places: Sequence[int]) -> li
 
 
 def _with_images(
-    products: Sequence[Sequence[Any]], places: Sequence[int], images: Iterable[Sequence[Any]]
+    products: Sequence[Sequence[Any]],
+    extra_positions: Sequence[int],
+    images: Iterable[Sequence[Any]],
 ) -> list[ProductRow]:
-    """Join rows with their images; both are in the order of the rows' numbers."""
-    shown: dict[int, list[ImageRow]] = {product[0]: [] for product in products}
+    """Return the products with their images. Both are sorted by the product's number."""
+    images_of: dict[int, list[ImageRow]] = {product[0]: [] for product in products}
     for image in images:
-        shown[image[0]].append(mappers.image_row(image[1:]))
+        images_of[image[0]].append(mappers.image_row(image[1:]))
     return [
         ProductRow(
-            number, serial_number, name, mappers.extra_from(extra, places), tuple(shown[number])
+            number,
+            serial_number,
+            name,
+            mappers.extra_from(extra, extra_positions),
+            tuple(images_of[number]),
         )
         for number, serial_number, name, extra, *_ in products
     ]

@@ -1,4 +1,4 @@
-"""What is read: requests, their rows, and stored files, each answer from one snapshot."""
+"""Read access to requests, their products, and stored files. Each result is from one snapshot."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -26,13 +26,13 @@ Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
 
 _POSITION = struct.Struct(">dq")
 _NEWEST = (2.0**62, 0)
-"""A place in a list: when a request was accepted, and its key; this one is before all."""
+"""A position in a list is the time when a request was accepted, and its key. This one is before all."""
 _FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is under way in all: unfinished requests, their images that are not done, and webhooks."""
+    """Totals: unfinished requests, their pending and processing images, and webhooks to send."""
 
     requests: int
     pending: int
@@ -41,23 +41,25 @@ class Counts:
 
 
 class Snapshot:
-    """One request as of one moment."""
+    """One request and its products at one point in time."""
 
     def __init__(self, read: Read[list[ProductRow]], request: Request) -> None:
         self._read = read
         self.request = request
 
     async def products(self, offset: int, limit: int) -> list[ProductRow]:
-        """Give rows from number `offset` on, in the input's order: `limit`, or fewer where they are
-        large, and none only where there are no more."""
+        """Return at most `limit` products from number `offset` on, in the input's order.
+
+        Returns fewer if they are large, but at least one if there are more.
+        """
         return await self._page(product_queries.page, offset, limit)
 
     async def pages(
         self, size: int = 500, *, only_failed: bool = False
     ) -> AsyncIterator[list[ProductRow]]:
-        """Give all rows, in the input's order, `size` at a time, or fewer where they are large.
+        """Yield all products in the input's order, up to `size` at a time, or fewer if they are large.
 
-        `only_failed`: the rows that have failed images, with just those.
+        With `only_failed`, yields only products with failed images, and only these images.
         """
         read = product_queries.failed_page if only_failed else product_queries.page
         page = await self._page(read, 0, size)
@@ -76,29 +78,29 @@ class Snapshot:
 
 
 class Queries:
-    """Answers questions, beside the writer."""
+    """Read access to the database, in parallel to writes."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def request(self, request_id: str) -> Request:
-        """Give a request; raise `ProblemError` NOT_FOUND."""
+        """Return a request. Raise `ProblemError` NOT_FOUND if there is none."""
         return await self._database.read(lambda c: mappers.find_request(c, request_id))
 
     async def version(self, request_id: str) -> tuple[int, bool]:
-        """Give a request's version and whether it has finished; raise `ProblemError` NOT_FOUND."""
+        """Return a request's version and whether it has finished. Raise `ProblemError` NOT_FOUND."""
 
-        def work(c: sqlite3.Connection) -> tuple[int, bool]:
+        def query(c: sqlite3.Connection) -> tuple[int, bool]:
             version, finished = mappers.find(c, "version, finished_at IS NOT NULL", request_id)
             return version, bool(finished)
 
-        return await self._database.read(work)
+        return await self._database.read(query)
 
     @asynccontextmanager
     async def open(self, request_id: str) -> AsyncIterator[Snapshot]:
-        """Hold a snapshot of a request, to read its rows; raise `ProblemError` NOT_FOUND.
+        """Hold a snapshot of a request, to read its products. Raise `ProblemError` NOT_FOUND.
 
-        The WAL cannot be cut back as long as it is held: never wait for a client within.
+        The WAL cannot be truncated while it is held: never wait for a client in the block.
         """
         async with self._database.snapshot() as read:
             request: Request = await read(lambda c: mappers.find_request(c, request_id))
@@ -107,39 +109,39 @@ class Queries:
     async def list_requests(
         self, status: RequestStatus | None = None, limit: int = 100, cursor: str | None = None
     ) -> tuple[list[Request], str | None]:
-        """Give requests, newest first, and the cursor for those after them.
+        """Return at most `limit` requests, newest first, and the cursor of the next page, or None.
 
-        They come without their columns and failures. Raises `ProblemError` INVALID_OPTION for a cursor
-        that is none of ours.
+        The requests have no columns and no failures. Raises `ProblemError` INVALID_OPTION if the cursor
+        is invalid.
         """
         created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)
-        which, index = "", "requests_newest"
+        condition, index = "", "requests_newest"
         if status is not None:
-            which, index = "AND r.status = :status", "requests_by_status"
+            condition, index = "AND r.status = :status", "requests_by_status"
         sql = mappers.REQUESTS.replace("FROM requests r", f"FROM requests r INDEXED BY {index}")
         values = {"status": status, "created_at": created_at, "key": key, "limit": limit + 1}
 
-        def work(c: sqlite3.Connection) -> list[Request]:
+        def query(c: sqlite3.Connection) -> list[Request]:
             found = c.execute(
-                f"{sql} WHERE r.stage = 'accepted' {which} "
+                f"{sql} WHERE r.stage = 'accepted' {condition} "
                 "AND (r.created_at, r.key) < (:created_at, :key) "
                 "ORDER BY r.created_at DESC, r.key DESC LIMIT :limit",
                 values,
             )
             return [mappers.request(row) for row in found]
 
-        requests = await self._database.read(work)
+        requests = await self._database.read(query)
         more = len(requests) > limit
         requests = requests[:limit]
         return requests, _cursor(requests[-1]) if more and requests else None
 
     async def public_file(self, file: str) -> StoredFile | None:
-        """Give the stored file behind a public name, `TOKEN.EXT`; None for one that is not known."""
+        """Return the stored file for a public name, `TOKEN.EXT`, or None if there is none."""
         match = _FILE.fullmatch(file)
         if match is None:
             return None
 
-        def work(c: sqlite3.Connection) -> StoredFile | None:
+        def query(c: sqlite3.Connection) -> StoredFile | None:
             row = c.execute(
                 f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} "
                 "FROM images i INDEXED BY images_public "
@@ -149,13 +151,13 @@ class Queries:
             ).fetchone()
             return None if row is None else mappers.stored_file(row)
 
-        stored = await self._database.read(work)
+        stored = await self._database.read(query)
         return stored if stored is not None and stored.name.endswith(f".{match[2]}") else None
 
     async def counts(self) -> Counts:
-        """Count what is under way."""
+        """Return the totals of unfinished requests, images and webhooks."""
 
-        def work(c: sqlite3.Connection) -> Counts:
+        def query(c: sqlite3.Connection) -> Counts:
             row = c.execute(
                 "SELECT count(*), coalesce(sum(pending), 0), coalesce(sum(processing), 0), "
                 "(SELECT count(*) FROM deliveries WHERE status = 'pending') "
@@ -164,7 +166,7 @@ class Queries:
             ).fetchone()
             return Counts(*row)
 
-        return await self._database.read(work)
+        return await self._database.read(query)
 
 
 def _cursor(request: Request) -> str:
@@ -182,6 +184,6 @@ def _read_cursor(cursor: str) -> tuple[float, int]:
     except (ValueError, struct.error):
         raise ProblemError(
             ProblemCode.INVALID_OPTION,
-            "`cursor` must be a `nextCursor` that an earlier answer gave, unchanged.",
+            "`cursor` must be the unchanged `nextCursor` of an earlier response.",
         ) from None
     return created_at, key

@@ -1,4 +1,4 @@
-"""What comes in and what goes: staging and accepting requests, and removing them."""
+"""Stages, accepts and deletes requests."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from imgsvc.models import Columns, Product, Request, RequestOptions
 
 __all__ = ["PurgeResult", "RequestStore"]
 
-WAITING_SECONDS = 60
-"""When an upload is worth trying again that was refused because too much waits."""
-HIDDEN_AT_ONCE = 500
+RETRY_AFTER_SECONDS = 60
+"""When to repeat an upload that was refused because too many images are pending."""
+HIDE_SLICE = 500
+"""Maximum number of expired requests that one transaction hides."""
 
 
 class RequestStore:
-    """Stages tables under requests that nobody sees, makes them visible, and removes them again.
+    """Stores requests. A request is staged invisibly, then accepted (visible), and at last deleted.
 
-    What is staged is not synced to the disk at each step: the commit that accepts it syncs all that
-    was written before it, and until then it is worth nothing.
+    Staging does not sync to the disk. The commit that accepts the request syncs everything written
+    before it, and a request that is not accepted need not survive a power cut.
     """
 
     def __init__(self, database: Database) -> None:
@@ -34,23 +35,23 @@ class RequestStore:
         self._seen: dict[int, BloomFilter] = {}
 
     async def begin(self) -> int:
-        """Make a request that nobody sees; give its key."""
+        """Create an invisible request. Return its key."""
 
-        def work(c: sqlite3.Connection) -> int:
+        def transaction(c: sqlite3.Connection) -> int:
             key: int = c.execute(
                 "INSERT INTO requests (request_id, created_at) VALUES (?, ?) RETURNING key",
                 (str(uuid.uuid4()), time.time()),
             ).fetchone()[0]
             return key
 
-        key = await self._database.write(work, durable=False)
+        key = await self._database.write(transaction, durable=False)
         self._seen[key] = BloomFilter()
         return key
 
     async def stage(self, request_key: int, products: Sequence[Product]) -> None:
-        """Add rows to a request that is being staged: as many as a short transaction takes.
+        """Add products to a staged request. Pass only as many as fit into a short transaction.
 
-        Rows and images are numbered from 0 in the order in which they come.
+        Products and images are numbered from 0 in the order of arrival.
         """
         seen = self._seen[request_key]
         await self._database.write(
@@ -66,15 +67,16 @@ class RequestStore:
         max_waiting: int,
         idempotency: tuple[str, str] | None = None,
     ) -> Request:
-        """Make a staged request visible and due. When this returns, it survives a power cut.
+        """Make a staged request visible and claimable. When this returns, it survives a power cut.
 
-        `idempotency` is a key and the fingerprint of what came under it. Raises `ProblemError`
-        TOO_MUCH_WAITING where more than `max_waiting` images would wait, and IDEMPOTENCY_KEY_BUSY
-        where another request has just taken the key.
+        `idempotency` is an Idempotency-Key and the fingerprint of the upload. Raises `ProblemError`
+        TOO_MUCH_WAITING if more than `max_waiting` images would be pending, or IDEMPOTENCY_KEY_BUSY if
+        another request has just used the key. Raises LookupError if no such request with images is
+        staged.
         """
         key, fingerprint = idempotency or (None, None)
 
-        def work(c: sqlite3.Connection) -> Request:
+        def transaction(c: sqlite3.Connection) -> Request:
             _check_waiting(c, request_key, max_waiting)
             try:
                 changed = c.execute(
@@ -93,21 +95,22 @@ class RequestStore:
             except sqlite3.IntegrityError:
                 raise ProblemError(
                     ProblemCode.IDEMPOTENCY_KEY_BUSY,
-                    "Another upload has just used this Idempotency-Key. Ask again for its answer.",
+                    "Another upload with this Idempotency-Key was just accepted. "
+                    "Repeat the call to get its response.",
                     retry_after=1,
                 ) from None
             if not changed:
-                raise LookupError(f"no request {request_key} with images is being staged")
+                raise LookupError(f"no staged request {request_key} with images")
             text = mappers.columns_text(columns)
             c.execute("INSERT INTO request_columns VALUES (?, ?)", (request_key, text))
             return mappers.request_of(c, request_key)
 
-        request = await self._database.write(work)
+        request = await self._database.write(transaction)
         self._seen.pop(request_key, None)
         return request
 
     async def discard(self, request_key: int) -> None:
-        """Give up a request that is being staged; `purge_slice` removes it."""
+        """Discard a staged request. `purge_slice` deletes its rows later."""
         self._seen.pop(request_key, None)
         await self._database.write(
             lambda c: (
@@ -120,20 +123,23 @@ class RequestStore:
         )
 
     async def discard_abandoned(self) -> int:
-        """At the start: give up what an earlier process was staging; give the number of requests."""
+        """Discard the requests that an earlier process was staging. Return their number.
 
-        def work(c: sqlite3.Connection) -> int:
+        For use at the start.
+        """
+
+        def transaction(c: sqlite3.Connection) -> int:
             return c.execute(
                 "UPDATE requests INDEXED BY requests_hidden SET stage = 'deleting' "
                 "WHERE stage <> 'accepted' AND stage = 'staging'"
             ).rowcount
 
-        return await self._database.write(work)
+        return await self._database.write(transaction)
 
     async def find_idempotent(self, key: str) -> tuple[str, Request] | None:
-        """Give the fingerprint and the request that an idempotency key is bound to."""
+        """Return the fingerprint and the request of an Idempotency-Key, or None if it is unused."""
 
-        def work(c: sqlite3.Connection) -> tuple[str, Request] | None:
+        def query(c: sqlite3.Connection) -> tuple[str, Request] | None:
             row = c.execute(
                 "SELECT key, fingerprint FROM requests "
                 "WHERE idempotency_key = ? AND stage = 'accepted'",
@@ -141,37 +147,37 @@ class RequestStore:
             ).fetchone()
             return None if row is None else (row[1], mappers.request_of(c, row[0]))
 
-        return await self._database.read(work)
+        return await self._database.read(query)
 
     async def mark_deleting(self, request_id: str) -> int:
-        """Hide a finished request for good; give its key. `purge_slice` removes it.
+        """Hide a finished request permanently. Return its key. `purge_slice` deletes its rows later.
 
         Raises `ProblemError` NOT_FOUND or NOT_FINISHED.
         """
         return await self._database.write(lambda c: deletion.mark_deleting(c, request_id))
 
-    async def expired(self, before: float) -> int:
-        """Hide the requests that finished before that time; give the number of them."""
-        total, count = 0, HIDDEN_AT_ONCE
-        while count == HIDDEN_AT_ONCE:
+    async def hide_expired(self, before: float) -> int:
+        """Hide the requests that finished before `before`, in Unix seconds. Return their number."""
+        total, count = 0, HIDE_SLICE
+        while count == HIDE_SLICE:
             count = await self._database.write(
-                lambda c: deletion.hide_expired(c, before, HIDDEN_AT_ONCE)
+                lambda c: deletion.hide_expired(c, before, HIDE_SLICE)
             )
             total += count
         return total
 
     async def purge_slice(self, limit: int = 2_000) -> PurgeResult:
-        """Remove at most about `limit` rows of hidden requests."""
+        """Delete at most about `limit` rows of hidden requests."""
         return await self._database.write(lambda c: deletion.purge(c, limit))
 
     async def pending_deletions(self) -> list[str]:
-        """Give the names of stored files that are to be deleted."""
+        """Return the names of stored files that must be deleted."""
         return await self._database.read(
             lambda c: [name for (name,) in c.execute("SELECT name FROM pending_deletions")]
         )
 
     async def confirm_deletions(self, names: Sequence[str]) -> None:
-        """Note that these files are deleted."""
+        """Record that these files have been deleted."""
         await self._database.write(
             lambda c: (
                 c.executemany(
@@ -183,12 +189,12 @@ class RequestStore:
 
 
 def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) -> None:
-    waiting = waiting_images(c)
-    (more,) = c.execute("SELECT pending FROM requests WHERE key = ?", (request_key,)).fetchone()
-    if waiting + more > max_waiting:
+    pending = waiting_images(c)
+    (added,) = c.execute("SELECT pending FROM requests WHERE key = ?", (request_key,)).fetchone()
+    if pending + added > max_waiting:
         raise ProblemError(
             ProblemCode.TOO_MUCH_WAITING,
-            f"{waiting:,} images wait already, and with the {more:,} of this table there would be "
-            f"more than {max_waiting:,} (server.max_waiting_images). Try again later.",
-            retry_after=WAITING_SECONDS,
+            f"Too many pending images: {pending:,} are pending already, this table has {added:,}, and "
+            f"the limit is {max_waiting:,} (server.max_waiting_images). Try again later.",
+            retry_after=RETRY_AFTER_SECONDS,
         )

@@ -1,4 +1,4 @@
-"""Rows of a table → rows of the database, many at a time."""
+"""Inserts the rows of an uploaded table, many per statement."""
 
 # Only fixed text of this package is put into SQL; values are always bound.
 # ruff: noqa: S608
@@ -14,18 +14,19 @@ from imgsvc.database.mappers import extra_text
 from imgsvc.models import Product
 
 ROWS_PER_STATEMENT = 500
-"""Python's lock changes hands at each statement, and a busy main thread may keep it for milliseconds:
-few statements of many rows are up to seven times as fast as many of one."""
+"""Maximum number of rows per INSERT statement. Each statement releases Python's global lock, and a busy
+main thread may then hold it for milliseconds: few statements with many rows are up to seven times as
+fast as one statement per row."""
 
-# What is mostly NULL is bound as an empty text: the sqlite3 module takes ten times as long for a None.
+# Columns that are mostly NULL are bound as "": binding None takes the sqlite3 module ten times as long.
 _PRODUCTS = (
     "products (request_key, number, serial_number, product_name, first_image, image_count, extra)"
 )
 _PRODUCT = "(?1, ?, ?, ?, ?, ?, nullif(?, ''))"
 _IMAGES = "images (request_key, number, product, url, host_key, fetch_url, url_key)"
 _IMAGE = "(?1, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
-_BOUND = 6
-"""Values of each row, besides the request's key."""
+_VALUES_PER_ROW = 6
+"""Number of values that are bound for each row, in addition to the request's key."""
 
 _Value = int | str
 
@@ -33,12 +34,15 @@ _Value = int | str
 def stage(
     c: sqlite3.Connection, request_key: int, products: Sequence[Product], seen: BloomFilter
 ) -> None:
-    """Add rows, and their images, to a request that is being staged."""
+    """Add products and their images to a staged request. Raise LookupError if there is none.
+
+    `seen` contains the URLs of the request's earlier images.
+    """
     row = c.execute(
         "SELECT products, pending FROM requests WHERE key = ? AND stage = 'staging'", (request_key,)
     ).fetchone()
     if row is None:
-        raise LookupError(f"no request {request_key} is being staged")
+        raise LookupError(f"no staged request {request_key}")
     first_row, first_image = row
     image = first_image
     duplicate_urls = 0
@@ -57,18 +61,18 @@ def stage(
     _insert(c, _PRODUCTS, _PRODUCT, request_key, product_values)
     _insert(c, _IMAGES, _IMAGE, request_key, image_values)
     c.execute(
-        "UPDATE requests SET products = products + ?, pending = pending + ?, duplicate_urls = duplicate_urls + ? "
-        "WHERE key = ?",
+        "UPDATE requests SET products = products + ?, pending = pending + ?, "
+        "duplicate_urls = duplicate_urls + ? WHERE key = ?",
         (len(products), image - first_image, duplicate_urls, request_key),
     )
 
 
 def _insert(
-    c: sqlite3.Connection, into: str, places: str, request_key: int, values: list[_Value]
+    c: sqlite3.Connection, table: str, row: str, request_key: int, values: list[_Value]
 ) -> None:
-    """Insert rows, whose values stand one behind the other."""
-    step = ROWS_PER_STATEMENT * _BOUND
+    """Insert rows. `row` has the placeholders of one row, `values` the values of all rows."""
+    step = ROWS_PER_STATEMENT * _VALUES_PER_ROW
     for start in range(0, len(values), step):
         part = values[start : start + step]
-        rows = ", ".join([places] * (len(part) // _BOUND))
-        c.execute(f"INSERT INTO {into} VALUES {rows}", [request_key, *part])
+        rows = ", ".join([row] * (len(part) // _VALUES_PER_ROW))
+        c.execute(f"INSERT INTO {table} VALUES {rows}", [request_key, *part])

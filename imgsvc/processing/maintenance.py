@@ -80,7 +80,7 @@ class Maintenance:
     async def _expire(self) -> None:
         days = self._config.retention_days
         if days:
-            count = await self._uploads.expired(time.time() - days * DAY)
+            count = await self._uploads.hide_expired(time.time() - days * DAY)
             if count:
                 log.info("requests are past their retention", extra={"count": count})
 

@@ -308,9 +308,9 @@ class Scheduler:
         if result.orphaned_files:
             await self._delete(result.orphaned_files)
         self._mark_changed(result.changed_requests)
-        for (status, code), count in result.ended.items():
+        for (status, code), count in result.image_counts.items():
             self._metrics.images.labels(status, code).inc(count)
-        for request in result.finished:
+        for request in result.finished_requests:
             self._metrics.requests_finished.labels(request.status).inc()
             log.info(
                 "finished",
@@ -321,8 +321,8 @@ class Scheduler:
                     "failed": request.progress.failed,
                 },
             )
-        if result.finished:
-            self._finished(result.finished)
+        if result.finished_requests:
+            self._finished(result.finished_requests)
 
     async def _delete(self, names: Sequence[str]) -> None:
         try:

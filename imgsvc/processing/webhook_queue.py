@@ -79,7 +79,7 @@ class WebhookQueue:
         now = time.time()
         # One whose outcome is noted while this reads may still be read as due: it is left out.
         sending = set(self._sending)
-        due = await self._deliveries.due(now, SENT_AT_ONCE * 2, for_one=SENT_TO_ONE)
+        due = await self._deliveries.due(now, SENT_AT_ONCE * 2, per_receiver=SENT_TO_ONE)
         for delivery in due:
             if room > 0 and delivery.delivery_id not in sending:
                 room -= 1
@@ -107,7 +107,7 @@ class WebhookQueue:
         attempts = delivery.attempts + 1
         extra = {"request": delivery.request_id, "delivery": delivery.delivery_id}
         if result.ok:
-            await self._deliveries.delivered(delivery.delivery_id)
+            await self._deliveries.record_success(delivery.delivery_id)
             log.info("webhook delivered", extra=extra | {"attempts": attempts})
         else:
             pause = (
@@ -115,7 +115,7 @@ class WebhookQueue:
             )
             next_at = None if pause is None else time.time() + pause
             error = result.error or "the receiver did not accept it"
-            await self._deliveries.failed_attempt(delivery.delivery_id, error, next_at)
+            await self._deliveries.record_failure(delivery.delivery_id, error, next_at)
             log.warning(
                 "webhook failed", extra=extra | {"error": error, "next_try_in_seconds": pause}
             )

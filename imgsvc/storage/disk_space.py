@@ -1,4 +1,4 @@
-"""How much room is left."""
+"""Free space of the file system that holds the data folder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from pathlib import Path
 
 
 class DiskSpace:
-    """The file system that `data_dir` is on, of which `min_free_bytes` are to stay free."""
+    """The file system that contains `data_dir`. `min_free_bytes` of it are kept free."""
 
     def __init__(self, data_dir: Path, min_free_bytes: int) -> None:
         self._data_dir = data_dir
         self._min_free_bytes = min_free_bytes
 
     def free(self) -> int:
-        """The bytes that this process may still write; 0 where no more files can be made."""
+        """Return the bytes that this process can still write.
+
+        0 if the file system cannot be read or has no free inodes.
+        """
         try:
             found = os.statvfs(self._data_dir)
         except OSError:
@@ -24,5 +27,5 @@ class DiskSpace:
         return found.f_bavail * found.f_frsize
 
     def has_free_space(self) -> bool:
-        """Whether there is room for more outputs."""
+        """Return whether more outputs can be stored."""
         return self.free() > self._min_free_bytes

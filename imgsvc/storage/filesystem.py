@@ -1,8 +1,9 @@
-"""The stored outputs: whole and durable, or not there at all.
+"""Stored outputs as files. A file is complete and on the disk, or does not exist.
 
-`outputs/ab/TOKEN.ext`, where `ab` begins the token, which has 34 digits, or 32 from an earlier version.
-What is being written lies in `outputs/tmp`: one folder to look through at the start, however many
-outputs there are, and of the same file system, so that moving a file to its place is atomic.
+Outputs are `outputs/ab/TOKEN.ext`, where `ab` are the first two of the token's 34 hex digits (32 in
+files of version 1.0). Files are written in `outputs/tmp` first. This is one folder, so the cleanup at
+the start is quick however many outputs there are. It is on the same file system, so the move to the
+final path is atomic.
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ _NAME = re.compile(rf"{_TOKEN.pattern}\.({'|'.join(sorted(set(EXTENSIONS.values(
 _TEMPORARY = re.compile(rf"({_TOKEN.pattern}\.[a-z]+|scratch)\.[0-9a-f]{{16}}\.tmp")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 GROUP = 64
-"""Files that are written and synced together, at most: each is an open file meanwhile."""
+"""Maximum number of files that are written and synced together. Each is an open file meanwhile."""
 
 
 class StorageFullError(Exception):
-    """There is no room for a file, on the disk or in a quota."""
+    """The disk or a quota is full: a file cannot be stored."""
 
 
 def output_path(data_dir: Path, name: str) -> Path:
-    """Where the output `TOKEN.EXT` lies. Raises ValueError for what is no such name."""
+    """Return the path of the output `TOKEN.EXT`. Raise ValueError if `name` is not such a name."""
     if not _NAME.fullmatch(name):
-        raise ValueError(f"not the name of an output: {name!r}")
+        raise ValueError(f"not an output name: {name!r}")
     return data_dir / OUTPUTS / name[:2] / name
 
 
-def any_output(data_dir: Path) -> bool:
-    """Whether the folder holds any output."""
+def has_outputs(data_dir: Path) -> bool:
+    """Return whether the data folder contains any output."""
     for folder in (data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]"):
         with os.scandir(folder) as entries:
             if any(_NAME.fullmatch(entry.name) for entry in entries):
@@ -52,7 +53,7 @@ def any_output(data_dir: Path) -> bool:
 
 
 class _Put:
-    """One file on its way to the disk."""
+    """One file that is being stored."""
 
     def __init__(self, name: str, path: Path, temporary: Path, data: bytes) -> None:
         self.name = name
@@ -65,15 +66,15 @@ class _Put:
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
-    def alive(self) -> bool:
+    def active(self) -> bool:
         return self.error is None and not self.abandoned
 
     def fail(self, error: OSError) -> None:
-        """Note what went wrong, but not where: that would hold the data."""
+        """Record an error without its traceback, which would keep the data in memory."""
         self.error = OSError(*error.args)
 
-    def settle(self) -> None:
-        """Tell who waits for it."""
+    def resolve(self) -> None:
+        """Set the result of `done`."""
         if self.done.done():
             return
         if self.error is None:
@@ -86,7 +87,7 @@ class _Put:
 
 
 class FilesystemStore:
-    """Puts, deletes and sweeps outputs, on threads of its own. Makes its folders if need be."""
+    """Stores and deletes outputs below the data folder, in its own threads. Creates its folders."""
 
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
@@ -98,14 +99,14 @@ class FilesystemStore:
         self._flushing: asyncio.Task[None] | None = None
 
     def path(self, name: str) -> Path:
-        """Where the output `TOKEN.EXT` lies. Raises ValueError for what is no such name."""
+        """Return the path of the output `TOKEN.EXT`. Raise ValueError if `name` is not such a name."""
         return output_path(self._data_dir, name)
 
     async def put(self, name: str, data: bytes) -> None:
-        """Store an output. When this returns, it survives a power cut.
+        """Store an output. When this returns, the output survives a power cut.
 
-        Puts that come while others are being synced go together. One that is cancelled leaves nothing
-        behind. Raises `StorageFullError`, or `ImageError` (`storage_failed`).
+        Calls that arrive during a sync are stored together as the next group. A cancelled call leaves
+        no file. Raises `StorageFullError`, or `ImageError` with the code `storage_failed`.
         """
         put = _Put(name, self.path(name), self._temporary(name), data)
         self._waiting.append(put)
@@ -114,31 +115,36 @@ class FilesystemStore:
         try:
             await asyncio.shield(put.done)
         except asyncio.CancelledError:
-            # Its caller forgets the name with this, so nothing may lie under it any more.
+            # The caller forgets the name now, so no file may remain under it.
             put.abandoned = True
             await asyncio.wait({put.done})
-            with suppress(OSError):  # the disk fails; the image is put back all the same
+            with suppress(OSError):  # the disk fails; the image is requeued anyway
                 await self.delete([name])
             raise
         finally:
-            del put  # An error holds this frame, and would be held by it, and the data with it.
+            # An error refers to this frame. Without `del`, the frame would refer to the error through
+            # `put`, and this cycle would keep the data in memory.
+            del put
 
     async def delete(self, names: Iterable[str]) -> None:
-        """Delete outputs for good; those that are gone already are no error."""
+        """Delete outputs permanently. Names without a file are ignored."""
         paths = [self.path(name) for name in names]
         await asyncio.get_running_loop().run_in_executor(self._threads, _delete, paths)
 
     async def sweep(self, in_flight_tokens: Sequence[str]) -> None:
-        """Remove what an earlier process left: temporary files, and the outputs of these tokens.
+        """Remove leftovers of an earlier process: temporary files, and the outputs of these tokens.
 
-        Nothing else, not even in the same folder.
+        All other files stay, even in the same folders.
         """
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._sweep, in_flight_tokens)
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """Lend the path of a temporary file, which is removed after the block, or at the next start."""
+        """Create a temporary file and yield its path. It is removed after the block.
+
+        If the process ends within the block, the next start removes it.
+        """
         path = self._temporary("scratch")
         path.touch(mode=0o600, exist_ok=False)
         try:
@@ -147,7 +153,7 @@ class FilesystemStore:
             path.unlink(missing_ok=True)
 
     async def close(self) -> None:
-        """Wait for what is being written, and end the threads."""
+        """Wait for pending writes, and stop the threads."""
         if self._flushing is not None:
             await asyncio.wait({self._flushing})
         self._threads.shutdown()
@@ -156,18 +162,18 @@ class FilesystemStore:
         return self._tmp / f"{name}.{secrets.token_hex(8)}.tmp"
 
     async def _flush(self) -> None:
-        """Write what waits, group by group, until nothing waits."""
+        """Store all waiting files, group by group."""
         loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
                 try:
                     await loop.run_in_executor(self._threads, _store, group)
-                except RuntimeError as error:  # closed already
+                except RuntimeError as error:  # already closed
                     for put in group:
                         put.error = OSError(str(error))
                 for put in group:
-                    put.settle()
+                    put.resolve()
         finally:
             self._flushing = None
 
@@ -183,20 +189,21 @@ class FilesystemStore:
 
 
 def _store(group: Sequence[_Put]) -> None:
-    """Write all, then sync all, so that the disk does it at once; then move all, and sync the folders.
+    """Store a group of files: write all, sync all, move all, and sync the folders.
 
-    What goes wrong with one is noted in it, and hinders no other.
+    Syncing all at once lets the disk combine the writes. An error of one file is recorded in its
+    `_Put` and does not affect the others.
     """
     for step in (_write, _sync, _move):
         for put in group:
-            if put.alive:
+            if put.active:
                 try:
                     step(put)
                 except OSError as error:
                     put.fail(error)
     moved: dict[Path, list[_Put]] = {}
     for put in group:
-        if put.alive:
+        if put.active:
             moved.setdefault(put.path.parent, []).append(put)
         else:
             _discard(put)
@@ -226,7 +233,7 @@ def _sync(put: _Put) -> None:
 def _move(put: _Put) -> None:
     try:
         put.temporary.replace(put.path)
-    except FileNotFoundError:  # the first of its folder
+    except FileNotFoundError:  # the folder does not exist yet
         put.path.parent.mkdir(mode=0o700, exist_ok=True)
         sync_folder(put.path.parent.parent)
         put.temporary.replace(put.path)
@@ -234,7 +241,7 @@ def _move(put: _Put) -> None:
 
 def _discard(put: _Put) -> None:
     if put.fd >= 0:
-        with suppress(OSError):  # on NFS, what was wrong with a write may come up again here
+        with suppress(OSError):  # on NFS, close may report the error of an earlier write again
             os.close(put.fd)
         put.fd = -1
     for path in (put.temporary, put.path):

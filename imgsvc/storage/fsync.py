@@ -1,4 +1,4 @@
-"""Make the disk keep what was written."""
+"""Functions that wait until written data is on the disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
-"""macOS: there `fsync` hands the bytes to the drive, which may keep them in its cache."""
+"""The macOS command to sync to the disk. There, `fsync` hands the bytes to the drive, which may keep
+them in its cache. None on other systems."""
 
 
 def sync_file(fd: int) -> None:
@@ -22,10 +23,10 @@ def sync_file(fd: int) -> None:
 
 
 def begin_sync(fd: int) -> None:
-    """Let the disk begin to write the file, and return at once: many then wait for it together."""
+    """Start to write the file to the disk, and return at once. Later syncs of many files overlap."""
     if hasattr(os, "posix_fadvise"):
-        with suppress(OSError):  # it is but advice
-            # Linux writes dirty pages that are not needed any more, and keeps them while it does.
+        with suppress(OSError):  # only a hint
+            # Linux starts to write dirty pages that are no longer needed, and keeps them meanwhile.
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -35,7 +36,7 @@ def sync_folder(folder: Path) -> None:
     try:
         sync_file(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+        if error.errno != errno.EINVAL:  # EINVAL: the file system cannot sync folders
             raise
     finally:
         os.close(fd)

@@ -1,7 +1,7 @@
-"""The data folders of earlier releases, as `make_data_folder` writes them, unpacked for a test.
+"""Unpacks the data folders of earlier releases, which `make_data_folder` created.
 
-The URLs in them name hosts of the networks that are reserved for documentation. The origin of
-tests/origin.py answers for these hosts, as the service's proxy: no port is part of the data.
+Their URLs use addresses of networks that are reserved for documentation. The origin of
+tests/origin.py serves these hosts as the proxy of the service, so the URLs need no port.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PUBLIC_URL = "http://images.example"
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A copy of a data folder, and what the release that wrote it answered."""
+    """A copy of a data folder, and the responses of the release that wrote it."""
 
     path: Path
     expected: dict[str, Any]
@@ -46,7 +46,7 @@ def unpack(version: str, path: Path) -> DataFolder:
     for packed in path.glob(f"{DATABASE}*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
         packed.unlink()
-    # Git keeps no empty folders.
+    # Git does not store empty folders.
     (path / "outputs" / "tmp").mkdir(exist_ok=True)
     return DataFolder(path, json.loads((source / EXPECTED).read_text()))
 
@@ -63,7 +63,7 @@ def settings_for(origin: Origin) -> dict[str, dict[str, Any]]:
 
 
 def serve_sources(origin: Origin, sources: dict[str, str]) -> None:
-    """Let `origin` answer each URL with the photo named for it."""
+    """Make `origin` serve for each URL the photo that `sources` maps it to."""
     for url, photo in sources.items():
         origin.script(url, Reply(photo=photo))
 
@@ -74,7 +74,7 @@ def files_in(path: Path) -> set[str]:
 
 
 def holds(database: Path, text: str) -> bool:
-    """Whether any cell of any table holds this text, whatever the schema."""
+    """Return whether any cell of any table contains this text, in any schema."""
     with closing(sqlite3.connect(database, timeout=30)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         return any(

@@ -1,30 +1,30 @@
-"""Write the data folder that the upgrade tests open, and what this release answered about it.
+"""Creates the data folder that the upgrade tests open, and records the responses of this release.
 
-Run with the release whose data folder is wanted; it writes tests/upgrade/1.0.0/:
+Run it with the release whose data folder is needed. For 1.0.0 it writes tests/upgrade/1.0.0/:
 
     python -m tests.upgrade.make_data_folder
 
-The folder is named after the release that runs. The real service makes nearly all of it, and is then
-killed in the middle of its work. `_leave_rare_states` adds what a kill hardly ever leaves: a request
-whose cancellation was noted and not begun, and files that no image uses yet. It knows the schema, and
-so may have to change with it.
+The folder is named after the release that runs. The real service creates nearly all of it, and is then
+killed in the middle of its work. `_add_rare_states` adds states that a kill rarely leaves: a request
+whose cancellation was recorded but not started, and files that no image uses yet. It depends on the
+schema, and may have to change with it.
 
 The folder has these requests:
 
-    completed   several formats, URLs that come twice, equal images under two URLs, further columns
-    partial     some images answer 404; one has the same source as an image of `completed`
-    failed      every image fails, each in another way
-    cancelled   one image was completed before
-    options     quality=50, format=webp; its webhook is to be sent again
+    completed   several formats, duplicate URLs, equal images with two URLs, extra columns
+    partial     some images return 404; one has the same source as an image of `completed`
+    failed      every image fails, each with another error
+    cancelled   one image was completed before the cancellation
+    options     quality=50, format=webp; its webhook will be sent again
     delivered   its webhook was delivered
-    refused     its webhook was refused for good
+    refused     its webhook was refused permanently
     keyed       uploaded with an Idempotency-Key
-    retried     its failed image was tried again, and completed
-    half_done   images that are completed, in progress, waiting, and waiting for a retry
-    cancelling  its cancellation was asked for, and not yet carried out
+    retried     its failed image was retried, and completed
+    half_done   images that are completed, in progress, pending, and waiting for a retry
+    cancelling  its cancellation was requested, but not yet carried out
 
-and in addition one that was being uploaded, one that was being deleted, and one that was deleted but
-for its file.
+It also has one request that was being uploaded, one that was being deleted, and one that was deleted
+except for its file.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ Json = dict[str, Any]
 
 
 def photo(number: int, extension: str = "jpg", shop: str = SHOP) -> str:
-    """Return the URL of a small photo, which the origin serves without being told to."""
+    """Return the URL of a small photo that the origin serves by default."""
     return f"{shop}/photo/{number}.{extension}{SIZE}"
 
 
 def source(number: int, extension: str = "jpg") -> str:
-    """Return the same photo as `Reply` and `sources` name it."""
+    """Return the name of the same photo in `Reply` and `sources`."""
     return f"/photo/{number}.{extension}{SIZE}"
 
 
@@ -92,7 +92,7 @@ def completed_table() -> bytes:
 
 
 class Maker:
-    """A running service, its origin, and what is to be expected of its data folder."""
+    """A running service, its origin, and the expected responses for its data folder."""
 
     def __init__(self, service: Service, origin: Origin) -> None:
         self.service = service
@@ -103,9 +103,9 @@ class Maker:
 
     def upload(self, name: str, body: bytes, query: str = "", key: str | None = None) -> str:
         headers = {} if key is None else {"Idempotency-Key": key}
-        answer = self.service.post(f"/processImages{query}", body, headers)
-        assert answer.status == 201, answer.body
-        self.request_ids[name] = request_id = str(answer.json()["requestId"])
+        response = self.service.post(f"/processImages{query}", body, headers)
+        assert response.status == 201, response.body
+        self.request_ids[name] = request_id = str(response.json()["requestId"])
         return request_id
 
     def finish(self, name: str, status: str, body: bytes, query: str = "") -> str:
@@ -115,21 +115,21 @@ class Maker:
         return request_id
 
     def wait_for_webhook(self, name: str, status: str) -> None:
-        def is_noted() -> bool:
+        def is_recorded() -> bool:
             webhook = self.service.status(self.request_ids[name])["webhook"]
             return bool(webhook["attempts"] == 1 and webhook["status"] == status)
 
-        block_until(is_noted, f"the webhook of {name}", 30)
+        block_until(is_recorded, f"the webhook of {name}", 30)
 
 
 def stored_at(output_url: str) -> Path:
-    """Return where the output of the first image of its content is stored, in the data folder."""
+    """Return the path of an output in the data folder, if its image is the first with this content."""
     name = output_url.rpartition("/")[2]
     return Path("outputs", name[:2], name)
 
 
 def make_finished(maker: Maker) -> None:
-    """Make the requests that are finished, and note what the service answers about them."""
+    """Create the finished requests."""
     origin, service = maker.origin, maker.service
     origin.script(f"{SHOP}/copy-of-1.jpg", Reply(photo=source(1)))
     origin.script(f"{SHOP}/gr%C3%B6%C3%9Fe.png", Reply(photo=source(6, "png")))
@@ -182,8 +182,8 @@ def make_finished(maker: Maker) -> None:
     maker.wait_for_webhook("options", "pending")
 
 
-def note_finished(maker: Maker) -> None:
-    """Note what the service answers about the requests that are finished."""
+def record_finished(maker: Maker) -> None:
+    """Record the service's responses about the finished requests."""
     service = maker.service
     finished: Json = {}
     for name, request_id in maker.request_ids.items():
@@ -195,21 +195,21 @@ def note_finished(maker: Maker) -> None:
 
 
 def outputs_of(service: Service, statuses: list[Json]) -> dict[str, str]:
-    """Return the path of each output, and the SHA-256 of what the service sends for it."""
+    """Return the path of each output, and the SHA-256 of the service's response body for it."""
     found: dict[str, str] = {}
     for status in statuses:
         for product in status["products"]:
             for image in product["images"]:
                 if image["outputUrl"] is not None:
                     path = image["outputUrl"].removeprefix(PUBLIC_URL)
-                    answer = service.get(path)
-                    assert answer.status == 200
-                    found[path] = hashlib.sha256(answer.body).hexdigest()
+                    response = service.get(path)
+                    assert response.status == 200
+                    found[path] = hashlib.sha256(response.body).hexdigest()
     return found
 
 
 def make_half_done(maker: Maker) -> None:
-    """Make a request with images in every state, and one to be cancelled."""
+    """Create a request with images in every state, and a request that will be cancelled."""
     origin, service = maker.origin, maker.service
     held = [f"{SHOP}/held-{n}.jpg" for n in range(5)]
     for number, url in enumerate(held, 30):
@@ -238,10 +238,10 @@ def make_half_done(maker: Maker) -> None:
 
     def is_half_done() -> bool:
         status = service.status(request_id)
-        tried = [i["attempts"] for p in status["products"] for i in p["images"]]
+        attempts = [i["attempts"] for p in status["products"] for i in p["images"]]
         progress = status["progress"]
-        # The image that waits for its retry has had an attempt, as have the three completed ones.
-        if (progress["completed"], sum(tried)) != (3, 4):
+        # The image that waits for its retry and the three completed ones have one attempt each.
+        if (progress["completed"], sum(attempts)) != (3, 4):
             return False
         return bool(progress["processing"] > 3 and progress["pending"] > 3)
 
@@ -255,13 +255,14 @@ def make_half_done(maker: Maker) -> None:
 
 @contextmanager
 def deletions_fail(maker: Maker) -> Iterator[None]:
-    """Delete two requests in vain, as if the service were killed while it does so.
+    """Start to delete two requests, as if the service were killed while it deletes them.
 
-    A folder in the place of the first one's file stops both: the first is deleted but for its file, and
-    the second is marked for it. The file is put back in the end, when the service is to be gone.
+    A folder replaces the file of the first request, so both deletions fail: the first request is
+    deleted except for its file, and the second is only marked for deletion. The file is restored after
+    the block, when the service must have ended.
     """
     service = maker.service
-    first = maker.finish("doomed", "completed", table([("1", DELETED_NAME, photo(50))]))
+    first = maker.finish("pending_deletion", "completed", table([("1", DELETED_NAME, photo(50))]))
     second = maker.finish(
         "deleting", "completed", table([("1", DELETED_NAME, [photo(51), photo(52)])])
     )
@@ -278,7 +279,7 @@ def deletions_fail(maker: Maker) -> Iterator[None]:
     for request_id in (first, second):
         assert service.call("DELETE", f"/deleteRequest/{request_id}").status == 500
         assert service.get(f"/checkStatus/{request_id}").status == 404
-    del maker.request_ids["doomed"], maker.request_ids["deleting"]
+    del maker.request_ids["pending_deletion"], maker.request_ids["deleting"]
     maker.expected["removed"] = {
         "requests": [first, second],
         "texts": [second, DELETED_NAME, STAGED_NAME, path.name],
@@ -291,13 +292,13 @@ def deletions_fail(maker: Maker) -> Iterator[None]:
 
 @contextmanager
 def uploading(maker: Maker) -> Iterator[None]:
-    """Begin an upload whose end never comes, and wait until its first rows are stored."""
-    where = urlsplit(maker.service.url)
-    assert where.hostname is not None
+    """Start an upload that never ends, and wait until its first rows are stored."""
+    address = urlsplit(maker.service.url)
+    assert address.hostname is not None
     cell = "A long cell. " * 4_000
     header = ("S. No.", "Product Name", "Input Image Urls", "Text")
     rows = [(n, STAGED_NAME, photo(60 + n), cell) for n in range(8)]
-    connection = HTTPConnection(where.hostname, where.port, timeout=30)
+    connection = HTTPConnection(address.hostname, address.port, timeout=30)
     with closing(connection):
         connection.putrequest("POST", "/processImages")
         connection.putheader("Content-Type", "text/csv")
@@ -308,16 +309,16 @@ def uploading(maker: Maker) -> Iterator[None]:
         yield
 
 
-def _leave_rare_states(maker: Maker, connection: sqlite3.Connection) -> None:
-    """Write what a kill at the right moment leaves: it knows the schema of this release."""
+def _add_rare_states(maker: Maker, connection: sqlite3.Connection) -> None:
+    """Write the states that a kill leaves only at the right moment. Depends on the release's schema."""
     with connection:
-        # After the first commit of cancelling a request, before its images are cancelled.
+        # A kill after the first commit of a cancellation, before the images are cancelled.
         changed = connection.execute(
             "UPDATE requests SET cancelling = 1, version = version + 1 WHERE request_id = ?",
             (maker.request_ids["cancelling"],),
         ).rowcount
         assert changed == 1
-        # Whatever the clock of the machine that opens the folder, what waits for its time is due.
+        # All retries are due, even if the clock of the machine that opens the folder is slow.
         connection.execute(
             f"UPDATE images SET not_before = not_before - {YEAR} WHERE not_before > 0"
         )
@@ -331,10 +332,10 @@ def _leave_rare_states(maker: Maker, connection: sqlite3.Connection) -> None:
     ).fetchall()
     outputs = maker.service.data_dir / "outputs"
     (stored,), (written,), *_ = tokens
-    # An output that was stored before its image was noted as completed, and one half written.
+    # An output that was stored before its image was recorded as completed, and two partial files.
     path = outputs / stored[:2] / f"{stored}.jpg"
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(b"stored, and not noted")
+    path.write_bytes(b"stored, but not recorded")
     temporary = outputs / "tmp" / f"{written}.jpg.{'0' * 16}.tmp"
     temporary.write_bytes(b"half written")
     scratch = outputs / "tmp" / f"scratch.{'0' * 16}.tmp"
@@ -347,7 +348,7 @@ def _leave_rare_states(maker: Maker, connection: sqlite3.Connection) -> None:
 
 
 def pack(service: Service, folder: Path) -> None:
-    """Copy the data folder of a service that was killed, its database compressed."""
+    """Copy the data folder of a killed service, and compress its database."""
     shutil.copytree(
         service.data_dir, folder, ignore=lambda _, names: [n for n in names if DATABASE in n]
     )
@@ -358,7 +359,7 @@ def pack(service: Service, folder: Path) -> None:
 
 
 def make(folder: Path, scratch: Path, origin: Origin) -> None:
-    """Write the data folder and what is to be expected of it to `folder`, which must not exist."""
+    """Write the data folder and the expected responses to `folder`, which must not exist."""
     settings = settings_for(origin)
     settings["fetch"] |= {"per_host": 2, "concurrency": 4}
     settings["webhook"] = {"pauses_seconds": [60, 300, 1_800]}
@@ -367,10 +368,10 @@ def make(folder: Path, scratch: Path, origin: Origin) -> None:
     try:
         service.start()
         make_finished(maker)
-        # What is finished is moved into the database's own file; its WAL then has the rest alone.
+        # Stopping moves the finished requests into the database file. The WAL then has only the rest.
         assert service.stop() == 0
         service.restart()
-        note_finished(maker)
+        record_finished(maker)
         with deletions_fail(maker):
             make_half_done(maker)
             unfinished = {
@@ -385,7 +386,7 @@ def make(folder: Path, scratch: Path, origin: Origin) -> None:
         service.close()
     with closing(sqlite3.connect(service.data_dir / DATABASE)) as connection:
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        _leave_rare_states(maker, connection)
+        _add_rare_states(maker, connection)
         # Closing the connection would move the WAL into the database.
         pack(service, folder / "data")
     pending = {"options": f"{RECEIVER}/pending", "half_done": f"{RECEIVER}/half-done"}
@@ -402,7 +403,7 @@ def make(folder: Path, scratch: Path, origin: Origin) -> None:
 
 
 def main() -> None:
-    """Write the folder of the release that runs, in the place of an earlier one."""
+    """Write the folder of the running release. Replace an earlier one."""
     folder = FOLDER / __version__
     if folder.exists():
         shutil.rmtree(folder)
