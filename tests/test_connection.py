@@ -1,4 +1,4 @@
-"""Tests of `Database`: transactions are complete or rolled back, whatever interrupts them."""
+"""Tests of `Database`: every transaction is complete or rolled back, also after an interruption."""
 
 from __future__ import annotations
 

@@ -173,8 +173,8 @@ class Machine(RuleBasedStateMachine):
     @rule(limit=st.integers(1, 10))
     def purge(self, limit: int) -> None:
         purged = self.run(self.db.uploads.purge_slice(limit))
-        assert set(purged.names) <= set(self.run(self.db.uploads.pending_deletions()))
-        self.run(self.db.uploads.confirm_deletions(purged.names))
+        assert set(purged.orphaned_files) <= set(self.run(self.db.uploads.pending_deletions()))
+        self.run(self.db.uploads.confirm_deletions(purged.orphaned_files))
 
     @rule()
     def restart(self) -> None:

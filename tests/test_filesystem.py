@@ -217,8 +217,8 @@ async def test_sweep_removes_only_temporary_files_and_outputs_of_tokens(
         path.write_bytes(b"half")
     before = names_below(tmp_path)
     await files.sweep([in_flight.partition(".")[0], secrets.token_hex(16), "../../lock", "*"])
-    gone = {str(path.relative_to(tmp_path)) for path in [*leftovers, files.path(in_flight)]}
-    assert names_below(tmp_path) == before - gone
+    removed = {str(path.relative_to(tmp_path)) for path in [*leftovers, files.path(in_flight)]}
+    assert names_below(tmp_path) == before - removed
 
 
 async def test_scratch_removes_file_after_block(files: FilesystemStore, tmp_path: Path) -> None:

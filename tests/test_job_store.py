@@ -436,7 +436,7 @@ async def test_finish_requeues_image_when_file_of_its_duplicate_was_deleted(
     await db.accept(urls(1))
     (late,) = await db.claim()
     await db.uploads.mark_deleting(first.request_id)
-    assert (await db.uploads.purge_slice()).names == [outcome.file]
+    assert (await db.uploads.purge_slice()).orphaned_files == [outcome.file]
     await db.work.finish([Completed(late, outcome.source_digest, outcome.file, IMAGE_INFO)])
     (again,) = await db.claim()
     assert (again.numbers, again.attempts) == (late.numbers, late.attempts)

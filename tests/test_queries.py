@@ -39,7 +39,7 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
         yield db
 
 
-def rows(count: int, images: int = 1) -> list[list[str]]:
+def table_rows(count: int, images: int = 1) -> list[list[str]]:
     return [[f"http://a.example/{row}/{n}" for n in range(images)] for row in range(count)]
 
 
@@ -51,7 +51,7 @@ async def all_pages(
 
 
 async def test_products_show_status_attempts_and_error_of_each_image(db: DatabaseHarness) -> None:
-    request = await db.accept(rows(1, 5))
+    request = await db.accept(table_rows(1, 5))
     done, bad, again, _ = await db.claim(limit=4)
     outcome = completed(done)
     await db.work.finish(
@@ -63,7 +63,7 @@ async def test_products_show_status_attempts_and_error_of_each_image(db: Databas
     )
     async with db.snapshots.open(request.request_id) as snapshot:
         ((row,),) = [await snapshot.products(0, 10)]
-    urls = rows(1, 5)[0]
+    urls = table_rows(1, 5)[0]
     assert row.images == (
         ImageRow(urls[0], ImageStatus.COMPLETED, 1, outcome.file, IMAGE_INFO),
         ImageRow(
@@ -82,7 +82,7 @@ async def test_products_show_status_attempts_and_error_of_each_image(db: Databas
 async def test_pages_contain_each_row_once_in_order(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    request = await db.accept(rows(25, 3))
+    request = await db.accept(table_rows(25, 3))
     pages = await all_pages(db, request.request_id, 10)
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [row.number for page in pages for row in page] == list(range(25))
@@ -145,12 +145,12 @@ async def test_pages_with_only_failed_contain_only_failed_images(
 ) -> None:
     monkeypatch.setattr(product_queries, "PAGE_IMAGES", max_images)
     monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", max_characters)
-    request = await db.accept(rows(30, 4))
+    request = await db.accept(table_rows(30, 4))
     bad, good = set(), []
     claims = await db.claim(limit=200, capacity=200)
     for claim in claims:
-        row, _, number = claim.url.removeprefix("http://a.example/").partition("/")
-        if int(row) % 3 == 0 and int(number) % 2:
+        row_number, _, number = claim.url.removeprefix("http://a.example/").partition("/")
+        if int(row_number) % 3 == 0 and int(number) % 2:
             bad.add(claim)
         else:
             good.append(claim)
@@ -165,13 +165,13 @@ async def test_pages_with_only_failed_contain_only_failed_images(
             f"http://a.example/{row.number}/{n}" for n in (1, 3)
         ]
         assert row.extra == (f"colour {row.number}",)
-    other = await db.accept(rows(3))
+    other = await db.accept(table_rows(3))
     assert await all_pages(db, other.request_id, only_failed=True) == []
     await db.complete(await db.claim())
 
 
 async def test_snapshot_does_not_change_when_request_is_deleted(db: DatabaseHarness) -> None:
-    request = await db.accept(rows(3))
+    request = await db.accept(table_rows(3))
     async with db.snapshots.open(request.request_id) as snapshot:
         await db.complete(await db.claim())
         await db.uploads.mark_deleting(request.request_id)
@@ -184,7 +184,7 @@ async def test_snapshot_does_not_change_when_request_is_deleted(db: DatabaseHarn
 
 
 async def test_version_increases_with_every_change(db: DatabaseHarness) -> None:
-    request = await db.accept(rows(2), webhook="http://me/")
+    request = await db.accept(table_rows(2), webhook="http://me/")
     versions = [await db.snapshots.version(request.request_id)]
 
     async def changed() -> None:
@@ -217,7 +217,7 @@ async def test_version_increases_with_every_change(db: DatabaseHarness) -> None:
 async def test_request_raises_not_found_when_id_is_unknown(
     db: DatabaseHarness, request_id: str
 ) -> None:
-    await db.accept(rows(1))
+    await db.accept(table_rows(1))
     for method in (db.snapshots.request, db.snapshots.version):
         with pytest.raises(ProblemError) as refusal:
             await method(request_id)
@@ -230,8 +230,8 @@ async def test_request_raises_not_found_when_id_is_unknown(
 async def test_list_requests_returns_newest_first_and_continues_at_cursor(
     db: DatabaseHarness,
 ) -> None:
-    accepted = [(await db.accept(rows(1))).request_id for _ in range(7)]
-    await db.stage(rows(1))
+    accepted = [(await db.accept(table_rows(1))).request_id for _ in range(7)]
+    await db.stage(table_rows(1))
     found: list[str] = []
     cursor = None
     while True:
@@ -240,26 +240,26 @@ async def test_list_requests_returns_newest_first_and_continues_at_cursor(
         if cursor is None:
             break
         if len(found) == 3:
-            await db.accept(rows(1))  # a newer request does not change the following pages
+            await db.accept(table_rows(1))  # a newer request does not change the following pages
     assert found == accepted[::-1]
 
 
 async def test_list_requests_filters_by_status(db: DatabaseHarness) -> None:
-    pending = await db.accept(rows(1))
+    pending = await db.accept(table_rows(1))
     while claims := await db.claim():
         await db.complete(claims)
     done = pending.request_id
-    bad = (await db.accept(rows(1))).request_id
+    bad = (await db.accept(table_rows(1))).request_id
     await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in await db.claim()])
-    mixed = (await db.accept(rows(2))).request_id
+    mixed = (await db.accept(table_rows(2))).request_id
     one, two = await db.claim()
     await db.work.finish([completed(one), Failed(two, 1, ImageErrorCode.TIMEOUT, "x")])
-    gone = await db.accept(rows(1))
+    gone = await db.accept(table_rows(1))
     await db.work.start_cancel(gone.request_id)
     await db.work.cancel_slice(gone.key, 10)
-    half = (await db.accept(rows(2))).request_id
+    half = (await db.accept(table_rows(2))).request_id
     await db.complete(await db.claim(limit=1))
-    waits = (await db.accept(rows(1))).request_id
+    waits = (await db.accept(table_rows(1))).request_id
     expected = {
         RequestStatus.COMPLETED: done,
         RequestStatus.FAILED: bad,
@@ -284,7 +284,7 @@ async def test_list_requests_refuses_invalid_cursor(db: DatabaseHarness, cursor:
 
 
 async def test_public_file_finds_stored_file_by_public_name_only(db: DatabaseHarness) -> None:
-    await db.accept(rows(3))
+    await db.accept(table_rows(3))
     one, two, three = await db.claim()
     await db.work.finish([completed(one, "same"), completed(two, "same")])
     for token in (one.token, two.token):
@@ -311,7 +311,7 @@ async def test_counts_includes_only_unfinished_requests_and_webhooks_to_send(
     db: DatabaseHarness,
 ) -> None:
     assert await db.snapshots.counts() == Counts(0, 0, 0, 0)
-    await db.accept(rows(3), webhook="http://me/")
+    await db.accept(table_rows(3), webhook="http://me/")
     claims = await db.claim(limit=1)
     assert await db.snapshots.counts() == Counts(1, 2, 1, 0)
     while claims:

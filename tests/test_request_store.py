@@ -214,7 +214,7 @@ async def test_purge_slice_deletes_discarded_request_in_slices(
         await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
     slices = 1
     while (purged := await db.uploads.purge_slice(1_000)).more:
-        assert purged.names == []
+        assert purged.orphaned_files == []
         slices += 1
     assert slices > 10, "one slice deletes only some rows"
     assert set((await row_counts(db)).values()) == {0}
@@ -269,7 +269,7 @@ async def test_purge_slice_returns_only_files_that_no_other_request_uses(
     more = True
     while more:
         purged = await db.uploads.purge_slice(1)
-        names += purged.names
+        names += purged.orphaned_files
         more = purged.more
     assert names == [own]
     assert await db.uploads.pending_deletions() == [own], "until its deletion is confirmed"
@@ -281,7 +281,7 @@ async def test_purge_slice_returns_only_files_that_no_other_request_uses(
     assert stored is not None
     assert stored.name == shared
     await db.uploads.mark_deleting(two.request_id)
-    assert (await db.uploads.purge_slice()).names == [shared]
+    assert (await db.uploads.purge_slice()).orphaned_files == [shared]
     assert set((await row_counts(db)).values()) == {0}
 
 

@@ -22,7 +22,7 @@ from tests.service_process import Service
 from tests.upgrade.data_folder import (
     PUBLIC_URL,
     DataFolder,
-    holds,
+    contains_text,
     serve_sources,
     settings_for,
     unpack,
@@ -85,7 +85,7 @@ def wait_for_webhook(service: Service, request_id: str) -> None:
 
 
 def wait_until_removed(folder: DataFolder, text: str) -> None:
-    block_until(lambda: not holds(folder.database, text), f"{text!r} to be removed", 30)
+    block_until(lambda: not contains_text(folder.database, text), f"{text!r} to be removed", 30)
 
 
 def check_files(service: Service, folder: DataFolder) -> None:

@@ -41,7 +41,7 @@ def _change_status(
 ) -> None:
     """Change the status of a request's images, and its counters."""
     changes = Changes()
-    changes.moved(before, after, len(numbers))
+    changes.record(before, after, len(numbers))
     c.executemany(
         f"UPDATE images SET status = ?{values} WHERE request_key = ? AND number = ?",
         [(after, *parameters, request_key, number) for number in numbers],

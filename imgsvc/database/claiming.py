@@ -67,14 +67,14 @@ def allocate_fairly(
 
     `take(consumer, allocation)` returns how much of its allocation a consumer has used. Yields each
     consumer with that number, as soon as it is known. A consumer that uses less than its allocation
-    takes no part in the next rounds.
+    is left out of the next rounds.
     """
     remaining = list(consumers)
     while amount > 0 and remaining:
-        equal = max(1, amount // len(remaining))
+        quota = max(1, amount // len(remaining))
         unsatisfied = []
         for consumer in remaining:
-            allocation = min(equal, amount)
+            allocation = min(quota, amount)
             if not allocation:
                 break
             taken = take(consumer, allocation)
@@ -97,7 +97,7 @@ def claim(
 
     `capacity(host_key)` returns how many more URLs of a host may be claimed. `now` is in Unix seconds.
     """
-    return _Claiming(c, limit, capacity, now, round_robin).run()
+    return _ClaimTransaction(c, limit, capacity, now, round_robin).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,8 @@ class _Image:
     attempts: int
 
 
-class _Claiming:
-    """The state of one claim transaction."""
+class _ClaimTransaction:
+    """A claim transaction and its state."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ class _Claiming:
         return self._capacity(host_key) - self._claimed_per_host[host_key]
 
     def _claim_host(self, request: _Request, host_key: int, limit: int) -> int:
-        """Claim at most `limit` URLs of one host: retries that are due, then images without an attempt.
+        """Claim at most `limit` URLs of one host: retries that are due, then images not yet tried.
 
         Return the number.
         """
@@ -344,7 +344,7 @@ def mark_processing(
     c.executemany(
         "UPDATE images SET status = 'processing', not_before = 0, token = ? "
         "WHERE request_key = ? AND number = ?",
-        [(None if at else token, request_key, number) for at, number in enumerate(numbers)],
+        [(None if index else token, request_key, number) for index, number in enumerate(numbers)],
     )
 
 

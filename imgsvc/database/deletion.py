@@ -14,11 +14,12 @@ from imgsvc.errors import ProblemCode, ProblemError
 class PurgeResult:
     """The result of one slice.
 
-    `names` are stored files that no image uses any more: the caller must delete them. They remain in
-    the table `pending_deletions` until `confirm_deletions`. `more` is True if rows may be left.
+    `orphaned_files` are names of stored files that no image uses any more: the caller must delete them.
+    They remain in the table `pending_deletions` until `confirm_deletions`. `more` is True if rows may
+    be left.
     """
 
-    names: list[str]
+    orphaned_files: list[str]
     more: bool
 
 
@@ -56,7 +57,7 @@ def hide_expired(c: sqlite3.Connection, before: float, limit: int) -> int:
 
 def purge(c: sqlite3.Connection, limit: int) -> PurgeResult:
     """Delete at most about `limit` rows of hidden requests."""
-    names: list[str] = []
+    orphaned_files: list[str] = []
     remaining = limit
     while remaining > 0:
         row = c.execute(
@@ -64,14 +65,14 @@ def purge(c: sqlite3.Connection, limit: int) -> PurgeResult:
             "WHERE stage <> 'accepted' AND stage = 'deleting' ORDER BY key LIMIT 1"
         ).fetchone()
         if row is None:
-            return PurgeResult(names, more=False)
-        remaining -= _purge_request(c, row[0], remaining, names)
-    return PurgeResult(names, more=True)
+            return PurgeResult(orphaned_files, more=False)
+        remaining -= _purge_request(c, row[0], remaining, orphaned_files)
+    return PurgeResult(orphaned_files, more=True)
 
 
-def _purge_request(c: sqlite3.Connection, key: int, limit: int, names: list[str]) -> int:
+def _purge_request(c: sqlite3.Connection, key: int, limit: int, orphaned_files: list[str]) -> int:
     """Delete at most about `limit` rows of a request, its own row last. Return their number."""
-    deleted_rows = _purge_images(c, key, limit, names)
+    deleted_rows = _purge_images(c, key, limit, orphaned_files)
     for sql in _OTHER_ROWS:
         if deleted_rows >= limit:
             return deleted_rows
@@ -92,7 +93,7 @@ _OTHER_ROWS = (
 )
 
 
-def _purge_images(c: sqlite3.Connection, key: int, limit: int, names: list[str]) -> int:
+def _purge_images(c: sqlite3.Connection, key: int, limit: int, orphaned_files: list[str]) -> int:
     rows = c.execute(
         "SELECT number, file_key FROM images WHERE request_key = ? ORDER BY number LIMIT ?",
         (key, limit),
@@ -111,5 +112,5 @@ def _purge_images(c: sqlite3.Connection, key: int, limit: int, names: list[str])
         ).fetchall()
         for (name,) in deleted:
             c.execute("REPLACE INTO pending_deletions VALUES (?)", (name,))
-            names.append(name)
+            orphaned_files.append(name)
     return len(rows)

@@ -68,7 +68,7 @@ class Changes:
     input_bytes: int = 0
     output_bytes: int = 0
 
-    def moved(self, before: ImageStatus, after: ImageStatus, count: int) -> None:
+    def record(self, before: ImageStatus, after: ImageStatus, count: int) -> None:
         """Record a status change of `count` images. Raise `InvalidTransitionError` if it is illegal."""
         check_transition(before, after)
         self.counts[before] -= count
@@ -203,12 +203,12 @@ class _ResultWriter:
 
     def _drop(self, outcome: Outcome) -> None:
         log.warning(
-            "dropped an outcome: its claim is no longer valid",
+            "ignored the result of a job: its claim is no longer valid",
             extra={"request": outcome.claim.request_id, "image": outcome.claim.numbers[0]},
         )
         if isinstance(outcome, Completed) and _is_own(outcome):
-            known = self._find_file(outcome)
-            if known is None or known[1] != outcome.file:
+            existing = self._find_file(outcome)
+            if existing is None or existing[1] != outcome.file:
                 self._orphaned_files.append(outcome.file)
 
     def _complete(self, outcome: Completed) -> None:
@@ -242,9 +242,9 @@ class _ResultWriter:
 
         Return None if the outcome refers to another image's file, and that file was deleted.
         """
-        known = self._find_file(outcome)
-        if known is not None:
-            file_key, name, info = known
+        existing = self._find_file(outcome)
+        if existing is not None:
+            file_key, name, info = existing
             if _is_own(outcome) and name != outcome.file:
                 self._orphaned_files.append(outcome.file)
             return file_key, info
@@ -312,7 +312,7 @@ class _ResultWriter:
             [(status, *parameters, claim.request_key, number) for number in claim.numbers],
         ).rowcount
         changes = self._changes.setdefault(claim.request_key, Changes())
-        changes.moved(ImageStatus.PROCESSING, status, count)
+        changes.record(ImageStatus.PROCESSING, status, count)
         return count
 
 

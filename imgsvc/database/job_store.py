@@ -49,15 +49,15 @@ class JobStore:
     async def in_flight_tokens(self) -> list[str]:
         """Return the tokens of the claims that an earlier process had in progress.
 
-        For use at the start, before `recover`, which deletes these tokens: files with these names are
-        leftovers, and must be removed first.
+        Call this at startup before `recover`, which deletes these tokens. Files with these names are
+        leftovers and must be removed first.
         """
         return await self._database.read(bulk_updates.in_flight_tokens)
 
     async def recover(self) -> None:
-        """Requeue the images that an earlier process had in progress. Their attempts do not change.
+        """Requeue the images that an earlier process had in progress. Call this at startup.
 
-        For use at the start.
+        The images' numbers of attempts do not change.
         """
         await self._database.write(bulk_updates.reset_rates)
         while await self._database.write(lambda c: bulk_updates.recover(c, SLICE)):

@@ -161,7 +161,7 @@ def settings_from(text: str) -> CompressionSettings:
 
 
 def storable(text: str) -> str:
-    """Return the text with lone surrogates replaced by `?`: SQLite cannot store them."""
+    """Return the text with lone surrogates replaced by question marks: SQLite cannot store them."""
     return text.encode("utf-8", "replace").decode()
 
 

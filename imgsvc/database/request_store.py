@@ -123,9 +123,9 @@ class RequestStore:
         )
 
     async def discard_abandoned(self) -> int:
-        """Discard the requests that an earlier process was staging. Return their number.
+        """Discard the requests that an earlier process was staging. Call this at startup.
 
-        For use at the start.
+        Return the number of these requests.
         """
 
         def transaction(c: sqlite3.Connection) -> int:

@@ -65,7 +65,7 @@ class Maintenance:
             more = True
             while more:
                 purged = await self._uploads.purge_slice(SLICE)
-                await self._delete(purged.names)
+                await self._delete(purged.orphaned_files)
                 more = purged.more
 
     async def delete_orphans(self, names: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 Outputs are `outputs/ab/TOKEN.ext`, where `ab` are the first two of the token's 34 hex digits (32 in
 files of version 1.0). Files are written in `outputs/tmp` first. This is one folder, so the cleanup at
-the start is quick however many outputs there are. It is on the same file system, so the move to the
+the start is quick with any number of outputs. It is on the same file system, so the move to the
 final path is atomic.
 """
 

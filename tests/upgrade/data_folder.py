@@ -73,7 +73,7 @@ def files_in(path: Path) -> set[str]:
     return {str(p.relative_to(path)) for p in (path / "outputs").rglob("*") if p.is_file()}
 
 
-def holds(database: Path, text: str) -> bool:
+def contains_text(database: Path, text: str) -> bool:
     """Return whether any cell of any table contains this text, in any schema."""
     with closing(sqlite3.connect(database, timeout=30)) as connection:
         tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")

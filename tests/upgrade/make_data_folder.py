@@ -50,8 +50,8 @@ from tests.upgrade.data_folder import (
     EXPECTED,
     FOLDER,
     PUBLIC_URL,
+    contains_text,
     files_in,
-    holds,
     settings_for,
 )
 from tests.waiting import block_until
@@ -305,7 +305,7 @@ def uploading(maker: Maker) -> Iterator[None]:
         connection.putheader("Content-Length", "10000000")
         connection.endheaders(table(rows, header))
         database = maker.service.data_dir / DATABASE
-        block_until(lambda: holds(database, STAGED_NAME), "the first rows to be stored", 30)
+        block_until(lambda: contains_text(database, STAGED_NAME), "the first rows to be stored", 30)
         yield
 
 
