@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus. One object, made once and handed to whoever counts."""
+"""The Prometheus metrics. The service creates one `Metrics` and passes it to its components."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BUCKET_SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The service's own figures, in a registry of their own. Seconds and bytes are the units."""
+    """The metrics of one service, in their own registry. Units are seconds and bytes."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.uploads = Counter(
-            "imgsvc_uploads", "Uploads, by how they ended.", ["outcome"], registry=self.registry
+            "imgsvc_uploads", "Uploads, by outcome.", ["outcome"], registry=self.registry
         )
         self.requests_finished = Counter(
             "imgsvc_requests_finished",
@@ -25,39 +25,39 @@ class Metrics:
         )
         self.images = Counter(
             "imgsvc_images",
-            "Images that are done, by status and error code.",
+            "Finished images, by status and error code.",
             ["status", "code"],
             registry=self.registry,
         )
         self.retries = Counter(
-            "imgsvc_retries", "Tries that are to be made again.", ["code"], registry=self.registry
+            "imgsvc_retries", "Retries scheduled, by error code.", ["code"], registry=self.registry
         )
         self.reused = Counter(
             "imgsvc_images_reused",
-            "Images whose source had been compressed before.",
+            "Images that use the stored output of an earlier image with the same content.",
             registry=self.registry,
         )
         self.bytes_in = Counter(
-            "imgsvc_input_bytes", "Bytes of sources that were fetched.", registry=self.registry
+            "imgsvc_input_bytes", "Bytes of sources fetched.", registry=self.registry
         )
         self.bytes_out = Counter(
-            "imgsvc_output_bytes", "Bytes of outputs that were stored.", registry=self.registry
+            "imgsvc_output_bytes", "Bytes of outputs stored.", registry=self.registry
         )
         self.webhooks = Counter(
-            "imgsvc_webhooks", "Webhook tries, by outcome.", ["outcome"], registry=self.registry
+            "imgsvc_webhooks", "Webhook attempts, by outcome.", ["outcome"], registry=self.registry
         )
-        self.fetch_seconds = self._histogram("fetch", "fetching an image took")
-        self.wait_seconds = self._histogram("wait", "an image waited for its turn at its host")
+        self.fetch_seconds = self._histogram("fetch", "Time to fetch an image.")
+        self.wait_seconds = self._histogram("wait", "Time an image waited for a download slot.")
         self.compress_seconds = self._histogram(
-            "compress", "compressing an image took, with its wait for a worker"
+            "compress", "Time to compress an image, including the wait for a worker."
         )
-        self.store_seconds = self._histogram("store", "storing an image took")
+        self.store_seconds = self._histogram("store", "Time to store an image.")
 
-    def _histogram(self, name: str, what: str) -> Histogram:
+    def _histogram(self, name: str, description: str) -> Histogram:
         return Histogram(
-            f"imgsvc_{name}_seconds", f"How long {what}.", buckets=_SECONDS, registry=self.registry
+            f"imgsvc_{name}_seconds", description, buckets=_BUCKET_SECONDS, registry=self.registry
         )
 
-    def gauge(self, name: str, what: str, read: Callable[[], float]) -> None:
-        """Publish a figure that is read when Prometheus asks for it."""
-        Gauge(f"imgsvc_{name}", what, registry=self.registry).set_function(read)
+    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
+        """Register a gauge. `read` returns its value, each time that Prometheus reads the metrics."""
+        Gauge(f"imgsvc_{name}", description, registry=self.registry).set_function(read)

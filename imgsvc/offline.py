@@ -46,7 +46,7 @@ async def process_file(
         try:
             await asyncio.wait({work, broken}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise StartupError("a part of the service has failed; see the log")
+                raise StartupError("a component of the service has failed; see the log")
             await work
         finally:
             work.cancel()
@@ -77,7 +77,7 @@ async def _accept(service: Service, config: Config, table: Path) -> Request:
     if request is None:
         raise TypeError("this was no dry run")
     if accepted.replayed and request.finished_at is not None and request.progress.failed:
-        await service.control.retry(request.request_id)
+        await service.actions.retry(request.request_id)
     return request
 
 
@@ -95,9 +95,9 @@ async def _forget_others(service: Service, request_id: str) -> None:
             if other.request_id == request_id:
                 continue
             if other.finished_at is None:
-                await service.control.cancel(other.request_id)
+                await service.actions.cancel(other.request_id)
                 await _finish(service, other.request_id, lambda _: None)
-            await service.control.delete(other.request_id)
+            await service.actions.delete(other.request_id)
         if cursor is None:
             return
 

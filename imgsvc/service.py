@@ -1,4 +1,4 @@
-"""The composition root: builds everything, in order, and takes it down in reverse."""
+"""The composition root: builds and starts all components, and stops them in reverse order."""
 
 from __future__ import annotations
 
@@ -51,25 +51,27 @@ from imgsvc.workers.pool import WorkerPool
 log = logging.getLogger(__name__)
 
 DATABASE = "imgsvc.db"
-FETCHED_BYTES = 40 * 2**20
-"""Bytes that are fetched and not yet compressed, in all."""
-FETCHED_AHEAD = 16
-"""Images that may be fetched ahead for each worker: two messages full of small ones."""
-MOST_FILES = 65_536
-NEW_OBJECTS = 10_000
-"""New objects after which garbage is looked for: a large table makes many, and leaves none."""
-RECOVERY_SECONDS = 1.0
-"""How often a start tries again to take up the work, while the database takes no write."""
+"""The name of the database file in `data_dir`."""
+MAX_FETCHED_BYTES = 40 * 2**20
+"""Maximum size of all sources that are fetched and not yet compressed."""
+FETCHED_AHEAD_PER_WORKER = 16
+"""Images that may be fetched ahead for each worker: two full batches of small images."""
+MAX_OPEN_FILES = 65_536
+GC_THRESHOLD = 10_000
+"""New objects that trigger a garbage collection. High, because reading a large table creates many
+objects and leaves no garbage."""
+RECOVERY_RETRY_SECONDS = 1.0
+"""Delay before the recovery at startup is repeated while the database accepts no writes."""
 CLOSE_SECONDS = 3.0
-"""What is left of the time to shut down for closing what is quick to close."""
-COMMIT_SECONDS = 1.0
-"""How long the last commits may take; what is not committed is done again at the next start."""
-READER_SECONDS = 0.5
-"""How long a reader that is still at it has to end, and then once more to be cut off."""
+"""Part of `server.shutdown_seconds` that is reserved for closing resources."""
+COMMIT_GRACE_SECONDS = 1.0
+"""Time for the last commits at shutdown. Uncommitted images are processed again at the next start."""
+RESPONSE_GRACE_SECONDS = 0.5
+"""Time that active responses get to finish at shutdown, and the same time again to be aborted."""
 
 
 class Service:
-    """All parts of one running service. `running` makes one."""
+    """All components of one service. Use `running` to create and run one."""
 
     def __init__(self, config: Config, database: Database) -> None:
         self.config = config
@@ -81,20 +83,22 @@ class Service:
         self.snapshots = Queries(database)
         self.events = events = Events(self.snapshots)
         self._database = database
-        self._space = space = DiskSpace(config.storage.data_dir, config.storage.min_free_bytes)
+        self._disk_space = disk_space = DiskSpace(
+            config.storage.data_dir, config.storage.min_free_bytes
+        )
         self.files = files = FilesystemStore(config.storage.data_dir)
-        self._uploads = uploads = RequestStore(database)
-        self._work = work = JobStore(
+        self._request_store = request_store = RequestStore(database)
+        self._job_store = job_store = JobStore(
             database, partial(webhook_body, retention_days=config.storage.retention_days)
         )
         self._pool = pool = WorkerPool(config.compress)
-        self.monitor = HealthMonitor(database, pool, has_free_space=space.has_free_space)
-        self._housekeeping = Maintenance(uploads, files, config.storage)
+        self.monitor = HealthMonitor(database, pool, has_free_space=disk_space.has_free_space)
+        self._maintenance = Maintenance(request_store, files, config.storage)
         rules = AddressRules(config.fetch.allowed_networks)
         self._session = session = open_session(config.fetch, rules)
         self._breakers = breakers = CircuitBreakers()
-        fetcher = Fetcher(session, config.fetch, ByteBudget(FETCHED_BYTES))
-        self._deliveries = WebhookQueue(
+        fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
+        self._webhook_queue = WebhookQueue(
             WebhookStore(database),
             WebhookSender(session, config.webhook),
             config.webhook,
@@ -102,51 +106,51 @@ class Service:
             mark_changed=events.mark_changed,
         )
         pipeline = Pipeline(
-            work,
+            job_store,
             fetcher,
             pool,
             files,
             host_limiter=HostLimiter(config.fetch.concurrency, config.fetch.per_host),
             metrics=metrics,
-            has_free_space=space.has_free_space,
+            has_free_space=disk_space.has_free_space,
             may_fetch=breakers.may_fetch,
         )
-        self.queue = queue = Scheduler(
-            work,
+        self.scheduler = scheduler = Scheduler(
+            job_store,
             pipeline,
             breakers,
             config.fetch,
             metrics,
-            fetched_ahead=FETCHED_AHEAD * pool.workers,
-            has_free_space=space.has_free_space,
+            fetched_ahead=FETCHED_AHEAD_PER_WORKER * pool.workers,
+            has_free_space=disk_space.has_free_space,
             mark_changed=events.mark_changed,
-            finished=self._finished,
-            orphaned_files=self._housekeeping.delete_orphans,
+            on_finished=self._on_finished,
+            delete_orphans=self._maintenance.delete_orphans,
         )
-        self.control = RequestActions(
-            work, uploads, queue, self._housekeeping, mark_changed=events.mark_changed
+        self.actions = RequestActions(
+            job_store, request_store, scheduler, self._maintenance, mark_changed=events.mark_changed
         )
         self.intake = Intake(
-            uploads,
+            request_store,
             config.server,
             metrics,
-            has_free_space=space.has_free_space,
-            on_accepted=queue.wake,
-            on_discarded=self._housekeeping.wake,
+            has_free_space=disk_space.has_free_space,
+            on_accepted=scheduler.wake,
+            on_discarded=self._maintenance.wake,
         )
 
-    def _finished(self, requests: Sequence[FinishedRequest]) -> None:
+    def _on_finished(self, requests: Sequence[FinishedRequest]) -> None:
         self.events.mark_changed((request.request_key for request in requests), urgent=True)
-        self._deliveries.wake()
+        self._webhook_queue.wake()
 
     @property
-    def parts(self) -> AppContext:
-        """What the web layer gets."""
+    def app_context(self) -> AppContext:
+        """The components that the web layer uses."""
         return AppContext(
             config=self.config,
             intake=self.intake,
             snapshots=self.snapshots,
-            control=self.control,
+            control=self.actions,
             files=self.files,
             events=self.events,
             health=self.monitor.health,
@@ -154,55 +158,55 @@ class Service:
         )
 
     async def start(self) -> None:
-        """Recover what an earlier process left, and begin to work."""
-        self._measure()
-        self._own(self.monitor.watch(), "watch")
+        """Recover the state that an earlier process left, then start all components."""
+        self._register_gauges()
+        self._start_task(self.monitor.watch(), "health monitor")
         await self._recover()
         await self._pool.start()
-        self._own(self.events.publish(), "events")
-        self._own(self._housekeeping.run(), "housekeeping")
-        self._processing = self._own(self.queue.process_queue(), "queue")
-        self._own(self._deliveries.run(), "webhooks")
-        self._own(self.control.resume(), "cancelling")
+        self._start_task(self.events.publish(), "events")
+        self._start_task(self._maintenance.run(), "maintenance")
+        self._processing = self._start_task(self.scheduler.process_queue(), "scheduler")
+        self._start_task(self._webhook_queue.run(), "webhooks")
+        self._start_task(self.actions.resume(), "cancellations")
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
-        """Put in order what an earlier process left, however long the database takes no write."""
+        """Clean up what an earlier process left, retrying while the database accepts no writes."""
         while True:
             try:
-                await self.files.sweep(await self._work.in_flight_tokens())
-                await self._work.recover()
-                await self._uploads.discard_abandoned()
-            except DatabaseUnavailableError:  # the monitor tells of it
-                await asyncio.sleep(RECOVERY_SECONDS)
+                await self.files.sweep(await self._job_store.in_flight_tokens())
+                await self._job_store.recover()
+                await self._request_store.discard_abandoned()
+            except DatabaseUnavailableError:  # the health monitor reports it
+                await asyncio.sleep(RECOVERY_RETRY_SECONDS)
             else:
                 return
 
     async def stop(self) -> None:
-        """Refuse what comes, finish or put back what is in flight, in time, and let go of the rest."""
+        """Refuse new work, finish or requeue jobs in flight before the deadline, stop all tasks."""
         deadline = time.monotonic() + self.config.server.shutdown_seconds - CLOSE_SECONDS
         self.monitor.state = ServiceState.STOPPING
         self.intake.stop()
         self.events.close()
-        await self.control.close()
-        await self.queue.stop(deadline - time.monotonic())
+        await self.actions.close()
+        await self.scheduler.stop(deadline - time.monotonic())
         if self._processing is not None:
-            await asyncio.wait({self._processing}, timeout=COMMIT_SECONDS)
+            await asyncio.wait({self._processing}, timeout=COMMIT_GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._pool.close(max(0.0, deadline - time.monotonic()))
 
     async def close(self) -> None:
-        """Let go of what it holds since it was made, started or not."""
+        """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self.files.close()
 
     async def ended(self) -> None:
-        """Wait until a part has ended that should not have: the service is of no use any more."""
+        """Return when a component has failed: the service cannot continue."""
         await self._ended.wait()
 
-    def _own(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
+    def _start_task(self, work: Coroutine[object, object, None], name: str) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._task_ended)
@@ -211,24 +215,32 @@ class Service:
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("a part of the service has failed: %s", task.get_name(), exc_info=error)
+            log.critical(
+                "a component of the service has failed: %s", task.get_name(), exc_info=error
+            )
             self._ended.set()
 
-    def _measure(self) -> None:
-        self.metrics.gauge("in_flight", "Images in flight.", lambda: self.queue.in_flight)
+    def _register_gauges(self) -> None:
         self.metrics.gauge(
-            "watchers", "Clients that watch a request.", lambda: self.events.watchers
+            "in_flight",
+            "Images being fetched, compressed or stored.",
+            lambda: self.scheduler.in_flight,
         )
-        self.metrics.gauge("free_bytes", "Free bytes in data_dir.", self._space.free)
+        self.metrics.gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
+        self.metrics.gauge(
+            "free_bytes", "Free disk space for data_dir, in bytes.", self._disk_space.free
+        )
         self.metrics.gauge("workers", "Worker processes.", lambda: self._pool.workers)
-        self.metrics.gauge("workers_busy", "Worker processes at work.", lambda: self._pool.busy)
+        self.metrics.gauge(
+            "workers_busy", "Worker processes that are compressing images.", lambda: self._pool.busy
+        )
 
 
 @asynccontextmanager
 async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Service]:
-    """Run the service, over HTTP unless told not to, until the block ends.
+    """Run the service until the block ends.
 
-    Raises `StartupError` where it cannot start.
+    `listen`: also serve HTTP. Raises `StartupError` if the service cannot start.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
@@ -247,10 +259,10 @@ async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Servi
 async def _listening(service: Service) -> AsyncIterator[None]:
     server = service.config.server
     runner = Runner(
-        create_app(service.parts),
+        create_app(service.app_context),
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=READER_SECONDS,
+        shutdown_timeout=RESPONSE_GRACE_SECONDS,
     )
     await runner.setup()
     try:
@@ -260,7 +272,7 @@ async def _listening(service: Service) -> AsyncIterator[None]:
         except OSError as error:
             raise StartupError(
                 f"cannot listen on {server.host}:{server.port}: {error.strerror}. "
-                "Is another service there? Choose another server.port."
+                "If another program uses this port, choose another server.port."
             ) from None
         _warn_if_open(service.config)
         host, port = runner.addresses[0][:2]
@@ -275,7 +287,7 @@ async def _listening(service: Service) -> AsyncIterator[None]:
 def _warn_if_open(config: Config) -> None:
     if not config.server.api_keys and not _is_loopback(config.server.host):
         log.warning(
-            "ANYONE WHO REACHES THIS ADDRESS CAN USE THIS SERVICE: it listens on %s without API "
+            "ANYONE WHO CAN REACH THIS ADDRESS CAN USE THE SERVICE: it listens on %s without API "
             "keys. Set server.api_keys, or listen on 127.0.0.1.",
             config.server.host,
         )
@@ -288,34 +300,40 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _allow_many_files() -> None:
-    """Let this process open as many files as it may: each origin's connection is one."""
+def _raise_file_limit() -> None:
+    """Raise this process's limit of open files: each connection to a host is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
     if soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _look_for_garbage_seldom() -> None:
-    """Spare the event loop the collector's pauses: the program's own objects stay, to the end."""
+def _collect_garbage_less_often() -> None:
+    """Shorten the garbage collector's pauses of the event loop.
+
+    Exclude the objects that exist now, which live until the program ends, and collect less often.
+    """
     gc.freeze()
-    gc.set_threshold(NEW_OBJECTS)
+    gc.set_threshold(GC_THRESHOLD)
 
 
 async def serve(config: Config) -> int:
-    """Serve until a signal comes; return the exit code. A second signal exits at once."""
-    _allow_many_files()
-    _look_for_garbage_seldom()
+    """Run the service until SIGTERM or SIGINT; return the exit code, 1 if a component has failed.
+
+    A second signal exits at once.
+    """
+    _raise_file_limit()
+    _collect_garbage_less_often()
     loop = asyncio.get_running_loop()
-    asked, started = asyncio.Event(), asyncio.Event()
-    serving = asyncio.create_task(_serve_until(asked, config, started))
+    stop_requested, started = asyncio.Event(), asyncio.Event()
+    serving = asyncio.create_task(_serve_until(stop_requested, config, started))
 
     def on_signal(number: signal.Signals) -> None:
-        if asked.is_set():
+        if stop_requested.is_set():
             os._exit(128 + number)
         log.info("stopping", extra={"signal": number.name})
-        asked.set()
-        if not started.is_set():  # It may be waiting, for a locked database for example.
+        stop_requested.set()
+        if not started.is_set():  # The start may be waiting, for example for a locked database.
             serving.cancel()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -323,16 +341,21 @@ async def serve(config: Config) -> int:
     try:
         await serving
     except asyncio.CancelledError:
-        if not asked.is_set():
+        if not stop_requested.is_set():
             raise
     log.info("stopped")
-    return 0 if asked.is_set() else 1
+    return 0 if stop_requested.is_set() else 1
 
 
-async def _serve_until(asked: asyncio.Event, config: Config, started: asyncio.Event) -> None:
+async def _serve_until(
+    stop_requested: asyncio.Event, config: Config, started: asyncio.Event
+) -> None:
     async with running(config) as service:
         started.set()
-        waits = {asyncio.create_task(asked.wait()), asyncio.create_task(service.ended())}
+        waits = {
+            asyncio.create_task(stop_requested.wait()),
+            asyncio.create_task(service.ended()),
+        }
         _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
             task.cancel()

@@ -64,7 +64,7 @@ class HttpHarness:
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._session = session
-        self.work: JobStore = service._work
+        self.work: JobStore = service._job_store
 
     async def call(
         self,
@@ -143,7 +143,7 @@ async def open_http(folder: Path, **sections: Mapping[str, object]) -> AsyncIter
     parts = (service.events.publish(), service.monitor.watch())
     tasks = [asyncio.create_task(part) for part in parts]
     service.monitor.state = ServiceState.RUNNING
-    runner = Runner(create_app(service.parts), access_log=None, shutdown_timeout=1.0)
+    runner = Runner(create_app(service.app_context), access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)

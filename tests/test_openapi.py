@@ -42,7 +42,7 @@ def references(node: Any) -> set[str]:
 
 
 async def test_every_route_is_described_and_no_other(http: HttpHarness) -> None:
-    parts = http.service.parts
+    parts = http.service.app_context
     origins, keys = OriginPolicy(ServerConfig()), ApiKeys([])
     table = routes(parts, origins, keys, HealthHandler(parts.health, parts.metrics))
     served = {

@@ -1,4 +1,4 @@
-"""Progress, to whoever watches: the newest snapshot of a request, never a backlog."""
+"""Progress events: watchers of a request get its newest snapshot, never a backlog."""
 
 from __future__ import annotations
 
@@ -14,27 +14,34 @@ from imgsvc.models import Request
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 0.5
-"""A watcher hears of changes at most this often, but of the end at once; one read serves all."""
+"""Minimum time between two snapshots of a running request. The end of a request is published at once.
+
+One database read serves all watchers of a request.
+"""
 
 
 class Subscription:
-    """The changes of one request. A slow reader skips snapshots; none is kept but the newest."""
+    """An iterator over the snapshots of one request.
+
+    It holds only the newest snapshot: a slow reader skips the ones before it.
+    """
 
     def __init__(self, request: Request) -> None:
         self._newest: Request | None = request
         self._ended = request.finished_at is not None
-        self._news = asyncio.Event()
-        self._news.set()
+        self._updated = asyncio.Event()
+        self._updated.set()
 
     def offer(self, request: Request) -> None:
+        """Replace the snapshot that the reader gets next. A finished request ends the iteration."""
         self._newest = request
         self._ended = request.finished_at is not None
-        self._news.set()
+        self._updated.set()
 
     def end(self) -> None:
-        """Let the reader stop after what it has not read yet."""
+        """End the iteration after the snapshot that has not been read yet, if there is one."""
         self._ended = True
-        self._news.set()
+        self._updated.set()
 
     def __aiter__(self) -> Subscription:
         return self
@@ -43,68 +50,69 @@ class Subscription:
         while self._newest is None:
             if self._ended:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._updated.clear()
+            await self._updated.wait()
         request, self._newest = self._newest, None
         return request
 
 
 class Events:
-    """Tells watchers what has changed.
+    """Publishes changes of requests to their watchers.
 
-    The database holds the truth; `mark_changed` only says where to look. Nothing is read for a request that
-    nobody watches.
+    The database holds the state: `mark_changed` only says which requests to read again. Requests
+    without watchers are never read.
     """
 
     def __init__(self, snapshots: Queries) -> None:
         self._snapshots = snapshots
-        self._feeds: dict[str, set[Subscription]] = {}
+        self._subscriptions: dict[str, set[Subscription]] = {}
         self._watched: dict[int, str] = {}
         self._changed: set[int] = set()
-        self._news = asyncio.Event()
+        self._has_changes = asyncio.Event()
         self._urgent = asyncio.Event()
         self._closed = False
 
     def mark_changed(self, request_keys: Iterable[int], *, urgent: bool = False) -> None:
-        """Say that these requests have changed; who watches is told now, if that is urgent."""
-        touched = self._watched.keys() & set(request_keys)
-        if touched:
-            self._changed |= touched
-            self._news.set()
+        """Record that these requests have changed. If urgent, publish them without delay."""
+        changed = self._watched.keys() & set(request_keys)
+        if changed:
+            self._changed |= changed
+            self._has_changes.set()
             if urgent:
                 self._urgent.set()
 
     @asynccontextmanager
     async def watch(self, request_id: str) -> AsyncIterator[Subscription]:
-        """Give the request's snapshot now and after each change, until it has finished.
+        """Subscribe to a request: its snapshot now and after each change, until it has finished.
 
-        Raises `ProblemError` for an id that is not known.
+        Raises `ProblemError` if the id is unknown.
         """
         request = await self._snapshots.request(request_id)
-        feed = Subscription(request)
+        subscription = Subscription(request)
         if self._closed:
-            feed.end()
-        self._feeds.setdefault(request_id, set()).add(feed)
+            subscription.end()
+        self._subscriptions.setdefault(request_id, set()).add(subscription)
         self._watched[request.key] = request_id
-        # A change between the snapshot above and this line would go unseen: look once more.
+        # The request may have changed since it was read above: read it once more.
         self.mark_changed([request.key])
         try:
-            yield feed
+            yield subscription
         finally:
-            feeds = self._feeds[request_id]
-            feeds.discard(feed)
-            if not feeds:
-                del self._feeds[request_id]
+            subscriptions = self._subscriptions[request_id]
+            subscriptions.discard(subscription)
+            if not subscriptions:
+                del self._subscriptions[request_id]
                 del self._watched[request.key]
 
-    async def changed(self, request_id: str, version: int | None, timeout: float) -> None:
-        """Return once the request has another version than this, has finished, or time is up.
+    async def wait_for_change(self, request_id: str, version: int | None, timeout: float) -> None:
+        """Return when the request's version differs from `version`, it has finished, or time is up.
 
-        Without a version, wait for the end. Raises `ProblemError` for an id that is not known.
+        If `version` is None, wait until the request has finished. `timeout` is in seconds.
+        Raises `ProblemError` if the id is unknown.
         """
         try:
-            async with asyncio.timeout(timeout), self.watch(request_id) as feed:
-                async for request in feed:
+            async with asyncio.timeout(timeout), self.watch(request_id) as subscription:
+                async for request in subscription:
                     if request.finished_at is not None:
                         return
                     if version is not None and request.version != version:
@@ -114,23 +122,24 @@ class Events:
 
     @property
     def watchers(self) -> int:
-        return sum(map(len, self._feeds.values()))
+        """The number of open subscriptions."""
+        return sum(map(len, self._subscriptions.values()))
 
     def close(self) -> None:
-        """End every feed: the service stops."""
+        """End all subscriptions, and those made later: the service is stopping."""
         self._closed = True
-        for feeds in self._feeds.values():
-            for feed in feeds:
-                feed.end()
+        for subscriptions in self._subscriptions.values():
+            for subscription in subscriptions:
+                subscription.end()
 
     async def publish(self) -> None:
-        """Offer snapshots to watchers for as long as the service runs."""
+        """Publish snapshots of changed requests for as long as the service runs."""
         while True:
-            await self._news.wait()
-            self._news.clear()
+            await self._has_changes.wait()
+            self._has_changes.clear()
             self._urgent.clear()
-            touched, self._changed = self._changed, set()
-            for key in touched:
+            changed, self._changed = self._changed, set()
+            for key in changed:
                 await self._publish_one(key)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PUBLISH_SECONDS):
@@ -143,15 +152,15 @@ class Events:
         try:
             request = await self._snapshots.request(request_id)
         except ProblemError:
-            for feed in self._feeds.get(request_id, ()):
-                feed.end()
+            for subscription in self._subscriptions.get(request_id, ()):
+                subscription.end()
             return
         except Exception:
             log.exception(
-                "a snapshot for watchers could not be read", extra={"request": request_id}
+                "reading a request for its watchers failed", extra={"request": request_id}
             )
             self._changed.add(key)
-            self._news.set()
+            self._has_changes.set()
             return
-        for feed in self._feeds.get(request_id, ()):
-            feed.offer(request)
+        for subscription in self._subscriptions.get(request_id, ()):
+            subscription.offer(request)

@@ -1,4 +1,4 @@
-"""Is the service well? An origin's troubles are no part of it."""
+"""Readiness of the service. Failing image hosts do not affect it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from imgsvc.workers.pool import WorkerPool
 log = logging.getLogger(__name__)
 
 WRITE_PROBE_SECONDS = 2.0
+"""Interval between test writes to the database."""
 WRITE_TIMEOUT_SECONDS = 5.0
-"""A database that has taken no write for so long is not well."""
+"""The service is not ready if the database has accepted no write for longer than this."""
 
 
 class ServiceState(StrEnum):
@@ -27,7 +28,7 @@ class ServiceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the service is fit for work, and if not, why."""
+    """Whether the service is ready. `reasons` says why it is not; each is a sentence for people."""
 
     state: ServiceState
     reasons: tuple[str, ...] = ()
@@ -38,7 +39,7 @@ class Health:
 
 
 class HealthMonitor:
-    """Knows the state of the service, and watches what it stands on."""
+    """Holds the state of the service, and checks the database, the disk and the workers."""
 
     def __init__(
         self, database: Database, pool: WorkerPool, *, has_free_space: Callable[[], bool]
@@ -50,28 +51,29 @@ class HealthMonitor:
         self.state = ServiceState.STARTING
 
     def health(self) -> Health:
+        """Return the state, and the reasons that keep the service from being ready."""
         reasons = []
         if not self._has_free_space():
             reasons.append("the disk is full")
         if time.monotonic() - self._written > WRITE_TIMEOUT_SECONDS:
-            reasons.append(f"the database has taken no write for {WRITE_TIMEOUT_SECONDS:.0f} s")
+            reasons.append(f"the database has accepted no write for {WRITE_TIMEOUT_SECONDS:.0f} s")
         if not self._pool.healthy:
             reasons.append("no worker process can be started")
         return Health(self.state, tuple(reasons))
 
     async def watch(self) -> None:
-        """Write to the database now and then, for as long as the service runs."""
-        well = True
+        """Make a test write to the database at intervals, for as long as the service runs."""
+        writable = True
         while True:
             try:
                 await self._database.probe()
             except Exception:
-                if well:
-                    log.exception("the database takes no write")
-                well = False
+                if writable:
+                    log.exception("the database accepts no writes")
+                writable = False
             else:
                 self._written = time.monotonic()
-                if not well:
-                    log.info("the database takes writes again")
-                well = True
+                if not writable:
+                    log.info("the database accepts writes again")
+                writable = True
             await asyncio.sleep(WRITE_PROBE_SECONDS)

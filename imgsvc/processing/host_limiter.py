@@ -1,4 +1,4 @@
-"""Who may fetch now: so many at one origin, so many in all."""
+"""Limits of concurrent downloads, per host and in all."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from contextlib import asynccontextmanager
 
 
 class HostLimiter:
-    """Slots for fetching. An image waits for its own origin first, so that those of a slow origin
-    hold none of the slots that all share.
+    """Download slots: at most `per_host` for each host, and at most `concurrency` in all.
+
+    An image first waits for a slot of its host, and only then for one of the shared slots. So
+    images that wait for a slow host hold none of the shared slots.
     """
 
     def __init__(self, concurrency: int, per_host: int) -> None:
@@ -20,7 +22,7 @@ class HostLimiter:
 
     @asynccontextmanager
     async def acquire(self, host: str) -> AsyncIterator[None]:
-        """Hold a slot of the origin's and one of all; waiting is in order of arrival."""
+        """Hold a slot of the host and a shared slot. Slots are assigned first come, first served."""
         slots = self._hosts.setdefault(host, asyncio.Semaphore(self._per_host))
         self._users[host] = self._users.get(host, 0) + 1
         try:

@@ -1,4 +1,4 @@
-"""What is no longer needed goes: old requests, deleted ones, uploads that came to nothing."""
+"""Cleanup: removes requests past their retention, deleted requests and abandoned uploads."""
 
 from __future__ import annotations
 
@@ -13,35 +13,39 @@ from imgsvc.storage.filesystem import FilesystemStore
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 600.0
-SHORTEST_LOOK_SECONDS = 1.0
-RETRY_SECONDS = 5.0
-SLICE = 2_000
+MAX_CLEANUP_INTERVAL_SECONDS = 600.0
+MIN_CLEANUP_INTERVAL_SECONDS = 1.0
+CLEANUP_RETRY_SECONDS = 5.0
+"""Delay before a failed cleanup is repeated."""
+PURGE_SLICE = 2_000
+"""Rows deleted in one transaction, so that cleanup does not block other writers for long."""
 DAY = 86_400.0
+"""Seconds of a day."""
 
 
 class Maintenance:
-    """Removes in small steps; each can be interrupted anywhere and is taken up at the next start.
+    """Removes data in small steps. It may be interrupted anywhere: the next start continues.
 
-    A file's name is noted in the commit that removes its last user, and forgotten once it is deleted.
+    The commit that removes the last user of a file records the file's name for deletion. The name
+    is removed once the file is deleted.
     """
 
     def __init__(
-        self, uploads: RequestStore, files: FilesystemStore, config: StorageConfig
+        self, request_store: RequestStore, files: FilesystemStore, config: StorageConfig
     ) -> None:
-        self._uploads = uploads
+        self._request_store = request_store
         self._files = files
         self._config = config
-        self._look_seconds = _look_seconds(config.retention_days * DAY)
+        self._interval_seconds = _interval_seconds(config.retention_days * DAY)
         self._wake = asyncio.Event()
         self._purging = asyncio.Lock()
 
     def wake(self) -> None:
-        """Say that there is something to remove."""
+        """Start a cleanup now: there is something to remove."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Remove what is not needed for as long as the service runs."""
+        """Clean up at intervals and when woken, for as long as the service runs."""
         pause = 0.0
         while True:
             try:
@@ -53,40 +57,43 @@ class Maintenance:
             try:
                 await self._expire()
                 await self.purge()
-                pause = self._look_seconds
+                pause = self._interval_seconds
             except Exception:
-                log.exception("cleaning up failed; trying again")
-                pause = RETRY_SECONDS
+                log.exception("cleanup failed; retrying")
+                pause = CLEANUP_RETRY_SECONDS
 
     async def purge(self) -> None:
-        """Remove all that is marked for it: rows in slices, then the files that nobody needs."""
+        """Remove everything marked for deletion: rows in slices, then the files without users."""
         async with self._purging:
-            await self._delete(await self._uploads.pending_deletions())
+            await self._delete(await self._request_store.pending_deletions())
             more = True
             while more:
-                purged = await self._uploads.purge_slice(SLICE)
+                purged = await self._request_store.purge_slice(PURGE_SLICE)
                 await self._delete(purged.orphaned_files)
                 more = purged.more
 
     async def delete_orphans(self, names: Sequence[str]) -> None:
-        """Delete stored files that no row ever named."""
+        """Delete stored files that no database row has ever named."""
         await self._files.delete(names)
 
     async def _delete(self, names: Sequence[str]) -> None:
         if names:
             await self._files.delete(names)
-            await self._uploads.confirm_deletions(names)
+            await self._request_store.confirm_deletions(names)
 
     async def _expire(self) -> None:
         days = self._config.retention_days
         if days:
-            count = await self._uploads.hide_expired(time.time() - days * DAY)
+            count = await self._request_store.hide_expired(time.time() - days * DAY)
             if count:
-                log.info("requests are past their retention", extra={"count": count})
+                log.info("requests have passed their retention period", extra={"count": count})
 
 
-def _look_seconds(retention: float) -> float:
-    """How often to look for requests past their retention: none outlives it by more than a tenth."""
-    return (
-        max(SHORTEST_LOOK_SECONDS, min(LOOK_SECONDS, retention / 10)) if retention else LOOK_SECONDS
-    )
+def _interval_seconds(retention: float) -> float:
+    """Return the cleanup interval for a retention in seconds (0: requests are kept).
+
+    A tenth of the retention, within the limits above: requests are removed at most that much late.
+    """
+    if not retention:
+        return MAX_CLEANUP_INTERVAL_SECONDS
+    return max(MIN_CLEANUP_INTERVAL_SECONDS, min(MAX_CLEANUP_INTERVAL_SECONDS, retention / 10))

@@ -1,4 +1,4 @@
-"""What a user may do to a request that is under way or done: cancel, retry, delete."""
+"""Actions of users on their requests: cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -16,85 +16,97 @@ from imgsvc.processing.scheduler import Scheduler
 log = logging.getLogger(__name__)
 
 CANCEL_SLICE = 2_000
-DATABASE_RETRY_SECONDS = 5.0
-"""How long cancelling rests while the database takes no write."""
+"""Images cancelled in one transaction."""
+CANCEL_RETRY_SECONDS = 5.0
+"""Delay before cancelling continues if the database accepts no writes."""
 
 
 class RequestActions:
-    """Carries out users' wishes. Each is marked by one commit and then done in slices, so that a
-    million images hold up nobody, and goes on at the next start if the process ends in between: who
-    waits for it is told so, by a `ProblemError` UNAVAILABLE.
+    """Carries out users' actions.
+
+    One commit marks the request, then the action runs in slices, so that a million images block no
+    other writer. If the process ends in between, the next start continues. Callers that wait at that
+    moment get a `ProblemError` UNAVAILABLE.
     """
 
     def __init__(
         self,
-        work: JobStore,
-        uploads: RequestStore,
-        queue: Scheduler,
-        housekeeping: Maintenance,
+        job_store: JobStore,
+        request_store: RequestStore,
+        scheduler: Scheduler,
+        maintenance: Maintenance,
         *,
         mark_changed: Callable[[Iterable[int]], None],
     ) -> None:
-        self._work = work
-        self._uploads = uploads
-        self._queue = queue
-        self._housekeeping = housekeeping
+        self._job_store = job_store
+        self._request_store = request_store
+        self._scheduler = scheduler
+        self._maintenance = maintenance
         self._mark_changed = mark_changed
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def cancel(self, request_id: str) -> None:
-        """Cancel what waits and what is being downloaded; raise `ProblemError` where that is too late."""
-        await self._own(self._begin_cancel(request_id))
+        """Cancel the request's pending images and its downloads. Images at a worker are completed.
+
+        Raises `ProblemError` if the id is unknown or the request has finished.
+        """
+        await self._run_to_end(self._start_cancel(request_id))
 
     async def retry(self, request_id: str) -> None:
-        """Let the failed images of a finished request wait again; raise `ProblemError` if none can."""
-        await self._own(self._retry(request_id))
+        """Make the failed images of a finished request pending again.
+
+        Raises `ProblemError` if the id is unknown, the request has not finished, or no image failed.
+        """
+        await self._run_to_end(self._retry(request_id))
 
     async def delete(self, request_id: str) -> None:
-        """Remove a finished request, and its files that no other uses; raise `ProblemError` if not."""
-        await self._own(self._delete(request_id))
+        """Delete a finished request, and its files that no other request uses.
+
+        Raises `ProblemError` if the id is unknown or the request has not finished.
+        """
+        await self._run_to_end(self._delete(request_id))
 
     async def resume(self) -> None:
-        """Go on with what an earlier process was asked to do."""
-        for request_key in await self._work.cancelling():
+        """Continue the cancellations that an earlier process has started."""
+        for request_key in await self._job_store.cancelling():
             await self._cancel(request_key)
 
     async def close(self) -> None:
-        """Let go of what is under way, and begin no more; the next start goes on with it."""
+        """Interrupt running actions and refuse new ones. The next start continues them."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _begin_cancel(self, request_id: str) -> None:
-        await self._cancel(await self._work.start_cancel(request_id))
+    async def _start_cancel(self, request_id: str) -> None:
+        await self._cancel(await self._job_store.start_cancel(request_id))
 
     async def _retry(self, request_id: str) -> None:
-        request = await self._work.retry_failed(request_id)
+        request = await self._job_store.retry_failed(request_id)
         self._mark_changed([request.key])
-        self._queue.wake()
+        self._scheduler.wake()
 
     async def _delete(self, request_id: str) -> None:
-        request_key = await self._uploads.mark_deleting(request_id)
+        request_key = await self._request_store.mark_deleting(request_id)
         self._mark_changed([request_key])
-        await self._housekeeping.purge()
+        await self._maintenance.purge()
 
     async def _cancel(self, request_key: int) -> None:
-        await self._queue.cancel_downloads(request_key)
+        await self._scheduler.cancel_downloads(request_key)
         more = True
         while more:
             try:
-                more, result = await self._work.cancel_slice(request_key, CANCEL_SLICE)
+                more, result = await self._job_store.cancel_slice(request_key, CANCEL_SLICE)
             except DatabaseUnavailableError as error:
                 log.warning("cancelling waits for the database: %s", error)
-                await asyncio.sleep(DATABASE_RETRY_SECONDS)
+                await asyncio.sleep(CANCEL_RETRY_SECONDS)
             else:
-                await self._queue.publish(result)
+                await self._scheduler.publish(result)
 
-    async def _own(self, work: Coroutine[object, object, None]) -> None:
-        """Do work to its end, its first commit included, even if the caller goes away."""
-        task = asyncio.create_task(work)
+    async def _run_to_end(self, action: Coroutine[object, object, None]) -> None:
+        """Run an action to its end, even if the caller is cancelled, for example before its commit."""
+        task = asyncio.create_task(action)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         if self._closed:
@@ -106,5 +118,5 @@ class RequestActions:
                 raise
             raise ProblemError(
                 ProblemCode.UNAVAILABLE,
-                "The service is stopping. What it has begun goes on at its next start.",
+                "The service is stopping. If the action has started, it continues at the next start.",
             ) from None

@@ -1,4 +1,7 @@
-"""The Image Processing Service: claims in turns, bounds what is in flight, recovers, drains."""
+"""The Image Processing Service: claims images, limits those in flight, commits the results.
+
+The database holds the queue.
+"""
 
 from __future__ import annotations
 
@@ -24,33 +27,38 @@ from imgsvc.workers.pool import PoolClosedError
 
 log = logging.getLogger(__name__)
 
-BATCH_SECONDS = 0.02
-"""Claims, and results, of this long are made in one transaction."""
-BATCH = 256
-"""Results in one transaction, at most."""
+BATCH_WINDOW_SECONDS = 0.02
+"""Claims, and results, that arrive within this time share one transaction."""
+MAX_RESULTS_PER_COMMIT = 256
+"""Maximum number of results that one transaction commits."""
 POLL_SECONDS = 30.0
-"""The queue looks at the database this often even if nothing wakes it."""
+"""Longest time between two claims, even if nothing wakes the scheduler."""
 STORAGE_RETRY_SECONDS = 1.0
-"""How often a full disk, or a database that takes no write, is looked at again."""
+"""Delay before the next try if the disk is full or the database accepts no writes."""
 REQUEUE_DELAY_SECONDS = 5.0
-"""How long an image rests whose output found no room, or which found no database."""
-EXPIRY_CHECK_SECONDS = 5.0
-"""How often the images of dead origins are looked at."""
-EXPIRY_SLICE = 1_000
+"""Delay of an image whose output did not fit on the disk, or whose job could not use the database."""
+UNREACHABLE_CHECK_SECONDS = 5.0
+"""Interval between checks for images that have waited too long for a failing host."""
+UNREACHABLE_SLICE = 1_000
+"""Images of a failing host that one transaction fails."""
 DOWNLOAD_GRACE_SECONDS = 3.0
-"""How long a stop waits for downloads: most end meanwhile, and need not be made again."""
+"""Grace period for active downloads at shutdown. Most finish, so they need not be repeated."""
 
 
 class Scheduler:
-    """Works through what waits in the database, which is the queue; nothing here is the truth.
+    """Claims pending images, runs their jobs, and commits the results. It keeps no state of its own:
+    the database is the queue.
 
-    `has_free_space` tells whether the disk has room for outputs, `mark_changed` is told which requests have
-    changed, `finished` which have finished, `orphaned_files` which stored files nobody needs.
+    `fetched_ahead`: how many images may be fetched and not yet stored.
+    `has_free_space`: return whether the disk has free space for outputs.
+    `mark_changed`: called with the keys of requests that have changed.
+    `on_finished`: called with requests that have finished.
+    `delete_orphans`: called with the names of stored files that no image uses.
     """
 
     def __init__(
         self,
-        work: JobStore,
+        job_store: JobStore,
         pipeline: Pipeline,
         breakers: CircuitBreakers,
         config: FetchConfig,
@@ -59,77 +67,79 @@ class Scheduler:
         fetched_ahead: int,
         has_free_space: Callable[[], bool],
         mark_changed: Callable[[Iterable[int]], None],
-        finished: Callable[[Sequence[FinishedRequest]], None],
-        orphaned_files: Callable[[Sequence[str]], Awaitable[None]],
+        on_finished: Callable[[Sequence[FinishedRequest]], None],
+        delete_orphans: Callable[[Sequence[str]], Awaitable[None]],
     ) -> None:
-        self._work = work
+        self._job_store = job_store
         self._pipeline = pipeline
         self._breakers = breakers
         self._config = config
         self._metrics = metrics
-        # As many again are at hand as are being downloaded: no slot is empty while more are claimed.
+        # Twice the number of downloads, so that no download slot is free while more images are claimed.
         self._fetching_limit = 2 * config.concurrency
         self._jobs_limit = self._fetching_limit + fetched_ahead
         self._host_limit = 2 * config.per_host
         self._has_free_space = has_free_space
         self._mark_changed = mark_changed
-        self._finished = finished
-        self._unused = orphaned_files
+        self._on_finished = on_finished
+        self._delete_orphans = delete_orphans
         self._jobs: dict[asyncio.Task[Outcome], ImageJob] = {}
         self._fetching: Counter[int] = Counter()
         self._results: list[tuple[ImageJob, Outcome]] = []
         self._uncommitted: set[ImageJob] = set()
         self._wake = asyncio.Event()
-        self._news = asyncio.Event()
+        self._results_ready = asyncio.Event()
         self._stopping = False
         self._paused = False
 
-    # --- what others see ---------------------------------------------------------------------
+    # --- public interface --------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Say that there may be something to claim."""
+        """Try to claim images now: there may be new ones."""
         self._wake.set()
 
     @property
     def in_flight(self) -> int:
+        """The number of running jobs."""
         return len(self._jobs)
 
     async def cancel_downloads(self, request_key: int) -> None:
-        """Cut short the downloads of a request that is being cancelled; return when that is noted."""
-        cut = []
+        """Cancel the downloads of a request that is being cancelled; return when that is committed."""
+        commits = []
         for task, job in self._jobs.items():
             if job.claim.request_key == request_key and not job.fetched:
                 job.cancelled = True
                 task.cancel()
-                cut.append(job.committed.wait())
-        await asyncio.gather(*cut)
+                commits.append(job.committed.wait())
+        await asyncio.gather(*commits)
 
     async def process_queue(self) -> None:
-        """Claim and process for as long as the service runs."""
+        """Claim and process images until `stop` is called and all results are committed."""
         async with asyncio.TaskGroup() as group:
             committing = group.create_task(self._commit_results())
-            expiring = group.create_task(self._fail_unreachable_hosts())
+            checking = group.create_task(self._fail_unreachable_hosts())
             while not self._stopping:
                 self._wake.clear()
                 pause = await self._claim()
                 await self._sleep(pause)
-            await self._drained()
+            await self._wait_until_committed()
             committing.cancel()
-            expiring.cancel()
+            checking.cancel()
 
     async def stop(self, grace: float) -> None:
-        """Claim nothing more; finish what is in flight within `grace` s, and put back what is late.
+        """Stop claiming; let jobs finish within `grace` seconds, then requeue the rest.
 
-        Downloads are late sooner, as they may be cut short without loss.
+        Cancelling a download loses nothing, so downloads get less time: half of `grace`, and at most
+        `DOWNLOAD_GRACE_SECONDS`.
         """
         self._stopping = True
         self._wake.set()
-        landing = max(0.0, min(DOWNLOAD_GRACE_SECONDS, grace / 2))
-        await self._wait(landing)
+        download_grace = max(0.0, min(DOWNLOAD_GRACE_SECONDS, grace / 2))
+        await self._wait(download_grace)
         for task, job in self._jobs.items():
             if not job.fetched:
                 task.cancel()
-        await self._wait(grace - landing)
+        await self._wait(grace - download_grace)
         for task in self._jobs:
             task.cancel()
 
@@ -146,30 +156,31 @@ class Scheduler:
         except TimeoutError:
             return
         if self._jobs and not self._stopping:
-            await asyncio.sleep(BATCH_SECONDS)
+            await asyncio.sleep(BATCH_WINDOW_SECONDS)
 
     async def _claim(self) -> float:
-        """Claim what there is room for; give the seconds until it may be worth trying again."""
-        if not self._check_room():
+        """Claim as many images as the limits allow; return the seconds until the next claim."""
+        if not self._check_free_space():
             return STORAGE_RETRY_SECONDS
         fetching = self._fetching.total()
-        room = min(self._fetching_limit - fetching, self._jobs_limit - len(self._jobs))
-        if room <= 0:
+        capacity = min(self._fetching_limit - fetching, self._jobs_limit - len(self._jobs))
+        if capacity <= 0:
             return POLL_SECONDS
         now = time.time()
         try:
-            claims = await self._work.claim(room, self._room_at, now)
+            claims = await self._job_store.claim(capacity, self._host_capacity, now)
             for claim in claims:
                 self._start_job(claim)
             self._mark_changed({claim.request_key for claim in claims})
-            return 0.0 if len(claims) == room else await self._pause(now)
+            return 0.0 if len(claims) == capacity else await self._pause(now)
         except Exception:
-            log.exception("claiming failed; trying again")
+            log.exception("claiming failed; retrying")
             return STORAGE_RETRY_SECONDS
 
     async def _pause(self, now: float) -> float:
+        """Return the seconds until an image is due, a host may be probed, or the next poll."""
         due = [POLL_SECONDS]
-        retry = await self._work.next_due()
+        retry = await self._job_store.next_due()
         if retry is not None:
             due.append(retry - now)
         clock = time.monotonic()
@@ -178,20 +189,21 @@ class Scheduler:
             due.append(probe - clock)
         return max(0.05, min(due))
 
-    def _room_at(self, host_key: int) -> int:
-        """How many more images of an origin may be claimed."""
+    def _host_capacity(self, host_key: int) -> int:
+        """Return how many more images of a host may be claimed."""
         allowed = self._breakers.capacity(host_key, time.monotonic(), self._host_limit)
         return max(0, allowed - self._fetching[host_key])
 
-    def _check_room(self) -> bool:
-        room = self._has_free_space()
-        if room is self._paused:
-            self._paused = not room
-            if room:
-                log.info("the disk has room again: work goes on")
+    def _check_free_space(self) -> bool:
+        """Return whether the disk has free space; log if that has changed."""
+        has_free_space = self._has_free_space()
+        if has_free_space is self._paused:
+            self._paused = not has_free_space
+            if has_free_space:
+                log.info("the disk has free space again: processing continues")
             else:
-                log.error("the disk is full: work waits until there is room")
-        return room
+                log.error("the disk is full: processing is paused until there is free space")
+        return has_free_space
 
     def _start_job(self, claim: Claim) -> None:
         key = host_key(claim.host_url)
@@ -201,16 +213,16 @@ class Scheduler:
         self._jobs[task] = job
         self._uncommitted.add(job)
         task.add_done_callback(self._on_job_done)
-        if self._stopping:  # it was being claimed as the stop began
+        if self._stopping:  # the claim was running when the stop began
             task.cancel()
 
     def _on_job_done(self, task: asyncio.Task[Outcome]) -> None:
         job = self._jobs.pop(task)
-        # A task that is cancelled before its first step, or while it cleans up, ends like this.
-        outcome = _cut_short(job) if task.cancelled() else task.result()
+        # Reached if a task is cancelled before its first step, or during its cleanup.
+        outcome = _interrupted(job) if task.cancelled() else task.result()
         self._release(job)
         self._results.append((job, outcome))
-        self._news.set()
+        self._results_ready.set()
 
     # --- one image ---------------------------------------------------------------------------
 
@@ -218,7 +230,7 @@ class Scheduler:
         try:
             outcome = await self._outcome(job)
         except asyncio.CancelledError:
-            outcome = _cut_short(job)
+            outcome = _interrupted(job)
         if job.file is not None and not isinstance(outcome, Completed):
             await asyncio.shield(self._delete([job.file]))
         return outcome
@@ -226,7 +238,7 @@ class Scheduler:
     async def _outcome(self, job: ImageJob) -> Outcome:
         claim = job.claim
         try:
-            return await self._pipeline.process(job, self._fetched)
+            return await self._pipeline.process(job, self._on_fetched)
         except (CircuitOpenError, PoolClosedError):
             return Requeued(claim, claim.attempts)
         except (StorageFullError, DatabaseUnavailableError):
@@ -234,20 +246,20 @@ class Scheduler:
         except ImageError as error:
             return self._failure(job, error)
         except Exception:
-            log.exception("an image failed for no known reason", extra=_about(claim))
+            log.exception("an image failed with an unexpected error", extra=_log_fields(claim))
             return Failed(
                 claim,
                 claim.attempts + 1,
                 ImageErrorCode.INTERNAL,
-                "the service itself failed here; its log says more",
+                "internal error; see the service log",
             )
 
-    def _fetched(self, job: ImageJob) -> None:
+    def _on_fetched(self, job: ImageJob) -> None:
         self._breakers.record_success(job.host_key)
         self._release(job)
 
     def _release(self, job: ImageJob) -> None:
-        """Give the flight's place at its origin to the next."""
+        """Free the job's slot at its host for the next image."""
         if job.fetching:
             job.fetching = False
             self._fetching[job.host_key] -= 1
@@ -259,26 +271,27 @@ class Scheduler:
         claim, attempts = job.claim, job.claim.attempts + 1
         if not job.fetched:
             self._breakers.record_failure(job.host_key, error, time.monotonic())
-        pause = retry_delay(attempts, error, self._config.attempts, random.random)
-        about = _about(claim) | {"code": error.code, "attempts": attempts}
-        if pause is None:
-            log.warning("image failed", extra=about | {"reason": error.message})
+        delay = retry_delay(attempts, error, self._config.attempts, random.random)
+        fields = _log_fields(claim) | {"code": error.code, "attempts": attempts}
+        if delay is None:
+            log.warning("image failed", extra=fields | {"reason": error.message})
             return Failed(claim, attempts, error.code, error.message)
         self._metrics.retries.labels(error.code).inc()
-        log.info("image will be tried again", extra=about | {"in_seconds": round(pause, 1)})
-        return Requeued(claim, attempts, time.time() + pause)
+        log.info("image will be retried", extra=fields | {"retry_in_seconds": round(delay, 1)})
+        return Requeued(claim, attempts, time.time() + delay)
 
     # --- outcomes ----------------------------------------------------------------------------
 
     async def _commit_results(self) -> None:
-        """Commit results, many in one transaction."""
+        """Commit results in batches, for as long as this task runs."""
         while True:
-            await self._news.wait()
-            if len(self._results) < BATCH:
-                await asyncio.sleep(BATCH_SECONDS)
-            self._news.clear()
+            await self._results_ready.wait()
+            if len(self._results) < MAX_RESULTS_PER_COMMIT:
+                await asyncio.sleep(BATCH_WINDOW_SECONDS)
+            self._results_ready.clear()
             while self._results:
-                batch, self._results = self._results[:BATCH], self._results[BATCH:]
+                batch = self._results[:MAX_RESULTS_PER_COMMIT]
+                self._results = self._results[MAX_RESULTS_PER_COMMIT:]
                 await self._commit(batch)
             self._wake.set()
 
@@ -292,19 +305,19 @@ class Scheduler:
             job.committed.set()
 
     async def _finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
-        """Commit the outcomes however long it takes: they are all that is known of their images."""
-        told = False
+        """Commit outcomes, retrying until the database accepts them: they exist nowhere else."""
+        logged = False
         while True:
             try:
-                return await self._work.finish(outcomes)
+                return await self._job_store.finish(outcomes)
             except Exception:
-                if not told:
-                    log.exception("results could not be committed; trying again")
-                told = True
+                if not logged:
+                    log.exception("results could not be committed; retrying")
+                logged = True
                 await asyncio.sleep(STORAGE_RETRY_SECONDS)
 
     async def publish(self, result: FinishResult) -> None:
-        """Let everybody know what a transaction has changed."""
+        """Publish the changes of a transaction: delete orphans, mark requests, count, log, notify."""
         if result.orphaned_files:
             await self._delete(result.orphaned_files)
         self._mark_changed(result.changed_requests)
@@ -313,7 +326,7 @@ class Scheduler:
         for request in result.finished_requests:
             self._metrics.requests_finished.labels(request.status).inc()
             log.info(
-                "finished",
+                "request finished",
                 extra={
                     "request": request.request_id,
                     "status": request.status,
@@ -322,46 +335,46 @@ class Scheduler:
                 },
             )
         if result.finished_requests:
-            self._finished(result.finished_requests)
+            self._on_finished(result.finished_requests)
 
     async def _delete(self, names: Sequence[str]) -> None:
         try:
-            await self._unused(names)
+            await self._delete_orphans(names)
         except Exception:
-            log.exception("stored files that nobody needs could not be deleted: %s", names)
+            log.exception("unused files could not be deleted: %s", names)
 
-    async def _drained(self) -> None:
+    async def _wait_until_committed(self) -> None:
         while self._uncommitted:
             await next(iter(self._uncommitted)).committed.wait()
 
-    # --- dead origins ------------------------------------------------------------------------
+    # --- unreachable hosts -------------------------------------------------------------------
 
     async def _fail_unreachable_hosts(self) -> None:
-        """Fail the images that have waited too long for an origin that stayed dead."""
+        """Fail images that have waited too long for a host that keeps failing."""
         while True:
-            await asyncio.sleep(EXPIRY_CHECK_SECONDS)
+            await asyncio.sleep(UNREACHABLE_CHECK_SECONDS)
             try:
                 for host_key in self._breakers.open_hosts():
-                    for request_key, since in await self._work.requests_waiting_for(host_key):
-                        await self._expire(request_key, host_key, since)
+                    for request_key, since in await self._job_store.requests_waiting_for(host_key):
+                        await self._fail_if_expired(request_key, host_key, since)
             except Exception:
-                log.exception("images of dead origins could not be failed; trying again")
+                log.exception("failing the images of unreachable hosts failed; retrying")
 
-    async def _expire(self, request_key: int, host_key: int, since: float) -> None:
+    async def _fail_if_expired(self, request_key: int, host_key: int, since: float) -> None:
         error = self._breakers.expired(host_key, time.time() - since, time.monotonic())
         while error is not None:
-            result = await self._work.fail_host(
-                request_key, host_key, error.code, error.message, EXPIRY_SLICE
+            result = await self._job_store.fail_host(
+                request_key, host_key, error.code, error.message, UNREACHABLE_SLICE
             )
             await self.publish(result)
             if not result.changed_requests:
                 return
 
 
-def _cut_short(job: ImageJob) -> Outcome:
+def _interrupted(job: ImageJob) -> Outcome:
     claim = job.claim
     return Cancelled(claim) if job.cancelled else Requeued(claim, claim.attempts)
 
 
-def _about(claim: Claim) -> dict[str, object]:
+def _log_fields(claim: Claim) -> dict[str, object]:
     return {"request": claim.request_id, "image": claim.numbers[0], "url": redact(claim.url)}

@@ -1,4 +1,4 @@
-"""Due webhooks: taken from the database, sent, and their outcome written back."""
+"""The webhook queue: reads due webhooks from the database, sends them, and records the outcome."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ from imgsvc.network.webhooks import WebhookSender
 
 log = logging.getLogger(__name__)
 
-SENT_AT_ONCE = 64
-SENT_TO_ONE = 8
-"""To one receiver, at once: one that hangs holds up no other's."""
-IDLE_SECONDS = 60.0
-UNNOTED_SECONDS = 10.0
-"""How long a delivery rests whose outcome could not be written down."""
+MAX_CONCURRENT = 64
+"""Webhooks sent at the same time."""
+MAX_PER_RECEIVER = 8
+"""Webhooks sent to one receiver at the same time, so that one that hangs does not delay the others."""
+WEBHOOK_POLL_SECONDS = 60.0
+"""Longest time between two reads of the due webhooks, even if nothing wakes the queue."""
+UNRECORDED_DELAY_SECONDS = 10.0
+"""Delay before a webhook is sent again if its outcome could not be recorded."""
 
 
 class WebhookQueue:
-    """Sends what is due. The delivery's row is the truth: it is written in the commit that finishes
-    the request, and a process that dies between sending and noting it sends again under the same id.
+    """Sends due webhooks, at least once each.
+
+    The delivery's row holds the state. It is written in the commit that finishes the request. If the
+    process ends after sending and before recording the outcome, the webhook is sent again under the
+    same id.
     """
 
     def __init__(
         self,
-        deliveries: WebhookStore,
+        store: WebhookStore,
         sender: WebhookSender,
         config: WebhookConfig,
         metrics: Metrics,
         *,
         mark_changed: Callable[[Iterable[int]], None],
     ) -> None:
-        self._deliveries = deliveries
+        self._store = store
         self._sender = sender
         self._config = config
         self._metrics = metrics
@@ -48,18 +53,18 @@ class WebhookQueue:
         self._sending: dict[str, asyncio.Task[None]] = {}
 
     def wake(self) -> None:
-        """Say that there may be something new to deliver."""
+        """Read the due webhooks now: there may be a new one."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Deliver for as long as the service runs; when cancelled, what is being sent is given up."""
+        """Send webhooks for as long as the service runs. Cancelling this aborts the ones being sent."""
         try:
             while True:
                 self._wake.clear()
                 try:
                     pause = await self._start_due()
                 except Exception:
-                    log.exception("due webhooks could not be read; trying again")
+                    log.exception("reading due webhooks failed; retrying")
                     pause = 5.0
                 try:
                     async with asyncio.timeout(pause):
@@ -72,52 +77,50 @@ class WebhookQueue:
             await asyncio.gather(*self._sending.values(), return_exceptions=True)
 
     async def _start_due(self) -> float:
-        """Start what is due; give the seconds until there may be more."""
-        room = SENT_AT_ONCE - len(self._sending)
-        if room <= 0:
-            return IDLE_SECONDS
+        """Start sending due webhooks; return the seconds until more may be due."""
+        free_slots = MAX_CONCURRENT - len(self._sending)
+        if free_slots <= 0:
+            return WEBHOOK_POLL_SECONDS
         now = time.time()
-        # One whose outcome is noted while this reads may still be read as due: it is left out.
+        # A webhook whose outcome is recorded during this read may still be read as due: skip it.
         sending = set(self._sending)
-        due = await self._deliveries.due(now, SENT_AT_ONCE * 2, per_receiver=SENT_TO_ONE)
+        due = await self._store.due(now, MAX_CONCURRENT * 2, per_receiver=MAX_PER_RECEIVER)
         for delivery in due:
-            if room > 0 and delivery.delivery_id not in sending:
-                room -= 1
+            if free_slots > 0 and delivery.delivery_id not in sending:
+                free_slots -= 1
                 task = asyncio.create_task(self._attempt(delivery))
                 self._sending[delivery.delivery_id] = task
-                task.add_done_callback(partial(self._sent, delivery.delivery_id))
-        next_at = await self._deliveries.next_due(after=now)
+                task.add_done_callback(partial(self._on_attempt_done, delivery.delivery_id))
+        next_at = await self._store.next_due(after=now)
         if next_at is None:
-            return IDLE_SECONDS
-        return min(IDLE_SECONDS, max(0.05, next_at - time.time()))
+            return WEBHOOK_POLL_SECONDS
+        return min(WEBHOOK_POLL_SECONDS, max(0.05, next_at - time.time()))
 
-    def _sent(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
+    def _on_attempt_done(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
         del self._sending[delivery_id]
         self._wake.set()
 
     async def _attempt(self, delivery: Delivery) -> None:
         try:
-            await self._deliver(delivery)
+            await self._send(delivery)
         except Exception:
-            log.exception("a webhook's outcome could not be noted; it will be sent again")
-            await asyncio.sleep(UNNOTED_SECONDS)
+            log.exception("recording a webhook's outcome failed; it will be sent again")
+            await asyncio.sleep(UNRECORDED_DELAY_SECONDS)
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _send(self, delivery: Delivery) -> None:
         result = await self._sender.send(delivery)
         attempts = delivery.attempts + 1
         extra = {"request": delivery.request_id, "delivery": delivery.delivery_id}
         if result.ok:
-            await self._deliveries.record_success(delivery.delivery_id)
+            await self._store.record_success(delivery.delivery_id)
             log.info("webhook delivered", extra=extra | {"attempts": attempts})
         else:
-            pause = (
+            delay = (
                 None if result.gone else webhook_retry_delay(attempts, self._config.pauses_seconds)
             )
-            next_at = None if pause is None else time.time() + pause
+            next_at = None if delay is None else time.time() + delay
             error = result.error or "the receiver did not accept it"
-            await self._deliveries.record_failure(delivery.delivery_id, error, next_at)
-            log.warning(
-                "webhook failed", extra=extra | {"error": error, "next_try_in_seconds": pause}
-            )
+            await self._store.record_failure(delivery.delivery_id, error, next_at)
+            log.warning("webhook failed", extra=extra | {"error": error, "retry_in_seconds": delay})
         self._metrics.webhooks.labels("delivered" if result.ok else "failed").inc()
         self._mark_changed([delivery.request_key])

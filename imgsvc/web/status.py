@@ -118,7 +118,7 @@ class StatusHandler:
         if seen and not matches(seen, _etag(known, variant)):
             return known
         version = known.version if seen else None
-        await self._events.changed(known.request_id, version, wait)
+        await self._events.wait_for_change(known.request_id, version, wait)
         return await self._snapshots.request(known.request_id)
 
     def _parts(

@@ -1,8 +1,8 @@
-"""Process contexts whose queues have one reader and one writer, and so need no lock between processes.
+"""Multiprocessing contexts whose queues need no locks shared between processes.
 
-multiprocessing's locks are named semaphores, five for each executor. They outlive processes that are
-all killed at once, and fill /dev/shm. The queues of an executor with one worker have one thread at
-each end, and no more messages are sent than may wait.
+multiprocessing's locks are named semaphores, five for each executor. If all processes are killed at
+once, the semaphores remain and fill /dev/shm. The queues of an executor with one worker do not need
+them: each end is used by one thread, and the pool never sends more messages than the queue holds.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from multiprocessing.context import BaseContext, ForkServerContext, SpawnContext
 from typing import Any
 
 
-class OwnLock:
-    """A lock among the threads of a process; another process gets one of its own."""
+class ProcessLocalLock:
+    """A lock for the threads of one process. Unpickled in another process, it is a new lock."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -29,11 +29,11 @@ class OwnLock:
         self._lock.release()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return OwnLock, ()
+        return ProcessLocalLock, ()
 
 
-class Unbounded:
-    """The semaphore of a queue that never fills."""
+class NeverFullSemaphore:
+    """The semaphore of a queue that is never full: acquiring it always succeeds."""
 
     def __init__(self, value: int = 1) -> None:
         self.value = value
@@ -49,29 +49,30 @@ class Unbounded:
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Unbounded, (self.value,)
+        return NeverFullSemaphore, (self.value,)
 
 
-class _OneToOne(BaseContext):
+class _LockFreeContext(BaseContext):
     def Lock(self) -> Any:  # noqa: N802
-        return OwnLock()
+        return ProcessLocalLock()
 
     def BoundedSemaphore(self, value: int = 1) -> Any:  # noqa: N802
-        return Unbounded(value)
+        return NeverFullSemaphore(value)
 
 
-class _ForkServer(_OneToOne, ForkServerContext):
+class _ForkServer(_LockFreeContext, ForkServerContext):
     pass
 
 
-class _Spawn(_OneToOne, SpawnContext):
+class _Spawn(_LockFreeContext, SpawnContext):
     pass
 
 
 def worker_context(preload: Sequence[str]) -> BaseContext:
-    """How workers are started: forked from a server that has one thread, and `preload` in memory.
+    """Return the context that starts workers.
 
-    On macOS, whose libraries do not survive a fork, each is started from nothing.
+    Workers are forked from a server process that has one thread and has imported the modules
+    `preload`. On macOS, whose libraries do not survive a fork, each worker is a new interpreter.
     """
     if sys.platform == "darwin":
         return _Spawn()

@@ -1,12 +1,15 @@
-"""Who killed the worker? The rule that convicts a picture, without I/O.
+"""The crash policy: which images to retry after a worker crash, and which to quarantine. No I/O.
 
-A picture that was being compressed when its worker died is tried again, alone; the third death
-convicts it. Signals such as SIGSEGV, and exits, come from the picture alone. SIGKILL does not tell its
-sender: it may be the kernel that ran out of memory over this picture, or somebody who kills workers.
-Somebody from outside hits whoever is there, so such a death counts against a picture only where no
-other worker was killed lately; before the last try of a picture whose workers were killed there is a
-pause, in which a killer shows on others. As a picture must never be tried in a loop, there is a limit
-for these deaths too.
+An image that was being compressed when its worker ended is retried alone. After `MAX_CRASHES` crashes
+it is quarantined: it fails with `compress_crashed`.
+
+- Signals other than SIGKILL, such as SIGSEGV, and exits are caused by the image.
+- SIGKILL has no known sender. The kernel sends it if this image uses too much memory; a person or a
+  program outside may send it too. An external SIGKILL hits workers at random. So a kill counts
+  against an image only if no other worker was killed within `KILL_WINDOW_SECONDS`.
+- Before the last retry of an image whose workers were killed there is a delay. If an outside sender
+  is active, it kills other workers meanwhile.
+- No image is retried forever: `MAX_UNATTRIBUTED_CRASHES` limits the crashes that do not count.
 """
 
 from __future__ import annotations
@@ -15,58 +18,64 @@ import signal
 from dataclasses import dataclass
 
 MAX_CRASHES = 3
-"""Deaths that convict, the first perhaps in company, the others alone."""
-LOST_LIMIT = 20
-"""Deaths that convict although each of them seemed to be somebody else's doing."""
-MEMORY_SECONDS = 30.0
-"""How long a killed worker speaks for the others."""
-KILL_PAUSE_SECONDS = 1.0
-"""Before the last try of a picture whose workers were killed."""
+"""Crashes that quarantine an image. In the first, other images may be in the same batch."""
+MAX_UNATTRIBUTED_CRASHES = 20
+"""Crashes that quarantine an image although each seemed to have another cause."""
+KILL_WINDOW_SECONDS = 30.0
+"""How long the kill of one worker counts as evidence for an external sender."""
+KILL_RETRY_DELAY_SECONDS = 1.0
+"""Delay before the last retry of an image whose workers were killed."""
 UNKNOWN_EXIT = 255
-"""What multiprocessing says where the fork server died and nobody could tell how the worker ended."""
+"""multiprocessing's exit code for a worker whose fork server died: the real one is unknown."""
 _KILLED = (-signal.SIGKILL, UNKNOWN_EXIT, None)
 
 
 @dataclass(slots=True, eq=False)
 class CrashRecord:
-    """What is held against one picture."""
+    """The crashes of the workers of one image.
+
+    `crashes` were attributed to the image, `unattributed` were not.
+    """
 
     crashes: int = 0
-    lost: int = 0
+    unattributed: int = 0
 
 
 class CrashPolicy:
-    """Judges the deaths of workers. Times are seconds on any one clock."""
+    """Decides about images after worker crashes. Times are in seconds, on any one clock.
+
+    An exit code is negative for a signal, and None if it is unknown.
+    """
 
     def __init__(self) -> None:
         self._kills: list[tuple[float, CrashRecord | None]] = []
 
-    def idle_crash(self, code: int | None, now: float) -> None:
-        """A worker died that had no picture in hand."""
+    def record_idle_crash(self, code: int | None, now: float) -> None:
+        """Record the end of a worker that was not compressing an image."""
         if code in _KILLED:
             self._remember(None, now)
 
-    def crash(self, record: CrashRecord, code: int | None, now: float) -> float | None:
-        """A worker died over this picture, with this exit code (negative: a signal).
+    def record_crash(self, record: CrashRecord, code: int | None, now: float) -> float | None:
+        """Record the end of a worker that was compressing this image.
 
-        Returns how many seconds to wait before it is tried again, or None: it is convicted.
+        Return the delay in seconds before the image is retried, or None to quarantine it.
         """
         if code not in _KILLED:
             record.crashes += 1
             return None if record.crashes >= MAX_CRASHES else 0.0
         self._remember(record, now)
         if any(other is not record for _, other in self._kills):
-            return self.cleared(record)
+            return self.record_unattributed(record)
         record.crashes += 1
         if record.crashes >= MAX_CRASHES:
             return None
-        return KILL_PAUSE_SECONDS if record.crashes == MAX_CRASHES - 1 else 0.0
+        return KILL_RETRY_DELAY_SECONDS if record.crashes == MAX_CRASHES - 1 else 0.0
 
-    def cleared(self, record: CrashRecord) -> float | None:
-        """Its worker died, and it does not seem to be this picture's doing. Returns as `crash`."""
-        record.lost += 1
-        return None if record.lost >= LOST_LIMIT else 0.0
+    def record_unattributed(self, record: CrashRecord) -> float | None:
+        """Record a crash that the image does not seem to have caused. Return as `record_crash`."""
+        record.unattributed += 1
+        return None if record.unattributed >= MAX_UNATTRIBUTED_CRASHES else 0.0
 
     def _remember(self, record: CrashRecord | None, now: float) -> None:
-        self._kills = [(at, other) for at, other in self._kills if now - at <= MEMORY_SECONDS]
+        self._kills = [(at, other) for at, other in self._kills if now - at <= KILL_WINDOW_SECONDS]
         self._kills.append((now, record))

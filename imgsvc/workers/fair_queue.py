@@ -1,4 +1,4 @@
-"""A queue in which everybody's things take turns."""
+"""A queue that serves its owners in turn."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _T = TypeVar("_T")
 
 
 class FairQueue(Generic[_T]):
-    """First in, first out for each owner, and owners take turns; what is put back goes first."""
+    """A round-robin queue: first in, first out for each owner. Requeued items come first."""
 
     def __init__(self) -> None:
-        self._first: deque[_T] = deque()
+        self._requeued: deque[_T] = deque()
         self._owners: OrderedDict[Hashable, deque[_T]] = OrderedDict()
         self._length = 0
 
@@ -21,50 +21,50 @@ class FairQueue(Generic[_T]):
         return self._length
 
     def __iter__(self) -> Iterator[_T]:
-        yield from self._first
-        for things in self._owners.values():
-            yield from things
+        yield from self._requeued
+        for items in self._owners.values():
+            yield from items
 
-    def put(self, owner: Hashable, thing: _T) -> None:
-        self._owners.setdefault(owner, deque()).append(thing)
+    def put(self, owner: Hashable, item: _T) -> None:
+        self._owners.setdefault(owner, deque()).append(item)
         self._length += 1
 
-    def put_back(self, things: Iterable[_T]) -> None:
-        """Let these be the next, in their order."""
-        returned = list(things)
-        self._first.extendleft(reversed(returned))
-        self._length += len(returned)
+    def requeue(self, items: Iterable[_T]) -> None:
+        """Put items before all others, in their order."""
+        requeued = list(items)
+        self._requeued.extendleft(reversed(requeued))
+        self._length += len(requeued)
 
-    def next(self) -> _T:
-        """Give the thing that `take` would take; raise IndexError where there is none."""
-        if self._first:
-            return self._first[0]
-        for things in self._owners.values():
-            return things[0]
-        raise IndexError("nothing waits")
+    def peek(self) -> _T:
+        """Return the item that `pop` would remove. Raises IndexError if the queue is empty."""
+        if self._requeued:
+            return self._requeued[0]
+        for items in self._owners.values():
+            return items[0]
+        raise IndexError("the queue is empty")
 
-    def take(self) -> _T:
-        """Take the next thing; its owner is then the last whose turn it is. Raises IndexError."""
-        thing = self.next()
+    def pop(self) -> _T:
+        """Remove and return the next item; its owner becomes the last in turn. Raises IndexError."""
+        item = self.peek()
         self._length -= 1
-        if self._first:
-            return self._first.popleft()
-        owner, things = self._owners.popitem(last=False)
-        things.popleft()
-        if things:
-            self._owners[owner] = things
-        return thing
+        if self._requeued:
+            return self._requeued.popleft()
+        owner, items = self._owners.popitem(last=False)
+        items.popleft()
+        if items:
+            self._owners[owner] = items
+        return item
 
-    def discard(self, owner: Hashable, thing: _T) -> None:
-        """Remove a thing, if it waits."""
-        for things in (self._first, self._owners.get(owner)):
-            if things is not None and thing in things:
-                things.remove(thing)
+    def discard(self, owner: Hashable, item: _T) -> None:
+        """Remove an item if it is in the queue."""
+        for items in (self._requeued, self._owners.get(owner)):
+            if items is not None and item in items:
+                items.remove(item)
                 self._length -= 1
         if owner in self._owners and not self._owners[owner]:
             del self._owners[owner]
 
     def clear(self) -> None:
-        self._first.clear()
+        self._requeued.clear()
         self._owners.clear()
         self._length = 0

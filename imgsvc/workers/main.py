@@ -1,4 +1,7 @@
-"""What runs in a worker process. The main process imports this too, so Pillow is not imported here."""
+"""The code that runs in a worker process.
+
+The main process imports this module too, so it does not import Pillow.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +26,19 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
 
 NICENESS = 5
+"""The nice value of workers: the main process gets the CPU first."""
 OOM_SCORE = 800
-"""If memory runs out, the kernel is to end a worker, never the main process."""
+"""`oom_score_adj` of workers: if memory runs out, the kernel ends a worker, not the main process."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 _RETAINED_BYTES = 128 * 2**20
-"""A worker that has kept more than this after its images gives the memory back."""
+"""A worker that holds more memory than this after a batch returns memory to the system."""
 
 Compress = Callable[[bytes, CompressionSettings, int], CompressedImage]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What a worker is told when it starts. `function` is the dotted `module:name` of what it runs."""
+    """The configuration of a worker. `function` is the `module:name` of the function it runs."""
 
     function: str
     max_pixels: int
@@ -42,21 +46,22 @@ class WorkerSetup:
 
 
 @dataclass(frozen=True, slots=True)
-class Bug:
-    """An image met an error that nobody foresaw: its name, and the traceback for the log."""
+class UnexpectedFailure:
+    """An unexpected exception of an image: the class name, and the traceback for the log."""
 
     name: str
     traceback: str
 
 
-Answer = CompressedImage | ImageError | Bug | None
-"""What becomes of an image; None: it was called back before its turn."""
+Result = CompressedImage | ImageError | UnexpectedFailure | None
+"""The result of an image. None: the image was revoked before the worker started it."""
 
 
 class WorkerState:
-    """A worker's state: what it runs, and the two numbers it shares with the main process.
+    """A worker's state: the function it runs, and the two numbers it shares with the main process.
 
-    `position` is the image at work (0: none); images below `revoked` are not to be begun any more.
+    `position` is the position of the current image (0: none). The worker skips images whose position
+    is below `revoked`.
     """
 
     def __init__(self, setup: WorkerSetup, position: c_double, revoked: c_double) -> None:
@@ -68,44 +73,46 @@ class WorkerState:
         self.revoked = revoked
         self.retained_bytes = min(_RETAINED_BYTES, setup.memory_bytes // 4)
 
-    def work(self, first: int, images: Sequence[tuple[bytes, CompressionSettings]]) -> list[Answer]:
-        answers: list[Answer] = []
+    def compress_batch(
+        self, first: int, images: Sequence[tuple[bytes, CompressionSettings]]
+    ) -> list[Result]:
+        results: list[Result] = []
         for position, (data, settings) in enumerate(images, first):
             if position < self.revoked.value:
-                answers.append(None)
+                results.append(None)
                 continue
             self.position.value = position
-            answers.append(self._one(data, settings))
+            results.append(self._compress_one(data, settings))
         self.position.value = 0
         if _memory_bytes(1) > self.retained_bytes:
-            _give_memory_back()
-        return answers
+            _release_memory()
+        return results
 
-    def _one(self, data: bytes, settings: CompressionSettings) -> Answer:
+    def _compress_one(self, data: bytes, settings: CompressionSettings) -> Result:
         try:
             return self.compress(data, settings, self.setup.max_pixels)
         except ImageError as error:
-            # A new one, without tracebacks: their frames hold the picture, and the list of answers.
+            # A copy without the traceback, whose frames hold the image and the list of results.
             return ImageError(error.code, error.message)
         except MemoryError:
             return ImageError(
                 ImageErrorCode.OUT_OF_MEMORY,
-                f"compressing it needs more than the {self.setup.memory_bytes >> 20} MiB "
-                "that a worker may use",
+                "compression needs more than the memory limit of a worker, "
+                f"{self.setup.memory_bytes >> 20} MiB",
             )
-        except Exception as error:  # noqa: BLE001 - told to the main process, which logs it
-            return Bug(type(error).__name__, traceback.format_exc())
+        except Exception as error:  # noqa: BLE001 - the main process logs it
+            return UnexpectedFailure(type(error).__name__, traceback.format_exc())
 
 
-# The one global: an executor hands its initializer's outcome to no call but through the module.
+# Global, because an executor's initializer can pass nothing else to the calls.
 _state: WorkerState | None = None
 
 
 def start(setup: WorkerSetup, position: c_double, revoked: c_double) -> None:
-    """Prepare this process: it is the executor's initializer."""
+    """Prepare this process. The executor runs this as its initializer."""
     global _state  # noqa: PLW0603
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # these go to the whole group; the main one decides
+        signal.signal(number, signal.SIG_IGN)  # sent to the whole group; the main process decides
     _end_with_parent()
     _lower_priority()
     state = WorkerState(setup, position, revoked)
@@ -120,21 +127,21 @@ def start(setup: WorkerSetup, position: c_double, revoked: c_double) -> None:
 
 
 def ready() -> int:
-    """Answer, once `start` is through; the answer is the process's id."""
+    """Return the process id. The executor runs this after `start` has finished."""
     return os.getpid()
 
 
 def compressed_images(
     first: int, images: Sequence[tuple[bytes, CompressionSettings]]
-) -> list[Answer]:
-    """Compress a message's images in their order, `first` being the position of the first."""
+) -> list[Result]:
+    """Compress the images of a batch in order. `first` is the position of the first image."""
     if _state is None:
-        raise RuntimeError("start() comes first")
-    return _state.work(first, images)
+        raise RuntimeError("call start() first")
+    return _state.compress_batch(first, images)
 
 
 def _end_with_parent() -> None:
-    """See to it that this process ends when the main one does, however it does."""
+    """End this process when the main process ends, for whatever reason."""
     parent = parent_process()
     if parent is None:
         return
@@ -144,8 +151,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="imgsvc-parent", daemon=True).start()
-    # The thread needs the interpreter, which a hung decoder may hold: let the kernel send us SIGIO too,
-    # whose default is to end the process.
+    # The thread needs the interpreter's lock, which a hung decoder may hold. So the kernel also sends
+    # SIGIO, which ends the process by default.
     with suppress(OSError):
         fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
         flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
@@ -160,7 +167,7 @@ def _lower_priority() -> None:
 
 
 def _tune_malloc() -> None:
-    """Keep freed picture buffers instead of mapping and faulting them in anew for each picture."""
+    """Keep freed image buffers, instead of returning and requesting the memory for each image."""
     _libc_call("mallopt", _M_MMAP_THRESHOLD, 1 << 30)
     _libc_call("mallopt", _M_TRIM_THRESHOLD, 1 << 29)
     _libc_call("mallopt", _M_ARENA_MAX, 1)
@@ -169,7 +176,7 @@ def _tune_malloc() -> None:
         image.core.set_blocks_max(16)
 
 
-def _give_memory_back() -> None:
+def _release_memory() -> None:
     image = sys.modules.get("PIL.Image")
     if image is not None:
         image.core.clear_cache()
@@ -177,44 +184,44 @@ def _give_memory_back() -> None:
 
 
 def _silence_libraries() -> None:
-    """Keep what C libraries print of damaged pictures out of the service's log."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
+    """Discard stderr: C libraries print messages about damaged images, which would be in the log."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
 
 
 def _limit_memory(more_bytes: int) -> None:
-    """Let this process's address space grow by so much; beyond that Python raises MemoryError.
+    """Limit the growth of this process's address space; beyond it Python raises MemoryError.
 
-    What is mapped by now (libraries, the arena reserved for a thread) is no picture's.
+    Memory that is mapped already (libraries, the arena reserved for a thread) does not count.
     """
     mapped = _memory_bytes(0)
     if not mapped or not more_bytes:
         return
     import resource  # noqa: PLC0415 - Unix only
 
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = mapped + more_bytes
-    if most != resource.RLIM_INFINITY:
-        limit = min(limit, most)
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
     with suppress(OSError, ValueError):
-        resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def _memory_bytes(column: int) -> int:
-    """A column of /proc's statm, in bytes: 0 is the address space, 1 what is resident.
+    """Return a column of /proc/self/statm in bytes: 0 is the address space, 1 the resident memory.
 
-    0 where there is no /proc.
+    Return 0 if there is no /proc.
     """
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - for each message
+        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - faster, and called for each batch
             return int(file.read().split()[column]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
 
 
 def _libc_call(name: str, *arguments: int) -> Any:
-    """Call the C library's function where there is such a one (musl and macOS lack some)."""
+    """Call a function of the C library, if it has this function (musl and macOS lack some)."""
     with suppress(OSError, AttributeError):
         return getattr(ctypes.CDLL(None), name)(*arguments)
     return None

@@ -1,8 +1,8 @@
-"""Worker processes that compress: deadlines, memory limits, and one image's crash is its own.
+"""A pool of worker processes with time limits, memory limits and crash isolation.
 
-Each slot is a worker with an executor of its own (`slot.py`), so a death breaks that slot alone. The
-worker tells by a shared number which image it is at; a death or a deadline is that image's (`crash_policy.py`
-says whether it is tried again), and the others of its message go to the next worker at once.
+Each worker has its own executor (`process.py`), so a crash breaks one worker only. A worker shares the
+position of its current image. A crash or a timeout is attributed to that image (`crash_policy.py`
+decides whether it is retried); the other images of the batch go to the next worker at once.
 """
 
 from __future__ import annotations
@@ -24,85 +24,88 @@ from imgsvc.workers import resources
 from imgsvc.workers.context import worker_context
 from imgsvc.workers.crash_policy import CrashPolicy
 from imgsvc.workers.fair_queue import FairQueue
-from imgsvc.workers.main import Answer, Bug, WorkerSetup
+from imgsvc.workers.main import Result, UnexpectedFailure, WorkerSetup
 from imgsvc.workers.process import SLOW_SECONDS, Batch, CompressionJob, WorkerProcess
 
 log = logging.getLogger(__name__)
 
-COMPRESS = "imgsvc.images.codec:compress_image"
-BATCH_IMAGES = 8
-BATCH_BYTES = 512 * 2**10
-"""Small images travel together up to these; a larger one travels alone."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
-"""Seconds between the tries to start a worker that does not come up."""
+COMPRESS_FUNCTION = "imgsvc.images.codec:compress_image"
+MAX_BATCH_IMAGES = 8
+MAX_BATCH_BYTES = 512 * 2**10
+"""Maximum size of a batch of sources. A larger image is sent alone."""
+_FIRST_START_DELAY, _MAX_START_DELAY = 0.05, 5.0
+"""Seconds between attempts to start a worker; doubled after each failure."""
 
 
 _T = TypeVar("_T")
 
 
 class PoolClosedError(Exception):
-    """The pool was closed before this image was done; nothing is held against it."""
+    """The pool was closed before this image was compressed. This does not count as an attempt."""
 
 
 class WorkerPool:
     """Compresses images in worker processes.
 
-    `function` is the dotted `module:name` of what a worker runs: `(data, settings, max_pixels) ->
-    Compressed`. Its module's `warm_up()`, where it has one, runs first.
+    `function` is the `module:name` of the function that workers run: `(data, settings, max_pixels) ->
+    CompressedImage`. If its module has a function `warm_up()`, each worker calls that first.
     """
 
-    def __init__(self, config: CompressConfig, *, function: str = COMPRESS) -> None:
+    def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
         self.workers = config.workers or resources.cores()
-        self.deaths = 0
-        self._seconds = config.seconds
-        self._tick = min(SLOW_SECONDS / 2, config.seconds / 10)
+        self.worker_exits = 0
+        self._timeout_seconds = config.seconds
+        self._watch_interval = min(SLOW_SECONDS / 2, config.seconds / 10)
         memory = config.worker_memory_bytes or resources.worker_share(
             self.workers, resources.memory_bytes()
         )
         self._setup = WorkerSetup(function, config.max_pixels, memory)
-        self._context = worker_context(["imgsvc.workers.main", COMPRESS.partition(":")[0]])
+        self._context = worker_context(["imgsvc.workers.main", COMPRESS_FUNCTION.partition(":")[0]])
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="imgsvc-pool")
-        self._up: list[WorkerProcess] = []
+        self._running: list[WorkerProcess] = []
         self._starting: set[WorkerProcess] = set()
-        self._failing = 0
+        self._failing_starts = 0
         self._waiting: FairQueue[CompressionJob] = FairQueue()
-        self._pausing: set[CompressionJob] = set()
+        self._delayed: set[CompressionJob] = set()
         self._crash_policy = CrashPolicy()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = asyncio.Event()
 
-    # --- for others ----------------------------------------------------------------------------
+    # --- public interface ----------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bring the workers up. Returns when each is warm, or has failed to come up once."""
+        """Start the workers. Return when each is warmed up, or has failed to start once."""
         self._loop = asyncio.get_running_loop()
-        tried = [asyncio.Event() for _ in range(self.workers)]
-        self._tasks = [asyncio.create_task(self._supervise(event), name="pool") for event in tried]
+        attempted = [asyncio.Event() for _ in range(self.workers)]
+        self._tasks = [
+            asyncio.create_task(self._supervise(event), name="pool") for event in attempted
+        ]
         self._tasks.append(asyncio.create_task(self._watch(), name="pool watch"))
-        for event in tried:
+        for event in attempted:
             await event.wait()
 
     @property
     def healthy(self) -> bool:
-        """False where no worker is up and they do not come back."""
-        return bool(self._up) or not self._failing
+        """False if no worker is running and starting one fails."""
+        return bool(self._running) or not self._failing_starts
 
     @property
     def busy(self) -> int:
-        """How many workers have something to do."""
-        return sum(1 for worker in self._up if worker.batches)
+        """The number of workers that have images."""
+        return sum(1 for worker in self._running if worker.batches)
 
     @property
     def waiting(self) -> int:
-        """How many images are not with a worker yet."""
-        return len(self._waiting) + len(self._pausing)
+        """The number of images that are not sent to a worker yet."""
+        return len(self._waiting) + len(self._delayed)
 
     async def compress(
         self, data: bytes, settings: CompressionSettings, *, owner: Hashable = None
     ) -> CompressedImage:
-        """Compress an image; owners take turns. Raises `ImageError`, or `PoolClosedError`.
+        """Compress an image. Owners are served in turn. Raises `ImageError` or `PoolClosedError`.
 
-        Cancelled, it is not begun; one that was begun is finished and thrown away.
+        If the call is cancelled, the image is not started; if it has been started, its output is
+        discarded.
         """
         if self._closing.is_set():
             raise PoolClosedError
@@ -115,122 +118,129 @@ class WorkerPool:
         finally:
             if done.cancelled():
                 self._waiting.discard(owner, job)
-            # An error holds this frame, and so must not be held by it: the image would stay in memory
-            # until the garbage collector found the two.
+            # An error references this frame, so the frame must not reference the error: this cycle
+            # would keep the image in memory until the next garbage collection.
             del done, job
 
     async def close(self, grace: float) -> None:
-        """Take no more, give what is at work `grace` seconds, then end every worker."""
+        """Refuse new images, wait up to `grace` seconds for those at workers, then kill all workers."""
         self._closing.set()
-        self._give_up([*self._waiting, *self._pausing])
+        self._fail_closed([*self._waiting, *self._delayed])
         self._waiting.clear()
-        self._pausing.clear()
-        current = [job.done for w in self._up for m in w.batches for job in m.jobs if job]
+        self._delayed.clear()
+        current = [job.done for w in self._running for b in w.batches for job in b.jobs if job]
         try:
             if current and grace > 0:
                 await asyncio.wait(current, timeout=grace)
         finally:
-            for worker in (*self._up, *self._starting):
+            for worker in (*self._running, *self._starting):
                 worker.kill()
         await asyncio.gather(*self._tasks)
         self._threads.shutdown()
 
-    # --- messages ------------------------------------------------------------------------------
+    # --- batches -------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """Send what waits, as far as workers can take it."""
+        """Send waiting images to workers with capacity."""
         while self._waiting:
-            free = [worker for worker in self._up if worker.room]
+            free = [worker for worker in self._running if worker.has_capacity]
             if not free:
                 return
             worker = min(free, key=lambda worker: len(worker.batches))
             jobs = self._next_jobs()
             if jobs:
-                worker.send(jobs, self._answered_elsewhere)
+                worker.send(jobs, self._on_results_in_thread)
 
     def _next_jobs(self) -> list[CompressionJob]:
-        """Take what the next message carries: a fair share of what waits; a suspect travels alone."""
-        most = min(BATCH_IMAGES, -(-len(self._waiting) // self.workers))
+        """Take the images of the next batch: at most a worker's share of the waiting images.
+
+        An image with `alone` set gets a batch of its own.
+        """
+        limit = min(MAX_BATCH_IMAGES, -(-len(self._waiting) // self.workers))
         jobs: list[CompressionJob] = []
         size = 0
-        while self._waiting and len(jobs) < most:
-            job = self._waiting.next()
+        while self._waiting and len(jobs) < limit:
+            job = self._waiting.peek()
             size += len(job.data)
-            if jobs and (size > BATCH_BYTES or job.alone):
+            if jobs and (size > MAX_BATCH_BYTES or job.alone):
                 break
-            self._waiting.take()
+            self._waiting.pop()
             if not job.done.done():
                 jobs.append(job)
                 if job.alone:
                     break
         return jobs
 
-    def _answered_elsewhere(
-        self, worker: WorkerProcess, batch: Batch, future: Future[list[Answer]]
+    def _on_results_in_thread(
+        self, worker: WorkerProcess, batch: Batch, future: Future[list[Result]]
     ) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._answered, worker, batch, future)
+            self._loop.call_soon_threadsafe(self._on_results, worker, batch, future)
 
-    def _answered(self, worker: WorkerProcess, batch: Batch, future: Future[list[Answer]]) -> None:
+    def _on_results(
+        self, worker: WorkerProcess, batch: Batch, future: Future[list[Result]]
+    ) -> None:
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
-            worker.died.set()
+            worker.exited.set()
             return
         worker.batches.remove(batch)
         if error is None:
-            for job, answer in zip(batch.jobs, future.result(), strict=True):
-                if job is not None and answer is not None:
-                    _resolve(job, answer)
+            for job, result in zip(batch.jobs, future.result(), strict=True):
+                if job is not None and result is not None:
+                    _resolve(job, result)
         else:
-            self._unanswered(batch, error)
+            self._on_send_failure(batch, error)
         self._dispatch()
 
-    def _unanswered(self, batch: Batch, error: BaseException) -> None:
-        """The worker lives, but could not send its answer: each image is tried alone."""
+    def _on_send_failure(self, batch: Batch, error: BaseException) -> None:
+        """Retry each image alone: the worker is running, but could not send the batch's results."""
         jobs = [job for job in batch.jobs if job is not None]
         if len(jobs) > 1:
             for job in jobs:
                 job.alone = True
-            self._again(jobs)
+            self._requeue(jobs)
         elif isinstance(error, MemoryError):
-            _fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "the worker ran out of memory over it")
+            _fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "the worker ran out of memory on this image")
         else:
             for job in jobs:
-                _resolve(job, Bug(type(error).__name__, str(error.__cause__ or error)))
+                _resolve(
+                    job, UnexpectedFailure(type(error).__name__, str(error.__cause__ or error))
+                )
 
-    def _again(self, jobs: Iterable[CompressionJob]) -> None:
-        """Let these go before all others."""
-        self._waiting.put_back(job for job in jobs if not job.done.done())
+    def _requeue(self, jobs: Iterable[CompressionJob]) -> None:
+        """Send these images before all others."""
+        self._waiting.requeue(job for job in jobs if not job.done.done())
 
-    def _later(self, job: CompressionJob, seconds: float) -> None:
-        self._pausing.add(job)
+    def _requeue_later(self, job: CompressionJob, seconds: float) -> None:
+        self._delayed.add(job)
 
         def resume() -> None:
-            if job in self._pausing:
-                self._pausing.discard(job)
-                self._again([job])
+            if job in self._delayed:
+                self._delayed.discard(job)
+                self._requeue([job])
                 self._dispatch()
 
         self._loop.call_later(seconds, resume)
 
     # --- workers -------------------------------------------------------------------------------
 
-    async def _supervise(self, tried: asyncio.Event) -> None:
-        """Keep one slot manned until the pool closes."""
+    async def _supervise(self, attempted: asyncio.Event) -> None:
+        """Run one worker after another until the pool closes. Set `attempted` after the first start."""
         failures = 0
         while not self._closing.is_set():
             worker = await self._start()
             if worker is None:
                 failures += 1
-                self._failing += failures == 1
-                tried.set()
+                self._failing_starts += failures == 1
+                attempted.set()
                 await self._back_off(failures)
                 continue
-            self._failing -= failures > 0
+            self._failing_starts -= failures > 0
             failures = 0
-            tried.set()
+            attempted.set()
             await self._run(worker)
-        tried.set()
+        attempted.set()
 
     async def _start(self) -> WorkerProcess | None:
         worker: WorkerProcess | None = None
@@ -238,7 +248,7 @@ class WorkerPool:
             worker = WorkerProcess(self._context, self._setup)
             self._starting.add(worker)
             await self._in_thread(worker.start)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the slot must come back
+        except Exception as error:  # noqa: BLE001 - any failed start is retried
             if not self._closing.is_set():
                 reason = f"{type(error).__name__}: {error}"
                 log.error("a worker did not start", extra={"reason": reason})  # noqa: TRY400
@@ -250,77 +260,83 @@ class WorkerPool:
         return worker
 
     async def _back_off(self, failures: int) -> None:
-        """Wait before the next try to start a worker; the second is made at once."""
+        """Wait before the next attempt to start a worker. The second attempt follows at once."""
         if failures > 1:
             with suppress(TimeoutError):
-                async with asyncio.timeout(min(_FIRST_PAUSE * 2**failures, _LONGEST_PAUSE)):
+                async with asyncio.timeout(min(_FIRST_START_DELAY * 2**failures, _MAX_START_DELAY)):
                     await self._closing.wait()
 
     async def _run(self, worker: WorkerProcess) -> None:
-        """Let a worker work until it dies."""
+        """Send images to a worker until it ends, then handle the images that it held."""
         worker.watch()
-        self._up.append(worker)
+        self._running.append(worker)
         self._dispatch()
-        await worker.died.wait()
+        await worker.exited.wait()
         worker.unwatch()
-        self._up.remove(worker)
+        self._running.remove(worker)
         code = await self._in_thread(worker.close)
         if self._closing.is_set():
-            self._give_up(job for m in worker.batches for job in m.jobs if job is not None)
+            self._fail_closed(job for b in worker.batches for job in b.jobs if job is not None)
             return
-        self.deaths += 1
-        log.warning("a worker died", extra={"exit": _exit_name(code), "pid": worker.pid})
+        self.worker_exits += 1
+        log.warning(
+            "a worker ended unexpectedly", extra={"exit": _exit_name(code), "pid": worker.pid}
+        )
         self._attribute_crash(worker, code)
         self._dispatch()
 
     def _attribute_crash(self, worker: WorkerProcess, code: int | None) -> None:
-        """Find the image that ended the worker; the others are tried again at once."""
-        suspect = worker.overdue or worker.current
-        if suspect is None and not worker.ended_by_us:
-            self._crash_policy.idle_crash(code, time.monotonic())
-        again = []
+        """Attribute the end of a worker to its current image, and requeue its other images."""
+        suspect = worker.timed_out or worker.current
+        if suspect is None and not worker.killed_by_pool:
+            self._crash_policy.record_idle_crash(code, time.monotonic())
+        requeued = []
         for batch in worker.batches:
-            lost = suspect is None and batch is worker.batches[0]
+            unattributed = suspect is None and batch is worker.batches[0]
             for job in batch.jobs:
                 if job is None or job.done.done():
                     continue
-                if job is suspect and job is worker.overdue:
-                    _fail([job], ImageErrorCode.COMPRESS_TIMEOUT, _too_slow(self._seconds))
+                if job is suspect and job is worker.timed_out:
+                    _fail(
+                        [job],
+                        ImageErrorCode.COMPRESS_TIMEOUT,
+                        _timeout_message(self._timeout_seconds),
+                    )
                 elif job is suspect:
                     self._record_crash(job, code)
-                elif lost and self._crash_policy.cleared(job.record) is None:
+                elif unattributed and self._crash_policy.record_unattributed(job.record) is None:
                     _quarantine(job, code)
                 else:
-                    again.append(job)
-        self._again(again)
+                    requeued.append(job)
+        self._requeue(requeued)
 
     def _record_crash(self, job: CompressionJob, code: int | None) -> None:
-        pause = self._crash_policy.crash(job.record, code, time.monotonic())
+        delay = self._crash_policy.record_crash(job.record, code, time.monotonic())
         job.alone = True
-        if pause is None:
+        if delay is None:
             _quarantine(job, code)
-        elif pause:
-            self._later(job, pause)
+        elif delay:
+            self._requeue_later(job, delay)
         else:
-            self._again([job])
+            self._requeue([job])
 
     async def _watch(self) -> None:
-        """End a worker whose image takes too long; free what is queued behind one that takes long."""
+        """Kill workers whose image exceeds the timeout; requeue the images behind a slow one."""
         before = time.monotonic()
         while not self._closing.is_set():
-            await asyncio.sleep(self._tick)
+            await asyncio.sleep(self._watch_interval)
             now = time.monotonic()
-            elapsed, before = min(now - before, 2 * self._tick), now
-            for worker in list(self._up):
+            elapsed, before = min(now - before, 2 * self._watch_interval), now
+            for worker in list(self._running):
                 seconds = worker.seconds_on_current(elapsed)
-                if seconds >= self._seconds:
-                    worker.overdue, worker.ended_by_us = worker.current, True
+                if seconds >= self._timeout_seconds:
+                    worker.timed_out, worker.killed_by_pool = worker.current, True
                     worker.kill()
                 elif worker.slow:
-                    self._again(worker.revoke())
+                    self._requeue(worker.revoke())
             self._dispatch()
 
-    def _give_up(self, jobs: Iterable[CompressionJob]) -> None:
+    def _fail_closed(self, jobs: Iterable[CompressionJob]) -> None:
         for job in jobs:
             if not job.done.done():
                 job.done.set_exception(PoolClosedError())
@@ -329,35 +345,42 @@ class WorkerPool:
         return await self._loop.run_in_executor(self._threads, call)
 
 
-def _resolve(job: CompressionJob, answer: CompressedImage | ImageError | Bug) -> None:
+def _resolve(job: CompressionJob, result: CompressedImage | ImageError | UnexpectedFailure) -> None:
     if job.done.done():
         return
-    if isinstance(answer, CompressedImage):
-        job.done.set_result(answer)
-    elif isinstance(answer, ImageError):
-        job.done.set_exception(answer)
+    if isinstance(result, CompressedImage):
+        job.done.set_result(result)
+    elif isinstance(result, ImageError):
+        job.done.set_exception(result)
     else:
-        log.error("compressing met a bug: %s", answer.name, extra={"traceback": answer.traceback})
-        _fail([job], ImageErrorCode.INTERNAL, f"compressing it met an error of ours: {answer.name}")
+        log.error(
+            "compressing an image failed with an unexpected error: %s",
+            result.name,
+            extra={"traceback": result.traceback},
+        )
+        message = f"internal error ({result.name}); see the service log"
+        _fail([job], ImageErrorCode.INTERNAL, message)
 
 
-def _fail(jobs: Iterable[CompressionJob], code: ImageErrorCode, batch: str) -> None:
+def _fail(jobs: Iterable[CompressionJob], code: ImageErrorCode, message: str) -> None:
     for job in jobs:
-        _resolve(job, ImageError(code, batch))
+        _resolve(job, ImageError(code, message))
 
 
 def _quarantine(job: CompressionJob, code: int | None) -> None:
-    times = max(job.record.crashes, job.record.lost)
-    batch = f"its worker died over it {times} times, at last by {_exit_name(code)}"
-    _fail([job], ImageErrorCode.COMPRESS_CRASHED, batch)
+    """Fail an image permanently, because workers crashed on it."""
+    times = max(job.record.crashes, job.record.unattributed)
+    message = f"the worker crashed {times} times on this image ({_exit_name(code)})"
+    _fail([job], ImageErrorCode.COMPRESS_CRASHED, message)
 
 
-def _too_slow(seconds: float) -> str:
-    return f"compressing it took longer than {seconds:g} s, and was stopped"
+def _timeout_message(seconds: float) -> str:
+    return f"compression took longer than {seconds:g} s and was stopped"
 
 
 def _exit_name(code: int | None) -> str:
+    """Return the signal's name or the exit code, as text."""
     with suppress(ValueError):
         if code is not None and code < 0:
             return signal.Signals(-code).name
-    return f"exit {code}"
+    return "unknown exit code" if code is None else f"exit code {code}"

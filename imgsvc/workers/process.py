@@ -1,4 +1,4 @@
-"""One worker process, seen from the main process: messages go out, answers come back, or it dies."""
+"""The main process's side of one worker: sends batches, receives results, detects its end."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ from multiprocessing.process import BaseProcess
 from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.workers import main
 from imgsvc.workers.crash_policy import CrashRecord
-from imgsvc.workers.main import Answer, WorkerSetup
+from imgsvc.workers.main import Result, WorkerSetup
 
-START_SECONDS = 60.0
-"""How long a worker may take to come up."""
-DEPTH = 2
-"""Messages a worker has: the one at work, and one behind it, so that it never waits for the next."""
+START_TIMEOUT_SECONDS = 60.0
+MAX_BATCHES = 2
+"""Batches that a worker holds: the current one and the next, so that it never waits for a batch."""
 PIPE_BYTES = 2**20
-"""What a pipe may hold: as much as Linux lets anybody ask for."""
+"""Capacity of a pipe to or from a worker: the most that Linux allows unprivileged users."""
 SLOW_SECONDS = 0.5
-"""Nothing stays queued behind an image that takes longer than this."""
-_OUR_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+"""If an image takes longer than this, the images queued behind it move to another worker."""
+_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(slots=True, eq=False)
 class CompressionJob:
-    """One image that is to be compressed, and who waits for it."""
+    """One image to compress, and the future of its output. `alone`: send it in a batch of its own."""
 
     data: bytes
     settings: CompressionSettings
@@ -47,28 +46,28 @@ class CompressionJob:
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Images that travel together. The position of the first is `first`, and so on from there.
+    """The images of one message to a worker. Their positions are `first`, `first` + 1 and so on.
 
-    One that was called back leaves None in its place.
+    A revoked image is replaced by None.
     """
 
     first: int
     jobs: list[CompressionJob | None]
 
     def at(self, position: int) -> CompressionJob | None:
-        """The image at that position, where it is one of this message."""
+        """Return the image at this position; None if it is in another batch or revoked."""
         index = position - self.first
         return self.jobs[index] if 0 <= index < len(self.jobs) else None
 
 
-OnAnswered = Callable[["WorkerProcess", Batch, Future[list[Answer]]], None]
+OnResults = Callable[["WorkerProcess", Batch, Future[list[Result]]], None]
 
 
 class WorkerProcess:
-    """A process with one executor of its own: when it dies, nothing else breaks.
+    """A worker process with its own executor, so that its crash breaks no other worker.
 
-    Used once: whoever finds it dead makes another. Positions count the images it was ever sent, from
-    1, and it shares the one at work.
+    It is used once: the pool replaces it when it has ended. Positions count all images sent to it,
+    from 1. The worker shares the position of its current image.
     """
 
     def __init__(self, context: BaseContext, setup: WorkerSetup) -> None:
@@ -85,21 +84,21 @@ class WorkerProcess:
         self._pidfd: int | None = None
         self._killed = False
         self.batches: deque[Batch] = deque()
-        self.died = asyncio.Event()
+        self.exited = asyncio.Event()
         self.slow = False
-        self.overdue: CompressionJob | None = None
-        self.ended_by_us = False
-        self._seen = (0.0, 0)
-        self._seen_seconds = 0.0
+        self.timed_out: CompressionJob | None = None
+        self.killed_by_pool = False
+        self._last_progress = (0.0, 0)
+        self._stalled_seconds = 0.0
 
     def start(self) -> None:
-        """Start the process and wait until it is warm. Blocks; raises whatever hinders it."""
+        """Start the process and wait until it is warmed up. Blocks; raises any error of the start."""
         _shield_children()
         ready = self._executor.submit(main.ready)
         self._processes = list((self._executor._processes or {}).values())
-        # These ends of the pipes are the worker's. While we hold them too, one that dies in the middle
-        # of an answer leaves the executor waiting for the rest for ever, and one that dies before it
-        # has read a message (up to Python 3.11.5) leaves it writing.
+        # Close the worker's ends of the pipes here. If this process kept them open, the executor would
+        # wait forever for the rest of a result when the worker ends in the middle of it. Up to Python
+        # 3.11.5 it would also block in writing when the worker ends before it has read a batch.
         self._executor._result_queue._writer.close()  # type: ignore[attr-defined]
         self._executor._call_queue._reader.close()  # type: ignore[attr-defined]
         _widen(self._executor._call_queue._writer)  # type: ignore[attr-defined]
@@ -107,59 +106,59 @@ class WorkerProcess:
         self._pidfd = _open_pidfd(self.pid)
         if self._killed:
             self.kill()
-        ready.result(START_SECONDS)
+        ready.result(START_TIMEOUT_SECONDS)
 
     def watch(self) -> None:
-        """Have `died` set when the process ends, from now until `unwatch`."""
+        """Set `exited` when the process ends, until `unwatch` is called."""
         for process in self._processes:
-            asyncio.get_running_loop().add_reader(process.sentinel, self.died.set)
+            asyncio.get_running_loop().add_reader(process.sentinel, self.exited.set)
 
     def unwatch(self) -> None:
         for process in self._processes:
             asyncio.get_running_loop().remove_reader(process.sentinel)
 
     @property
-    def room(self) -> bool:
-        """Whether it can take a message. Nothing is queued behind an image that takes long."""
-        return not self.batches or (len(self.batches) < DEPTH and not self.slow)
+    def has_capacity(self) -> bool:
+        """Whether it can take a batch. Nothing is queued behind a slow image."""
+        return not self.batches or (len(self.batches) < MAX_BATCHES and not self.slow)
 
     @property
     def current(self) -> CompressionJob | None:
-        """The image at work, as the worker says; None for one that was called back."""
+        """The image that the worker reports as current; None if there is none or it is revoked."""
         position = int(self._position.value)
-        return next((job for m in self.batches if (job := m.at(position))), None)
+        return next((job for batch in self.batches if (job := batch.at(position))), None)
 
-    def send(self, jobs: Sequence[CompressionJob], answered: OnAnswered) -> None:
-        """Send images, to be worked on in their order; `answered` is called on another thread."""
+    def send(self, jobs: Sequence[CompressionJob], on_results: OnResults) -> None:
+        """Send a batch of images to compress in order. `on_results` is called in another thread."""
         batch = Batch(self._next, list(jobs))
         self._next += len(jobs)
         self.batches.append(batch)
         images = [(job.data, job.settings) for job in jobs]
         try:
             future = self._executor.submit(main.compressed_images, batch.first, images)
-        except RuntimeError:  # broken: the message is among those that are lost with the worker
-            self.died.set()
+        except RuntimeError:  # the executor is broken: the batch is lost with the worker
+            self.exited.set()
         else:
-            future.add_done_callback(lambda future: answered(self, batch, future))
+            future.add_done_callback(lambda future: on_results(self, batch, future))
 
     def seconds_on_current(self, elapsed: float) -> float:
-        """How long it has been at the same image, or at none with messages waiting.
+        """Return the seconds without progress: on the same image, or on none while batches wait.
 
-        `elapsed` is the time since the last call, as the main process lived it: when that was stopped
-        for a while, the image is not blamed for it.
+        `elapsed` is the time in seconds since the last call in which the main process was running. If
+        the main process was suspended, that time does not count.
         """
-        seen = (self._position.value, self.batches[0].first if self.batches else 0)
-        if seen != self._seen or not self.batches:
-            self._seen, self._seen_seconds = seen, 0.0
+        progress = (self._position.value, self.batches[0].first if self.batches else 0)
+        if progress != self._last_progress or not self.batches:
+            self._last_progress, self._stalled_seconds = progress, 0.0
         else:
-            self._seen_seconds += elapsed
-        self.slow = self._seen_seconds >= SLOW_SECONDS
-        return self._seen_seconds
+            self._stalled_seconds += elapsed
+        self.slow = self._stalled_seconds >= SLOW_SECONDS
+        return self._stalled_seconds
 
     def revoke(self) -> list[CompressionJob]:
-        """Call back all images but the one at work; they are another worker's now.
+        """Revoke all images but the current one, and return them for another worker.
 
-        Where the worker begins one of them at this very moment, its answer is dropped.
+        If the worker starts one of them at this moment, its result is dropped.
         """
         current = self.current
         self._revoked.value = self._next
@@ -176,7 +175,7 @@ class WorkerProcess:
         return self._processes[0].pid if self._processes else None
 
     def kill(self) -> None:
-        """End the process now, whatever it is doing."""
+        """Kill the process."""
         self._killed = True
         for process in self._processes:
             with suppress(OSError, ValueError):
@@ -186,9 +185,9 @@ class WorkerProcess:
                     process.kill()
 
     def close(self) -> int | None:
-        """Let go of everything; return the exit code (negative: a signal). Blocks for a moment.
+        """Kill the process, free its resources, and return its exit code (negative: a signal).
 
-        All answers that the process still gave are handed over before.
+        Blocks briefly. All results that the process has sent are delivered first.
         """
         self.kill()
         self._executor.shutdown(wait=True)
@@ -199,33 +198,34 @@ class WorkerProcess:
 
 
 def _widen(pipe: Connection) -> None:
-    """Let a pipe take a picture at once: neither side then wakes the other for every 64 KiB of it."""
+    """Enlarge a pipe so that it holds a whole image: else both sides wake up for each 64 KiB of it."""
     if sys.platform == "linux":
-        with suppress(OSError):  # where all pipes of this user have taken what they may
+        with suppress(OSError):  # the pipes of this user have reached their limit
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _open_pidfd(pid: int | None) -> int | None:
-    """A handle of the process itself, where there are such handles.
+    """Return a handle of the process, or None if the system has no such handles.
 
-    Where the fork server was killed, multiprocessing takes its workers for dead and signals them no
-    more; their numbers alone may be another process's by then.
+    If the fork server was killed, multiprocessing regards its workers as dead and does not signal
+    them. Their process ids alone are not safe to use: they may belong to other processes by then.
     """
     if pid is None or not hasattr(os, "pidfd_open"):
         return None
     try:
         return os.pidfd_open(pid)
-    except OSError:  # it is gone already, or the kernel is older
+    except OSError:  # the process has ended, or the kernel is too old
         return None
 
 
 def _shield_children() -> None:
-    """Start multiprocessing's own processes such that no signal to the whole group ends them.
+    """Start multiprocessing's own processes so that signals to the whole group do not end them.
 
-    Were the fork server to end before the main process, all its workers would pass for dead. A blocked
-    signal stays blocked in the children of this thread. The tracker goes first: it unblocks them.
+    If the fork server ended before the main process, all its workers would be regarded as dead. The
+    children of this thread inherit its blocked signals. The resource tracker must start first,
+    because it unblocks them.
     """
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _OUR_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
     if sys.platform != "darwin":
         forkserver.ensure_running()

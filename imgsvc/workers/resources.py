@@ -1,4 +1,4 @@
-"""What the machine, or the container, leaves us: cores and memory."""
+"""The cores and the memory that the machine or the container allows this process."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from contextlib import suppress
 from pathlib import Path
 
 _ROOT = Path("/")
-MOST_WORKER_BYTES = 2 * 2**30
-LEAST_WORKER_BYTES = 256 * 2**20
-_SHARE_OF_WORKERS = 0.75
-"""Of all memory, what the workers may have together; the rest is the main process's and the cache's."""
+MAX_WORKER_BYTES = 2 * 2**30
+MIN_WORKER_BYTES = 256 * 2**20
+_WORKERS_SHARE = 0.75
+"""Share of all memory for the workers together. The rest is for the main process and the page cache."""
 
 
 def cores(root: Path = _ROOT) -> int:
-    """How many cores we may use: by affinity, and by the container's CPU quota, rounded."""
+    """Return the number of usable cores, by affinity and by the container's CPU quota, rounded."""
     affinity = getattr(os, "sched_getaffinity", None)
     allowed = len(affinity(0)) if affinity else os.cpu_count() or 1
     return max(1, min([allowed, *(int(quota + 0.5) for quota in _cpu_quotas(root))]))
 
 
 def memory_bytes(root: Path = _ROOT) -> int:
-    """How much memory there is: the machine's, or the container's limit where that is less."""
+    """Return the machine's memory in bytes, or the container's limit if that is less."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *_memory_limits(root)])
 
 
 def worker_share(workers: int, total_bytes: int) -> int:
-    """How many bytes each of so many workers may use, of so many in all."""
-    share = int(total_bytes * _SHARE_OF_WORKERS) // workers
-    return max(LEAST_WORKER_BYTES, min(MOST_WORKER_BYTES, share))
+    """Return the memory limit of each worker in bytes, for `total_bytes` of memory."""
+    share = int(total_bytes * _WORKERS_SHARE) // workers
+    return max(MIN_WORKER_BYTES, min(MAX_WORKER_BYTES, share))
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
@@ -38,7 +38,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
         with suppress(OSError, ValueError):  # v2: "150000 100000", or "max 100000"
             quota, period = (folder / "cpu.max").read_text().split()
             yield int(quota) / int(period)
-        with suppress(OSError, ValueError, ZeroDivisionError):  # v1, where -1 is no limit
+        with suppress(OSError, ValueError, ZeroDivisionError):  # v1: -1 means no limit
             quota = (folder / "cpu.cfs_quota_us").read_text()
             if int(quota) > 0:
                 yield int(quota) / int((folder / "cpu.cfs_period_us").read_text())
@@ -47,15 +47,15 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 def _memory_limits(root: Path) -> Iterator[int]:
     for folder in _cgroups(root, "memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
-            with suppress(OSError, ValueError):  # "max" is no limit; v1's is a number beyond all
+            with suppress(OSError, ValueError):  # "max" means no limit; v1 has a huge number
                 yield int((folder / name).read_text())
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """The folders of our cgroup and of those around it, in cgroup v1 and v2.
+    """Yield the folders of this process's cgroup and of its parents, in cgroup v1 and v2.
 
-    A container often sees its own group as the mount's root, while /proc still tells the host's path:
-    so every parent down to the mount is looked at, whether the first exists or not.
+    A container often sees its own group as the root of the mount, but the host's path in /proc. So
+    this yields every parent up to the mount, even if the first folder does not exist.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
