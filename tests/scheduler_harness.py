@@ -1,7 +1,7 @@
-"""The queue with all that it works with, but for the service around it: parts are real.
+"""A harness for tests: a scheduler with its real components, without the service around them.
 
-The pool's workers run `tests.faulty_worker`: what an origin serves is a script for them, and the file
-that a script names counts how often it was compressed.
+The pool's workers run `tests.faulty_worker`. The body that a host serves is a script for them, and the
+file that a script names counts the attempts to compress it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from tests.waiting import wait_until
 
 
 class SchedulerHarness:
-    """A queue and its parts. What it tells others is kept in `changed_requests` and `finished`.
+    """A scheduler and its components. `changed_requests` and `finished` collect what it publishes.
 
-    `room_to_claim` and `room_to_store` say whether there is room on the disk; `bug` is raised instead
-    of the second answer.
+    `space_to_claim`, `space_to_store`: whether the disk has free space for a claim, and for an output.
+    `bug`: raised instead of returning `space_to_store`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class SchedulerHarness:
         self.files = FilesystemStore(folder)
         self.breakers = CircuitBreakers()
         self.metrics = Metrics()
-        self.room_to_claim = self.room_to_store = True
+        self.space_to_claim = self.space_to_store = True
         self.bug: Exception | None = None
         self.changed_requests: list[int] = []
         self.finished: list[FinishedRequest] = []
@@ -64,75 +64,75 @@ class SchedulerHarness:
             self.files,
             host_limiter=HostLimiter(fetch.concurrency, fetch.per_host),
             metrics=self.metrics,
-            has_free_space=self._has_room_to_store,
+            has_free_space=self._check_space_to_store,
             may_fetch=self.breakers.may_fetch,
         )
-        self.queue = Scheduler(
+        self.scheduler = Scheduler(
             db.work,
             self.pipeline,
             self.breakers,
             fetch,
             self.metrics,
             fetched_ahead=16,
-            has_free_space=lambda: self.room_to_claim,
+            has_free_space=lambda: self.space_to_claim,
             mark_changed=self.changed_requests.extend,
-            finished=self.finished.extend,
-            orphaned_files=self.files.delete,
+            on_finished=self.finished.extend,
+            delete_orphans=self.files.delete,
         )
         self._processing: asyncio.Task[None] | None = None
 
-    def _has_room_to_store(self) -> bool:
+    def _check_space_to_store(self) -> bool:
         if self.bug is not None:
             raise self.bug
-        return self.room_to_store
+        return self.space_to_store
 
     def start(self) -> None:
-        self._processing = asyncio.create_task(self.queue.process_queue())
+        self._processing = asyncio.create_task(self.scheduler.process_queue())
 
     async def stop(self, grace: float = 20.0) -> None:
-        """Stop in order; fail unless all that was in flight is noted."""
-        await self.queue.stop(grace)
+        """Stop the scheduler; fail unless all jobs in flight are committed."""
+        await self.scheduler.stop(grace)
         processing, self._processing = self._processing, None
         if processing is not None:
             async with asyncio.timeout(20):
                 await processing
-        assert self.queue.in_flight == 0
+        assert self.scheduler.in_flight == 0
 
-    def script(self, name: str, acts: str = "") -> bytes:
-        """What an origin is to serve for a worker to do these acts; `tries` counts under the name."""
-        return f"{self.path(name)} {acts}".encode()
+    def script(self, name: str, actions: str = "") -> bytes:
+        """Return a body that makes a worker do these actions; `attempts` counts by name."""
+        return f"{self.path(name)} {actions}".encode()
 
     def path(self, name: str) -> Path:
         return self.folder / name
 
-    def tries(self, name: str) -> int:
+    def attempts(self, name: str) -> int:
         path = self.path(name)
         return len(path.read_text().splitlines()) if path.exists() else 0
 
-    def stored(self) -> set[str]:
-        """The files there are, temporary ones among them."""
+    def stored_files(self) -> set[str]:
+        """Return the names of all stored files, temporary ones included."""
         return {p.name for p in (self.folder / "outputs").rglob("*") if p.is_file()}
 
     async def accept(self, *urls: str, webhook: str | None = None) -> Request:
-        """Accept a request of one row for each URL."""
+        """Accept a request with one row for each URL."""
         request = await self.db.accept([[url] for url in urls], webhook=webhook)
-        self.queue.wake()
+        self.scheduler.wake()
         return request
 
-    async def shown(self, request: Request) -> Request:
+    async def snapshot(self, request: Request) -> Request:
         return await self.db.snapshots.request(request.request_id)
 
-    async def done(self, request: Request) -> Request:
-        """Wait for the end of a request."""
+    async def wait_finished(self, request: Request) -> Request:
+        """Wait until a request has finished, and return its snapshot."""
 
-        async def ended() -> bool:
-            return (await self.shown(request)).finished_at is not None
+        async def has_finished() -> bool:
+            return (await self.snapshot(request)).finished_at is not None
 
-        await wait_until(ended, "the request's end")
-        return await self.shown(request)
+        await wait_until(has_finished, "the request to finish")
+        return await self.snapshot(request)
 
-    async def images(self, request: Request) -> list[tuple[str, int, str | None, float]]:
-        """Give each image's status, attempts, error code and the time that it waits for."""
+    async def image_rows(self, request: Request) -> list[tuple[str, int, str | None, float]]:
+        """Return the status, attempts, error code and `not_before` of each image."""
         return await self.db.database.read(
             lambda c: c.execute(
                 "SELECT status, attempts, error_code, not_before FROM images "
@@ -150,7 +150,7 @@ async def open_scheduler(
     function: str = "tests.faulty_worker:compress",
     **fetch: Any,
 ) -> AsyncIterator[SchedulerHarness]:
-    """Open a workshop with these settings for fetching; at the end its books are held to account."""
+    """Open a harness with these fetch settings. At the end, stop it and audit its database."""
     settings = FetchConfig.model_validate({"allowed_networks": ["127.0.0.0/8"], **fetch})
     pool = WorkerPool(CompressConfig.model_validate({"workers": 1}), function=function)
     session = open_session(settings, AddressRules(settings.allowed_networks))
@@ -169,5 +169,5 @@ async def open_scheduler(
 
 
 def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
-    """Whether a message that holds this text has been logged."""
+    """Return whether a log message contains this text."""
     return any(text in record.getMessage() for record in caplog.get_records("call"))

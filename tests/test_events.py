@@ -1,4 +1,4 @@
-"""Progress for watchers: the newest snapshot, and an end."""
+"""Tests of progress events: watchers get the newest snapshot, and the end."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def publishing(events: Events) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def claimed(db: DatabaseHarness, images: int) -> tuple[Request, list[Claim]]:
+async def claimed_request(db: DatabaseHarness, images: int) -> tuple[Request, list[Claim]]:
     request = await db.accept([[f"http://a.example/{n}.jpg"] for n in range(images)])
     claims = await db.claim()
     return await db.snapshots.request(request.request_id), claims
@@ -53,14 +53,14 @@ async def complete(db: DatabaseHarness, events: Events, *claims: Claim) -> None:
     events.mark_changed(result.changed_requests)
 
 
-async def test_a_watcher_sees_the_state_at_once_each_change_and_the_end(
+async def test_watch_yields_current_state_each_change_and_the_end(
     db: DatabaseHarness, events: Events
 ) -> None:
-    request, (first, second) = await claimed(db, 2)
+    request, (first, second) = await claimed_request(db, 2)
     seen = []
-    async with asyncio.timeout(20), events.watch(request.request_id) as feed:
+    async with asyncio.timeout(20), events.watch(request.request_id) as subscription:
         assert events.watchers == 1
-        async for snapshot in feed:
+        async for snapshot in subscription:
             if snapshot.progress.completed in seen:
                 continue
             seen.append(snapshot.progress.completed)
@@ -72,38 +72,38 @@ async def test_a_watcher_sees_the_state_at_once_each_change_and_the_end(
     assert events.watchers == 0
 
 
-async def test_a_slow_watcher_skips_to_the_newest_snapshot(db: DatabaseHarness) -> None:
-    request, claims = await claimed(db, 3)
-    feed = Subscription(request)
+async def test_slow_subscription_skips_to_newest_snapshot(db: DatabaseHarness) -> None:
+    request, claims = await claimed_request(db, 3)
+    subscription = Subscription(request)
     for claim in claims:
         await db.complete([claim])
-        feed.offer(await db.snapshots.request(request.request_id))
-    seen = [snapshot.progress.completed async for snapshot in feed]
+        subscription.offer(await db.snapshots.request(request.request_id))
+    seen = [snapshot.progress.completed async for snapshot in subscription]
     assert seen == [3]
 
 
-async def test_what_is_finished_is_told_once(db: DatabaseHarness, events: Events) -> None:
-    request, claims = await claimed(db, 1)
+async def test_watch_of_finished_request_yields_once(db: DatabaseHarness, events: Events) -> None:
+    request, claims = await claimed_request(db, 1)
     await db.complete(claims)
-    async with asyncio.timeout(20), events.watch(request.request_id) as feed:
-        assert {snapshot.progress.completed async for snapshot in feed} == {1}
+    async with asyncio.timeout(20), events.watch(request.request_id) as subscription:
+        assert {snapshot.progress.completed async for snapshot in subscription} == {1}
 
 
-async def test_each_watcher_of_a_request_hears_of_it_and_no_other_does(
+async def test_change_is_published_only_to_watchers_of_its_request(
     db: DatabaseHarness, events: Events
 ) -> None:
-    request, claims = await claimed(db, 1)
-    other, _ = await claimed(db, 1)
+    request, claims = await claimed_request(db, 1)
+    other, _ = await claimed_request(db, 1)
 
     async def last(request_id: str) -> Request | None:
         newest = None
-        async with events.watch(request_id) as feed:
-            async for snapshot in feed:
+        async with events.watch(request_id) as subscription:
+            async for snapshot in subscription:
                 newest = snapshot
         return newest
 
     watching = [asyncio.create_task(last(request.request_id)) for _ in range(3)]
-    elsewhere = asyncio.create_task(last(other.request_id))
+    other_watching = asyncio.create_task(last(other.request_id))
     async with asyncio.timeout(20):
         while events.watchers < 4:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)
@@ -111,73 +111,79 @@ async def test_each_watcher_of_a_request_hears_of_it_and_no_other_does(
         for newest in await asyncio.gather(*watching):
             assert newest is not None
             assert newest.progress.completed == 1
-        assert not elsewhere.done()
+        assert not other_watching.done()
         assert events.watchers == 1
         events.close()
-        newest = await elsewhere
+        newest = await other_watching
     assert newest is not None
     assert newest.finished_at is None
 
 
-async def test_a_change_between_the_first_look_and_the_watch_is_seen(
+async def test_watch_reads_request_again_after_subscribing(
     db: DatabaseHarness,
 ) -> None:
-    """Nobody touches it once the watch has begun: the watch has it looked at once more."""
+    """A change between the first read and the subscription is published without `mark_changed`."""
     events = Events(db.snapshots)
-    request, claims = await claimed(db, 1)
-    async with asyncio.timeout(20), events.watch(request.request_id) as feed:
+    request, claims = await claimed_request(db, 1)
+    async with asyncio.timeout(20), events.watch(request.request_id) as subscription:
         await db.complete(claims)
         async with publishing(events):
-            seen = [snapshot.progress.completed async for snapshot in feed]
+            seen = [snapshot.progress.completed async for snapshot in subscription]
     assert seen[-1] == 1
 
 
-async def test_closing_ends_every_feed_and_those_to_come(
+async def test_close_ends_existing_and_later_subscriptions(
     db: DatabaseHarness, events: Events
 ) -> None:
-    request, _ = await claimed(db, 1)
+    request, _ = await claimed_request(db, 1)
     async with asyncio.timeout(20):
-        async with events.watch(request.request_id) as feed:
-            assert (await anext(feed)).version == request.version
+        async with events.watch(request.request_id) as subscription:
+            assert (await anext(subscription)).version == request.version
             events.close()
-            assert {snapshot.version async for snapshot in feed} <= {request.version}
-        async with events.watch(request.request_id) as feed:
-            assert {snapshot.version async for snapshot in feed} == {request.version}
+            assert {snapshot.version async for snapshot in subscription} <= {request.version}
+        async with events.watch(request.request_id) as subscription:
+            assert {snapshot.version async for snapshot in subscription} == {request.version}
 
 
-async def test_a_request_that_is_deleted_ends_its_feeds(db: DatabaseHarness) -> None:
+async def test_deleting_request_ends_its_subscriptions(db: DatabaseHarness) -> None:
     events = Events(db.snapshots)
-    request, claims = await claimed(db, 1)
-    async with asyncio.timeout(20), events.watch(request.request_id) as feed:
-        await anext(feed)
+    request, claims = await claimed_request(db, 1)
+    async with asyncio.timeout(20), events.watch(request.request_id) as subscription:
+        await anext(subscription)
         await db.complete(claims)
         events.mark_changed([await db.uploads.mark_deleting(request.request_id)])
         async with publishing(events):
-            assert [snapshot async for snapshot in feed] == []
+            assert [snapshot async for snapshot in subscription] == []
 
 
-async def test_what_is_not_known_is_refused(events: Events) -> None:
+async def test_unknown_request_raises_not_found(events: Events) -> None:
     with pytest.raises(ProblemError) as refused:
         async with events.watch(UNKNOWN):
             pass
     assert refused.value.code is ProblemCode.NOT_FOUND
     with pytest.raises(ProblemError):
-        await events.changed(UNKNOWN, None, 20)
+        await events.wait_for_change(UNKNOWN, None, 20)
     assert events.watchers == 0
 
 
 # --- waiting for a change ----------------------------------------------------------------------------
 
 
-async def test_another_version_is_told_at_once(db: DatabaseHarness, events: Events) -> None:
-    request, _ = await claimed(db, 1)
+async def test_wait_for_change_returns_at_once_if_version_differs(
+    db: DatabaseHarness, events: Events
+) -> None:
+    request, _ = await claimed_request(db, 1)
     async with asyncio.timeout(20):
-        await events.changed(request.request_id, request.version - 1, 1_000)
+        await events.wait_for_change(request.request_id, request.version - 1, 1_000)
 
 
-async def test_the_same_version_is_waited_out(db: DatabaseHarness, events: Events) -> None:
-    request, (first, second) = await claimed(db, 2)
-    waiting = asyncio.create_task(events.changed(request.request_id, request.version, 1_000))
+async def test_wait_for_change_waits_while_version_is_the_same(
+    db: DatabaseHarness, events: Events
+) -> None:
+    request, (first, second) = await claimed_request(db, 2)
+    waiting = asyncio.create_task(
+        events.wait_for_change(request.request_id, request.version, 1_000)
+    )
     for _ in range(3):
         events.mark_changed([request.key])
         await db.snapshots.request(request.request_id)
@@ -189,9 +195,11 @@ async def test_the_same_version_is_waited_out(db: DatabaseHarness, events: Event
     await complete(db, events, second)
 
 
-async def test_without_a_version_the_end_is_waited_for(db: DatabaseHarness, events: Events) -> None:
-    request, (first, second) = await claimed(db, 2)
-    waiting = asyncio.create_task(events.changed(request.request_id, None, 1_000))
+async def test_wait_for_change_without_version_waits_until_finished(
+    db: DatabaseHarness, events: Events
+) -> None:
+    request, (first, second) = await claimed_request(db, 2)
+    waiting = asyncio.create_task(events.wait_for_change(request.request_id, None, 1_000))
     await complete(db, events, first)
     for _ in range(3):
         await db.snapshots.request(request.request_id)
@@ -202,18 +210,18 @@ async def test_without_a_version_the_end_is_waited_for(db: DatabaseHarness, even
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.05])
-async def test_when_time_is_up_the_wait_ends(
+async def test_wait_for_change_returns_after_timeout(
     db: DatabaseHarness, events: Events, seconds: float
 ) -> None:
-    request, _ = await claimed(db, 1)
+    request, _ = await claimed_request(db, 1)
     async with asyncio.timeout(20):
-        await events.changed(request.request_id, request.version, seconds)
+        await events.wait_for_change(request.request_id, request.version, seconds)
     assert events.watchers == 0
 
 
-async def test_a_stop_ends_every_wait(db: DatabaseHarness, events: Events) -> None:
-    request, _ = await claimed(db, 1)
-    waiting = asyncio.create_task(events.changed(request.request_id, None, 1_000))
+async def test_close_ends_wait_for_change(db: DatabaseHarness, events: Events) -> None:
+    request, _ = await claimed_request(db, 1)
+    waiting = asyncio.create_task(events.wait_for_change(request.request_id, None, 1_000))
     async with asyncio.timeout(20):
         while not events.watchers:  # noqa: ASYNC110 - there is no event for it
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Ready or not, and why."""
+"""Tests of the readiness of the service."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from tests.waiting import wait_until
 
 
 @asynccontextmanager
-async def watched(
+async def open_monitor(
     folder: Path, *, function: str = "tests.faulty_worker:compress"
 ) -> AsyncIterator[HealthMonitor]:
-    """Watch a database and a pool of one worker, with as much room as there is."""
+    """Monitor a database and a pool of one worker. A file `full` in `folder` makes the disk full."""
     database = await Database.open(folder / "imgsvc.db")
     pool = WorkerPool(CompressConfig(workers=1), function=function)
     await pool.start()
@@ -39,8 +39,8 @@ async def watched(
         await database.close()
 
 
-async def test_it_is_ready_while_it_runs_and_nothing_is_wrong(tmp_path: Path) -> None:
-    async with watched(tmp_path) as monitor:
+async def test_service_is_ready_only_in_running_state(tmp_path: Path) -> None:
+    async with open_monitor(tmp_path) as monitor:
         assert not monitor.health().ready
         monitor.state = ServiceState.RUNNING
         assert monitor.health().ready
@@ -49,8 +49,8 @@ async def test_it_is_ready_while_it_runs_and_nothing_is_wrong(tmp_path: Path) ->
         assert not monitor.health().ready
 
 
-async def test_it_is_not_ready_while_the_disk_is_full(tmp_path: Path) -> None:
-    async with watched(tmp_path) as monitor:
+async def test_service_is_not_ready_while_disk_is_full(tmp_path: Path) -> None:
+    async with open_monitor(tmp_path) as monitor:
         monitor.state = ServiceState.RUNNING
         (tmp_path / "full").touch()
         assert monitor.health().reasons == ("the disk is full",)
@@ -59,28 +59,28 @@ async def test_it_is_not_ready_while_the_disk_is_full(tmp_path: Path) -> None:
         assert monitor.health().ready
 
 
-async def test_it_is_not_ready_while_the_database_takes_no_write(
+async def test_service_is_not_ready_while_database_accepts_no_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     monkeypatch.setattr(module, "WRITE_PROBE_SECONDS", 0.01)
     monkeypatch.setattr(module, "WRITE_TIMEOUT_SECONDS", 0.5)
-    async with watched(tmp_path) as monitor:
+    async with open_monitor(tmp_path) as monitor:
         monitor.state = ServiceState.RUNNING
         await wait_until(lambda: monitor.health().ready, "a first write")
-        other = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None, timeout=20)
-        other.execute("BEGIN IMMEDIATE")
-        await wait_until(lambda: not monitor.health().ready, "it to be noticed")
+        lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None, timeout=20)
+        lock.execute("BEGIN IMMEDIATE")
+        await wait_until(lambda: not monitor.health().ready, "the monitor to detect it")
         assert "no write" in monitor.health().reasons[0]
-        other.execute("ROLLBACK")
-        other.close()
+        lock.execute("ROLLBACK")
+        lock.close()
         await wait_until(lambda: monitor.health().ready, "writes again")
-    assert caplog.text.count("takes no write") == 1
+    assert caplog.text.count("accepts no writes") == 1
 
 
-async def test_it_is_not_ready_where_no_worker_comes_up(tmp_path: Path) -> None:
-    async with watched(tmp_path, function="tests.faulty_worker:nothing_of_that_name") as monitor:
+async def test_service_is_not_ready_if_no_worker_starts(tmp_path: Path) -> None:
+    async with open_monitor(tmp_path, function="tests.faulty_worker:missing_function") as monitor:
         monitor.state = ServiceState.RUNNING
-        await wait_until(lambda: not monitor.health().ready, "the pool to give up")
+        await wait_until(lambda: not monitor.health().ready, "the failed start to be detected")
         assert monitor.health().reasons == ("no worker process can be started",)

@@ -1,3 +1,5 @@
+"""Tests of the log formats."""
+
 from __future__ import annotations
 
 import io
@@ -30,7 +32,7 @@ def lines(out: io.StringIO) -> list[Any]:
     return [json.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_an_event_is_one_line_of_json_with_its_fields() -> None:
+def test_json_event_is_one_line_with_extra_fields() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(), out)
     logging.getLogger("imgsvc.x").info("stored %s", "é\n", extra={"images": 3, "path": io})
@@ -45,7 +47,7 @@ def test_an_event_is_one_line_of_json_with_its_fields() -> None:
     }
 
 
-def test_an_exception_stays_in_its_line() -> None:
+def test_json_event_contains_traceback_in_same_line() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(format="json"), out)
     try:
@@ -57,7 +59,7 @@ def test_an_exception_stays_in_its_line() -> None:
     assert event["exception"].splitlines()[-1] == "RuntimeError: boom"
 
 
-def test_what_is_no_bug_needs_no_traceback() -> None:
+def test_dependency_error_is_logged_without_traceback() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(format="json"), out)
     try:
@@ -69,20 +71,20 @@ def test_what_is_no_bug_needs_no_traceback() -> None:
     assert "exception" not in event
 
 
-def test_a_field_does_not_replace_the_event_itself() -> None:
+def test_extra_fields_do_not_replace_standard_fields() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(format="json"), out)
-    logging.getLogger("x").warning("said", extra={"level": "none", "time": 0})
+    logging.getLogger("x").warning("text", extra={"level": "none", "time": 0})
     (event,) = lines(out)
     assert event["level"] == "warning"
     assert event["time"]
 
 
 @pytest.mark.parametrize(
-    ("level", "seen"),
+    ("level", "count"),
     [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)],
 )
-def test_the_level_says_what_is_left_out(level: Any, seen: int) -> None:
+def test_level_filters_events(level: Any, count: int) -> None:
     out = io.StringIO()
     logs.setup(LogConfig(level=level), out)
     log = logging.getLogger("imgsvc.y")
@@ -90,10 +92,10 @@ def test_the_level_says_what_is_left_out(level: Any, seen: int) -> None:
     log.info("2")
     log.warning("3")
     log.error("4")
-    assert len(lines(out)) == seen
+    assert len(lines(out)) == count
 
 
-def test_libraries_do_not_tell_query_strings() -> None:
+def test_library_info_messages_are_not_logged() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(level="debug"), out)
     for name in ("aiohttp.access", "aiosqlite", "asyncio"):
@@ -102,7 +104,7 @@ def test_libraries_do_not_tell_query_strings() -> None:
     assert [event["message"] for event in lines(out)] == ["task was destroyed"]
 
 
-def test_a_terminal_gets_plain_text_that_cannot_play_tricks() -> None:
+def test_terminal_gets_plain_text_with_escaped_control_characters() -> None:
     out = Terminal()
     logs.setup(LogConfig(), out)
     logging.getLogger("x").warning(
@@ -112,7 +114,7 @@ def test_a_terminal_gets_plain_text_that_cannot_play_tricks() -> None:
     assert line[9:] == 'warning odd\\x1b[2J name\\nsecond  url="http://a/ b\\x07"  n=1  empty=""'
 
 
-def test_the_format_can_be_forced() -> None:
+def test_configured_format_overrides_terminal_detection() -> None:
     out = Terminal()
     logs.setup(LogConfig(format="json"), out)
     logging.getLogger("x").warning("a")
@@ -123,7 +125,7 @@ def test_the_format_can_be_forced() -> None:
     assert not out.getvalue()
 
 
-def test_setting_up_twice_tells_each_event_once() -> None:
+def test_second_setup_does_not_duplicate_events() -> None:
     out = io.StringIO()
     logs.setup(LogConfig(), out)
     logs.setup(LogConfig(), out)

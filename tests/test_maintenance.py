@@ -1,4 +1,4 @@
-"""What is no longer needed goes, and only that, wherever the removing was interrupted."""
+"""Tests of the cleanup: it removes exactly the expired data, also after interruptions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from tests.waiting import wait_until
 ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]
 
 
-class House:
-    """Books and files with a housekeeping over them."""
+class MaintenanceHarness:
+    """A database and a file store with their maintenance."""
 
     def __init__(self, folder: Path, db: DatabaseHarness, days: float = 0) -> None:
         self.folder = folder
         self.db = db
         self.files = FilesystemStore(folder)
         config = StorageConfig(retention_days=days)
-        self.keeping = Maintenance(db.uploads, self.files, config)
+        self.maintenance = Maintenance(db.uploads, self.files, config)
 
-    async def finished(self, rows: list[list[str]] = ROWS) -> Request:
-        """A request whose images are stored."""
+    async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
+        """Return a finished request whose images are stored."""
         request = await self.db.accept(rows)
         claims = await self.db.claim()
         for claim in claims:
@@ -40,32 +40,41 @@ class House:
         await self.db.complete(claims)
         return request
 
-    def stored(self) -> int:
+    def stored_files(self) -> int:
+        """Return the number of stored files."""
         return sum(p.is_file() for p in (self.folder / "outputs").rglob("*"))
 
     async def rows(self) -> int:
+        """Return the number of rows of all tables that a request uses."""
         return await self.db.database.read(
             lambda c: sum(
                 c.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
-                for name in ("requests", "products", "images", "files", "doomed", "headers")
+                for name in (
+                    "requests",
+                    "products",
+                    "images",
+                    "files",
+                    "pending_deletions",
+                    "request_columns",
+                )
             )
         )
 
 
 @asynccontextmanager
-async def house_in(folder: Path, days: float = 0) -> AsyncIterator[House]:
+async def open_harness(folder: Path, days: float = 0) -> AsyncIterator[MaintenanceHarness]:
     async with open_database(folder) as db:
-        house = House(folder, db, days)
+        harness = MaintenanceHarness(folder, db, days)
         try:
-            yield house
+            yield harness
         finally:
-            await house.files.close()
+            await harness.files.close()
 
 
 @asynccontextmanager
-async def kept(house: House) -> AsyncIterator[None]:
-    """Keep house until the block ends."""
-    task = asyncio.create_task(house.keeping.run())
+async def running(harness: MaintenanceHarness) -> AsyncIterator[None]:
+    """Run the maintenance until the block ends."""
+    task = asyncio.create_task(harness.maintenance.run())
     try:
         yield
         assert not task.done()
@@ -74,61 +83,61 @@ async def kept(house: House) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_purge_removes_what_is_marked_and_nothing_else(
+async def test_purge_removes_only_requests_marked_for_deletion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "SLICE", 5)
-    async with house_in(tmp_path) as house:
-        gone, stays = await house.finished(), await house.finished()
-        await house.db.uploads.mark_deleting(gone.request_id)
-        await house.keeping.purge()
-        assert house.stored() == 12
-        assert (await house.db.snapshots.request(stays.request_id)).progress.completed == 12
-        await house.db.uploads.mark_deleting(stays.request_id)
-        await house.keeping.purge()
-        assert (house.stored(), await house.rows()) == (0, 0)
+    monkeypatch.setattr(module, "PURGE_SLICE", 5)
+    async with open_harness(tmp_path) as harness:
+        deleted, kept = await harness.finished_request(), await harness.finished_request()
+        await harness.db.uploads.mark_deleting(deleted.request_id)
+        await harness.maintenance.purge()
+        assert harness.stored_files() == 12
+        assert (await harness.db.snapshots.request(kept.request_id)).progress.completed == 12
+        await harness.db.uploads.mark_deleting(kept.request_id)
+        await harness.maintenance.purge()
+        assert (harness.stored_files(), await harness.rows()) == (0, 0)
 
 
-async def test_a_purge_that_is_interrupted_anywhere_is_taken_up_at_the_next_start(
+async def test_next_start_completes_interrupted_purge(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is cut off after each number of turns of the loop."""
-    monkeypatch.setattr(module, "SLICE", 5)
-    for turns in range(0, 60, 4):
-        async with house_in(tmp_path) as house:
-            gone = await house.finished()
-            await house.db.uploads.mark_deleting(gone.request_id)
-            purging = asyncio.create_task(house.keeping.purge())
-            for _ in range(turns):
+    """Interrupt the purge after each number of iterations of the event loop."""
+    monkeypatch.setattr(module, "PURGE_SLICE", 5)
+    for iterations in range(0, 60, 4):
+        async with open_harness(tmp_path) as harness:
+            deleted = await harness.finished_request()
+            await harness.db.uploads.mark_deleting(deleted.request_id)
+            purging = asyncio.create_task(harness.maintenance.purge())
+            for _ in range(iterations):
                 await asyncio.sleep(0)
             purging.cancel()
             await asyncio.gather(purging, return_exceptions=True)
-        async with house_in(tmp_path) as house:
-            await house.keeping.purge()
-            assert (house.stored(), await house.rows()) == (0, 0), turns
+        async with open_harness(tmp_path) as harness:
+            await harness.maintenance.purge()
+            assert (harness.stored_files(), await harness.rows()) == (0, 0), iterations
 
 
-async def test_names_that_an_earlier_process_left_doomed_are_deleted(tmp_path: Path) -> None:
-    async with house_in(tmp_path) as house:
-        gone = await house.finished()
-        await house.db.uploads.mark_deleting(gone.request_id)
-        while (await house.db.uploads.purge_slice()).more:
+async def test_run_deletes_pending_files_of_earlier_process(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        deleted = await harness.finished_request()
+        await harness.db.uploads.mark_deleting(deleted.request_id)
+        while (await harness.db.uploads.purge_slice()).more:
             pass
-        assert house.stored() == 12
-    async with house_in(tmp_path) as house, kept(house):
-        await wait_until(lambda: house.stored() == 0, "the files to go")
+        assert harness.stored_files() == 12
+    async with open_harness(tmp_path) as harness, running(harness):
+        await wait_until(lambda: harness.stored_files() == 0, "the files to be deleted")
 
-        async def forgotten() -> bool:
-            return await house.rows() == 0
+        async def is_confirmed() -> bool:
+            return await harness.rows() == 0
 
-        await wait_until(forgotten, "their names to be forgotten")
+        await wait_until(is_confirmed, "their names to be removed")
 
 
-async def test_requests_past_their_retention_go_and_others_stay(tmp_path: Path) -> None:
-    async with house_in(tmp_path, days=7) as house:
-        old, young = await house.finished(), await house.finished()
-        waiting = await house.db.accept([["http://a.example/waits.jpg"]])
-        await house.db.database.write(
+async def test_only_requests_past_their_retention_are_removed(tmp_path: Path) -> None:
+    async with open_harness(tmp_path, days=7) as harness:
+        old, young = await harness.finished_request(), await harness.finished_request()
+        waiting = await harness.db.accept([["http://a.example/waits.jpg"]])
+        await harness.db.database.write(
             lambda c: [
                 c.execute(
                     "UPDATE requests SET created_at = ?, finished_at = finished_at - ? "
@@ -138,59 +147,61 @@ async def test_requests_past_their_retention_go_and_others_stay(tmp_path: Path) 
                 for request, ago in ((old, 7.01), (young, 6.99), (waiting, 0))
             ]
         )
-        async with kept(house):
-            await wait_until(lambda: house.stored() == 12, "the old one's files to go")
-        listed, _ = await house.db.snapshots.list_requests(None, 10, None)
+        async with running(harness):
+            await wait_until(
+                lambda: harness.stored_files() == 12, "the expired request's files to be deleted"
+            )
+        listed, _ = await harness.db.snapshots.list_requests(None, 10, None)
         assert {request.key for request in listed} == {young.key, waiting.key}
 
 
-async def test_without_a_retention_nothing_goes(tmp_path: Path) -> None:
-    async with house_in(tmp_path) as house:
-        old, marked = await house.finished(), await house.finished()
-        await house.db.database.write(
+async def test_requests_are_kept_if_no_retention_is_set(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        old, marked = await harness.finished_request(), await harness.finished_request()
+        await harness.db.database.write(
             lambda c: c.execute("UPDATE requests SET finished_at = 1").rowcount
         )
-        await house.db.uploads.mark_deleting(marked.request_id)
-        async with kept(house):
-            await wait_until(lambda: house.stored() == 12, "the round to be made")
-        assert (await house.db.snapshots.request(old.request_id)).progress.completed == 12
+        await harness.db.uploads.mark_deleting(marked.request_id)
+        async with running(harness):
+            await wait_until(lambda: harness.stored_files() == 12, "the cleanup")
+        assert (await harness.db.snapshots.request(old.request_id)).progress.completed == 12
 
 
-async def test_it_looks_again_when_woken(tmp_path: Path) -> None:
-    async with house_in(tmp_path) as house, kept(house):
-        gone = await house.finished()
-        await house.db.uploads.mark_deleting(gone.request_id)
-        house.keeping.wake()
-        await wait_until(lambda: house.stored() == 0, "the files to go")
+async def test_wake_starts_cleanup_at_once(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness, running(harness):
+        deleted = await harness.finished_request()
+        await harness.db.uploads.mark_deleting(deleted.request_id)
+        harness.maintenance.wake()
+        await wait_until(lambda: harness.stored_files() == 0, "the files to be deleted")
 
 
-async def test_a_round_that_fails_is_made_again(
+async def test_failed_cleanup_is_retried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder is where the file should be: it cannot be deleted until somebody takes it away."""
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.02)
-    async with house_in(tmp_path) as house:
-        gone = await house.finished(ROWS[:1])
+    """A folder has the file's name, so it cannot be deleted until the folder is removed."""
+    monkeypatch.setattr(module, "CLEANUP_RETRY_SECONDS", 0.02)
+    async with open_harness(tmp_path) as harness:
+        deleted = await harness.finished_request(ROWS[:1])
         (file,) = [p for p in (tmp_path / "outputs").rglob("*.jpg") if p.is_file()]
         file.unlink()
         file.mkdir()
-        await house.db.uploads.mark_deleting(gone.request_id)
-        async with kept(house):
-            await wait_until(lambda: "cleaning up failed" in caplog.text, "a failure")
+        await harness.db.uploads.mark_deleting(deleted.request_id)
+        async with running(harness):
+            await wait_until(lambda: "cleanup failed" in caplog.text, "a failure")
             file.rmdir()
 
-            async def clean() -> bool:
-                return await house.rows() == 0
+            async def is_removed() -> bool:
+                return await harness.rows() == 0
 
-            await wait_until(clean, "another round")
+            await wait_until(is_removed, "another cleanup")
 
 
 @pytest.mark.parametrize(
     ("days", "seconds"),
     [(0, 600.0), (30, 600.0), (1 / 24, 360.0), (10 / DAY, 1.0), (1 / DAY, 1.0)],
 )
-async def test_it_looks_as_often_as_the_retention_asks(
+async def test_cleanup_interval_depends_on_retention(
     tmp_path: Path, days: float, seconds: float
 ) -> None:
-    async with house_in(tmp_path, days) as house:
-        assert house.keeping._look_seconds == pytest.approx(seconds)
+    async with open_harness(tmp_path, days) as harness:
+        assert harness.maintenance._interval_seconds == pytest.approx(seconds)

@@ -1,4 +1,4 @@
-"""One image's way, and what twins save: equal content is compressed once, whoever brings it."""
+"""Tests of the pipeline: each content is compressed once, also for different requests."""
 
 from __future__ import annotations
 
@@ -21,109 +21,115 @@ async def harness(tmp_path: Path) -> AsyncIterator[SchedulerHarness]:
         yield harness
 
 
-async def test_content_that_is_under_way_is_compressed_once(
+async def test_content_of_concurrent_jobs_is_compressed_once(
     harness: SchedulerHarness, origin: Origin
 ) -> None:
     script = harness.script("same", f"wait={harness.path('go')}")
     urls = [origin.serve(f"/{n}.jpg", script) for n in range(6)]
     one = await harness.accept(*urls[:4])
     other = await harness.accept(*urls[4:])
-    await wait_until(lambda: waiting_twins(harness) == 5, "five to wait for the sixth")
+    await wait_until(lambda: waiting_duplicates(harness) == 5, "five jobs to wait for the sixth")
     harness.path("go").touch()
-    assert (await harness.done(one)).progress == Progress(completed=4)
-    assert (await harness.done(other)).progress == Progress(completed=2)
-    assert harness.tries("same") == 1
-    assert len(harness.stored()) == 1
+    assert (await harness.wait_finished(one)).progress == Progress(completed=4)
+    assert (await harness.wait_finished(other)).progress == Progress(completed=2)
+    assert harness.attempts("same") == 1
+    assert len(harness.stored_files()) == 1
 
 
-async def test_other_settings_make_another_output(
+async def test_same_content_with_other_settings_is_compressed_again(
     harness: SchedulerHarness, origin: Origin
 ) -> None:
     url = origin.serve("/a.jpg", harness.script("a"))
     first = await harness.accept(url)
     second = await harness.db.accept([[url]], settings=CompressionSettings(progressive=True))
-    harness.queue.wake()
-    await harness.done(first)
-    await harness.done(second)
-    assert harness.tries("a") == 2
-    assert len(harness.stored()) == 2
+    harness.scheduler.wake()
+    await harness.wait_finished(first)
+    await harness.wait_finished(second)
+    assert harness.attempts("a") == 2
+    assert len(harness.stored_files()) == 2
 
 
-async def test_a_twin_takes_over_from_one_that_fails(
+async def test_waiting_duplicate_compresses_content_after_first_job_failed(
     harness: SchedulerHarness, origin: Origin
 ) -> None:
-    """The first try fails; the images that waited for it do not fail with it."""
-    acts = f"once={harness.path('tried')} touch={harness.path('begun')} wait={harness.path('go')} refuse"
-    script = harness.script("same", acts)
+    """The first job fails; the jobs that wait for its output do not fail with it."""
+    actions = (
+        f"once={harness.path('tried')} touch={harness.path('started')} "
+        f"wait={harness.path('go')} refuse"
+    )
+    script = harness.script("same", actions)
     first = await harness.accept(origin.serve("/1.jpg", script))
-    await wait_until(harness.path("begun").exists, "the first of the twins")
+    await wait_until(harness.path("started").exists, "the first job to start")
     others = await harness.accept(*(origin.serve(f"/{n}.jpg", script) for n in (2, 3, 4)))
-    await wait_until(lambda: waiting_twins(harness) == 3, "the others to wait for it")
+    await wait_until(lambda: waiting_duplicates(harness) == 3, "the other jobs to wait for it")
     harness.path("go").touch()
-    assert (await harness.done(first)).progress == Progress(failed=1)
-    assert (await harness.done(others)).progress == Progress(completed=3)
-    assert harness.tries("same") == 2, "one of the others takes over, for all of them"
+    assert (await harness.wait_finished(first)).progress == Progress(failed=1)
+    assert (await harness.wait_finished(others)).progress == Progress(completed=3)
+    assert harness.attempts("same") == 2, "one of the other jobs compresses for all of them"
 
 
-async def test_a_twin_takes_over_from_one_that_found_no_room(
+async def test_waiting_duplicate_compresses_content_after_first_job_found_disk_full(
     harness: SchedulerHarness, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "REQUEUE_DELAY_SECONDS", 0.1)
-    acts = f"once={harness.path('tried')} touch={harness.path('begun')} wait={harness.path('go')}"
-    script = harness.script("same", acts)
+    actions = (
+        f"once={harness.path('tried')} touch={harness.path('started')} wait={harness.path('go')}"
+    )
+    script = harness.script("same", actions)
     first = await harness.accept(origin.serve("/1.jpg", script))
-    await wait_until(harness.path("begun").exists, "the first of the twins")
+    await wait_until(harness.path("started").exists, "the first job to start")
     second = await harness.accept(origin.serve("/2.jpg", script))
-    await wait_until(lambda: waiting_twins(harness) == 1, "the other to wait for it")
-    harness.room_to_store = False
+    await wait_until(lambda: waiting_duplicates(harness) == 1, "the second job to wait for it")
+    harness.space_to_store = False
     harness.path("go").touch()
-    await wait_until(lambda: harness.tries("same") == 2, "the other's turn")
-    harness.room_to_store = True
-    assert (await harness.done(second)).progress == Progress(completed=1)
-    assert (await harness.done(first)).progress == Progress(completed=1)
-    assert len(harness.stored()) == 1
+    await wait_until(lambda: harness.attempts("same") == 2, "the second job to compress")
+    harness.space_to_store = True
+    assert (await harness.wait_finished(second)).progress == Progress(completed=1)
+    assert (await harness.wait_finished(first)).progress == Progress(completed=1)
+    assert len(harness.stored_files()) == 1
 
 
-async def test_content_that_was_stored_before_is_not_compressed_again(
+async def test_content_stored_by_earlier_process_is_not_compressed_again(
     tmp_path: Path, origin: Origin
 ) -> None:
     async with open_scheduler(tmp_path) as harness:
         first = await harness.accept(origin.serve("/1.jpg", harness.script("same")))
-        await harness.done(first)
-        stored = harness.stored()
+        await harness.wait_finished(first)
+        stored = harness.stored_files()
     async with open_scheduler(tmp_path) as harness:
         second = await harness.accept(origin.serve("/2.jpg", harness.script("same")))
-        assert (await harness.done(second)).progress == Progress(completed=1)
-        assert (harness.tries("same"), harness.stored()) == (1, stored)
+        assert (await harness.wait_finished(second)).progress == Progress(completed=1)
+        assert (harness.attempts("same"), harness.stored_files()) == (1, stored)
 
 
-async def test_a_page_in_place_of_a_picture_is_described(tmp_path: Path, origin: Origin) -> None:
+async def test_error_of_html_page_contains_its_title(tmp_path: Path, origin: Origin) -> None:
     page = b"<html><title>Sign in</title></html>"
     async with open_scheduler(tmp_path, function="imgsvc.images.codec:compress_image") as harness:
         request = await harness.accept(origin.serve("/a.jpg", page, "text/html"), origin.photo(1))
-        assert (await harness.done(request)).progress == Progress(completed=1, failed=1)
+        assert (await harness.wait_finished(request)).progress == Progress(completed=1, failed=1)
         message = await harness.db.database.read(
             lambda c: c.execute("SELECT error_message FROM images WHERE number = 0").fetchone()[0]
         )
         assert "Sign in" in message
-        (name,) = harness.stored()
+        (name,) = harness.stored_files()
         assert (
-            harness.files.path(name).stat().st_size == (await harness.shown(request)).output_bytes
+            harness.files.path(name).stat().st_size
+            == (await harness.snapshot(request)).output_bytes
         )
 
 
-async def test_a_failed_fetch_is_put_down_to_its_origin_and_a_failed_picture_is_not(
+async def test_permanent_fetch_and_compression_errors_fail_after_one_attempt(
     harness: SchedulerHarness, origin: Origin
 ) -> None:
     corrupt = origin.serve("/corrupt.jpg", harness.script("corrupt", "refuse"))
     missing = origin.script("/missing.jpg", Reply(404))
-    request = await harness.done(await harness.accept(corrupt, missing))
+    request = await harness.wait_finished(await harness.accept(corrupt, missing))
     assert sorted(failure.code for failure in request.failures) == ["corrupt_image", "http_status"]
-    assert [image[1] for image in await harness.images(request)] == [1, 1]
-    assert harness.stored() == set()
+    assert [image[1] for image in await harness.image_rows(request)] == [1, 1]
+    assert harness.stored_files() == set()
 
 
-def waiting_twins(harness: SchedulerHarness) -> int:
-    """How many flights have their bytes, and wait for another's output."""
-    flights = harness.queue._jobs.values()
-    return sum(job.fetched and job.content is None for job in flights)
+def waiting_duplicates(harness: SchedulerHarness) -> int:
+    """Return the number of fetched jobs that wait for the output of another job."""
+    jobs = harness.scheduler._jobs.values()
+    return sum(job.fetched and job.content is None for job in jobs)

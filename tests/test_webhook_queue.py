@@ -1,4 +1,4 @@
-"""Webhooks on their way: sent when due, again when they fail, and across restarts."""
+"""Tests of the webhook queue: due webhooks, retries, restarts."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @asynccontextmanager
-async def delivering(
-    db: DatabaseHarness, session: aiohttp.ClientSession, *, pauses: Sequence[float] = (0.01,) * 7
+async def running_queue(
+    db: DatabaseHarness, session: aiohttp.ClientSession, *, delays: Sequence[float] = (0.01,) * 7
 ) -> AsyncIterator[WebhookQueue]:
-    """Deliver until the block ends, which ends it as the service's stop does."""
-    config = WebhookConfig(pauses_seconds=tuple(pauses))
+    """Run a webhook queue until the block ends. It stops as in the service's stop."""
+    config = WebhookConfig(pauses_seconds=tuple(delays))
     queue = WebhookQueue(
         db.deliveries,
         WebhookSender(session, config),
@@ -60,48 +60,50 @@ async def delivering(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def finished(db: DatabaseHarness, webhook: str) -> Request:
+async def finished_request(db: DatabaseHarness, webhook: str) -> Request:
     request = await db.accept([["http://a/1"]], webhook=webhook)
     await db.complete(await db.claim())
     return await db.snapshots.request(request.request_id)
 
 
-async def state(db: DatabaseHarness, request: Request) -> DeliveryState:
+async def delivery_state(db: DatabaseHarness, request: Request) -> DeliveryState:
     webhook = (await db.snapshots.request(request.request_id)).webhook
     assert webhook is not None
     return webhook
 
 
-async def ended(db: DatabaseHarness, request: Request) -> DeliveryState:
-    async def over() -> bool:
-        return (await state(db, request)).status != "pending"
+async def wait_delivered(db: DatabaseHarness, request: Request) -> DeliveryState:
+    """Wait until the delivery has succeeded or failed permanently, and return its state."""
 
-    await wait_until(over, "the delivery's end")
-    return await state(db, request)
+    async def is_done() -> bool:
+        return (await delivery_state(db, request)).status != "pending"
+
+    await wait_until(is_done, "the delivery")
+    return await delivery_state(db, request)
 
 
-async def test_what_is_due_is_sent_once(
+async def test_due_webhook_is_sent_once(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     url = origin.script("/hook", Reply(204))
-    before = await finished(db, url)
-    async with delivering(db, session) as queue:
-        assert await ended(db, before) == DeliveryState(url, "delivered", 1, None)
-        after = await finished(db, url)
+    before = await finished_request(db, url)
+    async with running_queue(db, session) as queue:
+        assert await wait_delivered(db, before) == DeliveryState(url, "delivered", 1, None)
+        after = await finished_request(db, url)
         queue.wake()
-        assert (await ended(db, after)).status == "delivered"
+        assert (await wait_delivered(db, after)).status == "delivered"
     bodies = [call.body.decode() for call in origin.seen("/hook")]
     assert bodies == [f"about {before.request_id}", f"about {after.request_id}"]
     assert (await db.snapshots.request(before.request_id)).version > before.version
 
 
-async def test_one_that_fails_is_sent_again_until_its_tries_are_used_up(
+async def test_failing_webhook_is_retried_until_its_attempts_are_used_up(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     url = origin.script("/hook", Reply(500), Reply(302, {"Location": origin.url("/x")}), Reply(503))
-    request = await finished(db, url)
-    async with delivering(db, session, pauses=(0.01, 0.01)):
-        last = await ended(db, request)
+    request = await finished_request(db, url)
+    async with running_queue(db, session, delays=(0.01, 0.01)):
+        last = await wait_delivered(db, request)
     assert (last.status, last.attempts) == ("failed", 3)
     assert last.last_error is not None
     assert last.last_error.startswith("503")
@@ -109,78 +111,78 @@ async def test_one_that_fails_is_sent_again_until_its_tries_are_used_up(
     assert (origin.hits("/hook"), origin.hits("/x")) == (3, 0)
 
 
-async def test_gone_ends_it(
+async def test_410_gone_fails_webhook_without_retry(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
-    request = await finished(db, origin.script("/hook", Reply(410)))
-    async with delivering(db, session):
-        last = await ended(db, request)
+    request = await finished_request(db, origin.script("/hook", Reply(410)))
+    async with running_queue(db, session):
+        last = await wait_delivered(db, request)
     assert (last.status, last.attempts, origin.hits("/hook")) == ("failed", 1, 1)
 
 
-async def test_a_pause_outlasts_a_restart(
+async def test_retry_delay_is_kept_across_restart(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     url = origin.script("/hook", Reply(500), Reply(204))
-    request = await finished(db, url)
+    request = await finished_request(db, url)
 
-    async def tried() -> bool:
-        return (await state(db, request)).attempts == 1
+    async def attempted() -> bool:
+        return (await delivery_state(db, request)).attempts == 1
 
-    async with delivering(db, session, pauses=(1_000.0,)):
-        await wait_until(tried, "the first try")
-    other = await finished(db, origin.script("/other", Reply(204)))
-    async with delivering(db, session):
-        await ended(db, other)  # which is due, and this is not
-        assert (await state(db, request)).attempts == 1
+    async with running_queue(db, session, delays=(1_000.0,)):
+        await wait_until(attempted, "the first attempt")
+    other = await finished_request(db, origin.script("/other", Reply(204)))
+    async with running_queue(db, session):
+        await wait_delivered(db, other)  # this one is due, the first one is not
+        assert (await delivery_state(db, request)).attempts == 1
     await db.database.write(
         lambda c: c.execute("UPDATE deliveries SET next_at = 1 WHERE status = 'pending'").rowcount
     )
-    async with delivering(db, session):
-        assert (await ended(db, request)).attempts == 2
+    async with running_queue(db, session):
+        assert (await wait_delivered(db, request)).attempts == 2
     assert len({call.headers["webhook-id"] for call in origin.seen("/hook")}) == 1
 
 
-async def test_one_that_is_cut_short_is_sent_again_under_the_same_id(
+async def test_interrupted_webhook_is_sent_again_with_same_id(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
-    request = await finished(db, origin.script("/hook", Reply(204, gate="a"), Reply(204)))
-    async with delivering(db, session):
-        await wait_until(lambda: origin.hits("/hook") == 1, "the call")
-    assert (await state(db, request)).attempts == 0
-    async with delivering(db, session):
-        assert (await ended(db, request)).status == "delivered"
+    request = await finished_request(db, origin.script("/hook", Reply(204, gate="a"), Reply(204)))
+    async with running_queue(db, session):
+        await wait_until(lambda: origin.hits("/hook") == 1, "the webhook request")
+    assert (await delivery_state(db, request)).attempts == 0
+    async with running_queue(db, session):
+        assert (await wait_delivered(db, request)).status == "delivered"
     assert len({call.headers["webhook-id"] for call in origin.seen("/hook")}) == 1
     assert origin.hits("/hook") == 2
 
 
-async def test_slow_receivers_hold_up_no_other_one(
+async def test_slow_receiver_does_not_delay_other_receivers(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     slow = origin.script("/slow", Reply(204, gate="slow"))
-    held = [await finished(db, slow) for _ in range(module.SENT_AT_ONCE + 1)]
+    held = [await finished_request(db, slow) for _ in range(module.MAX_CONCURRENT + 1)]
     fast = origin.script("/fast", Reply(204)).replace("127.0.0.1", "localhost")
-    other = await finished(db, fast)
-    async with delivering(db, session):
-        assert (await ended(db, other)).status == "delivered"
-        assert origin.hits("/slow") <= module.SENT_TO_ONE
+    other = await finished_request(db, fast)
+    async with running_queue(db, session):
+        assert (await wait_delivered(db, other)).status == "delivered"
+        assert origin.hits("/slow") <= module.MAX_PER_RECEIVER
         origin.open_gate("slow")
         for request in held:
-            assert (await ended(db, request)).attempts == 1
+            assert (await wait_delivered(db, request)).attempts == 1
 
 
-async def test_more_than_are_sent_at_once_are_all_sent(
+async def test_more_webhooks_than_concurrency_limit_are_all_sent(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     hook = origin.script("/hook", Reply(204))
-    requests = [await finished(db, hook) for _ in range(2 * module.SENT_AT_ONCE)]
-    async with delivering(db, session):
+    requests = [await finished_request(db, hook) for _ in range(2 * module.MAX_CONCURRENT)]
+    async with running_queue(db, session):
         for request in requests:
-            assert (await ended(db, request)).attempts == 1
+            assert (await wait_delivered(db, request)).attempts == 1
     assert origin.hits("/hook") == len(requests)
 
 
-async def test_an_outcome_that_cannot_be_noted_is_not_lost(
+async def test_webhook_is_sent_again_after_its_outcome_could_not_be_recorded(
     tmp_path: Path,
     session: aiohttp.ClientSession,
     origin: Origin,
@@ -189,29 +191,31 @@ async def test_an_outcome_that_cannot_be_noted_is_not_lost(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "UNNOTED_SECONDS", 0.02)
+    monkeypatch.setattr(module, "UNRECORDED_DELAY_SECONDS", 0.02)
     async with open_database(tmp_path) as db:
-        request = await finished(db, origin.script("/hook", Reply(204)))
-        other = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None)
-        other.execute("BEGIN IMMEDIATE")
-        async with delivering(db, session):
-            await wait_until(lambda: "could not be noted" in caplog.text, "a note that fails")
-            other.execute("ROLLBACK")
-            other.close()
-            assert (await ended(db, request)).status == "delivered"
+        request = await finished_request(db, origin.script("/hook", Reply(204)))
+        lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        async with running_queue(db, session):
+            await wait_until(
+                lambda: "recording a webhook's outcome failed" in caplog.text, "a failed write"
+            )
+            lock.execute("ROLLBACK")
+            lock.close()
+            assert (await wait_delivered(db, request)).status == "delivered"
         assert len({call.headers["webhook-id"] for call in origin.seen("/hook")}) == 1
 
 
-async def test_a_request_that_is_deleted_meanwhile_is_no_trouble(
+async def test_queue_continues_after_request_is_deleted_during_delivery(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
-    gone = await finished(db, origin.script("/gone", Reply(204, gate="gone")))
-    async with delivering(db, session) as queue:
-        await wait_until(lambda: origin.hits("/gone") == 1, "the call")
-        await db.uploads.mark_deleting(gone.request_id)
+    deleted = await finished_request(db, origin.script("/gone", Reply(204, gate="gone")))
+    async with running_queue(db, session) as queue:
+        await wait_until(lambda: origin.hits("/gone") == 1, "the webhook request")
+        await db.uploads.mark_deleting(deleted.request_id)
         while (await db.uploads.purge_slice()).more:
             pass
         origin.open_gate("gone")
-        other = await finished(db, origin.script("/other", Reply(204)))
+        other = await finished_request(db, origin.script("/other", Reply(204)))
         queue.wake()
-        assert (await ended(db, other)).status == "delivered"
+        assert (await wait_delivered(db, other)).status == "delivered"

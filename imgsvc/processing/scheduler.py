@@ -34,7 +34,7 @@ MAX_RESULTS_PER_COMMIT = 256
 POLL_SECONDS = 30.0
 """Longest time between two claims, even if nothing wakes the scheduler."""
 STORAGE_RETRY_SECONDS = 1.0
-"""Delay before the next try if the disk is full or the database accepts no writes."""
+"""Delay before the next attempt if the disk is full or the database accepts no writes."""
 REQUEUE_DELAY_SECONDS = 5.0
 """Delay of an image whose output did not fit on the disk, or whose job could not use the database."""
 UNREACHABLE_CHECK_SECONDS = 5.0
@@ -46,8 +46,9 @@ DOWNLOAD_GRACE_SECONDS = 3.0
 
 
 class Scheduler:
-    """Claims pending images, runs their jobs, and commits the results. It keeps no state of its own:
-    the database is the queue.
+    """Claims pending images, runs their jobs, and commits the results.
+
+    The database is the queue: nothing in here has to survive a restart.
 
     `fetched_ahead`: how many images may be fetched and not yet stored.
     `has_free_space`: return whether the disk has free space for outputs.
