@@ -1,4 +1,4 @@
-"""What tests share: a real origin, and the real service in a process of its own."""
+"""Fixtures for all tests: an HTTP server for images, and the service in its own process."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ def _origin_process() -> Iterator[Origin]:
 
 @pytest.fixture
 def origin(_origin_process: Origin) -> Iterator[Origin]:
-    """An HTTP origin on 127.0.0.1 that a test can script; see tests/origin.py."""
+    """Provide an HTTP server on 127.0.0.1 whose responses a test can script; see tests/origin.py."""
     yield _origin_process
     _origin_process.reset()
 
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[StartService]:
-    """Start a service with settings: `start_service(fetch={"per_host": 2}, …)`.
+    """Provide a function that starts a service with settings: `start_service(fetch={"per_host": 2}, …)`.
 
-    `folder=`, `environ=`, `arguments=` go to `Service`. Its log is shown where the test fails.
+    `folder=`, `environ=` and `arguments=` are passed to `Service`. If the test fails, its log is shown.
     """
     started: list[Service] = []
 
@@ -44,9 +44,9 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
         ready: bool = True,
         **settings: dict[str, Any],
     ) -> Service:
-        where = folder or tmp_path / f"service-{len(started)}"
-        where.mkdir(exist_ok=True)
-        service = Service(where, settings, environ, arguments)
+        service_folder = folder or tmp_path / f"service-{len(started)}"
+        service_folder.mkdir(exist_ok=True)
+        service = Service(service_folder, settings, environ, arguments)
         started.append(service)
         service.start(ready=ready)
         return service
@@ -59,5 +59,5 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
 
 @pytest.fixture
 def service(start_service: StartService) -> Service:
-    """A running service with the settings of `tests.service_process.Service`."""
+    """Provide a running service with the default settings of `tests.service_process.Service`."""
     return start_service()

@@ -1,6 +1,6 @@
-"""What workers run in the tests of the pool: an image's bytes are a script of words.
+"""The function that workers run in tests: the bytes of an image are a script.
 
-`PATH act act …`: a line is appended to PATH at each try, and then the acts are done in turn.
+A script is `PATH action action …`: each attempt appends a line to PATH, then runs the actions in order.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def wait_for(path: str) -> None:
         time.sleep(0.005)
 
 
-def die_halfway(pipe: Connection, answer: bytes) -> None:
-    os.write(pipe.fileno(), struct.pack("!i", len(answer)) + answer[:10])
+def exit_halfway(pipe: Connection, message: bytes) -> None:
+    os.write(pipe.fileno(), struct.pack("!i", len(message)) + message[:10])
     os._exit(3)
 
 
-def act(word: str) -> bytes:  # noqa: PLR0912
-    name, _, value = word.partition("=")
+def run_action(action: str) -> bytes:  # noqa: PLR0912
+    name, _, value = action.partition("=")
     match name:
         case "exit":
             os._exit(3)
@@ -38,7 +38,7 @@ def act(word: str) -> bytes:  # noqa: PLR0912
             os.kill(os.getpid(), signal.Signals[value])
         case "hang":
             time.sleep(1_000)
-        case "hold":  # hang, and let no other thread of this process run
+        case "hold":  # hang, and block all other threads of this process
             ctypes.PyDLL(None).sleep(1_000)
         case "eat":
             return bytes(bytearray(int(value)))[:1]
@@ -51,13 +51,13 @@ def act(word: str) -> bytes:  # noqa: PLR0912
         case "touch":
             Path(value).touch()
         case "bug":
-            raise LookupError("nobody thought of this")
+            raise LookupError("unexpected")
         case "refuse":
             raise ImageError(ImageErrorCode.CORRUPT_IMAGE, "it is cut off")
-        case "secret":
+        case "unpicklable":
             return lambda: None  # type: ignore[return-value]
-        case "half":  # die in the middle of the answer
-            Connection._send_bytes = die_halfway  # type: ignore[attr-defined]
+        case "half":  # exit in the middle of sending the result
+            Connection._send_bytes = exit_halfway  # type: ignore[attr-defined]
         case "large":
             return bytes(int(value))
         case "nice":
@@ -69,14 +69,14 @@ def act(word: str) -> bytes:  # noqa: PLR0912
 
 
 def compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
-    path, *words = data.decode().split()
+    path, *actions = data.decode().split()
     with Path(path).open("a") as file:
-        file.write("tried\n")
-    answer = b"done"
-    for word in words:
-        if word.startswith("once="):  # what follows is done at the first try alone
-            if Path(word[5:]).exists():
+        file.write("attempt\n")
+    result = b"done"
+    for action in actions:
+        if action.startswith("once="):  # the actions after this run only in the first attempt
+            if Path(action[5:]).exists():
                 break
-            Path(word[5:]).touch()
-        answer = act(word)
-    return CompressedImage(answer, IMAGE_INFO)
+            Path(action[5:]).touch()
+        result = run_action(action)
+    return CompressedImage(result, IMAGE_INFO)

@@ -1,4 +1,4 @@
-"""What a container leaves us, read from folders such as its kernel shows."""
+"""Tests of the core and memory limits, with copies of the files that Linux shows a container."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from imgsvc.workers import resources
-from imgsvc.workers.resources import LEAST_WORKER_BYTES, MOST_WORKER_BYTES, worker_share
+from imgsvc.workers.resources import MAX_WORKER_BYTES, MIN_WORKER_BYTES, worker_share
 
 GIB = 2**30
 
 
-def lay_out(root: Path, files: dict[str, str]) -> Path:
+def write_files(root: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,8 +54,10 @@ def sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
-    assert resources.cores(lay_out(tmp_path, files)) == cores
+def test_cores_respect_affinity_and_cgroup_quota(
+    tmp_path: Path, files: dict[str, str], cores: int
+) -> None:
+    assert resources.cores(write_files(tmp_path, files)) == cores
 
 
 @pytest.mark.parametrize(
@@ -72,17 +74,17 @@ def test_cores(tmp_path: Path, files: dict[str, str], cores: int) -> None:
         ),
     ],
 )
-def test_memory(tmp_path: Path, files: dict[str, str], limit: int) -> None:
-    assert resources.memory_bytes(lay_out(tmp_path, files)) == limit
+def test_memory_respects_cgroup_limit(tmp_path: Path, files: dict[str, str], limit: int) -> None:
+    assert resources.memory_bytes(write_files(tmp_path, files)) == limit
 
 
-def test_memory_without_a_limit_is_the_machines(tmp_path: Path) -> None:
+def test_memory_without_cgroup_limit_is_the_machines_memory(tmp_path: Path) -> None:
     files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/memory.max": "max\n"}
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert resources.memory_bytes(lay_out(tmp_path, files)) == physical
+    assert resources.memory_bytes(write_files(tmp_path, files)) == physical
 
 
-def test_workers_share_the_memory_within_bounds() -> None:
+def test_worker_share_divides_memory_within_minimum_and_maximum() -> None:
     assert worker_share(2, 2 * GIB) == int(0.75 * GIB)
-    assert worker_share(2, 64 * GIB) == MOST_WORKER_BYTES
-    assert worker_share(8, GIB) == LEAST_WORKER_BYTES
+    assert worker_share(2, 64 * GIB) == MAX_WORKER_BYTES
+    assert worker_share(8, GIB) == MIN_WORKER_BYTES

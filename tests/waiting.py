@@ -1,4 +1,4 @@
-"""Waiting for something that another task or process does by itself."""
+"""Helpers that wait until a condition is true."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import inspect
 import time
 from collections.abc import Callable
 
-SECONDS = 30.0
-"""A condition that has not come true by then fails its test. Generous: machines may be busy."""
+TIMEOUT_SECONDS = 30.0
+"""Default timeout. Long, because test machines may be busy."""
 _POLL_SECONDS = 0.01
 
 
 async def wait_until(
-    condition: Callable[[], object], what: str = "the condition", seconds: float = SECONDS
+    condition: Callable[[], object], what: str = "the condition", seconds: float = TIMEOUT_SECONDS
 ) -> None:
     """Return once `condition()`, which may be asynchronous, is true.
 
-    Raises AssertionError, which names `what`, after `seconds`.
+    After `seconds`, raise an AssertionError that names `what`.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -31,9 +31,9 @@ async def wait_until(
 
 
 def block_until(
-    condition: Callable[[], object], what: str = "the condition", seconds: float = SECONDS
+    condition: Callable[[], object], what: str = "the condition", seconds: float = TIMEOUT_SECONDS
 ) -> None:
-    """Return once `condition()` is true: `wait_until` for tests without an event loop."""
+    """Return once `condition()` is true. This is `wait_until` for tests without an event loop."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds:g} s for {what}"
