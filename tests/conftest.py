@@ -30,7 +30,7 @@ def origin(_origin_process: Origin) -> Iterator[Origin]:
 
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[StartService]:
-    """Provide a function that starts a service with settings: `start_service(fetch={"per_host": 2}, …)`.
+    """Provide a function that starts a service: `start_service(fetch={"per_host": 2}, …)`.
 
     `folder=`, `environ=` and `arguments=` are passed to `Service`. If the test fails, its log is shown.
     """

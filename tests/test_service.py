@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: a CSV in, the images at half their quality, the CSV back."""
+"""End-to-end tests: upload a CSV, compress the images to half their quality, get the CSV back."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXTENSIONS = ("jpg", "jpg", "png", "webp")
 
 
 def jpeg_quality(data: bytes) -> int:
-    """The quality whose tables libjpeg would write: tried one by one, so that it is nobody's guess."""
+    """Return the quality for which libjpeg writes these tables: try each, so that it is exact."""
     with Image.open(io.BytesIO(data)) as image:
         tables = image.quantization  # type: ignore[attr-defined]
     for quality in range(1, 101):
@@ -33,7 +33,7 @@ def jpeg_quality(data: bytes) -> int:
     raise AssertionError("these are not libjpeg's tables")
 
 
-def test_every_image_comes_back_at_half_its_quality(service: Service, origin: Origin) -> None:
+def test_all_images_are_compressed_to_half_their_quality(service: Service, origin: Origin) -> None:
     rows = [
         (
             f"P-{row}",
@@ -48,24 +48,24 @@ def test_every_image_comes_back_at_half_its_quality(service: Service, origin: Or
     assert status["progress"]["completed"] == status["progress"]["total"] == 60
     back = service.get(f"/checkStatus/{request_id}").rows()
     assert [(r["S. No."], r["Product Name"]) for r in back] == [(r[0], r[1]) for r in rows]
-    for (_, _, given), row in zip(rows, back, strict=True):
+    for (_, _, urls), row in zip(rows, back, strict=True):
         assert row["Status"] == "completed"
         assert row["Request Id"] == request_id
-        assert row["Input Image Urls"].split(",") == given
+        assert row["Input Image Urls"].split(",") == urls
         outputs = row["Output Image Urls"].split(",")
-        assert len(outputs) == len(given)
-        for source, output in zip(given, outputs, strict=True):
+        assert len(outputs) == len(urls)
+        for source, output in zip(urls, outputs, strict=True):
             number, _, extension = source.rpartition("/")[2].partition(".")
-            answer = service.get(output)
-            assert answer.status == 200
-            assert answer.headers["Content-Type"] == sample_images.media_type(extension)
-            assert sample_images.is_picture(answer.body, int(number), 14.0)
+            response = service.get(output)
+            assert response.status == 200
+            assert response.headers["Content-Type"] == sample_images.media_type(extension)
+            assert sample_images.is_picture(response.body, int(number), 14.0)
             if extension == "jpg":
                 half = (sample_images.quality_of(int(number)) + 1) // 2
-                assert jpeg_quality(answer.body) == half
+                assert jpeg_quality(response.body) == half
 
 
-def test_an_image_that_fails_fails_alone(service: Service, origin: Origin) -> None:
+def test_failed_image_does_not_affect_other_images(service: Service, origin: Origin) -> None:
     gone = origin.script("/gone.jpg", Reply(404))
     page = origin.serve("/page.jpg", b"<html><title>Sign in</title></html>", "text/html")
     forbidden = "http://10.255.255.1/a.jpg"
@@ -96,7 +96,7 @@ def test_an_image_that_fails_fails_alone(service: Service, origin: Origin) -> No
     assert failures == {("http_status", 2), ("blocked_address", 1), ("not_an_image", 1)}
 
 
-def test_failed_rows_can_be_mended_and_uploaded_again(service: Service, origin: Origin) -> None:
+def test_failed_rows_can_be_downloaded_and_uploaded_again(service: Service, origin: Origin) -> None:
     url = origin.script("/later.jpg", Reply(404), Reply(photo="/photo/9.jpg"))
     header = ("Sku", "product_name", "S. No.", "Image URLs")
     body = table(
@@ -106,19 +106,24 @@ def test_failed_rows_can_be_mended_and_uploaded_again(service: Service, origin: 
     assert header[0] == "Sku"
     request_id = service.upload(body)
     service.finished(request_id)
-    answer = service.get(f"/checkStatus/{request_id}?only=failed")
-    mended = list(csv.reader(io.StringIO(answer.body.decode())))
-    assert mended == [["Sku", "product_name", "S. No.", "Input Image Urls"], ["a", "one", "7", url]]
-    again = service.upload(answer.body)
+    response = service.get(f"/checkStatus/{request_id}?only=failed")
+    failed_rows = list(csv.reader(io.StringIO(response.body.decode())))
+    assert failed_rows == [
+        ["Sku", "product_name", "S. No.", "Input Image Urls"],
+        ["a", "one", "7", url],
+    ]
+    again = service.upload(response.body)
     assert service.finished(again)["status"] == "completed"
 
 
-def test_a_fault_refuses_the_whole_table_and_names_its_place(service: Service) -> None:
+def test_upload_with_invalid_row_is_refused_with_row_and_column_of_each_error(
+    service: Service,
+) -> None:
     body = table([(1, "good", "https://example.com/1.jpg"), (2, "", "ftp://example.com/2.jpg")])
-    answer = service.post("/processImages", body)
-    assert answer.status == 400
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    problem = answer.json()
+    response = service.post("/processImages", body)
+    assert response.status == 400
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
     found = {(e["row"], e["column"], e["code"]) for e in problem["errors"]}
     assert found == {
         (3, "Product Name", "empty_value"),
@@ -128,21 +133,21 @@ def test_a_fault_refuses_the_whole_table_and_names_its_place(service: Service) -
     assert service.get("/listRequests").json()["requests"] == []
 
 
-def test_what_is_not_there_is_said_so(service: Service) -> None:
+def test_unknown_paths_and_methods_return_problem_reports(service: Service) -> None:
     for method, path, status in (
         ("GET", "/checkStatus/0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1", 404),
         ("GET", "/nowhere", 404),
         ("DELETE", "/processImages", 405),
         ("GET", "/images/00000000000000000000000000000000.jpg", 404),
     ):
-        answer = service.call(method, path)
-        assert answer.status == status, path
-        assert answer.headers["Content-Type"] == "application/problem+json"
-        assert answer.json()["status"] == status
-        assert status != 405 or "POST" in answer.headers["Allow"]
+        response = service.call(method, path)
+        assert response.status == status, path
+        assert response.headers["Content-Type"] == "application/problem+json"
+        assert response.json()["status"] == status
+        assert status != 405 or "POST" in response.headers["Allow"]
 
 
-def test_transient_failures_are_tried_again(service: Service, origin: Origin) -> None:
+def test_transient_failures_are_retried(service: Service, origin: Origin) -> None:
     url = origin.script("/busy.jpg", Reply(503), Reply(429), Reply(photo="/photo/4.jpg"))
     request_id = service.upload(table([(1, "busy", url)]))
     status = service.finished(request_id)
@@ -151,7 +156,9 @@ def test_transient_failures_are_tried_again(service: Service, origin: Origin) ->
     assert status["products"][0]["images"][0]["attempts"] == 3
 
 
-def test_equal_sources_are_compressed_once(service: Service, origin: Origin) -> None:
+def test_equal_sources_are_compressed_once_across_requests(
+    service: Service, origin: Origin
+) -> None:
     data = sample_images.encoded(5)
     urls = [origin.serve(f"/same-{n}.jpg", data) for n in range(12)]
     first = service.upload(table([(n, "same", url) for n, url in enumerate(urls)]))
@@ -173,7 +180,7 @@ def test_equal_sources_are_compressed_once(service: Service, origin: Origin) -> 
     assert not [p for p in (service.data_dir / "outputs").rglob("*") if p.is_file()]
 
 
-def test_options_of_an_upload_override_the_settings(service: Service, origin: Origin) -> None:
+def test_upload_options_override_configuration(service: Service, origin: Origin) -> None:
     body = table([(1, "photo", origin.photo(3))])
     request_id = service.upload(body, "?quality=30&format=webp")
     image = service.finished(request_id)["products"][0]["images"][0]
@@ -183,7 +190,7 @@ def test_options_of_an_upload_override_the_settings(service: Service, origin: Or
 
 
 @pytest.mark.parametrize("secret", ["", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])
-def test_the_webhook_tells_that_a_request_has_finished(
+def test_webhook_is_sent_when_request_has_finished(
     start_service: StartService, origin: Origin, secret: str
 ) -> None:
     service = start_service(
@@ -212,7 +219,7 @@ def test_the_webhook_tells_that_a_request_has_finished(
         assert "webhook-signature" not in calls[0].headers
 
 
-def test_a_request_past_its_retention_goes_with_its_images(
+def test_request_past_its_retention_is_deleted_with_its_images(
     start_service: StartService, origin: Origin
 ) -> None:
     days = 3 / 86_400
@@ -220,24 +227,34 @@ def test_a_request_past_its_retention_goes_with_its_images(
     request_id = service.upload(table([(1, "p", origin.photo(1))]))
     image = service.finished(request_id)["products"][0]["images"][0]
     assert service.get(image["outputUrl"]).status == 200
-    block_until(lambda: service.get(f"/checkStatus/{request_id}").status == 404, "its end", 30)
-    block_until(lambda: service.get(image["outputUrl"]).status == 404, "the image's end", 30)
+    block_until(
+        lambda: service.get(f"/checkStatus/{request_id}").status == 404,
+        "the request to be deleted",
+        30,
+    )
+    block_until(
+        lambda: service.get(image["outputUrl"]).status == 404, "the image to be deleted", 30
+    )
     outputs = service.data_dir / "outputs"
-    block_until(lambda: not any(p.is_file() for p in outputs.rglob("*")), "the file's end", 30)
+    block_until(
+        lambda: not any(p.is_file() for p in outputs.rglob("*")), "the file to be deleted", 30
+    )
 
 
-def test_cancelling_keeps_what_is_done_and_finishes_the_request(
+def test_cancel_keeps_completed_images_and_finishes_request(
     start_service: StartService, origin: Origin
 ) -> None:
     service = start_service(fetch={"per_host": 2})
     held = [origin.script(f"/held-{n}.jpg", Reply(gate="held")) for n in range(20)]
     rows = [(0, "done", origin.photo(1)), *((n, "held", url) for n, url in enumerate(held))]
     request_id = service.upload(table(rows))
-    block_until(lambda: service.status(request_id)["progress"]["completed"] == 1, "the first", 30)
-    answer = service.post(f"/cancelRequest/{request_id}")
-    assert answer.status == 200
-    assert answer.json()["status"] == "cancelled"
-    assert answer.json()["progress"] | {"etaSeconds": None} == {
+    block_until(
+        lambda: service.status(request_id)["progress"]["completed"] == 1, "the first image", 30
+    )
+    response = service.post(f"/cancelRequest/{request_id}")
+    assert response.status == 200
+    assert response.json()["status"] == "cancelled"
+    assert response.json()["progress"] | {"etaSeconds": None} == {
         "total": 21,
         "pending": 0,
         "processing": 0,
@@ -254,15 +271,17 @@ def test_cancelling_keeps_what_is_done_and_finishes_the_request(
     assert {row["Status"] for row in rows_back[1:]} == {"cancelled"}
 
 
-def test_retrying_finishes_a_request_anew(start_service: StartService, origin: Origin) -> None:
+def test_retry_finishes_request_again_and_sends_webhook_again(
+    start_service: StartService, origin: Origin
+) -> None:
     service = start_service()
     hook = origin.script("/hook", Reply(200))
     url = origin.script("/flaky.jpg", Reply(404), Reply(photo="/photo/2.jpg"))
     request_id = service.upload(table([(1, "p", [origin.photo(1), url])]), f"?webhookUrl={hook}")
     assert service.finished(request_id)["status"] == "partial"
     origin.wait_for_hits("/hook", 1)
-    answer = service.post(f"/retryFailed/{request_id}")
-    assert answer.status == 202
+    response = service.post(f"/retryFailed/{request_id}")
+    assert response.status == 202
     status = service.finished(request_id)
     assert status["status"] == "completed"
     assert status["failures"] == []
@@ -271,7 +290,7 @@ def test_retrying_finishes_a_request_anew(start_service: StartService, origin: O
     assert origin.hits("/photo/1.jpg") == 1
 
 
-def test_an_idempotency_key_is_bound_to_its_upload(service: Service, origin: Origin) -> None:
+def test_idempotency_key_is_bound_to_its_upload(service: Service, origin: Origin) -> None:
     body = table([(1, "p", origin.photo(1))])
     headers = {"Idempotency-Key": "order-1"}
     bad = service.post("/processImages", b"nonsense", headers)
@@ -288,18 +307,18 @@ def test_an_idempotency_key_is_bound_to_its_upload(service: Service, origin: Ori
     assert len(service.get("/listRequests").json()["requests"]) == 1
 
 
-def test_a_dry_run_stores_nothing(service: Service, origin: Origin) -> None:
+def test_dry_run_stores_nothing(service: Service, origin: Origin) -> None:
     body = table([(1, "p", [origin.photo(1), origin.photo(2)]), (2, "q", origin.photo(3))])
-    answer = service.post("/processImages?dryRun=true", body)
-    assert answer.status == 200
-    assert (answer.json()["products"], answer.json()["images"]) == (2, 3)
+    response = service.post("/processImages?dryRun=true", body)
+    assert response.status == 200
+    assert (response.json()["products"], response.json()["images"]) == (2, 3)
     assert service.get("/listRequests").json()["requests"] == []
     assert origin.hits() == 0
 
 
-def test_the_longest_webhook_url_fits_into_the_query(service: Service, origin: Origin) -> None:
+def test_longest_webhook_url_is_accepted_in_query(service: Service, origin: Origin) -> None:
     url = origin.url("/hook?x=")
     url += "/" * (8_192 - len(url))
     query = f"?dryRun=true&webhookUrl={quote(url, safe='')}"
-    answer = service.post(f"/processImages{query}", table([(1, "p", origin.photo(1))]))
-    assert answer.status == 200, answer.body
+    response = service.post(f"/processImages{query}", table([(1, "p", origin.photo(1))]))
+    assert response.status == 200, response.body

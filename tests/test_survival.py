@@ -1,4 +1,4 @@
-"""What survives: crashes, signals, dying workers. Nothing lost, nothing stuck, nothing done twice."""
+"""Tests of crashes, signals and killed workers: no image is lost, stuck, or processed twice."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def children(service: Service) -> list[psutil.Process]:
     return psutil.Process(service.process.pid).children(recursive=True)
 
 
-def check_whole(service: Service, request_id: str) -> None:
-    """Each image is completed, its file is there and whole, and no other file is."""
+def check_complete(service: Service, request_id: str) -> None:
+    """Assert that all images are completed with whole files, and that no other files exist."""
     status = service.status(request_id)
     images = [image for product in status["products"] for image in product["images"]]
     assert {image["status"] for image in images} == {"completed"}
     for image in images:
-        answer = service.get(image["outputUrl"])
-        assert answer.status == 200
-        assert len(answer.body) == image["outputBytes"]
+        response = service.get(image["outputUrl"])
+        assert response.status == 200
+        assert len(response.body) == image["outputBytes"]
     with sqlite3.connect(service.data_dir / "imgsvc.db") as database:
         names = {name for (name,) in database.execute("SELECT name FROM files")}
     database.close()
@@ -51,16 +51,16 @@ def check_whole(service: Service, request_id: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_kill_half_way_loses_nothing_and_does_nothing_twice(
+def test_kill_during_processing_loses_nothing_and_repeats_no_completed_image(
     start_service: StartService, origin: Origin, seed: int
 ) -> None:
     service = start_service()
     request_id = service.upload(table(photo_rows(origin, range(120))))
-    shown: set[str] = set()
+    completed: set[str] = set()
     goal = random.Random(seed).randrange(5, 100)
-    while len(shown) < goal:
+    while len(completed) < goal:
         status = service.status(request_id)
-        shown |= {
+        completed |= {
             image["inputUrl"]
             for product in status["products"]
             for image in product["images"]
@@ -69,24 +69,24 @@ def test_a_kill_half_way_loses_nothing_and_does_nothing_twice(
     workers = children(service)
     service.kill()
     _, alive = psutil.wait_procs(workers, timeout=20)
-    assert not alive, "workers end with their process"
-    before = {url: origin.hits("/" + url.split("/", 3)[3]) for url in shown}
+    assert not alive, "workers end with the main process"
+    before = {url: origin.hits("/" + url.split("/", 3)[3]) for url in completed}
     service.restart()
     assert service.finished(request_id)["status"] == "completed"
-    check_whole(service, request_id)
-    after = {url: origin.hits("/" + url.split("/", 3)[3]) for url in shown}
-    assert after == before, "what was shown as completed is never fetched again"
+    check_complete(service, request_id)
+    after = {url: origin.hits("/" + url.split("/", 3)[3]) for url in completed}
+    assert after == before, "an image that was shown as completed is never fetched again"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_ends_it_in_order(
+def test_signal_to_process_group_stops_service_and_restart_completes_request(
     start_service: StartService, origin: Origin, number: signal.Signals
 ) -> None:
     service = start_service(server={"shutdown_seconds": 20})
     held = [origin.script(f"/held-{n}.jpg", Reply(gate="held")) for n in range(4)]
     rows = [*photo_rows(origin, range(40)), *((n, "held", url) for n, url in enumerate(held))]
     request_id = service.upload(table(rows))
-    block_until(lambda: service.status(request_id)["progress"]["completed"] > 3, "some", 30)
+    block_until(lambda: service.status(request_id)["progress"]["completed"] > 3, "some images", 30)
     workers = children(service)
     assert service.process is not None
     os.killpg(service.process.pid, number)
@@ -100,10 +100,10 @@ def test_a_signal_to_the_whole_group_ends_it_in_order(
     status = service.finished(request_id)
     assert status["status"] == "completed"
     assert {i["attempts"] for p in status["products"] for i in p["images"]} == {1}
-    check_whole(service, request_id)
+    check_complete(service, request_id)
 
 
-def test_a_stop_is_announced_and_waits_a_moment_for_downloads(
+def test_stop_answers_503_and_waits_for_active_downloads(
     start_service: StartService, origin: Origin
 ) -> None:
     service = start_service()
@@ -113,13 +113,13 @@ def test_a_stop_is_announced_and_waits_a_moment_for_downloads(
     assert service.process is not None
     service.process.send_signal(signal.SIGTERM)
     block_until(lambda: not service.is_ready(), "the service to stop", 30)
-    answers = [
+    responses = [
         service.get("/health/ready"),
         service.get(f"/checkStatus/{request_id}"),
         service.post("/processImages", table(photo_rows(origin, range(1)))),
     ]
-    assert [answer.status for answer in answers] == [503, 503, 503]
-    assert all(answer.headers["Retry-After"] for answer in answers)
+    assert [response.status for response in responses] == [503, 503, 503]
+    assert all(response.headers["Retry-After"] for response in responses)
     origin.open_gate("late")
     assert service.process.wait(30) == 0
     service.restart()
@@ -127,25 +127,27 @@ def test_a_stop_is_announced_and_waits_a_moment_for_downloads(
     assert origin.hits("/late.jpg") == 1
 
 
-def test_a_stop_keeps_its_time_whatever_hangs(start_service: StartService, origin: Origin) -> None:
+def test_stop_ends_in_time_despite_hanging_download_and_client(
+    start_service: StartService, origin: Origin
+) -> None:
     service = start_service(server={"shutdown_seconds": 5})
-    pictures = [(n, "p", origin.photo(n, query="?w=1600&h=1200")) for n in range(24)]
-    done = service.upload(table(pictures), "?quality=100")
+    rows = [(n, "p", origin.photo(n, query="?w=1600&h=1200")) for n in range(24)]
+    done = service.upload(table(rows), "?quality=100")
     assert service.finished(done)["bytes"]["output"] > 2 * 2**20
     service.upload(table([(1, "p", origin.script("/hung.jpg", Reply(gate="hung")))]))
     origin.wait_for_hits("/hung.jpg", 1)
-    where = urlsplit(service.url)
+    address = urlsplit(service.url)
     assert service.process is not None
     with socket.socket() as reader:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        reader.connect((where.hostname, where.port))
+        reader.connect((address.hostname, address.port))
         reader.sendall(f"GET /downloadImages/{done} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert reader.recv(1)
-        # Far longer than it may take, and far shorter than what hangs: the machine may be busy.
+        # Longer than a stop may take, because the machine may be busy, but shorter than the hang.
         assert service.stop(seconds=30) == 0
 
 
-def test_a_stop_is_heard_by_a_start_that_waits(start_service: StartService) -> None:
+def test_signal_stops_start_that_waits_for_locked_database(start_service: StartService) -> None:
     service = start_service()
     service.stop()
     with sqlite3.connect(service.data_dir / "imgsvc.db", isolation_level=None) as database:
@@ -158,7 +160,7 @@ def test_a_stop_is_heard_by_a_start_that_waits(start_service: StartService) -> N
     service.restart()
 
 
-def test_a_second_signal_exits_at_once(start_service: StartService, origin: Origin) -> None:
+def test_second_signal_exits_at_once(start_service: StartService, origin: Origin) -> None:
     service = start_service(compress={"seconds": 600})
     stuck = origin.script("/stuck.jpg", Reply(gate="stuck"))
     service.upload(table([(1, "p", stuck)]))
@@ -172,14 +174,14 @@ def test_a_second_signal_exits_at_once(start_service: StartService, origin: Orig
     assert not alive
 
 
-def test_a_second_process_on_the_same_folder_refuses(start_service: StartService) -> None:
+def test_second_process_on_same_folder_does_not_start(start_service: StartService) -> None:
     service = start_service()
     with pytest.raises(AssertionError, match=r"another|already"):
         start_service(storage={"data_dir": str(service.data_dir)})
     assert service.is_ready()
 
 
-def test_a_new_database_in_a_folder_with_outputs_refuses(
+def test_start_without_database_in_folder_with_outputs_fails(
     start_service: StartService, origin: Origin
 ) -> None:
     service = start_service()
@@ -193,7 +195,7 @@ def test_a_new_database_in_a_folder_with_outputs_refuses(
     assert stored_files(service) == kept
 
 
-def test_the_start_removes_leftovers_and_nothing_else(
+def test_start_keeps_files_that_it_does_not_know(
     start_service: StartService, origin: Origin
 ) -> None:
     service = start_service()
@@ -211,7 +213,7 @@ def test_the_start_removes_leftovers_and_nothing_else(
     assert service.finished(request_id)["status"] == "completed"
 
 
-def test_a_start_that_is_cut_short_forgets_no_leftovers(
+def test_start_removes_uncommitted_file_after_earlier_start_failed(
     start_service: StartService, origin: Origin
 ) -> None:
     service = start_service()
@@ -223,19 +225,19 @@ def test_a_start_that_is_cut_short_forgets_no_leftovers(
     database.close()
     stored = service.data_dir / "outputs" / token[:2] / f"{token}.jpg"
     stored.parent.mkdir(exist_ok=True)
-    stored.write_bytes(b"stored, and not noted")
-    hindrance = service.data_dir / "outputs" / "tmp" / f"{token}.jpg.{'0' * 16}.tmp"
-    hindrance.mkdir()
-    with suppress(AssertionError):  # it may have ended before it is seen to listen
+    stored.write_bytes(b"stored but not committed")
+    obstacle = service.data_dir / "outputs" / "tmp" / f"{token}.jpg.{'0' * 16}.tmp"
+    obstacle.mkdir()
+    with suppress(AssertionError):  # the process may end before the test sees it listen
         service.start(ready=False)
     assert service.process is not None
     assert service.process.wait(30) == 1
-    hindrance.rmdir()
+    obstacle.rmdir()
     service.restart()
     assert not stored.exists()
 
 
-def test_workers_that_are_killed_cost_no_image(start_service: StartService, origin: Origin) -> None:
+def test_killed_workers_fail_no_image(start_service: StartService, origin: Origin) -> None:
     service = start_service()
     request_id = service.upload(table(photo_rows(origin, range(300))))
     chance = random.Random(7)
@@ -245,42 +247,40 @@ def test_workers_that_are_killed_cost_no_image(start_service: StartService, orig
         if workers:
             chance.choice(workers).kill()
             kills += 1
-        time.sleep(0.1)  # only spreads the kills: nothing is decided by it
+        time.sleep(0.1)  # only spreads the kills over time
     assert kills
     assert service.finished(request_id)["status"] == "completed"
-    check_whole(service, request_id)
+    check_complete(service, request_id)
 
 
 def is_worker(process: psutil.Process) -> bool:
-    """Whether it has worked: the resource tracker and the fork server never do."""
+    """Return whether a child is a worker: only workers lower their priority and have no children."""
     try:
         return process.nice() > 0 and not process.children()
     except psutil.NoSuchProcess:
         return False
 
 
-def test_a_small_request_does_not_wait_for_a_large_one(
+def test_small_request_does_not_wait_for_large_one(
     start_service: StartService, origin: Origin
 ) -> None:
     service = start_service()
     large = service.upload(table(photo_rows(origin, range(1_000))))
-    block_until(lambda: service.status(large)["progress"]["completed"] > 0, "a start", 30)
+    block_until(lambda: service.status(large)["progress"]["completed"] > 0, "the first image", 30)
     small = service.upload(table(photo_rows(origin, range(2_000, 2_005))))
     assert service.finished(small)["status"] == "completed"
     progress = service.status(large, "?products=false")["progress"]
-    assert progress["pending"] > 0, "the large one had far to go when the small one was done"
+    assert progress["pending"] > 0, "the large request is unfinished when the small one is done"
 
 
-def test_uploads_that_came_to_nothing_leave_nothing(
-    start_service: StartService, tmp_path: Path
-) -> None:
+def test_refused_upload_leaves_no_rows(start_service: StartService, tmp_path: Path) -> None:
     service = start_service()
     rows = [(n, f"Product {n}", f"http://192.0.2.1/{n}.jpg") for n in range(20_000)]
-    answer = service.post("/processImages", table([*rows, (1, "", "http://192.0.2.1/a.jpg")]))
-    assert answer.status == 400
-    assert answer.json()["errors"][0]["row"] == 20_002
+    response = service.post("/processImages", table([*rows, (1, "", "http://192.0.2.1/a.jpg")]))
+    assert response.status == 400
+    assert response.json()["errors"][0]["row"] == 20_002
 
-    def left() -> int:
+    def count_rows() -> int:
         with sqlite3.connect(service.data_dir / "imgsvc.db") as database:
             count: int = database.execute(
                 "SELECT (SELECT count(*) FROM images) + (SELECT count(*) FROM requests)"
@@ -288,4 +288,4 @@ def test_uploads_that_came_to_nothing_leave_nothing(
         database.close()
         return count
 
-    block_until(lambda: left() == 0, "what was staged to be removed", 30)
+    block_until(lambda: count_rows() == 0, "the staged rows to be removed", 30)
