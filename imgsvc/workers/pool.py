@@ -287,22 +287,22 @@ class WorkerPool:
 
     def _attribute_crash(self, worker: WorkerProcess, code: int | None) -> None:
         """Attribute the end of a worker to its current image, and requeue its other images."""
-        suspect = worker.timed_out or worker.current
-        if suspect is None and not worker.killed_by_pool:
+        current = worker.timed_out or worker.current
+        if current is None and not worker.killed_by_pool:
             self._crash_policy.record_idle_crash(code, time.monotonic())
         requeued = []
         for batch in worker.batches:
-            unattributed = suspect is None and batch is worker.batches[0]
+            unattributed = current is None and batch is worker.batches[0]
             for job in batch.jobs:
                 if job is None or job.done.done():
                     continue
-                if job is suspect and job is worker.timed_out:
+                if job is current and job is worker.timed_out:
                     _fail(
                         [job],
                         ImageErrorCode.COMPRESS_TIMEOUT,
                         _timeout_message(self._timeout_seconds),
                     )
-                elif job is suspect:
+                elif job is current:
                     self._record_crash(job, code)
                 elif unattributed and self._crash_policy.record_unattributed(job.record) is None:
                     _quarantine(job, code)
