@@ -162,7 +162,7 @@ async def test_columns_without_a_name_come_back_where_they_hold_anything(http: H
         ["", "Product Name", "Input Image Urls", "Colour", ""],
         ["", "Lamp", first, "red", ""],
         ["", "Shelf", second, "", "note"],
-        ["7", "IntakeHarness", third, "", ""],
+        ["7", "Desk", third, "", ""],
     ]
     again = await http.get(f"{await failing(failed.body)}?only=failed")
     assert again.body == failed.body
