@@ -1,3 +1,3 @@
-"""imgsvc: product images at half their quality, from a CSV of URLs, over HTTP."""
+"""imgsvc: a service that compresses the product images listed in a CSV file."""
 
 __version__ = "1.0.0"

@@ -1,4 +1,4 @@
-"""`python -m imgsvc`, and the `imgsvc` command."""
+"""Entry point of `python -m imgsvc` and of the `imgsvc` command."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import sys
 
 
 def main() -> None:
+    """Run the command line."""
     try:
-        # Not at the top: each worker process imports the main module again, and is to stay small.
-        from imgsvc.cli import main as command_line  # noqa: PLC0415
+        # Not at the top: each worker process imports the main module again and must stay small.
+        from imgsvc.cli import main as run_command_line  # noqa: PLC0415
 
-        command_line()
-    except KeyboardInterrupt:  # before the command has begun
+        run_command_line()
+    except KeyboardInterrupt:  # Ctrl-C while the modules are still being imported
         sys.exit(130)
 
 

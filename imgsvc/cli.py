@@ -1,9 +1,10 @@
-"""The `imgsvc` command: everything a person does from a shell."""
+"""The `imgsvc` command."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import sys
@@ -24,20 +25,24 @@ from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.image_types import OutputFormat, Quality
 from imgsvc.offline import process_file
 from imgsvc.service import serve as run_service
-from imgsvc.terminal import failures, problem_lines, shown_progress, summary
+from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
 
-WRONG_USE = 2
+log = logging.getLogger(__name__)
+
+USAGE_ERROR = 2
+"""Exit code if an argument or the configuration is invalid. Click uses the same."""
 INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells use it."""
 HINTS = {
-    0: "Is the service running there? --server or IMGSVC_SERVER names another.",
-    401: "Set IMGSVC_API_KEY, or name a file that holds the key by --api-key-file.",
+    0: "Is the service running there? Choose another one with --server or IMGSVC_SERVER.",
+    401: "Set IMGSVC_API_KEY, or use --api-key-file.",
 }
-"""What a person can do about a service's refusal, by its HTTP status; 0: there was no answer."""
+"""Advice for an error response, by HTTP status. 0: no response."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def main() -> None:
-    """Run the command that the arguments name; what goes wrong ends in words, not in a traceback."""
+    """Run the command in `sys.argv` and exit. Errors are printed as messages, without a traceback."""
     sys.exit(_main())
 
 
@@ -48,9 +53,9 @@ def _main() -> int:
         error.show()
         return error.exit_code
     except ConfigError as error:
-        return _fail(str(error), WRONG_USE)
-    except ProblemError as refusal:
-        return _fail("\n".join(problem_lines(refusal)))
+        return _fail(str(error), USAGE_ERROR)
+    except ProblemError as problem:
+        return _fail("\n".join(problem_lines(problem)))
     except ServiceError as error:
         return _fail("\n".join(filter(None, [str(error), HINTS.get(error.status)])))
     except OSError as error:
@@ -62,6 +67,7 @@ def _main() -> int:
 
 
 def _fail(message: str, code: int = 1) -> int:
+    """Print the error message, and return the exit code."""
     click.echo(f"imgsvc: {message}", err=True)
     return code
 
@@ -82,20 +88,30 @@ class _QualityType(click.ParamType[Quality]):
             self.fail(str(error), param, ctx)
 
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUT = click.Path(dir_okay=False, path_type=Path)
+_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
 _config_option = click.option(
-    "--config", "file", type=_FILE, help="The configuration; else $IMGSVC_CONFIG, ./config.toml."
+    "--config",
+    "file",
+    type=_EXISTING_FILE,
+    help="Configuration file. [default: $IMGSVC_CONFIG, else ./config.toml]",
 )
 
 
 def _compress_options(command: Command) -> Command:
     quality = click.option(
-        "--quality", type=_QualityType(), help='"50%" of the source\'s own, or 1 to 100 for all.'
+        "--quality",
+        type=_QualityType(),
+        help='Share of each image\'s own quality ("50%"), or a fixed quality (1 to 100).',
     )
     choice = click.Choice([str(each) for each in OutputFormat])
     return quality(
-        click.option("--format", "format_", type=choice, help="Convert to this.")(command)
+        click.option(
+            "--format",
+            "format_",
+            type=choice,
+            help="Output format. keep: the format of each source.",
+        )(command)
     )
 
 
@@ -105,10 +121,12 @@ def _server_options(command: Command) -> Command:
         envvar="IMGSVC_SERVER",
         default="http://127.0.0.1:8080",
         show_default=True,
-        help="The service's URL; else $IMGSVC_SERVER.",
+        help="URL of the service. [env: IMGSVC_SERVER]",
     )
     key = click.option(
-        "--api-key-file", type=_FILE, help="A file with the API key; else $IMGSVC_API_KEY."
+        "--api-key-file",
+        type=_EXISTING_FILE,
+        help="File that contains the API key. [default: the key in $IMGSVC_API_KEY]",
     )
     return server(key(command))
 
@@ -124,7 +142,7 @@ def _client(server: str, api_key_file: Path | None) -> Client:
         key, source = api_key_file.read_text("utf-8", "replace").strip(), "--api-key-file"
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise click.BadParameter(
-            "an API key is one line of printable ASCII without blanks", param_hint=source
+            "the API key must be one line of printable ASCII without spaces", param_hint=source
         )
     return Client(server, key or None)
 
@@ -132,14 +150,17 @@ def _client(server: str, api_key_file: Path | None) -> Client:
 def _is_base_url(text: str) -> bool:
     try:
         url = urlsplit(text)
-        plain = not (url.query or url.fragment)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and plain
+        is_base = not (url.query or url.fragment)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and is_base
     except ValueError:
         return False
 
 
-def _make_room(out: Path) -> None:
-    """Make `out`'s folder, and raise `OSError` now rather than after all the work."""
+def _prepare_output(out: Path) -> None:
+    """Create the folder of `out`, and check that it is writable.
+
+    Raise `OSError` before the work starts instead of after it.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent):
         pass
@@ -148,26 +169,36 @@ def _make_room(out: Path) -> None:
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_examples(
-        "imgsvc demo                                  see it work, with pictures of its own",
-        "imgsvc serve                                 start the service",
-        "imgsvc process products.csv -o out.csv       do a file without a service",
-        "imgsvc submit products.csv --wait -o out.csv have a running service do it",
+        "imgsvc demo                                   run an example with generated images",
+        "imgsvc serve                                  start the service",
+        "imgsvc process products.csv -o out.csv        compress on this machine, without a service",
+        "imgsvc submit products.csv --wait -o out.csv  upload to a running service",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Take a CSV of products with image URLs, and give it back with every image compressed."""
+    """Compress every image of a product CSV, and return the CSV with the new image URLs."""
 
 
 @cli.command(epilog=_examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
 @_config_option
-@click.option("--host", help="Where to listen.")
-@click.option("--port", type=int, help="0: any free one.")
-@click.option("--public-url", help="The service's own URL for others.")
-@click.option("--data-dir", type=click.Path(path_type=Path), help="The folder with its data.")
-@click.option("--workers", type=int, help="Processes that compress.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]))
-@click.option("--log-format", type=click.Choice(["auto", "console", "json"]))
+@click.option("--host", help="Address to listen on.")
+@click.option("--port", type=int, help="Port to listen on. 0: any free port.")
+@click.option("--public-url", help="URL under which others reach the service.")
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="Folder for the database and the images."
+)
+@click.option("--workers", type=int, help="Number of worker processes. 0: one per CPU core.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Lowest level to log.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["auto", "console", "json"]),
+    help="Log format. auto: console on a terminal, else json.",
+)
 def serve(
     file: Path | None,
     data_dir: Path | None,
@@ -178,12 +209,15 @@ def serve(
     log_level: str | None,
     log_format: str | None,
 ) -> int:
-    """Start the service, until SIGTERM or Ctrl-C. Every option is a setting of config.toml."""
+    """Start the service.
+
+    It runs until SIGTERM or Ctrl-C. The options override the settings in config.toml.
+    """
     flags = {
         "server.host": host,
         "server.port": port,
         "server.public_url": public_url,
-        # Relative to where the user stands, as any path on a command line.
+        # Relative to the working directory, like any path on a command line.
         "storage.data_dir": data_dir and data_dir.absolute(),
         "compress.workers": workers,
         "log.level": log_level,
@@ -191,6 +225,8 @@ def serve(
     }
     config = load_config(file, flags={k: v for k, v in flags.items() if v is not None})
     logs.setup(config.log)
+    for warning in config.warnings:
+        log.warning(warning)
     return asyncio.run(run_service(config))
 
 
@@ -200,12 +236,12 @@ def serve(
         'imgsvc process products.csv -o out.csv --quality "30%" --format webp',
     )
 )
-@click.argument("table", metavar="FILE", type=_FILE)
-@click.option("-o", "--out", type=_OUT, required=True, help="The CSV to write.")
+@click.argument("table", metavar="FILE", type=_EXISTING_FILE)
+@click.option("-o", "--out", type=_OUTPUT_FILE, required=True, help="CSV file to write.")
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
-    help="The images' folder; else OUT.images.",
+    help="Folder for the images. [default: OUT.images]",
 )
 @_compress_options
 @_config_option
@@ -217,11 +253,11 @@ def process(
     format_: str | None,
     file: Path | None,
 ) -> int:
-    """Do the whole FILE without a service.
+    """Compress the images of FILE on this machine, without a service.
 
-    The images go into a folder beside OUT, where the CSV's output URLs, relative to it, find them.
-    After Ctrl-C the same command goes on where it stopped; after failures it tries those again. The
-    exit code is 0 only if every image came out.
+    The images are stored in a folder beside OUT, and the output URLs in OUT are relative to it. To
+    continue after Ctrl-C, or to retry failed images, run the same command again. The exit code is 0
+    only if every image was compressed.
     """
     folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
     flags = {
@@ -230,25 +266,37 @@ def process(
         "compress.quality": quality,
         "compress.format": format_,
     }
-    config = load_config(file, flags={k: v for k, v in flags.items() if v is not None})
-    _make_room(out)
+    config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    _prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
     try:
-        with shown_progress(console) as show:
+        with progress_display(console) as show:
             status = asyncio.run(process_file(config, table, out, show))
     except KeyboardInterrupt:
-        return _fail("stopped; the same command goes on from here", INTERRUPTED)
-    return _tell(console, status, f"written: {out}, images: {folder}")
+        return _fail("stopped. Run the same command to continue.", INTERRUPTED)
+    return _report(console, status, f"Saved {out}, images in {folder}")
 
 
-def _tell(console: Console, status: Mapping[str, Any], written: str | None = None) -> int:
-    """Sum up a finished request; return the exit code that tells whether all came out."""
-    whole = status["status"] == "completed"
-    if console.is_terminal or not whole:
-        for line in (summary(status), *failures(status), *([written] if written else [])):
+def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
+    """Load the configuration, and print its warnings. For commands that do not log."""
+    config = load_config(file, flags=flags)
+    for warning in config.warnings:
+        click.echo(f"imgsvc: warning: {warning}", err=True)
+    return config
+
+
+def _report(console: Console, status: Mapping[str, Any], saved: str | None = None) -> int:
+    """Print the summary of a finished request, on a terminal or if images failed.
+
+    `saved` is a line about the files that were written. Return the exit code: 0 if every image was
+    compressed, else 1.
+    """
+    completed = status["status"] == "completed"
+    if console.is_terminal or not completed:
+        for line in (summary(status), *failure_lines(status), *([saved] if saved else [])):
             click.echo(line, err=True)
-    return 0 if whole else 1
+    return 0 if completed else 1
 
 
 @cli.command(
@@ -257,10 +305,12 @@ def _tell(console: Console, status: Mapping[str, Any], written: str | None = Non
         "imgsvc submit products.csv --server https://images.example --wait -o out.csv",
     )
 )
-@click.argument("table", metavar="FILE", type=_FILE)
-@click.option("--wait", is_flag=True, help="Wait for the end; -o does, too.")
-@click.option("-o", "--out", type=_OUT, help="Write the finished CSV there.")
-@click.option("--webhook-url", help="Have the service call this URL at the end.")
+@click.argument("table", metavar="FILE", type=_EXISTING_FILE)
+@click.option("--wait", is_flag=True, help="Wait until the request has finished. Implied by --out.")
+@click.option(
+    "-o", "--out", type=_OUTPUT_FILE, help="CSV file to write when the request has finished."
+)
+@click.option("--webhook-url", help="URL that the service calls when the request has finished.")
 @_compress_options
 @_server_options
 def submit(
@@ -273,16 +323,16 @@ def submit(
     server: str,
     api_key_file: Path | None,
 ) -> int:
-    """Upload FILE to a running service, and print the request's id.
+    """Upload FILE to a running service and print the request id.
 
-    With --wait the exit code is 0 only if every image came out.
+    With --wait, the exit code is 0 only if every image was compressed.
     """
     if out is not None:
-        _make_room(out)
-    given = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
-    options = {key: str(value) for key, value in given.items() if value is not None}
+        _prepare_output(out)
+    values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
+    options = {key: str(value) for key, value in values.items() if value is not None}
 
-    async def work() -> int:
+    async def run() -> int:
         async with _client(server, api_key_file) as client:
             with table.open("rb") as data:
                 accepted = await client.submit(data, options)
@@ -291,23 +341,23 @@ def submit(
                 return 0
             return await _follow(client, accepted["requestId"], out)
 
-    return asyncio.run(work())
+    return asyncio.run(run())
 
 
 async def _follow(client: Client, request_id: str, out: Path | None) -> int:
     console = Console(stderr=True)
-    with shown_progress(console) as show:
+    with progress_display(console) as show:
         async for status in client.watch(request_id):
             show(status)
     if out is not None:
         await client.save_csv(request_id, out)
-    return _tell(console, status, f"written: {out}" if out else None)
+    return _report(console, status, f"Saved {out}" if out else None)
 
 
 @cli.command(epilog=_examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
 @click.argument("request_id", metavar="ID")
-@click.option("--wait", is_flag=True, help="Wait for the end.")
-@click.option("-o", "--out", type=_OUT, help="Write the CSV as it is there.")
+@click.option("--wait", is_flag=True, help="Wait until the request has finished.")
+@click.option("-o", "--out", type=_OUTPUT_FILE, help="CSV file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 @_server_options
 def status(
@@ -318,32 +368,37 @@ def status(
     server: str,
     api_key_file: Path | None,
 ) -> int:
-    """Tell how a request gets on."""
+    """Show the status of a request."""
     if out is not None:
-        _make_room(out)
+        _prepare_output(out)
 
-    async def work() -> int:
+    async def run() -> int:
         async with _client(server, api_key_file) as client:
             code = await _follow(client, request_id, out) if wait else 0
             found = await client.status(request_id)
             if out is not None and not wait:
                 await client.save_csv(request_id, out)
-        lines = [json.dumps(found, indent=2)] if as_json else [summary(found), *failures(found)]
+        lines = (
+            [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
+        )
         click.echo("\n".join(lines))
         return code
 
-    return asyncio.run(work())
+    return asyncio.run(run())
 
 
 @cli.command()
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Put the pictures and the CSV into this folder, before and after.",
+    help="Folder for the images and the CSV, before and after compression.",
 )
 def demo(keep: Path | None) -> int:
-    """See the whole way once: pictures of its own, served on loopback, in a throwaway folder."""
-    # Not at the top: it draws, and the service's main process is to stay free of Pillow.
+    """Run a complete example with generated images.
+
+    The images are served on loopback and the data folder is temporary: no internet access is needed.
+    """
+    # Not at the top: the demo imports Pillow, which the service's main process must not load.
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
@@ -352,34 +407,38 @@ def demo(keep: Path | None) -> int:
 
 @cli.group()
 def config() -> None:
-    """Look at the configuration."""
+    """Check the configuration."""
 
 
 @config.command()
 @_config_option
 def check(file: Path | None) -> None:
-    """Say what is wrong with the configuration, or which settings differ from their defaults."""
-    found = load_config(file).model_dump(mode="json")
-    default = Config().model_dump(mode="json")
-    for section, keys in found.items():
+    """Validate the configuration.
+
+    Print the settings that differ from their defaults, or what is invalid.
+    """
+    settings = _load_config(file, {}).model_dump(mode="json")
+    defaults = Config().model_dump(mode="json")
+    for section, keys in settings.items():
         for key, value in keys.items():
-            if value != default[section][key]:
-                shown = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
-                click.echo(f"{section}.{key} = {shown}")
+            if value != defaults[section][key]:
+                text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
+                click.echo(f"{section}.{key} = {text}")
     click.echo("the configuration is valid", err=True)
 
 
 @cli.command(epilog=_examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))
 @click.argument("dest", type=click.Path(path_type=Path))
 @_config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="The folder with the data.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
 def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
-    """Copy the data folder to DEST, consistently, while the service runs or not.
+    """Back up the data folder to DEST.
 
-    On the same file system the images are hard links, and take no space of their own.
+    The copy is consistent, even while the service runs. On the same file system the images are hard
+    links and use no extra disk space.
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    made = back_up(load_config(file, flags=flags).storage.data_dir, dest)
-    click.echo(f"backed up to {dest}: the database and {made.files:,} images", err=True)
-    if made.missing:
-        click.echo(f"{made.missing:,} images that the database names are not there", err=True)
+    copied = back_up(_load_config(file, flags).storage.data_dir, dest)
+    click.echo(f"backed up to {dest}: the database and {copied.files:,} images", err=True)
+    if copied.missing:
+        click.echo(f"{copied.missing:,} images that the database lists are missing", err=True)

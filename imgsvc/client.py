@@ -1,4 +1,4 @@
-"""A client of the service's own HTTP API."""
+"""Client of the HTTP API."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from urllib.parse import quote
 
 import aiohttp
 
-_WAIT_SECONDS = 30
-_PATIENCE_SECONDS = 120
-"""How long a service that was there may be away, restarting for example, before a wait gives up."""
+_LONG_POLL_SECONDS = 30
+"""Maximum time that one status call waits for a change."""
+_RECONNECT_SECONDS = 120
+"""How long `watch` retries if the service stops responding, for example while it restarts."""
 
 
 class ServiceError(Exception):
-    """The service refused a call, or could not be reached.
+    """The service returned an error, or could not be reached.
 
-    `status` is the answer's (0: there was none) and `problem` its problem report.
+    `status` is the HTTP status of the response, or 0 if there was none. `problem` is its problem
+    report, or empty.
     """
 
     def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None):
@@ -32,14 +34,14 @@ class ServiceError(Exception):
 
 
 class Client:
-    """Calls one service: `async with Client("http://127.0.0.1:8080") as client: …`.
+    """Client of one service: `async with Client("http://127.0.0.1:8080") as client: …`.
 
-    Every method raises `ServiceError`.
+    All methods raise `ServiceError`.
     """
 
     def __init__(self, server: str, api_key: str | None = None) -> None:
         self._server = server.rstrip("/")
-        # Not Authorization, which may be a proxy's: https://user:word@images.example
+        # Not Authorization: a proxy may use that header (https://user:word@images.example).
         headers = {"X-API-Key": api_key} if api_key else {}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
         self._session = aiohttp.ClientSession(headers=headers, timeout=timeout)
@@ -58,45 +60,45 @@ class Client:
     async def submit(
         self, table: bytes | BinaryIO, options: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        """Upload a CSV; return the answer's JSON, `requestId` in it."""
+        """Upload a CSV, and return the JSON of the response, which contains `requestId`."""
         headers = {"Content-Type": "text/csv"}
-        async with self._call(
+        async with self._request(
             "POST", "/processImages", params=options, data=table, headers=headers
-        ) as answer:
-            return dict(await answer.json())
+        ) as response:
+            return dict(await response.json())
 
     async def status(self, request_id: str, **query: str) -> dict[str, Any]:
-        """The request's status, without its products unless `query` says otherwise."""
+        """Return the request's status. It has no products unless `query` asks for them."""
         params = {"format": "json", "products": "false", **query}
-        async with self._call(
+        async with self._request(
             "GET", f"/checkStatus/{quote(request_id, safe='')}", params=params
-        ) as answer:
-            return dict(await answer.json())
+        ) as response:
+            return dict(await response.json())
 
     async def watch(self, request_id: str) -> AsyncIterator[dict[str, Any]]:
-        """Give the request's status, without products, now and whenever it changes, to its end.
+        """Yield the request's status, without products now and after each change until the end.
 
-        A service that is away for a while, to restart, is waited for.
+        If the service does not respond for a while, for example while it restarts, keep trying.
         """
-        params = {"format": "json", "products": "false", "wait": str(_WAIT_SECONDS)}
+        params = {"format": "json", "products": "false", "wait": str(_LONG_POLL_SECONDS)}
         headers: dict[str, str] = {"If-None-Match": '"none"'}
-        heard = 0.0
+        last_response = 0.0
         while True:
             try:
-                async with self._call(
+                async with self._request(
                     "GET",
                     f"/checkStatus/{quote(request_id, safe='')}",
                     params=params,
                     headers=headers,
-                ) as answer:
-                    heard = time.monotonic()
-                    if answer.status == 304:
+                ) as response:
+                    last_response = time.monotonic()
+                    if response.status == 304:
                         continue
-                    status = await answer.json()
-                    headers = {"If-None-Match": answer.headers["ETag"]}
+                    status = await response.json()
+                    headers = {"If-None-Match": response.headers["ETag"]}
             except ServiceError as error:
-                patient = time.monotonic() - heard < _PATIENCE_SECONDS
-                if heard and patient and error.status in {0, 502, 503, 504}:
+                retry = time.monotonic() - last_response < _RECONNECT_SECONDS
+                if last_response and retry and error.status in {0, 502, 503, 504}:
                     await asyncio.sleep(1)
                     continue
                 raise
@@ -105,26 +107,26 @@ class Client:
                 return
 
     async def get(self, path: str) -> bytes:
-        """The body of anything small that the service serves."""
-        async with self._call("GET", path) as answer:
-            return await answer.read()
+        """Return the body of `GET path`. It is read into memory: use this only for small bodies."""
+        async with self._request("GET", path) as response:
+            return await response.read()
 
     async def save_csv(self, request_id: str, out: Path) -> None:
-        """Write the request's CSV to `out`, which keeps its old contents until all is there."""
-        async with self._call(
+        """Write the request's CSV to `out`. An existing file is replaced after the whole download."""
+        async with self._request(
             "GET", f"/checkStatus/{quote(request_id, safe='')}", params={"format": "csv"}
-        ) as answer:
+        ) as response:
             partial = out.with_name(f".{out.name}.partial")
             try:
                 with partial.open("wb") as file:
-                    async for chunk in answer.content.iter_chunked(2**16):
+                    async for chunk in response.content.iter_chunked(2**16):
                         file.write(chunk)
                 partial.replace(out)
             finally:
                 partial.unlink(missing_ok=True)
 
     @asynccontextmanager
-    async def _call(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -137,36 +139,34 @@ class Client:
         try:
             async with self._session.request(
                 method, url, params=params, data=data, headers=headers, allow_redirects=False
-            ) as answer:
-                if answer.status not in {200, 201, 202, 304}:
-                    raise _refused(url, answer, await answer.read())
-                yield answer
+            ) as response:
+                if response.status not in {200, 201, 202, 304}:
+                    raise _error_from_response(url, response, await response.read())
+                yield response
         except (aiohttp.ClientError, TimeoutError) as error:
-            # A connector's own words name an address family and a TLS context.
+            # The message of a connector error contains an address family and a TLS context.
             reason = error.strerror if isinstance(error, aiohttp.ClientConnectorError) else error
-            raise ServiceError(
-                f"cannot reach {self._server}: {reason or 'it timed out'}"
-            ) from error
+            raise ServiceError(f"cannot reach {self._server}: {reason or 'timed out'}") from error
 
 
-def _refused(url: str, answer: aiohttp.ClientResponse, body: bytes) -> ServiceError:
-    if "Location" in answer.headers:
-        return ServiceError(f"{url} has moved to {answer.headers['Location']}", answer.status)
+def _error_from_response(url: str, response: aiohttp.ClientResponse, body: bytes) -> ServiceError:
+    if "Location" in response.headers:
+        return ServiceError(f"{url} redirects to {response.headers['Location']}", response.status)
     try:
         problem = json.loads(body)
     except ValueError:
         problem = {}
     if not isinstance(problem, dict) or "title" not in problem:
-        return ServiceError(f"{url} answered {answer.status} {answer.reason}", answer.status)
+        return ServiceError(f"{url} returned {response.status} {response.reason}", response.status)
     lines = [". ".join(filter(None, [problem["title"], problem.get("detail")]))]
-    # An option's cause is told by the detail as it is.
-    lines += [_fault_line(each) for each in problem.get("errors", []) if "option" not in each]
+    # The detail already contains the errors of options.
+    lines += [_error_line(each) for each in problem.get("errors", []) if "option" not in each]
     if (more := problem.get("errorCount", 0) - len(lines) + 1) > 0 and len(lines) > 1:
         lines.append(f"  and {more} more")
-    return ServiceError("\n".join(lines), answer.status, problem)
+    return ServiceError("\n".join(lines), response.status, problem)
 
 
-def _fault_line(fault: Mapping[str, Any]) -> str:
-    extra_positions = [("row", fault.get("row")), ("column", fault.get("column"))]
-    where = ", ".join(f"{name} {value}" for name, value in extra_positions if value is not None)
-    return f"  {where or 'the file'}: {fault.get('message')}"
+def _error_line(error: Mapping[str, Any]) -> str:
+    parts = [("row", error.get("row")), ("column", error.get("column"))]
+    position = ", ".join(f"{name} {value}" for name, value in parts if value is not None)
+    return f"  {position or 'the file'}: {error.get('message')}"

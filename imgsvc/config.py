@@ -1,4 +1,7 @@
-"""The settings: defaults, `config.toml`, the environment and flags, in rising order of weight."""
+"""The configuration: defaults, `config.toml`, environment variables and command-line flags.
+
+Each source overrides the ones before it.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    PrivateAttr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -33,12 +37,23 @@ from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.urls import page_origin
 
 ENV_PREFIX = "IMGSVC_"
+RENAMED_KEYS = {
+    "fetch.total_seconds": "fetch.timeout_seconds",
+    "fetch.idle_seconds": "fetch.read_timeout_seconds",
+    "compress.seconds": "compress.timeout_seconds",
+    "webhook.pauses_seconds": "webhook.retry_delays_seconds",
+}
+"""Keys that were renamed, old name to new name. The old names still work."""
 _SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 _SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 def parse_size(value: object) -> object:
-    """Turn `"256 MiB"` into bytes; leave anything that is not such a text for pydantic to judge."""
+    """Return the number of bytes of a size such as `"256 MiB"`.
+
+    Return a value that is not a string unchanged; pydantic validates it. Raise `ValueError` if the
+    string is not a size.
+    """
     if not isinstance(value, str):
         return value
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", value.strip())
@@ -61,7 +76,7 @@ def _proxy(value: str) -> str:
     try:
         _ = urlsplit(value).port
     except ValueError:
-        raise ValueError("has a host or port that cannot be") from None
+        raise ValueError("has an invalid host or port") from None
     return value
 
 
@@ -76,14 +91,14 @@ def _network(value: str) -> str:
         ipaddress.ip_network(value)
     except ValueError:
         raise ValueError(
-            'must be a network such as "10.1.0.0/16", with zeros behind its prefix'
+            'must be a network such as "10.1.0.0/16"; all bits after the prefix must be zero'
         ) from None
     return value
 
 
 def _api_key(value: str) -> str:
     if not re.fullmatch(r"[\x21-\x7e]+", value):
-        raise ValueError("must be printable ASCII characters without blanks")
+        raise ValueError("must be printable ASCII characters without spaces")
     return value
 
 
@@ -99,15 +114,15 @@ def _webhook_secret(value: str) -> str:
     except ValueError:
         key = b""
     if value and not (value.startswith("whsec_") and key):
-        raise ValueError('must be "" or "whsec_" and base64')
+        raise ValueError('must be "" or "whsec_" followed by base64')
     return value
 
 
 def _path(value: object) -> object:
     if value == "":
-        raise ValueError('must name a folder; "." is the one of this file')
+        raise ValueError('must be a folder; "." is the folder of the configuration file')
     if "\0" in str(value):
-        raise ValueError("must not hold a NUL character")
+        raise ValueError("must not contain a NUL character")
     return value
 
 
@@ -128,8 +143,8 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse `port = true`, which pydantic would take for 1."""
+    def _reject_bool_for_number(cls, value: object, info: ValidationInfo) -> object:
+        """Raise `ValueError` for `port = true`, which pydantic would read as 1."""
         field = cls.model_fields[info.field_name or ""]
         if isinstance(value, bool) and field.annotation in {int, float}:
             raise ValueError("must be a number")
@@ -158,9 +173,9 @@ class StorageConfig(_Section):
 class FetchConfig(_Section):
     concurrency: Annotated[int, Field(ge=1, le=4_096)] = 64
     per_host: Annotated[int, Field(ge=1, le=4_096)] = 16
-    total_seconds: Seconds = 60
+    timeout_seconds: Seconds = 60
     connect_seconds: Seconds = 10
-    idle_seconds: Seconds = 15
+    read_timeout_seconds: Seconds = 15
     max_image_bytes: Annotated[Size, Field(ge=1)] = 64 * 2**20
     attempts: Annotated[int, Field(ge=1, le=100)] = 4
     allowed_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
@@ -176,18 +191,18 @@ class CompressConfig(_Section):
     progressive: bool = False
     workers: Annotated[int, Field(ge=0, le=1_024)] = 0
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
-    seconds: Seconds = 60
+    timeout_seconds: Seconds = 60
     worker_memory_bytes: Size = 0
 
     @property
     def settings(self) -> CompressionSettings:
-        """What an upload gets that asks for nothing else."""
+        """The settings of an upload that sets no options."""
         return CompressionSettings(self.quality, self.format, self.progressive)
 
 
 class WebhookConfig(_Section):
     secret: Annotated[str, AfterValidator(_webhook_secret)] = ""
-    pauses_seconds: tuple[Seconds, ...] = (5, 60, 300, 1_800, 7_200, 18_000, 36_000)
+    retry_delays_seconds: tuple[Seconds, ...] = (5, 60, 300, 1_800, 7_200, 18_000, 36_000)
     timeout_seconds: Seconds = 15
 
 
@@ -205,6 +220,12 @@ class Config(_Section):
     compress: CompressConfig = CompressConfig()
     webhook: WebhookConfig = WebhookConfig()
     log: LogConfig = LogConfig()
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the configuration, for the caller to log: one for each old name of a key."""
+        return self._warnings
 
 
 def load_config(
@@ -213,11 +234,11 @@ def load_config(
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Config:
-    """Read the configuration.
+    """Return the configuration.
 
-    `file` is what `--config` named; without it `IMGSVC_CONFIG`, else `./config.toml` if there is one.
-    `flags` are dotted keys (`"server.port"`) with their values. A relative `data_dir` is relative to
-    the file, or to the working directory where there is none. Raises `ConfigError`, which names the
+    `file` is the path from `--config`. Without it, the file is `IMGSVC_CONFIG`, or `./config.toml` if
+    that exists. `flags` maps dotted keys (`"server.port"`) to values. A relative `data_dir` is relative
+    to the file, or to the working directory if there is no file. Raise `ConfigError`, which names the
     key and its source.
     """
     path = file or (Path(environ["IMGSVC_CONFIG"]) if environ.get("IMGSVC_CONFIG") else None)
@@ -230,18 +251,23 @@ def load_config(
     for name, text in environ.items():
         if name.startswith(ENV_PREFIX) and "__" in name:
             section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
-            _merge(values, sources, {section: {key: _from_text(section, key, text, name)}}, name)
+            value = _parse_environment_value(section, key, text, name)
+            _merge(values, sources, {section: {key: value}}, name)
     for dotted, value in (flags or {}).items():
         section, _, key = dotted.partition(".")
         _merge(values, sources, {section: {key: value}}, f"--{key.replace('_', '-')}")
+    old_names = _apply_new_names(values, sources)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, sources)) from None
+        raise ConfigError(_error_message(error, sources, old_names)) from None
+    config._warnings = tuple(
+        f"{old} is now {new}; the old name still works" for new, old in old_names.items()
+    )
     base = path.parent if path is not None else Path()
     try:
         data_dir = (base / config.storage.data_dir.expanduser()).resolve()
-    except RuntimeError as error:  # no such user's home, or links that lead in a circle
+    except RuntimeError as error:  # an unknown user's home, or a loop of symbolic links
         source = sources.get("storage.data_dir", "configuration")
         raise ConfigError(f"{source}: storage.data_dir: {error}") from None
     return config.model_copy(
@@ -255,7 +281,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from None
+        raise ConfigError(f"{path} is not valid TOML: {error}") from None
 
 
 def _merge(
@@ -266,16 +292,42 @@ def _merge(
 ) -> None:
     for section, keys in more.items():
         if not isinstance(keys, Mapping):
-            raise ConfigError(f"{source}: {section} stands in no section{_meant(section)}")
+            raise ConfigError(f"{source}: {section} must be inside a section{_suggestion(section)}")
         if section not in Config.model_fields:
-            raise ConfigError(f"{source}: there is no section [{section}]{_meant(section)}")
+            raise ConfigError(f"{source}: unknown section [{section}]{_suggestion(section)}")
         for key, value in keys.items():
             values.setdefault(section, {})[key] = value
             sources[f"{section}.{key}"] = source
 
 
-def _meant(name: str) -> str:
-    """Ask whether a section, or a key, that is named like this was meant: "; did you mean …?"."""
+def _apply_new_names(values: dict[str, dict[str, Any]], sources: dict[str, str]) -> dict[str, str]:
+    """Move the value of each renamed key to the key's new name, in `values` and `sources`.
+
+    Return the old names that were used, by new name. Raise `ConfigError` if a key is set under both
+    names, even if the values are equal.
+    """
+    old_names: dict[str, str] = {}
+    conflicts = []
+    for old, new in RENAMED_KEYS.items():
+        if old not in sources:
+            continue
+        if new in sources:
+            conflicts.append(
+                f"{sources[old]}: {old} is the old name of {new}, which is set by {sources[new]}. "
+                f"Remove {old}."
+            )
+            continue
+        section, _, old_key = old.partition(".")
+        values[section][new.partition(".")[2]] = values[section].pop(old_key)
+        sources[new] = sources.pop(old)
+        old_names[new] = old
+    if conflicts:
+        raise ConfigError("\n".join(conflicts))
+    return old_names
+
+
+def _suggestion(name: str) -> str:
+    """Return `"; did you mean …?"` with the section or key closest to `name`, or `""`."""
     names = {name: f"[{name}]" for name in Config.model_fields}
     for section, keys in Config().model_dump().items():
         for key in keys:
@@ -284,8 +336,13 @@ def _meant(name: str) -> str:
     return f"; did you mean {names[close[0]]}?" if close else ""
 
 
-def _from_text(section: str, key: str, text: str, name: str) -> object:
-    """Read an environment variable: lists are JSON, all else is for pydantic to convert."""
+def _parse_environment_value(section: str, key: str, text: str, name: str) -> object:
+    """Return the value of the environment variable `name`.
+
+    Lists are JSON. Pydantic converts all other types from `text`. Raise `ConfigError` if a list is
+    not valid JSON.
+    """
+    key = RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}").partition(".")[2]
     field = Config.model_fields.get(section)
     model = field.annotation if field is not None else None
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
@@ -302,7 +359,7 @@ def _from_text(section: str, key: str, text: str, name: str) -> object:
     return value
 
 
-_PLAINER = {
+_PLAIN_MESSAGES = {
     "tuple_type": "must be a list",
     "path_type": "must be a path",
     "int_parsing": "must be a whole number",
@@ -310,19 +367,24 @@ _PLAINER = {
     "float_parsing": "must be a number",
     "bool_parsing": "must be true or false",
 }
-"""What pydantic says in a programmer's words, by its type."""
+"""Plain messages for pydantic's error types whose own messages use Python terms."""
 
 
-def _explain(error: ValidationError, sources: Mapping[str, str]) -> str:
+def _error_message(
+    error: ValidationError, sources: Mapping[str, str], old_names: Mapping[str, str]
+) -> str:
+    """Return one line for each invalid value: its source, its key as it was set, and the problem."""
     lines = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         section, key, *rest = (*map(str, problem["loc"]), "")
         dotted = f"{section}.{key}"
-        where = f"{dotted}[{rest[0]}]" if rest and rest[0].isdigit() else dotted
+        name = old_names.get(dotted, dotted)
+        position = f"{name}[{rest[0]}]" if rest and rest[0].isdigit() else name
         if problem["type"] == "extra_forbidden":
-            message = f"there is no such key{_meant(dotted)}"
+            message = f"unknown key{_suggestion(dotted)}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            message = _PLAINER.get(problem["type"], message.replace("Input should be", "must be"))
-        lines.append(f"{sources.get(dotted, 'configuration')}: {where}: {message}")
+            message = message.replace("Input should be", "must be")
+            message = _PLAIN_MESSAGES.get(problem["type"], message)
+        lines.append(f"{sources.get(dotted, 'configuration')}: {position}: {message}")
     return "\n".join(lines)

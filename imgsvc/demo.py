@@ -1,4 +1,4 @@
-"""The main job once, with no internet and no files of one's own: `imgsvc demo`."""
+"""A complete example with generated images, without internet access: `imgsvc demo`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from rich.table import Table
 from imgsvc.client import Client
 from imgsvc.config import Config, FetchConfig, ServerConfig, StorageConfig
 from imgsvc.service import running
-from imgsvc.terminal import human, shown_progress, summary
+from imgsvc.terminal import format_bytes, progress_display, summary
 
 WIDTH, HEIGHT = 960, 640
+"""Size of the drawn images, in pixels."""
 PRODUCTS = {
     "Poster, First light": ("light-1.jpg", "light-2.jpg", "light-3.jpg"),
     "Poster, Haze": ("haze-1.jpg", "haze-2.webp"),
@@ -33,42 +34,50 @@ PRODUCTS = {
     "Print on linen": ("linen-1.tif", "linen-2.jpg", "linen-3.avif"),
     "Scan of an old postcard": ("scan-1.bmp",),
 }
+"""Product names, with the file names of their images."""
 
 
 def scene(seed: int) -> Image.Image:
-    """Hills under a low sun: soft light, haze, blur, edges and grain, as in a photograph."""
-    chance = random.Random(seed)  # noqa: S311
-    hue = chance.choice((0.03, 0.07, 0.11, 0.52, 0.57, 0.62))
+    """Return a drawn landscape with gradients, blur, edges and grain, as a photograph has.
+
+    The same seed returns the same image.
+    """
+    rng = random.Random(seed)  # noqa: S311
+    hue = rng.choice((0.03, 0.07, 0.11, 0.52, 0.57, 0.62))
     sky, haze, near = (
-        ImageColor.getrgb(f"hsv({(hue + turn) % 1 * 360:.0f},{saturation}%,{value}%)")
-        for turn, saturation, value in ((0, 55, 85), (0.08, 25, 97), (0.45, 60, 22))
+        ImageColor.getrgb(f"hsv({(hue + shift) % 1 * 360:.0f},{saturation}%,{value}%)")
+        for shift, saturation, value in ((0, 55, 85), (0.08, 25, 97), (0.45, 60, 22))
     )
     light = Image.linear_gradient("L").resize((WIDTH, HEIGHT))
-    image = _mixed(light, haze, sky)
-    sun = Image.radial_gradient("L").resize((WIDTH, WIDTH)).point(lambda far: max(0, 255 - 4 * far))
-    left, top = chance.randrange(-WIDTH // 2, WIDTH // 2), chance.randrange(-HEIGHT, -HEIGHT // 3)
+    image = _blend(light, haze, sky)
+    sun = (
+        Image.radial_gradient("L")
+        .resize((WIDTH, WIDTH))
+        .point(lambda distance: max(0, 255 - 4 * distance))
+    )
+    left, top = rng.randrange(-WIDTH // 2, WIDTH // 2), rng.randrange(-HEIGHT, -HEIGHT // 3)
     image.paste(Image.new("RGB", sun.size, (255, 248, 225)), (left, top), sun)
     for layer in range(1, 7):
         mask = Image.new("L", image.size)
-        ImageDraw.Draw(mask).polygon(_ridge(chance, HEIGHT * (0.35 + 0.1 * layer)), fill=255)
+        ImageDraw.Draw(mask).polygon(_ridge(rng, HEIGHT * (0.35 + 0.1 * layer)), fill=255)
         shade = Image.new("L", image.size, 255 * layer // 6)
         mask = mask.filter(ImageFilter.GaussianBlur(abs(layer - 4) / 2))
-        image.paste(_mixed(shade, near, haze), (0, 0), mask)
+        image.paste(_blend(shade, near, haze), (0, 0), mask)
     grain = Image.merge("RGB", [Image.effect_noise(image.size, 14) for _ in range(3)])
     return ImageChops.overlay(image, grain)
 
 
-def _mixed(mask: Image.Image, one: tuple[int, ...], other: tuple[int, ...]) -> Image.Image:
+def _blend(mask: Image.Image, one: tuple[int, ...], other: tuple[int, ...]) -> Image.Image:
+    """Return an image with the colour `one` where the mask is white and `other` where it is black."""
     return Image.composite(
         Image.new("RGB", mask.size, one), Image.new("RGB", mask.size, other), mask
     )
 
 
-def _ridge(chance: random.Random, base: float) -> list[tuple[float, float]]:
-    """The outline of a chain of hills: waves upon waves."""
+def _ridge(rng: random.Random, base: float) -> list[tuple[float, float]]:
+    """Return the outline of a chain of hills around the height `base`: a sum of sine waves."""
     waves = [
-        (chance.uniform(0.5, 1) * 0.4 * 300 / n, 300 / n, chance.uniform(0, 6))
-        for n in (1, 2, 5, 12, 40)
+        (rng.uniform(0.5, 1) * 0.4 * 300 / n, 300 / n, rng.uniform(0, 6)) for n in (1, 2, 5, 12, 40)
     ]
     top = [
         (float(x), base + sum(a * math.sin(phase + x / pitch) for a, pitch, phase in waves) / 2)
@@ -78,14 +87,14 @@ def _ridge(chance: random.Random, base: float) -> list[tuple[float, float]]:
 
 
 def cut_out(image: Image.Image) -> Image.Image:
-    """The picture's middle on nothing, with soft edges."""
+    """Make the image transparent outside an oval with soft edges, and return it."""
     alpha = Image.radial_gradient("L").resize(image.size)
     image.putalpha(alpha.point(lambda distance: max(0, min(255, (150 - distance) * 6))))
     return image
 
 
-def picture(name: str, seed: int) -> bytes:
-    """The file `name` as a shop's server would have it."""
+def image_file(name: str, seed: int) -> bytes:
+    """Return the contents of the image file `name`. The extension selects the format."""
     image, out = scene(seed), io.BytesIO()
     stem, _, extension = name.rpartition(".")
     if stem.startswith("sticker"):
@@ -102,15 +111,15 @@ def picture(name: str, seed: int) -> bytes:
 
 
 @asynccontextmanager
-async def _origin(files: Mapping[str, bytes]) -> AsyncIterator[str]:
-    """Serve those files on loopback, as a shop's own server would; give its URL."""
+async def _image_server(files: Mapping[str, bytes]) -> AsyncIterator[str]:
+    """Serve the files on loopback while the block runs, and yield the server's base URL."""
 
-    async def answer(request: web.Request) -> web.Response:
+    async def respond(request: web.Request) -> web.Response:
         name = request.match_info["name"]
         return web.Response(body=files[name]) if name in files else web.Response(status=404)
 
     app = web.Application()
-    app.router.add_get("/{name}", answer)
+    app.router.add_get("/{name}", respond)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
@@ -121,7 +130,8 @@ async def _origin(files: Mapping[str, bytes]) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-def _table(base: str) -> bytes:
+def _csv(base: str) -> bytes:
+    """Return the CSV to upload. Its image URLs start with `base`."""
     out = io.StringIO()
     rows = csv.writer(out)
     rows.writerow(["S. No.", "Product Name", "Input Image Urls"])
@@ -131,13 +141,13 @@ def _table(base: str) -> bytes:
 
 
 async def run_demo(console: Console, keep: Path | None = None) -> bool:
-    """Go the whole way through the real service; return whether every image came out.
+    """Run a real service on generated images, and return whether every image was compressed.
 
-    `keep` is a folder for the pictures and the CSV, before and after.
+    `keep` is a folder in which to save the images and the CSV, before and after compression.
     """
     names = [name for names in PRODUCTS.values() for name in names]
-    with console.status(f"making {len(names)} pictures"):
-        files = {name: picture(name, seed) for seed, name in enumerate(names)}
+    with console.status(f"generating {len(names)} images"):
+        files = {name: image_file(name, seed) for seed, name in enumerate(names)}
     with tempfile.TemporaryDirectory(prefix="imgsvc-demo-") as folder:
         config = Config(
             server=ServerConfig(port=0),
@@ -145,15 +155,15 @@ async def run_demo(console: Console, keep: Path | None = None) -> bool:
             fetch=FetchConfig(allowed_networks=("127.0.0.0/8",)),
         )
         async with (
-            _origin(files) as base,
+            _image_server(files) as base,
             running(config) as service,
             Client(service.url) as client,
         ):
-            return await _Walk(console, client, files, keep).go(base)
+            return await _DemoRun(console, client, files, keep).run(base)
 
 
-class _Walk:
-    """One walk through the service, as its user: upload, wait, take everything home."""
+class _DemoRun:
+    """One run as a user of the service: upload the CSV, wait, download the CSV and the images."""
 
     def __init__(
         self, console: Console, client: Client, files: Mapping[str, bytes], keep: Path | None
@@ -163,44 +173,47 @@ class _Walk:
         self._files = files
         self._keep = keep
 
-    async def go(self, base: str) -> bool:
-        table = _table(base)
+    async def run(self, base: str) -> bool:
+        """Process the images at `base`, and return whether every image was compressed."""
+        source_csv = _csv(base)
         self._console.print(f"POST /processImages with a CSV of {len(PRODUCTS)} products …")
-        accepted = await self._client.submit(table)
+        accepted = await self._client.submit(source_csv)
         request_id = accepted["requestId"]
         self._console.print(f"… accepted as request {request_id}.\n")
-        with shown_progress(self._console) as show:
+        with progress_display(self._console) as show:
             async for status in self._client.watch(request_id):
                 show(status)
-        result = await self._client.get(f"/checkStatus/{request_id}")
-        self._console.print("\nGET /checkStatus gives the CSV back:\n")
-        self._console.out(result.decode().rstrip(), highlight=False)
-        self._save({"before/products.csv": table, "after/products.csv": result})
+        output_csv = await self._client.get(f"/checkStatus/{request_id}")
+        self._console.print("\nGET /checkStatus returns the CSV:\n")
+        self._console.out(output_csv.decode().rstrip(), highlight=False)
+        self._save({"before/products.csv": source_csv, "after/products.csv": output_csv})
         status = await self._client.status(request_id, products="true", limit="1000")
-        whole = await self._take_home(status)
+        complete = await self._download_outputs(status)
         self._console.print(f"\n{summary(status)}")
-        return whole and status["status"] == "completed"
+        return complete and status["status"] == "completed"
 
-    async def _take_home(self, status: Mapping[str, Any]) -> bool:
-        """Download every output and show it beside its source; return whether all are there."""
-        shown = Table(
-            "picture", "before", "after", "saved", "quality", title="Bytes before and after"
+    async def _download_outputs(self, status: Mapping[str, Any]) -> bool:
+        """Download every output, print a table of sources and outputs, and return whether all exist."""
+        comparison = Table(
+            "image", "before", "after", "saved", "quality", title="Bytes before and after"
         )
-        whole = True
+        complete = True
         for image in (each for product in status["products"] for each in product["images"]):
             name = image["inputUrl"].rpartition("/")[2]
             if image["outputUrl"] is None:
-                whole = False
-                shown.add_row(name, human(len(self._files[name])), f"[red]{image['error']['code']}")
+                complete = False
+                comparison.add_row(
+                    name, format_bytes(len(self._files[name])), f"[red]{image['error']['code']}"
+                )
                 continue
             path = urlsplit(image["outputUrl"]).path
             output = await self._client.get(path)
-            whole &= len(output) == image["outputBytes"]
-            after = Path(name).stem + Path(path).suffix
-            self._save({f"before/{name}": self._files[name], f"after/{after}": output})
-            shown.add_row(name, *_compared(image))
-        self._console.print("", shown, sep="\n")
-        return whole
+            complete &= len(output) == image["outputBytes"]
+            file_name = Path(name).stem + Path(path).suffix
+            self._save({f"before/{name}": self._files[name], f"after/{file_name}": output})
+            comparison.add_row(name, *_comparison_cells(image))
+        self._console.print("", comparison, sep="\n")
+        return complete
 
     def _save(self, files: Mapping[str, bytes]) -> None:
         if self._keep is None:
@@ -211,12 +224,13 @@ class _Walk:
             path.write_bytes(data)
 
 
-def _compared(image: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _comparison_cells(image: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """Return the cells of one image: size before, size after, percentage saved, and quality."""
     before, after = image["inputBytes"], image["outputBytes"]
-    quality = [image["sourceQuality"] or "–", image["quality"] or "kept"]
+    quality = [image["sourceQuality"] or "–", image["quality"] or "unchanged"]
     return (
-        human(before),
-        human(after),
+        format_bytes(before),
+        format_bytes(after),
         f"{100 - 100 * after / before:.0f} %",
         " → ".join(map(str, quality)),
     )

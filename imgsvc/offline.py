@@ -1,4 +1,4 @@
-"""A whole file without a service: `imgsvc process products.csv -o out.csv`."""
+"""Processing of a whole file without a running service: `imgsvc process products.csv -o out.csv`."""
 
 from __future__ import annotations
 
@@ -21,49 +21,64 @@ from imgsvc.storage.filesystem import output_path
 from imgsvc.table.writer import encode_rows
 
 CHUNK_BYTES = 2**18
-MARK = ".process"
-"""The file that tells a folder of ours from a service's, whose requests are not ours to drop."""
+"""Size of the chunks in which the file is read, in bytes."""
+MARKER = ".process"
+"""File that marks a data folder made by `process`.
 
-Status = Mapping[str, Any]
+A folder without it belongs to a service, whose requests must not be deleted.
+"""
+
+StatusJson = Mapping[str, Any]
+"""A request's status, in the JSON form of the API."""
 
 
 async def process_file(
-    config: Config, table: Path, out: Path, show: Callable[[Status], None]
-) -> Status:
+    config: Config, table: Path, out: Path, on_progress: Callable[[StatusJson], None]
+) -> StatusJson:
     """Process the file `table` in the folder `config.storage.data_dir`, and write the CSV to `out`.
 
-    The folder remembers: the same file, with the same settings, goes on where it stopped, and what
-    failed is tried again; another file takes the place of the earlier one. A folder that a service
-    made is refused. `show` is told of progress.
-    Returns the finished request's status. Raises `ProblemError`, `StartupError`, `OSError`.
+    The folder keeps the state. For the same file with the same settings, processing continues where it
+    stopped, and failed images are retried. Another file replaces the earlier one and its images.
+    `on_progress` is called with each new status.
+
+    Return the status of the finished request. Raise `ProblemError`, `OSError`, and `StartupError`,
+    also if the folder belongs to a service.
     """
-    _claim(config.storage.data_dir)
+    _prepare_folder(config.storage.data_dir)
     async with running(config, listen=False) as service:
-        request = await _accept(service, config, table)
-        await _forget_others(service, request.request_id)
-        work = asyncio.create_task(_finish(service, request.request_id, show))
-        broken = asyncio.create_task(service.ended())
+        request = await _submit(service, config, table)
+        await _delete_other_requests(service, request.request_id)
+        finished = asyncio.create_task(
+            _wait_until_finished(service, request.request_id, on_progress)
+        )
+        ended = asyncio.create_task(service.ended())
         try:
-            await asyncio.wait({work, broken}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                raise StartupError("a component of the service has failed; see the log")
-            await work
+            await asyncio.wait({finished, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not finished.done():
+                raise StartupError("an internal task failed; see the log")
+            await finished
         finally:
-            work.cancel()
-            broken.cancel()
-        return await _write(service, request.request_id, out)
+            finished.cancel()
+            ended.cancel()
+        return await _write_csv(service, request.request_id, out)
 
 
-def _claim(folder: Path) -> None:
-    mark = folder / MARK
-    if (folder / DATABASE).exists() and not mark.exists():
-        raise StartupError(f"{folder} is a service's data folder. Name another by --images.")
+def _prepare_folder(folder: Path) -> None:
+    """Create the folder and its marker. Raise `StartupError` if it belongs to a service."""
+    marker = folder / MARKER
+    if (folder / DATABASE).exists() and not marker.exists():
+        raise StartupError(
+            f"{folder} is the data folder of a service. Choose another folder with --images."
+        )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mark.touch()
+    marker.touch()
 
 
-async def _accept(service: Service, config: Config, table: Path) -> Request:
-    """Take the file in, or find the request that it was taken in as."""
+async def _submit(service: Service, config: Config, table: Path) -> Request:
+    """Submit the file, and return its request. Retry the failed images of a request that has finished.
+
+    If the file was submitted before with the same settings, return that request.
+    """
     options = UploadOptions(RequestOptions(config.compress.settings))
     with table.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -75,7 +90,7 @@ async def _accept(service: Service, config: Config, table: Path) -> Request:
         )
     request = accepted.request
     if request is None:
-        raise TypeError("this was no dry run")
+        raise TypeError("the upload returned no request")
     if accepted.replayed and request.finished_at is not None and request.progress.failed:
         await service.actions.retry(request.request_id)
     return request
@@ -86,8 +101,8 @@ async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _forget_others(service: Service, request_id: str) -> None:
-    """The folder is one table's: drop what an earlier one left."""
+async def _delete_other_requests(service: Service, request_id: str) -> None:
+    """Delete all requests but this one, with their images: the folder is for one file."""
     cursor = None
     while True:
         requests, cursor = await service.snapshots.list_requests(None, 100, cursor)
@@ -96,24 +111,30 @@ async def _forget_others(service: Service, request_id: str) -> None:
                 continue
             if other.finished_at is None:
                 await service.actions.cancel(other.request_id)
-                await _finish(service, other.request_id, lambda _: None)
+                await _wait_until_finished(service, other.request_id, lambda _: None)
             await service.actions.delete(other.request_id)
         if cursor is None:
             return
 
 
-async def _finish(service: Service, request_id: str, show: Callable[[Status], None]) -> None:
-    async with service.events.watch(request_id) as feed:
-        async for request in feed:
-            show(status_json(request, time.time()))
+async def _wait_until_finished(
+    service: Service, request_id: str, on_progress: Callable[[StatusJson], None]
+) -> None:
+    """Call `on_progress` with each new status until the request has finished."""
+    async with service.events.watch(request_id) as subscription:
+        async for request in subscription:
+            on_progress(status_json(request, time.time()))
             if request.finished_at is not None:
                 return
 
 
-async def _write(service: Service, request_id: str, out: Path) -> Status:
-    """Write the CSV, whole or not at all; its output URLs are relative to it."""
+async def _write_csv(service: Service, request_id: str, out: Path) -> StatusJson:
+    """Write the CSV to `out`, and return the request's status. The output URLs are relative to `out`.
+
+    An existing file is replaced only after the whole CSV has been written.
+    """
     partial = out.with_name(f".{out.name}.partial")
-    folder = _seen_from(out, service.config.storage.data_dir)
+    folder = _relative_to(out, service.config.storage.data_dir)
     try:
         async with service.snapshots.open(request_id) as snapshot:
             request = snapshot.request
@@ -122,19 +143,20 @@ async def _write(service: Service, request_id: str, out: Path) -> Status:
                 async for products in snapshot.pages():
                     urls = [await _output_urls(service, folder, each) for each in products]
                     rows = csv_rows(products, request_id, "")
-                    file.write(encode_rows(_with_urls(rows, urls)))
+                    file.write(encode_rows(_replace_output_urls(rows, urls)))
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return status_json(request, time.time())
 
 
-def _seen_from(out: Path, folder: Path) -> Path:
+def _relative_to(out: Path, folder: Path) -> Path:
+    """Return the path of `folder` relative to the folder of `out`."""
     return Path(os.path.relpath(folder, out.absolute().parent))
 
 
 async def _output_urls(service: Service, folder: Path, product: ProductRow) -> str:
-    """The row's output cell: where each stored file lies, seen from the CSV."""
+    """Return the row's output cell: the URL of each stored file, relative to the CSV."""
     paths = []
     for image in product.images:
         stored = image.file and await service.snapshots.public_file(image.file)
@@ -142,7 +164,9 @@ async def _output_urls(service: Service, folder: Path, product: ProductRow) -> s
     return ",".join(paths)
 
 
-def _with_urls(rows: Iterable[Sequence[str]], urls: Sequence[str]) -> Iterator[Sequence[str]]:
-    place = STATUS_COLUMNS.index("Output Image Urls")
+def _replace_output_urls(
+    rows: Iterable[Sequence[str]], urls: Sequence[str]
+) -> Iterator[Sequence[str]]:
+    position = STATUS_COLUMNS.index("Output Image Urls")
     for row, cell in zip(rows, urls, strict=True):
-        yield (*row[:place], cell, *row[place + 1 :])
+        yield (*row[:position], cell, *row[position + 1 :])

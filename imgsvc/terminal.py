@@ -1,4 +1,4 @@
-"""What the command line shows a person: progress, and what became of a request."""
+"""Terminal output of the command line: progress, results and errors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from imgsvc.errors import ProblemError
 
-Status = Mapping[str, Any]
-"""A request's status, as the API gives it in JSON."""
+StatusJson = Mapping[str, Any]
+"""A request's status, in the JSON form of the API."""
 
 
 @contextmanager
-def shown_progress(console: Console) -> Iterator[Callable[[Status], None]]:
-    """Show how a request gets on, from each status that is given; nothing but on a terminal."""
+def progress_display(console: Console) -> Iterator[Callable[[StatusJson], None]]:
+    """Show a progress bar while the block runs, and yield a function that updates it with a status.
+
+    If the console is not a terminal, show nothing.
+    """
     if not console.is_terminal:
         yield lambda _: None
         return
@@ -28,20 +31,20 @@ def shown_progress(console: Console) -> Iterator[Callable[[Status], None]]:
         TextColumn("{task.fields[failed]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
-        task = bars.add_task("images", total=None, failed="")
+    with Progress(*columns, console=console) as progress_bar:
+        task = progress_bar.add_task("images", total=None, failed="")
 
-        def show(status: Status) -> None:
+        def show(status: StatusJson) -> None:
             progress = status["progress"]
             done = progress["completed"] + progress["failed"] + progress["cancelled"]
             failed = f"[red]{progress['failed']} failed" if progress["failed"] else ""
-            bars.update(task, completed=done, total=progress["total"], failed=failed)
+            progress_bar.update(task, completed=done, total=progress["total"], failed=failed)
 
         yield show
 
 
-def summary(status: Status) -> str:
-    """What became of a request, in one line or two."""
+def summary(status: StatusJson) -> str:
+    """Return a summary of a request in one line: its status, counts of images, and bytes saved."""
     progress, size = status["progress"], status["bytes"]
     counts = [
         f"{progress[state]:,} {state}"
@@ -52,30 +55,31 @@ def summary(status: Status) -> str:
     line = f"{status['status']}: {progress['total']:,} {noun}, {', '.join(counts)}"
     if size["input"]:
         saved = 100 * (1 - size["output"] / size["input"])
-        line += f"; {human(size['input'])} → {human(size['output'])} ({saved:.0f} % saved)"
+        before, after = format_bytes(size["input"]), format_bytes(size["output"])
+        line += f"; {before} → {after} ({saved:.0f} % saved)"
     return line
 
 
-def failures(status: Status) -> list[str]:
-    """The kinds of failures of a request, the commonest first."""
-    most_first = sorted(status["failures"], key=lambda each: -each["count"])
-    return [f"{each['count']:,} × {each['code']} ({each['host']})" for each in most_first]
+def failure_lines(status: StatusJson) -> list[str]:
+    """Return a line for each kind of failure of a request, most frequent first."""
+    by_count = sorted(status["failures"], key=lambda each: -each["count"])
+    return [f"{each['count']:,} × {each['code']} ({each['host']})" for each in by_count]
 
 
-def problem_lines(refusal: ProblemError) -> list[str]:
-    """What is wrong with a table, fault by fault, or with whatever was refused."""
-    lines = [refusal.detail]
-    for fault in refusal.errors:
-        where = [f"row {fault.row}"] if fault.row is not None else []
-        where += [f"column {fault.column}"] if fault.column is not None else []
-        lines.append(f"  {', '.join(where) or 'the file'}: {fault.message}")
-    if (more := refusal.error_count - len(refusal.errors)) > 0:
+def problem_lines(problem: ProblemError) -> list[str]:
+    """Return the lines that describe a problem: its detail, then a line for each error in the file."""
+    lines = [problem.detail]
+    for error in problem.errors:
+        position = [f"row {error.row}"] if error.row is not None else []
+        position += [f"column {error.column}"] if error.column is not None else []
+        lines.append(f"  {', '.join(position) or 'the file'}: {error.message}")
+    if (more := problem.error_count - len(problem.errors)) > 0:
         lines.append(f"  and {more:,} more")
     return lines
 
 
-def human(size: int) -> str:
-    """`12345678` → `12.3 MB`."""
+def format_bytes(size: int) -> str:
+    """Return a number of bytes in decimal units, for example `12345678` as `12.3 MB`."""
     amount = float(size)
     for unit in ("B", "kB", "MB", "GB"):
         if amount < 1000:

@@ -1,6 +1,9 @@
+"""Loading, validation and error messages of the configuration."""
+
 from __future__ import annotations
 
 import base64
+import json
 import re
 import tomllib
 from collections.abc import Mapping
@@ -11,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.config import Config, load_config, parse_size
+from imgsvc.config import RENAMED_KEYS, Config, load_config, parse_size
 from imgsvc.errors import ConfigError
 from imgsvc.image_types import OutputFormat, Quality
 
@@ -21,6 +24,7 @@ SHIPPED = Path(__file__).parent.parent / "config.toml"
 def load(
     folder: Path, text: str = "", environ: Mapping[str, str] | None = None, **flags: Any
 ) -> Config:
+    """Load a configuration file with `text`. A flag's `__` stands for the dot: `server__port=1`."""
     file = folder / "config.toml"
     file.write_text(text)
     return load_config(
@@ -30,26 +34,29 @@ def load(
     )
 
 
-def refused(
+def error_message(
     folder: Path, text: str = "", environ: Mapping[str, str] | None = None, **flags: Any
 ) -> str:
+    """Return the message with which `load` fails."""
     with pytest.raises(ConfigError) as error:
         load(folder, text, environ, **flags)
     return str(error.value)
 
 
-def test_the_shipped_file_holds_every_key_with_its_default() -> None:
+def test_shipped_file_has_every_key_with_its_default() -> None:
     shipped = tomllib.loads(SHIPPED.read_text())
     assert {section: list(keys) for section, keys in shipped.items()} == {
         section: list(getattr(Config(), section).model_dump()) for section in Config.model_fields
     }
     for section, keys in shipped.items():
         for key in keys:
-            only = Config.model_validate({section: {key: keys[key]}})
-            assert getattr(getattr(only, section), key) == getattr(getattr(Config(), section), key)
+            config = Config.model_validate({section: {key: keys[key]}})
+            assert getattr(getattr(config, section), key) == getattr(
+                getattr(Config(), section), key
+            )
 
 
-def test_the_shipped_file_has_one_line_on_each_key() -> None:
+def test_shipped_file_has_one_comment_line_for_each_key() -> None:
     lines = SHIPPED.read_text().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"\w+ = ", line):
@@ -57,7 +64,7 @@ def test_the_shipped_file_has_one_line_on_each_key() -> None:
             assert not lines[number - 2].startswith("# "), line
 
 
-def test_later_sources_win(tmp_path: Path) -> None:
+def test_flags_override_environment_and_environment_overrides_file(tmp_path: Path) -> None:
     text = "[server]\nport = 1\nhost = 'file'\npublic_url = 'http://file'"
     environ = {"IMGSVC_SERVER__PORT": "2", "IMGSVC_SERVER__HOST": "environment", "PORT": "7"}
     server = load(tmp_path, text, environ, server__port=3).server
@@ -65,7 +72,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert server.max_upload_bytes == Config().server.max_upload_bytes
 
 
-def test_the_file_is_the_named_one_else_the_environments_else_the_folders(
+def test_file_is_the_argument_else_from_environment_else_in_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -79,7 +86,7 @@ def test_the_file_is_the_named_one_else_the_environments_else_the_folders(
     assert load_config(Path("named.toml"), environ=environ).server.port == 3
 
 
-def test_a_relative_data_dir_is_relative_to_the_file(
+def test_relative_data_dir_is_relative_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -96,13 +103,13 @@ def test_a_relative_data_dir_is_relative_to_the_file(
 
 
 @pytest.mark.parametrize(
-    ("text", "environ", "named"),
+    ("text", "environ", "parts"),
     [
-        ("[server]\nprot = 1", {}, ["config.toml", "server.prot", "no such key", "server.port?"]),
-        ("[sever]\nport = 1", {}, ["config.toml", "[sever]", "[server]?"]),
-        ("port = 1", {}, ["config.toml", "port stands in no section", "mean server.port?"]),
+        ("[server]\nprot = 1", {}, ["config.toml", "server.prot", "unknown key", "server.port?"]),
+        ("[sever]\nport = 1", {}, ["config.toml", "unknown section [sever]", "[server]?"]),
+        ("port = 1", {}, ["config.toml", "port must be inside a section", "mean server.port?"]),
         ("server = 1", {}, ["config.toml", "mean [server]?"]),
-        ("", {"IMGSVC_SERVER__PROT": "1"}, ["IMGSVC_SERVER__PROT", "no such key"]),
+        ("", {"IMGSVC_SERVER__PROT": "1"}, ["IMGSVC_SERVER__PROT", "unknown key"]),
         ("", {"IMGSVC_SEVER__PORT": "1"}, ["IMGSVC_SEVER__PORT", "[sever]"]),
         ("[server]\nport = 'x'", {}, ["config.toml", "server.port", "must be a whole number"]),
         ("[server]\nport = 65536", {}, ["config.toml", "server.port"]),
@@ -143,49 +150,49 @@ def test_a_relative_data_dir_is_relative_to_the_file(
         ("[compress]\nformat = 'bmp'", {}, ["compress.format", "webp"]),
         ("[webhook]\nsecret = 'hunter2'", {}, ["webhook.secret", "whsec_"]),
         ("[webhook]\nsecret = 'whsec_?'", {}, ["webhook.secret", "base64"]),
-        ("[webhook]\npauses_seconds = [1, 0]", {}, ["webhook.pauses_seconds[1]"]),
+        ("[webhook]\nretry_delays_seconds = [1, 0]", {}, ["webhook.retry_delays_seconds[1]"]),
         ("[log]\nlevel = 'loud'", {}, ["log.level", "debug"]),
         ("[server\nport = 1", {}, ["config.toml", "TOML"]),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
-    tmp_path: Path, text: str, environ: dict[str, str], named: list[str]
+def test_invalid_value_is_rejected_with_source_and_key(
+    tmp_path: Path, text: str, environ: dict[str, str], parts: list[str]
 ) -> None:
-    message = refused(tmp_path, text, environ)
-    for words in named:
-        assert words in message
+    message = error_message(tmp_path, text, environ)
+    for part in parts:
+        assert part in message
     assert "hunter2" not in message
     assert "pydantic" not in message
 
 
-def test_all_faults_are_named_at_once(tmp_path: Path) -> None:
-    message = refused(tmp_path, "[server]\nport = 'x'", {"IMGSVC_LOG__LEVEL": "loud"})
+def test_all_invalid_values_are_reported_together(tmp_path: Path) -> None:
+    message = error_message(tmp_path, "[server]\nport = 'x'", {"IMGSVC_LOG__LEVEL": "loud"})
     assert [line.partition(": ")[2].partition(":")[0] for line in message.splitlines()] == [
         "server.port",
         "log.level",
     ]
 
 
-def test_a_flag_is_named_as_such(tmp_path: Path) -> None:
-    assert refused(tmp_path, server__port="x").startswith("--port: server.port: ")
+def test_invalid_flag_is_reported_by_its_flag(tmp_path: Path) -> None:
+    assert error_message(tmp_path, server__port="x").startswith("--port: server.port: ")
 
 
-def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path: Path) -> None:
+def test_missing_or_unreadable_file_is_reported_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.toml: No such file"):
         load_config(tmp_path / "nothing.toml", environ={})
     with pytest.raises(ConfigError, match=re.escape(str(tmp_path))):
         load_config(tmp_path, environ={})
     (tmp_path / "latin.toml").write_bytes(b"# \xe9")
-    with pytest.raises(ConfigError, match=r"latin\.toml is not TOML"):
+    with pytest.raises(ConfigError, match=r"latin\.toml is not valid TOML"):
         load_config(tmp_path / "latin.toml", environ={})
 
 
-def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+def test_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_bytes("\ufeff[server]\nport = 5".encode())
     assert load_config(tmp_path / "c.toml", environ={}).server.port == 5
 
 
-def test_the_environment_reads_every_kind_of_value(tmp_path: Path) -> None:
+def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         environ={
@@ -195,9 +202,9 @@ def test_the_environment_reads_every_kind_of_value(tmp_path: Path) -> None:
             "IMGSVC_COMPRESS__QUALITY": "70",
             "IMGSVC_COMPRESS__FORMAT": "webp",
             "IMGSVC_COMPRESS__PROGRESSIVE": "true",
-            "IMGSVC_WEBHOOK__PAUSES_SECONDS": "[0.5, 2]",
+            "IMGSVC_WEBHOOK__RETRY_DELAYS_SECONDS": "[0.5, 2]",
             "IMGSVC_WEBHOOK__SECRET": "whsec_" + base64.b64encode(b"secret").decode(),
-            "IMGSVC_API_KEY": "the client's own",
+            "IMGSVC_API_KEY": "a key for the command-line client",
         },
     )
     assert config.server.api_keys == ("a", "b")
@@ -206,7 +213,7 @@ def test_the_environment_reads_every_kind_of_value(tmp_path: Path) -> None:
     assert config.compress.settings.quality == Quality(70, relative=False)
     assert config.compress.format is OutputFormat.WEBP
     assert config.compress.progressive is True
-    assert config.webhook.pauses_seconds == (0.5, 2)
+    assert config.webhook.retry_delays_seconds == (0.5, 2)
 
 
 @pytest.mark.parametrize(
@@ -222,24 +229,24 @@ def test_the_environment_reads_every_kind_of_value(tmp_path: Path) -> None:
         ("3 GB", 3 * 10**9),
     ],
 )
-def test_sizes(text: str, size: int) -> None:
+def test_parse_size_reads_units(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1", "1 TiBs", "1e9", "1,5 MiB", "9" * 400, "٣ MiB"])
-def test_what_is_no_size(text: str) -> None:
+def test_parse_size_raises_if_text_is_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match="256 MiB"):
         parse_size(text)
 
 
 @given(st.integers(0, 2**40), st.sampled_from(["", "B", "KiB", "MiB"]))
-def test_a_size_is_its_number_times_its_unit(number: int, unit: str) -> None:
+def test_parse_size_multiplies_number_by_unit(number: int, unit: str) -> None:
     factor = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20}[unit]
     assert parse_size(f"{number} {unit}") == number * factor
 
 
 @given(st.text(alphabet=st.characters(codec="ascii"), max_size=20))
-def test_a_secret_that_is_accepted_can_be_used(text: str) -> None:
+def test_accepted_webhook_secret_is_valid_base64(text: str) -> None:
     try:
         secret = Config.model_validate({"webhook": {"secret": text}}).webhook.secret
     except ValueError:
@@ -247,6 +254,116 @@ def test_a_secret_that_is_accepted_can_be_used(text: str) -> None:
     assert not secret or base64.b64decode(secret.removeprefix("whsec_"))
 
 
-def test_public_url_keeps_its_prefix_and_loses_its_last_slash(tmp_path: Path) -> None:
+def test_public_url_keeps_path_prefix_without_trailing_slash(tmp_path: Path) -> None:
     config = load(tmp_path, "[server]\npublic_url = 'https://h.example/app/'")
     assert config.server.public_url == "https://h.example/app"
+
+
+# --- renamed keys ----------------------------------------------------------------------------------
+
+OLD_VALUES = {
+    "fetch.total_seconds": 7,
+    "fetch.idle_seconds": 8,
+    "compress.seconds": 9,
+    "webhook.pauses_seconds": [1, 2],
+}
+"""A value for each renamed key, by its old name."""
+
+
+def sources_with(source: str, key: str, value: object) -> dict[str, Any]:
+    """Return arguments for `load` that set `key` in the file, in the environment or by a flag."""
+    section, _, name = key.partition(".")
+    if source == "file":
+        return {"text": f"[{section}]\n{name} = {json.dumps(value)}"}
+    if source == "environment":
+        return {"environ": {f"IMGSVC_{section}__{name}".upper(): json.dumps(value)}}
+    return {f"{section}__{name}": value}
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of both, with a file that has the lines of both."""
+    both = first | second
+    if "text" in first and "text" in second:
+        both["text"] = first["text"] + "\n" + second["text"].partition("\n")[2]
+    if "environ" in first and "environ" in second:
+        both["environ"] = first["environ"] | second["environ"]
+    return both
+
+
+def setting(config: Config, key: str) -> object:
+    section, _, name = key.partition(".")
+    value = getattr(getattr(config, section), name)
+    return list(value) if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("source", ["file", "environment", "flag"])
+@pytest.mark.parametrize("old", RENAMED_KEYS)
+def test_old_name_of_renamed_key_works_with_a_warning(
+    tmp_path: Path, old: str, source: str
+) -> None:
+    new = RENAMED_KEYS[old]
+    config = load(tmp_path, **sources_with(source, old, OLD_VALUES[old]))
+    assert setting(config, new) == OLD_VALUES[old]
+    assert config.warnings == (f"{old} is now {new}; the old name still works",)
+
+
+@pytest.mark.parametrize("source", ["file", "environment", "flag"])
+@pytest.mark.parametrize("old", RENAMED_KEYS)
+def test_new_name_of_renamed_key_gives_no_warning(tmp_path: Path, old: str, source: str) -> None:
+    new = RENAMED_KEYS[old]
+    config = load(tmp_path, **sources_with(source, new, OLD_VALUES[old]))
+    assert setting(config, new) == OLD_VALUES[old]
+    assert config.warnings == ()
+
+
+@pytest.mark.parametrize("new_source", ["file", "environment", "flag"])
+@pytest.mark.parametrize("old_source", ["file", "environment", "flag"])
+@pytest.mark.parametrize("old", RENAMED_KEYS)
+def test_both_names_of_renamed_key_are_rejected_even_if_values_are_equal(
+    tmp_path: Path, old: str, old_source: str, new_source: str
+) -> None:
+    new = RENAMED_KEYS[old]
+    arguments = merged(
+        sources_with(old_source, old, OLD_VALUES[old]),
+        sources_with(new_source, new, OLD_VALUES[old]),
+    )
+    message = error_message(tmp_path, **arguments)
+    assert f"{old} is the old name of {new}, which is set by " in message
+    assert message.count("\n") == 0
+
+
+def test_old_name_in_environment_overrides_old_name_in_file(tmp_path: Path) -> None:
+    environ = {"IMGSVC_FETCH__TOTAL_SECONDS": "3"}
+    config = load(tmp_path, "[fetch]\ntotal_seconds = 2", environ)
+    assert config.fetch.timeout_seconds == 3
+    assert len(config.warnings) == 1
+
+
+def test_all_keys_set_under_both_names_are_reported_together(tmp_path: Path) -> None:
+    text = "[fetch]\ntotal_seconds = 1\ntimeout_seconds = 1\n[compress]\nseconds = 1"
+    message = error_message(tmp_path, text, {"IMGSVC_COMPRESS__TIMEOUT_SECONDS": "1"})
+    first, second = message.splitlines()
+    file = tmp_path / "config.toml"
+    assert first == (
+        f"{file}: fetch.total_seconds is the old name of fetch.timeout_seconds, which is set by "
+        f"{file}. Remove fetch.total_seconds."
+    )
+    assert second.startswith(f"{file}: compress.seconds is the old name of ")
+    assert "IMGSVC_COMPRESS__TIMEOUT_SECONDS" in second
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "parts"),
+    [
+        ("[fetch]\ntotal_seconds = 0", {}, ["config.toml: fetch.total_seconds: "]),
+        ("[webhook]\npauses_seconds = [1, 0]", {}, ["config.toml: webhook.pauses_seconds[1]: "]),
+        ("", {"IMGSVC_COMPRESS__SECONDS": "x"}, ["IMGSVC_COMPRESS__SECONDS: compress.seconds: "]),
+        ("", {"IMGSVC_WEBHOOK__PAUSES_SECONDS": "1,2"}, ["IMGSVC_WEBHOOK__PAUSES_SECONDS", "JSON"]),
+    ],
+)
+def test_invalid_value_of_renamed_key_is_reported_under_the_name_that_was_used(
+    tmp_path: Path, text: str, environ: dict[str, str], parts: list[str]
+) -> None:
+    message = error_message(tmp_path, text, environ)
+    for part in parts:
+        assert part in message

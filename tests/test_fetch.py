@@ -427,13 +427,15 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n"
 
 @pytest.mark.parametrize("handler", [silent, send_then(HEAD), send_then(HEAD + b"\r\nx")])
 async def test_silent_server_times_out_at_any_point(handler: Handler) -> None:
-    error = await fetch_error_from(handler, idle_seconds=0.2)
+    error = await fetch_error_from(handler, read_timeout_seconds=0.2)
     assert code_and_message(error) == ("timeout", "The server sent no data for 0.2 seconds.")
 
 
 @pytest.mark.parametrize("sent", [HEAD + b"\r\n", HEAD + b"X-Long: ", HEAD])
 async def test_slow_response_fails_at_total_timeout(sent: bytes) -> None:
-    error = await fetch_error_from(send_then(sent, drip), idle_seconds=5, total_seconds=0.3)
+    error = await fetch_error_from(
+        send_then(sent, drip), read_timeout_seconds=5, timeout_seconds=0.3
+    )
     assert code_and_message(error) == ("timeout", "The download took longer than 0.3 seconds.")
 
 
@@ -452,7 +454,7 @@ async def test_endless_data_without_body_fails_at_total_timeout(head: bytes, pie
             await writer.drain()
             await asyncio.sleep(0)
 
-    error = await fetch_error_from(handler, total_seconds=0.3)
+    error = await fetch_error_from(handler, timeout_seconds=0.3)
     assert error.code in {"timeout", "incomplete_body"}
 
 
@@ -471,7 +473,7 @@ async def test_redirects_do_not_restart_total_timeout() -> None:
         await asyncio.sleep(0.15)
         writer.write(redirect("/again"))
 
-    error = await fetch_error_from(handler, total_seconds=0.4)
+    error = await fetch_error_from(handler, timeout_seconds=0.4)
     assert code_and_message(error) == ("timeout", "The download took longer than 0.4 seconds.")
 
 
@@ -506,7 +508,7 @@ async def test_waiting_for_byte_budget_does_not_count_for_total_timeout() -> Non
         await privileged.acquire(900)
         async with (
             raw_origin(http_response(b"p" * 500)) as origin,
-            open_fetcher(budget, total_seconds=0.2) as fetcher,
+            open_fetcher(budget, timeout_seconds=0.2) as fetcher,
         ):
             task = asyncio.create_task(read_all(fetcher, origin.base))
             await asyncio.sleep(0.6)
@@ -523,7 +525,7 @@ async def test_total_timeout_continues_after_wait_for_byte_budget() -> None:
         await privileged.acquire(900)
         async with (
             raw_origin(send_then(HEAD + b"\r\n" + b"p" * 500)) as origin,
-            open_fetcher(budget, total_seconds=0.3) as fetcher,
+            open_fetcher(budget, timeout_seconds=0.3) as fetcher,
         ):
             task = asyncio.create_task(read_all(fetcher, origin.base))
             await asyncio.sleep(0.6)

@@ -102,7 +102,7 @@ def test_parse_retry_after_accepts_any_text(value: str) -> None:
 
 
 def test_webhook_retry_delay_follows_configuration_then_is_none() -> None:
-    delays = WebhookConfig().pauses_seconds
+    delays = WebhookConfig().retry_delays_seconds
     actual = [webhook_retry_delay(made, delays) for made in range(1, 10)]
     assert actual == [5, 60, 300, 1_800, 7_200, 18_000, 36_000, None, None]
     assert webhook_retry_delay(1, ()) is None

@@ -194,7 +194,8 @@ def test_webhook_is_sent_when_request_has_finished(
     start_service: StartService, origin: Origin, secret: str
 ) -> None:
     service = start_service(
-        webhook={"secret": secret, "pauses_seconds": [0.2, 0.2]}, storage={"retention_days": 7}
+        webhook={"secret": secret, "retry_delays_seconds": [0.2, 0.2]},
+        storage={"retention_days": 7},
     )
     hook = origin.script("/hook", Reply(500), Reply(302), Reply(200, body=b"thanks"))
     query = f"?webhookUrl={hook}"

@@ -82,7 +82,11 @@ async def open_fetcher(
     lookup: Lookup | None = None, *, proxy: str = "", allowed: tuple[str, ...] = (ALLOWED,)
 ) -> AsyncIterator[Fetcher]:
     config = FetchConfig(
-        allowed_networks=allowed, proxy=proxy, connect_seconds=5, total_seconds=10, idle_seconds=5
+        allowed_networks=allowed,
+        proxy=proxy,
+        connect_seconds=5,
+        timeout_seconds=10,
+        read_timeout_seconds=5,
     )
     rules = AddressRules(config.allowed_networks)
     async with open_session(config, rules, lookup=lookup) as session:

@@ -161,7 +161,7 @@ def test_signal_stops_start_that_waits_for_locked_database(start_service: StartS
 
 
 def test_second_signal_exits_at_once(start_service: StartService, origin: Origin) -> None:
-    service = start_service(compress={"seconds": 600})
+    service = start_service(compress={"timeout_seconds": 600})
     stuck = origin.script("/stuck.jpg", Reply(gate="stuck"))
     service.upload(table([(1, "p", stuck)]))
     origin.wait_for_hits("/stuck.jpg", 1)

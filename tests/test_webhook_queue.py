@@ -43,7 +43,7 @@ async def running_queue(
     db: DatabaseHarness, session: aiohttp.ClientSession, *, delays: Sequence[float] = (0.01,) * 7
 ) -> AsyncIterator[WebhookQueue]:
     """Run a webhook queue until the block ends. It stops as in the service's stop."""
-    config = WebhookConfig(pauses_seconds=tuple(delays))
+    config = WebhookConfig(retry_delays_seconds=tuple(delays))
     queue = WebhookQueue(
         db.deliveries,
         WebhookSender(session, config),

@@ -31,7 +31,7 @@ BODY = json.dumps({"type": "request.finished", "name": "Grüße"}, ensure_ascii=
 async def open_sender(
     allowed: tuple[str, ...] = ("127.0.0.1/32",), **settings: Any
 ) -> AsyncIterator[WebhookSender]:
-    config = FetchConfig(allowed_networks=allowed, connect_seconds=60, idle_seconds=60)
+    config = FetchConfig(allowed_networks=allowed, connect_seconds=60, read_timeout_seconds=60)
     async with open_session(config, AddressRules(allowed)) as session:
         yield WebhookSender(session, WebhookConfig(**settings))
 
@@ -197,7 +197,7 @@ async def test_fetch_timeouts_do_not_apply_to_webhooks() -> None:
         await asyncio.sleep(0.5)
         writer.write(http_response(b""))
 
-    config = FetchConfig(allowed_networks=("127.0.0.1/32",), idle_seconds=0.1)
+    config = FetchConfig(allowed_networks=("127.0.0.1/32",), read_timeout_seconds=0.1)
     async with (
         raw_origin(handler) as origin,
         open_session(config, AddressRules(config.allowed_networks)) as session,

@@ -224,7 +224,7 @@ async def test_all_crashing_images_are_quarantined_and_others_complete(images: I
 async def test_timeout_kills_hanging_worker_and_fails_only_its_image(
     images: Images, actions: str
 ) -> None:
-    async with open_pool(1, seconds=0.5) as pool:
+    async with open_pool(1, timeout_seconds=0.5) as pool:
         work = [
             asyncio.create_task(
                 pool.compress(images.data(f"i{i}", actions if i == 3 else "sleep=0.05"), SETTINGS)
@@ -238,7 +238,7 @@ async def test_timeout_kills_hanging_worker_and_fails_only_its_image(
 
 
 async def test_timeout_applies_to_each_image_not_to_batch(images: Images) -> None:
-    async with open_pool(1, seconds=0.6) as pool:
+    async with open_pool(1, timeout_seconds=0.6) as pool:
         work = [pool.compress(images.data(f"i{i}", "sleep=0.15"), SETTINGS) for i in range(12)]
         assert len(await asyncio.gather(*work)) == 12
         assert pool.worker_exits == 0

@@ -67,7 +67,7 @@ class Fetcher:
     async def _download(self, url: str, share: Share) -> ResponseBody:
         chain = RedirectChain(self._session, url)
         try:
-            async with asyncio.timeout(self._config.total_seconds) as timeout:
+            async with asyncio.timeout(self._config.timeout_seconds) as timeout:
                 response = await chain.resolve()
                 try:
                     return await self._read(response, share, timeout)
@@ -132,8 +132,8 @@ class Fetcher:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return f"No connection to the server within {format_seconds(config.connect_seconds)}."
         if isinstance(error, aiohttp.SocketTimeoutError):
-            return f"The server sent no data for {format_seconds(config.idle_seconds)}."
-        return f"The download took longer than {format_seconds(config.total_seconds)}."
+            return f"The server sent no data for {format_seconds(config.read_timeout_seconds)}."
+        return f"The download took longer than {format_seconds(config.timeout_seconds)}."
 
 
 class RedirectChain:

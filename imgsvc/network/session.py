@@ -83,7 +83,7 @@ def open_session(
         },
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(
-            connect=config.connect_seconds, sock_read=config.idle_seconds
+            connect=config.connect_seconds, sock_read=config.read_timeout_seconds
         ),
         requote_redirect_url=False,
         trust_env=False,

@@ -54,8 +54,8 @@ class WorkerPool:
     def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
         self.workers = config.workers or resources.cores()
         self.worker_exits = 0
-        self._timeout_seconds = config.seconds
-        self._watch_interval = min(SLOW_SECONDS / 2, config.seconds / 10)
+        self._timeout_seconds = config.timeout_seconds
+        self._watch_interval = min(SLOW_SECONDS / 2, config.timeout_seconds / 10)
         memory = config.worker_memory_bytes or resources.worker_share(
             self.workers, resources.memory_bytes()
         )

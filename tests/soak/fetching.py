@@ -121,7 +121,7 @@ def dead_host(folder: Path) -> list[str]:
             _seconds(
                 folder, f"warm-{origin.host}", {}, [u for u in urls if u.startswith(origin.base)]
             )
-        fetch: dict[str, object] = {"total_seconds": 20, "idle_seconds": 10}
+        fetch: dict[str, object] = {"timeout_seconds": 20, "read_timeout_seconds": 10}
         pairs = [
             (
                 _seconds(folder, f"without-{n}", fetch, urls),

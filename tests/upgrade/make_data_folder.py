@@ -362,7 +362,7 @@ def make(folder: Path, scratch: Path, origin: Origin) -> None:
     """Write the data folder and the expected responses to `folder`, which must not exist."""
     settings = settings_for(origin)
     settings["fetch"] |= {"per_host": 2, "concurrency": 4}
-    settings["webhook"] = {"pauses_seconds": [60, 300, 1_800]}
+    settings["webhook"] = {"retry_delays_seconds": [60, 300, 1_800]}
     service = Service(scratch, settings)
     maker = Maker(service, origin)
     try:
