@@ -1,28 +1,28 @@
 #!/usr/bin/env python3
-"""Start imgsvc with nothing but Python 3.11 or newer.
+"""Run imgsvc. Only Python 3.11 or newer is needed.
 
     python3 run.py                      start the service
-    python3 run.py serve --port 9000    any command of imgsvc with its arguments; try demo
-    python3 run.py test [--all] [...]   run the tests; --all: those that need a browser or Node, too
-    python3 run.py check                lint, formatting, types
-    python3 run.py bench [...]          measure
+    python3 run.py COMMAND [...]        run a command of imgsvc: demo, serve, process, ...
+    python3 run.py test [--all] [...]   run the tests; --all: also those that need a browser or Node
+    python3 run.py check                check lint rules, formatting and types
+    python3 run.py bench [...]          run the benchmarks
 
-The first start makes an environment in .venv beside this file and installs the locked dependencies.
-Inside an environment that has them already nothing is installed.
+The first start creates an environment in .venv beside this file and installs the locked dependencies.
+In an environment that has the dependencies, nothing is installed.
 """
 
-# An old Python must be able to read this file, in order to say that it is too old: no syntax that
-# is newer than f-strings, and nothing above the check that it lacks.
+# An old Python must be able to parse this file, so that it can report that it is too old. Use no
+# syntax newer than f-strings, and above the version check use only what old versions have.
 import sys
 
 if sys.platform == "win32":
     sys.exit(
-        "imgsvc runs on Linux and macOS. On Windows, use WSL: `wsl --install`, then start there."
+        "imgsvc runs on Linux and macOS. On Windows, use WSL: run `wsl --install`, then start it there."
     )
 if sys.version_info < (3, 11):
     sys.exit(
-        f"imgsvc needs Python 3.11 or newer, and this is {sys.version.split()[0]} ({sys.executable}).\n"
-        "Start it with a newer one, such as `python3.12 run.py`."
+        f"imgsvc needs Python 3.11 or newer; this is {sys.version.split()[0]} ({sys.executable}).\n"
+        "Use a newer version, for example `python3.12 run.py`."
     )
 
 import fcntl
@@ -45,190 +45,209 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "imgsvc.json"
+"""What is installed in the environment: its platform, and the digest of each lock file."""
 TASKS = ("test", "check", "bench")
+"""Commands that need the development dependencies."""
 
 
-def has_wheels_of_all() -> bool:
-    """Whether imagecodecs has a wheel for this platform: nobody wants to wait for it to be built."""
+def has_imagecodecs_wheel() -> bool:
+    """Return whether imagecodecs has a wheel for this platform. Building it takes too long."""
     libc, version = platform.libc_ver()
-    known = sys.platform == "darwin" or (libc == "glibc" and numbers(version) >= [2, 28])
-    # A 32-bit system on a 64-bit kernel, as a Raspberry Pi's may be, names the kernel's machine.
-    wide = sys.maxsize > 2**32 and platform.machine() in ("x86_64", "aarch64", "arm64")
-    usual = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
-    return known and wide and usual
+    modern_glibc = libc == "glibc" and version_numbers(version) >= [2, 28]
+    supported_system = sys.platform == "darwin" or modern_glibc
+    # On a 32-bit system with a 64-bit kernel, such as some Raspberry Pis, machine() is the kernel's.
+    supported_machine = sys.maxsize > 2**32 and platform.machine() in ("x86_64", "aarch64", "arm64")
+    with_gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
+    supported_python = sys.implementation.name == "cpython" and with_gil
+    return supported_system and supported_machine and supported_python
 
 
-def numbers(version: str) -> list[int]:
+def version_numbers(version: str) -> list[int]:
+    """Return the numbers of a version: "3.11.2" as [3, 11, 2]. Other parts are ignored."""
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 LOCKS = {
-    "run": ROOT / ("requirements.lock" if has_wheels_of_all() else "requirements-slim.lock"),
+    "run": ROOT / ("requirements.lock" if has_imagecodecs_wheel() else "requirements-slim.lock"),
     "dev": ROOT / "requirements-dev.lock",
 }
 
 
 def main(arguments: list[str]) -> int:
+    """Run the command, and return the exit code. A command of imgsvc replaces this process."""
     if arguments[:1] in (["-h"], ["--help"]):
         print(__doc__.strip())
         return 0
     command = arguments[0] if arguments else "serve"
     try:
-        python = environment("dev" if command in TASKS else "run")
+        python = find_python("dev" if command in TASKS else "run")
     except SetupError as error:
-        say(str(error))
+        print_message(str(error))
         return 1
     except KeyboardInterrupt:
-        say("interrupted; the next start sets the environment up anew")
+        print_message("interrupted; the next start creates the environment again")
         return 130
     if command not in TASKS:
-        bare = not arguments or (command.startswith("-") and command != "--version")
-        become(python, "imgsvc", *(["serve"] if bare else []), *arguments)
+        is_serve = not arguments or (command.startswith("-") and command != "--version")
+        exec_module(python, "imgsvc", *(["serve"] if is_serve else []), *arguments)
     return run_task(python, command, arguments[1:])
 
 
 def run_task(python: str, task: str, arguments: list[str]) -> int:
+    """Run the tests, the checks or the benchmarks, and return the exit code."""
     os.chdir(ROOT)
     if task == "test":
         if "--all" in arguments:
             arguments = ["-m", "", *(each for each in arguments if each != "--all")]
-        become(python, "pytest", *arguments)
+        exec_module(python, "pytest", *arguments)
     if task == "bench":
-        become(python, "tests.bench", *arguments)
+        exec_module(python, "tests.bench", *arguments)
     checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
     return max([subprocess.call([python, "-m", *check]) for check in checks])
 
 
-def become(python: str, module: str, *arguments: str) -> NoReturn:
-    """Be replaced by it, so that signals and the exit code are its own."""
+def exec_module(python: str, module: str, *arguments: str) -> NoReturn:
+    """Replace this process by the module, so that it gets the signals and sets the exit code."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    # -P: a file in the folder where the user stands must not pass for one of our modules.
+    # -P: do not import modules from the working directory.
     os.execv(python, [python, "-P", "-m", module, *arguments])
 
 
 class SetupError(Exception):
-    """The environment cannot be made; the message says what to do."""
+    """The environment cannot be created. The message says what to do."""
 
 
-def environment(kind: str) -> str:
-    """Find a Python that has the dependencies, making the environment if need be."""
+def find_python(kind: str) -> str:
+    """Return the path of a Python that has the dependencies. Create the environment if necessary.
+
+    `kind` is "run" or "dev". Raise `SetupError`.
+    """
     if Path(sys.prefix).resolve() != VENV and has_dependencies(kind):
         return sys.executable
     if not is_ready(kind):
         try:
-            with one_at_a_time():
+            with setup_lock():
                 if not is_ready(kind):
-                    make(kind)
+                    create_environment(kind)
         except OSError as error:
             raise SetupError(f"cannot set up {VENV}: {error}") from None
     return str(PYTHON)
 
 
 def has_dependencies(kind: str) -> bool:
-    """Whether the Python that runs this has what pyproject.toml asks for."""
+    """Return whether the running Python has the dependencies of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    wanted = list(project["project"]["dependencies"])
+    requirements = list(project["project"]["dependencies"])
     if kind == "dev":
-        wanted += project["dependency-groups"]["dev"]
-    for requirement in wanted:
-        name, _, least = requirement.partition(">=")
+        requirements += project["dependency-groups"]["dev"]
+    for requirement in requirements:
+        name, _, minimum = requirement.partition(">=")
         try:
-            if numbers(importlib.metadata.version(name)) < numbers(least):
+            if version_numbers(importlib.metadata.version(name)) < version_numbers(minimum):
                 return False
         except importlib.metadata.PackageNotFoundError:
             return False
     return True
 
 
-# --- the environment beside this file ----------------------------------------------------------
+# --- the environment in .venv --------------------------------------------------------------------
 
 
 def lock_digest(kind: str) -> str:
+    """Return the SHA-256 of the lock file."""
     return hashlib.sha256(LOCKS[kind].read_bytes()).hexdigest()
 
 
-def identity() -> str:
-    """What an environment depends on besides its lock file."""
+def platform_id() -> str:
+    """Return the interpreter and the platform, on which an environment depends as well."""
     return f"{sys.implementation.cache_tag} {sys.platform} {platform.machine()}"
 
 
 def read_stamp() -> dict[str, str]:
-    """What the environment was brought to; nothing where it is not whole or not for this Python."""
+    """Return the stamp, or {} if the environment is incomplete or made for another Python."""
     try:
         stamp: dict[str, str] = json.loads(STAMP.read_text())
     except (OSError, ValueError):
         return {}
-    return stamp if PYTHON.exists() and stamp.get("python") == identity() else {}
+    return stamp if PYTHON.exists() and stamp.get("python") == platform_id() else {}
 
 
 def write_stamp(stamp: dict[str, str]) -> None:
+    """Replace the stamp atomically."""
     new = STAMP.with_suffix(".new")
     new.write_text(json.dumps(stamp))
     new.replace(STAMP)
 
 
 def is_ready(kind: str) -> bool:
+    """Return whether the environment has the dependencies of the current lock file."""
     return read_stamp().get(kind) == lock_digest(kind)
 
 
 @contextmanager
-def one_at_a_time() -> Iterator[None]:
+def setup_lock() -> Iterator[None]:
+    """Hold the lock that only one run.py can hold, so that only one sets up the environment."""
     folder = os.open(ROOT, os.O_RDONLY)
     try:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"waiting for another run.py that is setting up {VENV}")
+            print_message(f"waiting for another run.py, which is setting up {VENV}")
             fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)
 
 
-def make(kind: str) -> None:
-    """Bring the environment to what the lock file says.
+def create_environment(kind: str) -> None:
+    """Create the environment if necessary, and install the dependencies of the lock file.
 
-    While that lasts its stamp is empty, so that the next start finds an interrupted one, and makes it
-    anew.
+    Meanwhile the stamp is empty. If the installation is interrupted, the next start therefore creates
+    the environment again.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     stamp = read_stamp()
     if stamp.get("run") != lock_digest("run"):
-        make_venv()
-        stamp = {"python": identity(), "run": lock_digest("run")}
+        create_venv()
+        stamp = {"python": platform_id(), "run": lock_digest("run")}
     write_stamp({})
-    say(f"installing what {LOCKS[kind].name} names (only this once)")
+    print_message(f"installing the dependencies in {LOCKS[kind].name} (only once)")
     install(LOCKS[kind])
     write_stamp({**stamp, kind: lock_digest(kind)})
-    say(f"the environment is ready, after {time.monotonic() - began:.0f} s")
+    print_message(f"the environment is ready after {time.monotonic() - start:.0f} s")
 
 
-def make_venv() -> None:
+def create_venv() -> None:
+    """Create an empty environment in `VENV`. Replace an old one that run.py created.
+
+    Raise `SetupError` if `VENV` belongs to the user, or if Python has no venv module.
+    """
     if not (importlib.util.find_spec("venv") and importlib.util.find_spec("ensurepip")):
         package = "python{}.{}-venv".format(*sys.version_info)
         raise SetupError(
-            f"this Python ({sys.executable}) came without its venv module.\n"
-            f"On Debian and Ubuntu: `apt install {package}` (or python3-venv). Then start again."
+            f"this Python ({sys.executable}) has no venv module.\n"
+            f"On Debian and Ubuntu: `apt install {package}` (or python3-venv), then start again."
         )
     if VENV.exists():
         if not STAMP.exists() and any(VENV.iterdir()):
             raise SetupError(
-                f"{VENV} is there, but run.py did not make it. Remove it; or activate it,\n"
+                f"{VENV} exists, but run.py did not create it. Remove it, or activate it,\n"
                 f"`pip install -r {LOCKS['run'].name}`, and start again."
             )
         shutil.rmtree(VENV)
-    say(f"making an environment for Python {platform.python_version()} in {VENV}")
+    print_message(f"creating an environment for Python {platform.python_version()} in {VENV}")
     VENV.mkdir()
     write_stamp({})
     base = getattr(sys, "_base_executable", sys.executable)
-    call([base, "-m", "venv", str(VENV)], "Python could not make an environment")
+    run_command([base, "-m", "venv", str(VENV)], "Python could not create an environment")
 
 
 def install(lock: Path) -> None:
+    """Install the packages of the lock file with pip. Raise `SetupError` if that fails."""
     os.environ["PIP_USER"] = "0"
     quiet = ["--quiet", "--no-input", "--disable-pip-version-check", "--root-user-action=ignore"]
-    call(
+    run_command(
         [
             str(PYTHON),
             "-m",
@@ -240,25 +259,27 @@ def install(lock: Path) -> None:
             "-r",
             str(lock),
         ],
-        "pip could not install the dependencies. Does it reach its package index (`pip config`)?\n"
-        "The next start tries again",
+        "pip could not install the dependencies. Check its package index (`pip config`), then start\n"
+        "again",
     )
 
 
-def call(command: list[str], trouble: str) -> None:
-    done = subprocess.run(
+def run_command(command: list[str], error: str) -> None:
+    """Run the command. If it fails, raise `SetupError` with `error` and the command's output."""
+    result = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         check=False,
     )
-    if done.returncode != 0:
-        output = done.stdout.decode("utf-8", "replace").strip()
-        raise SetupError(f"{trouble}.\n{output}")
+    if result.returncode != 0:
+        output = result.stdout.decode("utf-8", "replace").strip()
+        raise SetupError(f"{error}.\n{output}")
 
 
-def say(message: str) -> None:
+def print_message(message: str) -> None:
+    """Print a message of run.py to stderr."""
     print(f"imgsvc: {message}", file=sys.stderr, flush=True)
 
 

@@ -327,7 +327,7 @@ def _apply_new_names(values: dict[str, dict[str, Any]], sources: dict[str, str])
 
 
 def _suggestion(name: str) -> str:
-    """Return `"; did you mean …?"` with the section or key closest to `name`, or `""`."""
+    """Return a question that suggests the section or key closest to `name`, or `""`."""
     names = {name: f"[{name}]" for name in Config.model_fields}
     for section, keys in Config().model_dump().items():
         for key in keys:
@@ -373,7 +373,10 @@ _PLAIN_MESSAGES = {
 def _error_message(
     error: ValidationError, sources: Mapping[str, str], old_names: Mapping[str, str]
 ) -> str:
-    """Return one line for each invalid value: its source, its key as it was set, and the problem."""
+    """Return one line for each invalid value: its source, its key and the problem.
+
+    A key that was set under its old name is reported under that name.
+    """
     lines = []
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         section, key, *rest = (*map(str, problem["loc"]), "")

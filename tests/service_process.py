@@ -1,4 +1,4 @@
-"""The real service, as a process of its own, driven over HTTP."""
+"""A real service in its own process, used over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADER = ("S. No.", "Product Name", "Input Image Urls")
 
 
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] = HEADER) -> bytes:
-    """A CSV of those rows, as an upload takes it. A cell that is a list is joined by commas."""
+    """Return a CSV to upload. A cell that is a list is joined by commas."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(header)
@@ -35,8 +35,8 @@ def table(rows: Iterable[Sequence[object]], header: Sequence[str] = HEADER) -> b
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the service answered."""
+class Response:
+    """An HTTP response of the service."""
 
     status: int
     headers: Message
@@ -46,14 +46,14 @@ class Answer:
         return json.loads(self.body)
 
     def rows(self) -> list[dict[str, str]]:
-        """The body's CSV, a dictionary for each row."""
+        """Return the rows of the CSV in the body, each as a dictionary."""
         return list(csv.DictReader(io.StringIO(self.body.decode(), newline="")))
 
 
 class Service:
-    """One service and its folder. `settings` are config.toml's sections.
+    """One service and its folder. `settings` are the sections of config.toml.
 
-    It may fetch from loopback, listens on a free port, and logs JSON to `log_file`.
+    The service may download from loopback, listens on a free port, and logs JSON to `log_file`.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class Service:
         self.url = ""
 
     def start(self, *, ready: bool = True) -> None:
-        """Start it, and wait until it listens, and (unless told not to) is ready."""
-        assert self.process is None or self.process.poll() is not None, "it runs already"
+        """Start the service, and wait until it listens and, if `ready`, until it is ready."""
+        assert self.process is None or self.process.poll() is not None, (
+            "the service is already running"
+        )
         config = self.folder / "config.toml"
         config.write_text(as_toml(self.settings))
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
@@ -101,6 +103,7 @@ class Service:
             block_until(self.is_ready, "the service to be ready", 60)
 
     def _find_url(self, offset: int) -> bool:
+        """Set `url` from the log after `offset`. Return whether the service listens."""
         assert self.process is not None
         assert self.process.poll() is None, f"the service ended: {self.log()[-2000:]}"
         lines = self.log_file.read_bytes()[offset:].decode().splitlines()
@@ -117,32 +120,33 @@ class Service:
             return False
 
     def kill(self) -> None:
-        """kill -9, the main process alone."""
+        """Send SIGKILL to the main process only."""
         assert self.process is not None
         self.process.kill()
         self.process.wait(30)
 
     def stop(self, number: signal.Signals = signal.SIGTERM, seconds: float = 60) -> int:
-        """Send a signal, wait for the end, return the exit code."""
+        """Send a signal, wait until the process has ended, and return its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
         return self.process.wait(seconds)
 
     def restart(self) -> None:
-        """Start again on the same folder, after `kill` or `stop`."""
+        """Start the service again on the same folder, after `kill` or `stop`."""
         self.start()
 
     def close(self) -> None:
-        """End it however it is, workers included."""
+        """Kill the service and its workers if they run."""
         if self.process is not None and self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(30)
 
     def log(self) -> str:
+        """Return the log so far."""
         return self.log_file.read_text() if self.log_file.exists() else ""
 
     def records(self) -> list[dict[str, Any]]:
-        """Its log so far, parsed."""
+        """Return the records of the log so far."""
         return records(self.log().splitlines())
 
     def call(
@@ -151,51 +155,52 @@ class Service:
         path: str,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
-        """One call; `path` may also be an absolute URL that the service gave."""
+    ) -> Response:
+        """Make one API call. `path` can also be an absolute URL from a response."""
         url = path if urlsplit(path).scheme else self.url + path
         request = urllib.request.Request(url, body, dict(headers or {}), method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, timeout=90) as answer:
-                return Answer(answer.status, answer.headers, answer.read())
+            with opener.open(request, timeout=90) as response:
+                return Response(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers, error.read())
+                return Response(error.code, error.headers, error.read())
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Response:
         return self.call("GET", path, headers=headers)
 
     def post(
         self, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> Response:
         return self.call("POST", path, body, {"Content-Type": "text/csv", **(headers or {})})
 
     def upload(self, body: bytes, query: str = "") -> str:
-        """Upload a CSV that is to be accepted; return its request id."""
-        answer = self.post(f"/processImages{query}", body)
-        assert answer.status == 201, answer.body
-        return str(answer.json()["requestId"])
+        """Upload a CSV that must be accepted, and return its request id."""
+        response = self.post(f"/processImages{query}", body)
+        assert response.status == 201, response.body
+        return str(response.json()["requestId"])
 
     def status(self, request_id: str, query: str = "?limit=1000") -> Any:
-        """The request's status as JSON."""
+        """Return the request's status as JSON."""
         path = f"/checkStatus/{request_id}{query}"
-        answer = self.get(path, {"Accept": "application/json"})
-        assert answer.status == 200, answer.body
-        return answer.json()
+        response = self.get(path, {"Accept": "application/json"})
+        assert response.status == 200, response.body
+        return response.json()
 
     def finished(self, request_id: str, seconds: float = 90) -> Any:
-        """Wait until the request has finished; return its status as JSON."""
+        """Wait until the request has finished, and return its status as JSON."""
 
         def has_finished() -> bool:
-            answer = self.get(f"/checkStatus/{request_id}?format=json&products=false&wait=5")
-            return answer.json()["finishedAt"] is not None
+            response = self.get(f"/checkStatus/{request_id}?format=json&products=false&wait=5")
+            return response.json()["finishedAt"] is not None
 
         block_until(has_finished, f"{request_id} to finish", seconds)
         return self.status(request_id)
 
 
 def records(lines: Iterable[str]) -> list[dict[str, Any]]:
+    """Return the log records in the lines. Lines that are not JSON are skipped."""
     found = []
     for line in lines:
         try:
@@ -208,7 +213,7 @@ def records(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def as_toml(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Enough TOML for our settings: each value's JSON is TOML as well."""
+    """Return the settings as TOML. The JSON of each value must also be valid TOML."""
     lines = []
     for section, keys in settings.items():
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]

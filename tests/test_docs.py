@@ -1,4 +1,4 @@
-"""What the documents say, held against what is there."""
+"""The documents agree with the code, the configuration and the API."""
 
 from __future__ import annotations
 
@@ -20,52 +20,52 @@ DOCUMENTS = {"README.md": README, "OPERATIONS.md": OPERATIONS}
 
 
 def settings_table() -> list[str]:
-    """The README's table of settings, as config.toml has it."""
-    rows, section, said = [], "", ""
+    """Return the rows of the README's table of settings, made from config.toml."""
+    rows, section, comment = [], "", ""
     for line in (ROOT / "config.toml").read_text().splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif line.startswith("# "):
-            said = line.removeprefix("# ")
+            comment = line.removeprefix("# ")
         elif " = " in line:
             key, _, value = line.partition(" = ")
-            rows.append(f"| `{section}.{key}` | `{value}` | {said} |")
+            rows.append(f"| `{section}.{key}` | `{value}` | {comment} |")
     return rows
 
 
-def test_the_readme_has_every_setting_with_its_default() -> None:
+def test_readme_has_every_setting_with_its_default() -> None:
     assert re.findall(r"^\| `[a-z]+\.[a-z_]+` .*$", README, re.MULTILINE) == settings_table()
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_files_it_speaks_of_are_there(name: str) -> None:
+def test_files_named_in_document_exist(name: str) -> None:
     text = DOCUMENTS[name]
     linked = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
-    rooms = re.findall(r"`((?:imgsvc|tests|packaging)/[^`*]*|[a-z]+\.(?:py|toml|yaml))`", text)
-    assert linked or rooms
-    assert [each for each in linked + rooms if not (ROOT / each).exists()] == []
+    modules = re.findall(r"`((?:imgsvc|tests|packaging)/[^`*]*|[a-z]+\.(?:py|toml|yaml))`", text)
+    assert linked or modules
+    assert [each for each in linked + modules if not (ROOT / each).exists()] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
-def test_the_commands_it_tells_are_there(name: str) -> None:
-    told = re.findall(r"(?:imgsvc|run\.py) ([a-z]+)(?: ([a-z]+))?", code_of(DOCUMENTS[name]))
-    for command, sub in told:
+def test_commands_named_in_document_exist(name: str) -> None:
+    commands = re.findall(r"(?:imgsvc|run\.py) ([a-z]+)(?: ([a-z]+))?", code_of(DOCUMENTS[name]))
+    for command, subcommand in commands:
         if command in {"test", "check", "bench"}:
             continue
         found = cli.commands.get(command)
         assert found is not None, command
         if isinstance(found, Group):
-            assert sub in found.commands, f"{command} {sub}"
+            assert subcommand in found.commands, f"{command} {subcommand}"
 
 
 def code_of(text: str) -> str:
-    """What stands in code blocks and between backticks."""
+    """Return the contents of code blocks and of backticks."""
     blocks = re.findall(r"^```.*?^```", text, re.MULTILINE | re.DOTALL)
     rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     return "\n".join(blocks + re.findall(r"`([^`\n]+)`", rest))
 
 
-def test_the_options_of_the_readme_are_the_commands_own() -> None:
+def test_options_named_in_readme_exist() -> None:
     for line in code_of(README).splitlines():
         match = re.search(r"imgsvc (\w+)(.*)", line)
         if match and match[1] in cli.commands:
@@ -73,39 +73,39 @@ def test_the_options_of_the_readme_are_the_commands_own() -> None:
             assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", match[2])) <= options | {"--help"}
 
 
-def test_every_room_is_on_the_map() -> None:
-    rooms = {
+def test_code_map_of_readme_has_every_module() -> None:
+    modules = {
         each.name + ("/" if each.is_dir() else "")
         for each in (ROOT / "imgsvc").iterdir()
         if not each.name.startswith("__")
     }
-    on_the_map = set(re.findall(r"`imgsvc/([a-z_]+(?:\.py|/))", README))
-    assert rooms - on_the_map == set()
+    on_map = set(re.findall(r"`imgsvc/([a-z_]+(?:\.py|/))", README))
+    assert modules - on_map == set()
 
 
 @pytest.mark.external
-def test_the_unit_is_one_that_systemd_takes(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit_file(tmp_path: Path) -> None:
     unit = (ROOT / "packaging" / "imgsvc.service").read_text()
     assert "/opt/imgsvc/.venv/bin/python" in unit
     file = tmp_path / "imgsvc.service"
     file.write_text(unit.replace("/opt/imgsvc/.venv/bin/python", sys.executable))
-    done = subprocess.run(
+    result = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(file)],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert "imgsvc.service" not in done.stderr, done.stderr
-    assert done.returncode == 0, done.stderr
+    assert "imgsvc.service" not in result.stderr, result.stderr
+    assert result.returncode == 0, result.stderr
 
 
-def test_the_routes_it_tells_are_there(service: Service) -> None:
-    described = service.get("/openapi.json").json()["paths"]
-    routes = {path.split("/")[1] for path in described}
-    told = {
+def test_routes_named_in_documents_exist(service: Service) -> None:
+    paths = service.get("/openapi.json").json()["paths"]
+    routes = {path.split("/")[1] for path in paths}
+    named = {
         route
         for text in DOCUMENTS.values()
         for route in re.findall(r"(?<![\w.])/([a-z]+[A-Z]\w*)", re.sub(r"http://[^/\s]+", "", text))
     }
-    assert len(told) > 5
-    assert told <= routes
+    assert len(named) > 5
+    assert named <= routes

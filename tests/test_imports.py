@@ -1,4 +1,4 @@
-"""Data flows one way: who may import whom, held against the code."""
+"""Data flows in one direction: which modules and packages of imgsvc may import which."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "imgsvc"
 
-LEAVES = {"", "models", "pictures", "errors", "config", "urls", "logs", "metrics"}
-CORE = {"table", "database", "network", "images", "storage"}
+LEAVES = {"", "models", "image_types", "errors", "config", "urls", "logs", "metrics"}
+CORE = {"table", "database", "network", "images", "workers", "storage"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
-    **{room: LEAVES | {room} for room in CORE},
+    **{package: LEAVES | {package} for package in CORE},
     "intake": LEAVES | {"table", "database"},
-    "report": LEAVES | {"table", "database"},
-    "processing": LEAVES | {"processing", "database", "network", "images", "storage"},
-    "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "report"},
-    "service": LEAVES | CORE | {"processing", "intake", "report", "web"},
+    "serializers": LEAVES | {"table", "database"},
+    "processing": LEAVES | {"processing", "database", "network", "storage", "workers"},
+    "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
+    "service": LEAVES | CORE | {"processing", "intake", "serializers", "web"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "whole_file": LEAVES | {"service", "intake", "report", "storage", "table"},
+    "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"service", "client", "terminal", "backup", "whole_file", "demo"},
+    "cli": LEAVES | {"service", "client", "terminal", "backup", "offline", "demo"},
     "__main__": {"cli"},
 }
-"""A room of the house (a module or a package of imgsvc), and the rooms that it may import."""
+"""For each component (a module or a package of imgsvc), the components that it may import."""
 
-OUTSIDE: dict[str, set[str]] = {
+LIBRARIES: dict[str, set[str]] = {
     "PIL": {"images", "demo"},
     "imagecodecs": {"images"},
     "aiohttp.web": {"web", "service", "demo"},
@@ -42,25 +42,26 @@ OUTSIDE: dict[str, set[str]] = {
     "sqlite3": {"database"},
     "click": {"cli"},
     "rich": {"cli", "terminal", "demo"},
-    "concurrent.futures.process": {"images"},
-    "multiprocessing": {"images"},
+    "concurrent.futures.process": {"workers"},
+    "multiprocessing": {"workers"},
     "prometheus_client": {"metrics", "web"},
 }
-"""Libraries that have one place, and the rooms that are it."""
+"""For each library, the components that may import it."""
 
-BRINGS = {"pillow": "PIL", "scikit-image": "skimage"}
-"""Packages whose module has another name."""
+MODULE_NAMES = {"pillow": "PIL", "scikit-image": "skimage"}
+"""The module names of packages that are named differently."""
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-def room_of(file: Path) -> str:
+def component_of(file: Path) -> str:
+    """Return the module or package of imgsvc that a file belongs to. "": `imgsvc/__init__.py`."""
     first = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
 
 
 def imported(file: Path) -> set[str]:
-    """The dotted names that a module imports, wherever in it: `from a import b` is `a` and `a.b`."""
+    """Return the dotted names that a module imports anywhere: `from a import b` is `a` and `a.b`."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
@@ -72,46 +73,47 @@ def imported(file: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_module_imports_what_its_room_may(file: Path) -> None:
-    room = room_of(file)
-    rooms = {str(each.relative_to(PACKAGE).parts[0]).removesuffix(".py") for each in MODULES}
-    ours = {name.split(".")[1] for name in imported(file) if name.startswith("imgsvc.")}
-    assert (ours & rooms) - ALLOWED[room] == set()
+def test_module_imports_only_what_its_component_may(file: Path) -> None:
+    component = component_of(file)
+    components = {str(each.relative_to(PACKAGE).parts[0]).removesuffix(".py") for each in MODULES}
+    imports = {name.split(".")[1] for name in imported(file) if name.startswith("imgsvc.")}
+    assert (imports & components) - ALLOWED[component] == set()
 
 
-@pytest.mark.parametrize("library", OUTSIDE)
-def test_a_library_has_its_place(library: str) -> None:
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_library_is_imported_only_by_its_components(library: str) -> None:
     used = {
-        room_of(file)
+        component_of(file)
         for file in MODULES
         for name in imported(file)
         if name == library or name.startswith(f"{library}.")
     }
-    assert used - OUTSIDE[library] == set()
+    assert used - LIBRARIES[library] == set()
 
 
-def test_no_room_but_those_of_the_table() -> None:
-    assert {room_of(file) for file in MODULES} <= set(ALLOWED)
+def test_every_component_has_an_entry_in_allowed() -> None:
+    assert {component_of(file) for file in MODULES} <= set(ALLOWED)
 
 
 def declared(requirements: list[str]) -> set[str]:
-    """The modules that those packages bring."""
+    """Return the modules of the packages that the requirements name."""
     names = {re.split("[>=]", each)[0] for each in requirements}
-    return {BRINGS.get(name, name.replace("-", "_")) for name in names}
+    return {MODULE_NAMES.get(name, name.replace("-", "_")) for name in names}
 
 
-def outside(files: Iterable[Path]) -> set[str]:
+def third_party(files: Iterable[Path]) -> set[str]:
+    """Return the top-level modules of other packages that the files import."""
     tops = {name.split(".")[0] for file in files for name in imported(file)}
     return tops - set(sys.stdlib_module_names) - {"imgsvc", "tests", "run", "_typeshed"}
 
 
-def test_the_libraries_that_are_imported_are_those_that_are_declared() -> None:
-    """`yarl`, say, comes with aiohttp today; what is not declared may be gone tomorrow."""
+def test_imported_libraries_are_the_declared_ones() -> None:
+    """An undeclared library, such as yarl through aiohttp, can disappear with an update."""
     project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())
     runtime = declared(project["project"]["dependencies"])
     extras = project["project"]["optional-dependencies"].values()
     extra = set().union(*map(declared, extras))
-    assert outside(MODULES) - extra == runtime
+    assert third_party(MODULES) - extra == runtime
     peers = PACKAGE.parent / "tests" / "bench" / "peers"
     tests = [f for f in (PACKAGE.parent / "tests").rglob("*.py") if peers not in f.parents]
-    assert outside(tests) <= runtime | extra | declared(project["dependency-groups"]["dev"])
+    assert third_party(tests) <= runtime | extra | declared(project["dependency-groups"]["dev"])

@@ -1,4 +1,4 @@
-"""What an early release of the oldest supported Python gets wrong, and newer ones do not show."""
+"""Bugs in early releases of the oldest supported Python, which newer releases do not show."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ POSSESSIVE_GROUP = re.compile(r"\)(?:[*+?]|\{[\d,{}]+\})\+")
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.name)
-def test_no_group_is_possessive(file: Path) -> None:
-    """Before 3.11.5 one that backtracks matches wrongly (python/cpython#106052); atomic ones do not."""
+def test_no_regular_expression_has_a_possessive_group(file: Path) -> None:
+    """Before 3.11.5, possessive groups that backtrack match incorrectly (python/cpython#106052).
+
+    Atomic groups work.
+    """
     lines = enumerate(file.read_text().splitlines(), 1)
     code = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
     assert [number for number, line in code if POSSESSIVE_GROUP.search(line)] == []

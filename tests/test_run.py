@@ -1,4 +1,4 @@
-"""run.py, as a newcomer starts it, on a copy of the project with a small stand-in for imgsvc."""
+"""run.py on a copy of the project, in which a small stub replaces imgsvc."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.origin import ROOT
 from tests.waiting import block_until
 
 BASE_PYTHON = str(getattr(sys, "_base_executable", sys.executable))
-STAND_IN = """\
+STUB = """\
 import json, os, signal, sys, time
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 print(json.dumps([os.getpid(), sys.executable, sys.argv[1:]]), flush=True)
@@ -29,14 +29,14 @@ if sys.argv[1:] == ["serve", "--wait"]:
         time.sleep(0.1)
 sys.exit(3 if "fail" in sys.argv else 0)
 """
+"""The stub's `__main__.py`. It prints how it was started, and exits with code 3 if told to fail."""
 
-
-OF_FAST = {"imagecodecs", "numpy"}
-"""What the extra `fast` brings."""
+FAST_PACKAGES = {"imagecodecs", "numpy"}
+"""Packages of the extra `fast`."""
 
 
 class Project:
-    """A copy of what run.py needs, with a lock file that installs nothing."""
+    """A copy of the files that run.py needs, with a lock file that installs nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,28 +47,31 @@ class Project:
             '[project]\ndependencies = ["no-such-package-for-imgsvc>=1"]\n'
             "[dependency-groups]\ndev = []\n"
         )
-        self.lock("# nothing\n")
+        self.lock("# empty\n")
         (folder / "imgsvc").mkdir()
-        (folder / "imgsvc" / "__main__.py").write_text(STAND_IN)
+        (folder / "imgsvc" / "__main__.py").write_text(STUB)
 
     def lock(self, text: str) -> None:
+        """Write the lock files."""
         for name in ("requirements.lock", "requirements-slim.lock"):
             (self.folder / name).write_text(text)
         (self.folder / "requirements-dev.lock").write_text(text + "# dev\n")
 
-    def start(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> Started:
-        return Started(self, [python, str(self.folder / "run.py"), *arguments], environ)
+    def start(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> RunningCommand:
+        return RunningCommand(self, [python, str(self.folder / "run.py"), *arguments], environ)
 
-    def run(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> Started:
-        return self.start(*arguments, python=python, **environ).ended()
+    def run(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> RunningCommand:
+        return self.start(*arguments, python=python, **environ).wait()
 
 
-class Started:
+class RunningCommand:
+    """A started run.py: `out` and `err` are what it printed, after `wait`."""
+
     def __init__(self, project: Project, command: list[str], environ: dict[str, str]) -> None:
-        elsewhere = project.folder.parent
+        other_folder = project.folder.parent
         self.process = subprocess.Popen(
             command,
-            cwd=elsewhere,
+            cwd=other_folder,
             env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -76,10 +79,10 @@ class Started:
             text=True,
             start_new_session=True,
         )
-        self.out = self.said = ""
+        self.out = self.err = ""
 
-    def ended(self) -> Started:
-        self.out, self.said = self.process.communicate(timeout=90)
+    def wait(self) -> RunningCommand:
+        self.out, self.err = self.process.communicate(timeout=90)
         return self
 
     @property
@@ -87,8 +90,8 @@ class Started:
         return self.process.returncode
 
     @property
-    def ran(self) -> tuple[int, str, list[str]]:
-        """Process id, interpreter and arguments of the imgsvc that was started."""
+    def imgsvc_process(self) -> tuple[int, str, list[str]]:
+        """The process id, the interpreter and the arguments of imgsvc."""
         pid, executable, arguments = json.loads(self.out)
         return pid, executable, arguments
 
@@ -100,105 +103,105 @@ def project(tmp_path: Path) -> Project:
     return Project(folder)
 
 
-def test_it_makes_an_environment_once_and_becomes_the_service(project: Project) -> None:
+def test_first_start_creates_environment_and_execs_the_service(project: Project) -> None:
     first = project.run("serve", "--port", "9000")
-    assert first.code == 0, first.said
-    assert "making an environment" in first.said
-    assert first.ran == (
+    assert first.code == 0, first.err
+    assert "creating an environment" in first.err
+    assert first.imgsvc_process == (
         first.process.pid,
         str(project.venv / "bin" / "python"),
         ["serve", "--port", "9000"],
     )
-    made = project.stamp.stat().st_mtime_ns
+    created = project.stamp.stat().st_mtime_ns
     second = project.run("fail", "x y")
-    assert (second.code, second.said) == (3, "")
-    assert second.ran[2] == ["fail", "x y"]
-    assert project.stamp.stat().st_mtime_ns == made
-    assert project.run().ran[2] == ["serve"]
-    assert project.run("--port", "1").ran[2] == ["serve", "--port", "1"]
-    assert project.run("--version").ran[2] == ["--version"]
+    assert (second.code, second.err) == (3, "")
+    assert second.imgsvc_process[2] == ["fail", "x y"]
+    assert project.stamp.stat().st_mtime_ns == created
+    assert project.run().imgsvc_process[2] == ["serve"]
+    assert project.run("--port", "1").imgsvc_process[2] == ["serve", "--port", "1"]
+    assert project.run("--version").imgsvc_process[2] == ["--version"]
 
     service = project.start("--wait")
     assert service.process.stdout is not None
     service.process.stdout.readline()
     service.process.terminate()
-    assert service.ended().code == 7
+    assert service.wait().code == 7
 
     project.lock("# another\n")
-    assert "making an environment" in project.run().said
-    assert "requirements-dev.lock" in project.run("test", "--version").said
-    assert project.run().said == ""
+    assert "creating an environment" in project.run().err
+    assert "requirements-dev.lock" in project.run("test", "--version").err
+    assert project.run().err == ""
 
 
-def test_an_interrupted_set_up_is_made_anew(project: Project) -> None:
-    for end in (signal.SIGKILL, signal.SIGINT):
-        started = project.start()
-        block_until((project.venv / "pyvenv.cfg").exists, what="the set-up to be under way")
-        os.killpg(started.process.pid, end)
-        assert started.ended().code == (130 if end is signal.SIGINT else -9)
+def test_interrupted_setup_is_repeated_by_the_next_start(project: Project) -> None:
+    for number in (signal.SIGKILL, signal.SIGINT):
+        setup = project.start()
+        block_until((project.venv / "pyvenv.cfg").exists, what="the setup to start")
+        os.killpg(setup.process.pid, number)
+        assert setup.wait().code == (130 if number is signal.SIGINT else -9)
         assert json.loads(project.stamp.read_text()) == {}
         repaired = project.run()
-        assert "making an environment" in repaired.said
+        assert "creating an environment" in repaired.err
         assert repaired.code == 0
         shutil.rmtree(project.venv)
 
 
-def test_a_failed_installation_says_so_and_is_tried_again(project: Project) -> None:
+def test_failed_installation_is_reported_and_repeated_by_the_next_start(project: Project) -> None:
     project.lock("no-such-package-for-imgsvc==1 --hash=sha256:" + "0" * 64 + "\n")
     failed = project.run(PIP_NO_INDEX="1", PIP_FIND_LINKS="")
     assert failed.code == 1
-    assert "pip could not install" in failed.said
-    assert "no-such-package-for-imgsvc" in failed.said
-    assert "Traceback" not in failed.said
-    project.lock("# nothing\n")
+    assert "pip could not install" in failed.err
+    assert "no-such-package-for-imgsvc" in failed.err
+    assert "Traceback" not in failed.err
+    project.lock("# empty\n")
     assert project.run().code == 0
 
 
-def test_two_first_starts_at_once_make_one_environment(project: Project) -> None:
+def test_two_concurrent_first_starts_create_one_environment(project: Project) -> None:
     starts = [project.start(), project.start()]
-    said = [start.ended().said for start in starts]
+    messages = [start.wait().err for start in starts]
     assert [start.code for start in starts] == [0, 0]
-    assert sum("making an environment" in each for each in said) == 1
-    assert sum("waiting for another" in each for each in said) <= 1
+    assert sum("creating an environment" in each for each in messages) == 1
+    assert sum("waiting for another" in each for each in messages) <= 1
 
 
-def test_an_environment_of_the_users_own_is_left_alone(project: Project) -> None:
+def test_environment_of_the_user_is_not_changed(project: Project) -> None:
     project.venv.mkdir()
     (project.venv / "theirs").write_text("x")
-    refused = project.run()
-    assert refused.code == 1
-    assert "run.py did not make it" in refused.said
+    rejected = project.run()
+    assert rejected.code == 1
+    assert "run.py did not create it" in rejected.err
     assert [each.name for each in project.venv.iterdir()] == ["theirs"]
 
 
-def test_where_the_dependencies_are_there_nothing_is_installed(project: Project) -> None:
+def test_nothing_is_installed_if_the_python_has_the_dependencies(project: Project) -> None:
     shutil.copy(ROOT / "pyproject.toml", project.folder)
-    started = project.run("a", python=sys.executable)
-    assert started.code == 0, started.said
-    assert started.ran == (started.process.pid, sys.executable, ["a"])
-    assert started.said == ""
+    command = project.run("a", python=sys.executable)
+    assert command.code == 0, command.err
+    assert command.imgsvc_process == (command.process.pid, sys.executable, ["a"])
+    assert command.err == ""
     assert not project.venv.exists()
 
 
-def test_a_python_without_venv_is_told_what_to_do(project: Project, tmp_path: Path) -> None:
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(
+def test_python_without_venv_gets_installation_advice(project: Project, tmp_path: Path) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "sitecustomize.py").write_text(
         "import sys\nsys.modules['ensurepip'] = None"
     )
-    refused = project.run(PYTHONPATH=str(tmp_path / "site"))
-    assert refused.code == 1
-    assert re.search(r"apt install python3\.\d+-venv", refused.said)
+    rejected = project.run(PYTHONPATH=str(tmp_path / "packages"))
+    assert rejected.code == 1
+    assert re.search(r"apt install python3\.\d+-venv", rejected.err)
     assert not project.venv.exists()
 
 
-def test_help_needs_no_environment(project: Project) -> None:
-    shown = project.run("--help")
-    assert shown.code == 0
-    assert "run.py test" in shown.out
+def test_help_creates_no_environment(project: Project) -> None:
+    command = project.run("--help")
+    assert command.code == 0
+    assert "run.py test" in command.out
     assert not project.venv.exists()
 
 
-def test_an_old_python_can_read_it_as_far_as_its_check() -> None:
+def test_old_python_can_parse_run_py_and_reach_its_version_check() -> None:
     tree = ast.parse((ROOT / "run.py").read_text(), feature_version=(3, 6))
     before = [type(each).__name__ for each in tree.body[:4]]
     assert before == ["Expr", "Import", "If", "If"]
@@ -210,7 +213,10 @@ def test_an_old_python_can_read_it_as_far_as_its_check() -> None:
 
 
 def pins(name: str) -> dict[str, set[str]]:
-    """What a lock file pins: versions by package. Each pin has a hash, and there is nothing else."""
+    """Return the versions that a lock file pins, by package.
+
+    Fail if a pin has no hash, or if a line is not a pin.
+    """
     found: dict[str, set[str]] = {}
     text = re.sub(r"^#.*\n", "", (ROOT / name).read_text(), flags=re.MULTILINE)
     for entry in text.replace("\\\n", "").splitlines():
@@ -236,55 +242,55 @@ def pins(name: str) -> dict[str, set[str]]:
         ("linux", ("glibc", "2.41"), "riscv64", 64, "requirements-slim.lock"),
     ],
 )
-def test_the_lock_is_one_whose_wheels_there_are(
+def test_lock_file_has_wheels_for_the_platform(
     system: str, libc: tuple[str, str], machine: str, bits: int, lock: str
 ) -> None:
     code = (
         "import platform, sys, sysconfig\n"
-        "sysconfig.get_config_vars()  # while the system is still what it is\n"
+        "sysconfig.get_config_vars()  # fill the cache before the platform is replaced\n"
         f"sys.platform, sys.maxsize = {system!r}, 2**{bits - 1} - 1\n"
         f"platform.libc_ver, platform.machine = lambda: {libc!r}, lambda: {machine!r}\n"
         "import run; print(run.LOCKS['run'].name)"
     )
-    done = subprocess.run(
+    result = subprocess.run(
         [BASE_PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == lock, done.stderr
+    assert result.stdout.strip() == lock, result.stderr
 
 
-def test_the_lock_files_name_no_host() -> None:
+def test_lock_files_contain_no_index_url() -> None:
     for name in ("requirements.lock", "requirements-slim.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert "index" not in text
 
 
-def test_the_lock_files_agree_with_each_other_and_with_the_project() -> None:
+def test_lock_files_agree_with_each_other_and_with_pyproject() -> None:
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
     slim = pins("requirements-slim.lock")
     assert {name: dev.get(name) for name in runtime} == runtime
-    assert {name: slim.get(name) for name in runtime if name not in OF_FAST} == slim
-    assert runtime.keys() >= OF_FAST
+    assert {name: slim.get(name) for name in runtime if name not in FAST_PACKAGES} == slim
+    assert runtime.keys() >= FAST_PACKAGES
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    for wanted, lock in (
+    for requirements, lock in (
         (project["project"]["dependencies"], slim),
         (project["project"]["optional-dependencies"]["fast"], runtime),
         (project["dependency-groups"]["dev"], dev),
     ):
-        for requirement in wanted:
-            name, _, least = requirement.partition(">=")
+        for requirement in requirements:
+            name, _, minimum = requirement.partition(">=")
             for version in lock[name]:
                 assert [int(n) for n in re.findall(r"\d+", version)] >= [
-                    int(n) for n in least.split(".")
+                    int(n) for n in minimum.split(".")
                 ]
 
 
-# --- with a package index ------------------------------------------------------------------------
+# --- tests that need a package index -------------------------------------------------------------
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """The project's own files, as a clean checkout has them."""
+    """Return a copy of the files that git tracks."""
     folder = tmp_path / "checkout"
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -297,25 +303,25 @@ def checkout(tmp_path: Path) -> Path:
 
 
 @pytest.mark.external
-def test_a_clean_checkout_starts(checkout: Path) -> None:
+def test_clean_checkout_starts(checkout: Path) -> None:
     command = [BASE_PYTHON, str(checkout / "run.py"), "--version"]
-    for said in ("the environment is ready", ""):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("imgsvc ")
-        assert said in done.stderr
-    assert done.stderr == ""
+    for message in ("the environment is ready", ""):
+        result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.startswith("imgsvc ")
+        assert message in result.stderr
+    assert result.stderr == ""
 
 
 @pytest.mark.external
-def test_the_wheel_has_what_is_not_python(checkout: Path, tmp_path: Path) -> None:
+def test_wheel_contains_data_files(checkout: Path, tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
     subprocess.run([*pip, "-w", str(tmp_path), str(checkout)], check=True, timeout=300)
     (wheel,) = tmp_path.glob("imgsvc-*.whl")
     with ZipFile(wheel) as archive:
         packed = set(archive.namelist())
     package = checkout / "imgsvc"
-    ours = {str(f.relative_to(checkout)) for f in package.rglob("*") if f.is_file()}
-    assert ours <= packed
+    expected = {str(f.relative_to(checkout)) for f in package.rglob("*") if f.is_file()}
+    assert expected <= packed
     assert any(name.endswith(".sql") for name in packed)
     assert any("/static/" in name for name in packed)
