@@ -73,6 +73,7 @@ def _fail(message: str, code: int = 1) -> int:
 
 
 def _examples(*lines: str) -> str:
+    """Return an epilog that lists examples. `\\b` keeps click from wrapping the lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
@@ -132,6 +133,7 @@ def _server_options(command: Command) -> Command:
 
 
 def _client(server: str, api_key_file: Path | None) -> Client:
+    """Return a client of the service. Raise `click.BadParameter` if the URL or the key is invalid."""
     if not _is_base_url(server):
         raise click.BadParameter(
             f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080", param_hint="--server"
@@ -345,6 +347,7 @@ def submit(
 
 
 async def _follow(client: Client, request_id: str, out: Path | None) -> int:
+    """Show progress until the request has finished, save its CSV to `out`, and return the exit code."""
     console = Console(stderr=True)
     with progress_display(console) as show:
         async for status in client.watch(request_id):
