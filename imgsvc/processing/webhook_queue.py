@@ -116,7 +116,9 @@ class WebhookQueue:
             log.info("webhook delivered", extra=extra | {"attempts": attempts})
         else:
             delay = (
-                None if result.gone else webhook_retry_delay(attempts, self._config.retry_delays_seconds)
+                None
+                if result.gone
+                else webhook_retry_delay(attempts, self._config.retry_delays_seconds)
             )
             next_at = None if delay is None else time.time() + delay
             error = result.error or "the receiver did not accept it"
