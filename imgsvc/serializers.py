@@ -1,7 +1,7 @@
-"""A request's state, from a database snapshot to the status CSV and JSON.
+"""Serialization of requests and products to the status CSV and JSON.
 
-Rows of large requests are rendered by the thousand: plain dictionaries and tuples, no validation. That
-they are what the API's description says is held by a test.
+Large requests have many thousands of rows, so these are plain dictionaries and tuples without
+validation. A test checks that they match the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from imgsvc.table.cells import (
 
 Json = dict[str, Any]
 
-DAY = 86_400.0
+SECONDS_PER_DAY = 86_400.0
 STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
-"""The status CSV's own columns; the input's further ones follow."""
+"""The first columns of the status CSV. The other columns of the input follow them."""
 
 
-def when(seconds: float | None) -> str | None:
-    """A time as RFC 3339 has it, in UTC, to the millisecond."""
+def format_time(seconds: float | None) -> str | None:
+    """Return a Unix time in RFC 3339 format: in UTC, with milliseconds. None stays None."""
     if seconds is None:
         return None
     moment = datetime.fromtimestamp(seconds, UTC)
@@ -41,42 +41,43 @@ def when(seconds: float | None) -> str | None:
 
 
 def accepted_json(request: Request, status_url: str) -> Json:
-    """The answer to an upload: what was accepted, however far it has come since."""
+    """Return the response to an accepted upload. A replayed upload also has the status `pending`."""
     return {
         "requestId": request.request_id,
         "status": "pending",
         "products": request.products,
         "images": request.progress.total,
         "statusUrl": status_url,
-        "createdAt": when(request.created_at),
+        "createdAt": format_time(request.created_at),
     }
 
 
 def summary_json(request: Request, now: float) -> Json:
-    """A request as a list shows it."""
+    """Return a request's entry in a list of requests. `now` is in Unix seconds."""
     return {
         "requestId": request.request_id,
         "status": request.progress.status,
-        "createdAt": when(request.created_at),
-        "finishedAt": when(request.finished_at),
+        "createdAt": format_time(request.created_at),
+        "finishedAt": format_time(request.finished_at),
         "progress": _progress_json(request, now),
         "bytes": _bytes_json(request),
     }
 
 
 def status_json(request: Request, now: float, retention_days: float = 0) -> Json:
-    """A request's status without its products. `now` is in Unix seconds."""
+    """Return a request's status without its products. `now` is in Unix seconds."""
     webhook = request.webhook
     status = {
         "requestId": request.request_id,
         "status": request.progress.status,
-        "createdAt": when(request.created_at),
-        "startedAt": when(request.started_at),
-        "finishedAt": when(request.finished_at),
+        "createdAt": format_time(request.created_at),
+        "startedAt": format_time(request.started_at),
+        "finishedAt": format_time(request.finished_at),
         "progress": _progress_json(request, now),
         "bytes": _bytes_json(request),
         "failures": [
-            {"host": each.host, "code": each.code, "count": each.count} for each in request.failures
+            {"host": failure.host, "code": failure.code, "count": failure.count}
+            for failure in request.failures
         ],
         "webhook": webhook
         and {
@@ -88,19 +89,19 @@ def status_json(request: Request, now: float, retention_days: float = 0) -> Json
     }
     if retention_days:
         finished = request.finished_at
-        status["expiresAt"] = when(finished and finished + retention_days * DAY)
+        status["expiresAt"] = format_time(finished and finished + retention_days * SECONDS_PER_DAY)
     return status
 
 
 def webhook_body(request: Request, retention_days: float = 0) -> str:
-    """The JSON text that tells a finished request's webhook."""
+    """Return the body of a finished request's webhook as JSON text."""
     now = time.time()
-    event = {"type": "request.finished", "timestamp": when(now)}
+    event = {"type": "request.finished", "timestamp": format_time(now)}
     return json.dumps(event | status_json(request, now, retention_days))
 
 
 def product_json(product: ProductRow, base_url: str) -> Json:
-    """A row of a request. `base_url` is where the service is, without a slash at the end."""
+    """Return a product and its images. `base_url` is the service's URL without a final slash."""
     return {
         "serialNumber": product.serial_number,
         "productName": product.name,
@@ -131,7 +132,10 @@ def _image_json(image: ImageRow, base_url: str) -> Json:
 
 
 def eta_seconds(request: Request, now: float) -> int | None:
-    """Seconds to the end at the measured rate; None while there is none to tell by."""
+    """Return the seconds until the request has finished, at the measured rate.
+
+    None if no rate has been measured yet. `now` is in Unix seconds.
+    """
     if request.finished_at is not None:
         return 0
     progress, since = request.progress, request.measured_since
@@ -156,7 +160,7 @@ def _progress_json(request: Request, now: float) -> Json:
 
 
 def _percent(progress: Progress) -> int:
-    """Rounded down: what is not done never shows as 100."""
+    """Return the finished share of images, rounded down: 100 only if all are finished."""
     return 100 * progress.done // progress.total if progress.total else 100
 
 
@@ -171,14 +175,14 @@ def _bytes_json(request: Request) -> Json:
 
 
 def csv_header(columns: Columns) -> Sequence[str]:
-    """The status CSV's header."""
+    """Return the header of the status CSV."""
     return (*STATUS_COLUMNS, *columns.extra)
 
 
 def csv_rows(
     products: Sequence[ProductRow], request_id: str, base_url: str
 ) -> Iterator[Sequence[str]]:
-    """The status CSV's rows, one for each of the input's."""
+    """Yield the rows of the status CSV, one per product."""
     for product in products:
         yield (
             product.serial_number,
@@ -187,15 +191,15 @@ def csv_rows(
             ",".join([_output_url(image, base_url) for image in product.images]),
             request_id,
             product.progress.status,
-            _errors(product.images),
+            _error_cell(product.images),
             *product.extra,
         )
 
 
 def failed_rows(products: Sequence[ProductRow], columns: Columns) -> Iterator[Sequence[str]]:
-    """Rows of the input that have failed images, with just those, in the input's own columns.
+    """Yield rows in the input's own columns, without the output columns.
 
-    The header is `columns.names`.
+    `products` have only their failed images. The header is `columns.names`.
     """
     for product in products:
         extra = iter(product.extra)
@@ -213,11 +217,11 @@ def _output_url(image: ImageRow, base_url: str) -> str:
     return f"{base_url}/images/{image.file}" if image.file else ""
 
 
-def _errors(images: Sequence[ImageRow]) -> str:
+def _error_cell(images: Sequence[ImageRow]) -> str:
     return "; ".join(
         [
-            f"{place}: {image.error_code}: {image.error_message}"
-            for place, image in enumerate(images, 1)
+            f"{position}: {image.error_code}: {image.error_message}"
+            for position, image in enumerate(images, 1)
             if image.error_code
         ]
     )

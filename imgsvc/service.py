@@ -80,8 +80,8 @@ class Service:
         self._processing: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self.metrics = metrics = Metrics()
-        self.snapshots = Queries(database)
-        self.events = events = Events(self.snapshots)
+        self.queries = Queries(database)
+        self.events = events = Events(self.queries)
         self._database = database
         self._disk_space = disk_space = DiskSpace(
             config.storage.data_dir, config.storage.min_free_bytes
@@ -149,8 +149,8 @@ class Service:
         return AppContext(
             config=self.config,
             intake=self.intake,
-            snapshots=self.snapshots,
-            control=self.actions,
+            queries=self.queries,
+            actions=self.actions,
             files=self.files,
             events=self.events,
             health=self.monitor.health,

@@ -1,4 +1,4 @@
-"""The HTTP layer over a real service that fetches nothing: tests move its images along by hand."""
+"""An HTTP server on a real service without its scheduler: tests complete or fail images by hand."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ ROWS = ((1, "Lamp, desk", ["http://a.example/w_1,h_1/1.jpg", "http://b.example/2
 HEADER = ("S. No.", "Product Name", "Input Image Urls", "Colour")
 
 
-def body_of(rows: Sequence[Sequence[object]] = ROWS) -> bytes:
+def csv_body(rows: Sequence[Sequence[object]] = ROWS) -> bytes:
+    """Return a CSV with the columns `HEADER`."""
     return table(rows, HEADER)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back."""
+class HttpResponse:
+    """A response that has been read completely."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -48,7 +49,7 @@ class Answer:
         return json.loads(self.body)
 
     def problem(self) -> Any:
-        """The problem report, once it is known to be one."""
+        """Return the body after checking that it is a problem report."""
         assert self.headers["Content-Type"] == "application/problem+json", self.body
         problem = self.json()
         assert problem["status"] == self.status
@@ -57,14 +58,14 @@ class Answer:
 
 
 class HttpHarness:
-    """A service and where it listens."""
+    """A service, the URL it listens on, and a client session."""
 
     def __init__(self, service: Service, port: int, session: aiohttp.ClientSession) -> None:
         self.service = service
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
         self._session = session
-        self.work: JobStore = service._job_store
+        self.job_store: JobStore = service._job_store
 
     async def call(
         self,
@@ -72,51 +73,52 @@ class HttpHarness:
         path: str,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> HttpResponse:
         if isinstance(body, bytes):
             body = io.BytesIO(body)
         async with self._session.request(
             method, self.url + path, data=body, headers=headers, allow_redirects=False
-        ) as answer:
-            return Answer(answer.status, answer.headers, await answer.read())
+        ) as response:
+            return HttpResponse(response.status, response.headers, await response.read())
 
-    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    async def get(self, path: str, headers: Mapping[str, str] | None = None) -> HttpResponse:
         return await self.call("GET", path, headers=headers)
 
     async def post(
         self, path: str, body: Any = b"", headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> HttpResponse:
         return await self.call("POST", path, body, headers)
 
     async def upload(self, rows: Sequence[Sequence[object]] = ROWS, query: str = "") -> str:
-        """Upload rows that are to be accepted; give the request's id."""
-        answer = await self.post(
-            f"/processImages{query}", body_of(rows), {"Content-Type": "text/csv"}
+        """Upload valid rows and return the request's ID."""
+        response = await self.post(
+            f"/processImages{query}", csv_body(rows), {"Content-Type": "text/csv"}
         )
-        assert answer.status == 201, answer.body
-        return str(answer.json()["requestId"])
+        assert response.status == 201, response.body
+        return str(response.json()["requestId"])
 
     async def claim(self, limit: int = 1_000) -> list[Claim]:
-        return await self.work.claim(limit, lambda _: limit, time.time())
+        return await self.job_store.claim(limit, lambda _: limit, time.time())
 
     async def complete(self, claims: Sequence[Claim], data: bytes = b"x" * 400) -> None:
-        """Store an output for each claim, as the pipeline does."""
+        """Store an output of these bytes for each claim, as the pipeline does."""
         info = ImageInfo(1_000, len(data), 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
         for claim in claims:
             await self.service.files.put(f"{claim.token}.jpg", data)
-        done = [
+        outcomes = [
             Completed(claim, claim.token.encode(), f"{claim.token}.jpg", info) for claim in claims
         ]
-        result = await self.work.finish(done)
+        result = await self.job_store.finish(outcomes)
         self.service.events.mark_changed(result.changed_requests)
 
     async def fail(self, claims: Sequence[Claim], message: str = "404 Not Found") -> None:
-        failed = [Failed(claim, 1, ImageErrorCode.HTTP_STATUS, message) for claim in claims]
-        result = await self.work.finish(failed)
+        """Fail each claim with an `http_status` error."""
+        outcomes = [Failed(claim, 1, ImageErrorCode.HTTP_STATUS, message) for claim in claims]
+        result = await self.job_store.finish(outcomes)
         self.service.events.mark_changed(result.changed_requests)
 
     async def raw(self, *pieces: bytes) -> bytes:
-        """Send bytes as they are, and give what comes back until the connection is closed."""
+        """Send raw bytes and return everything received until the connection is closed."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             for piece in pieces:
@@ -129,7 +131,7 @@ class HttpHarness:
 
 @asynccontextmanager
 async def open_http(folder: Path, **sections: Mapping[str, object]) -> AsyncIterator[HttpHarness]:
-    """Serve with settings: `open_http(tmp_path, server={"api_keys": ["k"]})`."""
+    """Run a server with these settings, e.g. `open_http(tmp_path, server={"api_keys": ["k"]})`."""
     settings: dict[str, Any] = {
         "storage": {"data_dir": folder / "data", "min_free_bytes": 0},
         "compress": {"workers": 1},
@@ -140,8 +142,8 @@ async def open_http(folder: Path, **sections: Mapping[str, object]) -> AsyncIter
     config.storage.data_dir.mkdir(exist_ok=True)
     database = await Database.open(config.storage.data_dir / DATABASE)
     service = Service(config, database)
-    parts = (service.events.publish(), service.monitor.watch())
-    tasks = [asyncio.create_task(part) for part in parts]
+    coroutines = (service.events.publish(), service.monitor.watch())
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     service.monitor.state = ServiceState.RUNNING
     runner = Runner(create_app(service.app_context), access_log=None, shutdown_timeout=1.0)
     await runner.setup()

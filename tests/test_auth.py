@@ -1,4 +1,4 @@
-"""API keys, and the cookie that stands for one."""
+"""Tests of API keys and session cookies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_harness import Answer, HttpHarness, open_http
+from tests.http_harness import HttpHarness, HttpResponse, open_http
 
 KEYS = ["first-key", "second-key"]
 JSON = {"Content-Type": "application/json"}
@@ -42,30 +42,32 @@ async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
         yield http
 
 
-def cookie_of(answer: Answer) -> str:
-    cookie = SimpleCookie(answer.headers["Set-Cookie"])
+def session_cookie(response: HttpResponse) -> str:
+    cookie = SimpleCookie(response.headers["Set-Cookie"])
     return f"imgsvc_session={cookie['imgsvc_session'].value}"
 
 
-async def sign_in(http: HttpHarness, key: str = KEYS[0]) -> Answer:
+async def sign_in(http: HttpHarness, key: str = KEYS[0]) -> HttpResponse:
     return await http.post("/session", f'{{"apiKey": "{key}"}}'.encode(), JSON)
 
 
 @pytest.mark.parametrize(("method", "path"), PROTECTED)
-async def test_without_a_key_there_is_no_way_in(http: HttpHarness, method: str, path: str) -> None:
-    answer = await http.call(method, path)
-    assert answer.status == 401
-    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+async def test_protected_routes_return_401_without_key(
+    http: HttpHarness, method: str, path: str
+) -> None:
+    response = await http.call(method, path)
+    assert response.status == 401
+    assert response.headers["WWW-Authenticate"].startswith("Bearer")
     if method != "HEAD":
-        assert answer.problem()["type"] == "urn:imgsvc:problem:unauthorized"
+        assert response.problem()["type"] == "urn:imgsvc:problem:unauthorized"
 
 
 @pytest.mark.parametrize("path", PUBLIC)
-async def test_what_is_public_needs_no_key(http: HttpHarness, path: str) -> None:
+async def test_public_routes_need_no_key(http: HttpHarness, path: str) -> None:
     assert (await http.get(path)).status == 200
 
 
-async def test_outputs_need_no_key(http: HttpHarness) -> None:
+async def test_images_need_no_key(http: HttpHarness) -> None:
     assert (await http.get(f"/images/{'0' * 32}.jpg")).status == 404
 
 
@@ -78,7 +80,7 @@ async def test_outputs_need_no_key(http: HttpHarness) -> None:
         {"X-API-Key": "wrong", "Authorization": "Bearer first-key"},
     ],
 )
-async def test_a_key_that_fits(http: HttpHarness, headers: dict[str, str]) -> None:
+async def test_valid_key_in_header_is_accepted(http: HttpHarness, headers: dict[str, str]) -> None:
     assert (await http.get("/listRequests", headers)).status == 200
 
 
@@ -97,25 +99,27 @@ async def test_a_key_that_fits(http: HttpHarness, headers: dict[str, str]) -> No
         {"Cookie": "imgsvc_session="},
     ],
 )
-async def test_a_key_that_does_not_fit(http: HttpHarness, headers: dict[str, str]) -> None:
+async def test_invalid_key_or_cookie_returns_401(
+    http: HttpHarness, headers: dict[str, str]
+) -> None:
     assert (await http.get("/listRequests", headers)).status == 401
 
 
 @pytest.mark.parametrize("query", ["apiKey", "api_key", "key", "X-API-Key", "access_token"])
-async def test_a_key_in_a_url_is_none(http: HttpHarness, query: str) -> None:
+async def test_key_in_query_string_returns_401(http: HttpHarness, query: str) -> None:
     assert (await http.get(f"/listRequests?{query}=first-key")).status == 401
 
 
-async def test_a_key_is_traded_for_a_cookie(http: HttpHarness) -> None:
-    answer = await sign_in(http)
-    assert answer.status == 204
-    cookie = SimpleCookie(answer.headers["Set-Cookie"])["imgsvc_session"]
+async def test_sign_in_sets_cookie_that_is_accepted_like_key(http: HttpHarness) -> None:
+    response = await sign_in(http)
+    assert response.status == 204
+    cookie = SimpleCookie(response.headers["Set-Cookie"])["imgsvc_session"]
     assert cookie["httponly"]
     assert cookie["samesite"] == "Strict"
     assert cookie["path"] == "/"
     assert not cookie["secure"]
-    assert "first-key" not in answer.headers["Set-Cookie"]
-    headers = {"Cookie": cookie_of(answer)}
+    assert "first-key" not in response.headers["Set-Cookie"]
+    headers = {"Cookie": session_cookie(response)}
     assert (await http.get("/listRequests", headers)).status == 200
     assert (await http.get(f"/watchStatus/{UNKNOWN}", headers)).status == 404
 
@@ -137,35 +141,35 @@ async def test_a_key_is_traded_for_a_cookie(http: HttpHarness) -> None:
         (b" " * 5_000, JSON, 413),
     ],
 )
-async def test_what_gives_no_cookie(
+async def test_sign_in_with_invalid_body_or_key_sets_no_cookie(
     http: HttpHarness, body: bytes, headers: dict[str, str], status: int
 ) -> None:
-    answer = await http.post("/session", body, headers)
-    assert answer.status == status
-    answer.problem()
-    assert "Set-Cookie" not in answer.headers
+    response = await http.post("/session", body, headers)
+    assert response.status == status
+    response.problem()
+    assert "Set-Cookie" not in response.headers
 
 
-async def test_signing_out(http: HttpHarness) -> None:
-    answer = await http.call("DELETE", "/session")
-    assert answer.status == 204
-    cookie = SimpleCookie(answer.headers["Set-Cookie"])["imgsvc_session"]
+async def test_sign_out_deletes_cookie(http: HttpHarness) -> None:
+    response = await http.call("DELETE", "/session")
+    assert response.status == 204
+    cookie = SimpleCookie(response.headers["Set-Cookie"])["imgsvc_session"]
     assert cookie.value == ""
     assert cookie["max-age"] == "0"
 
 
-async def test_a_cookie_goes_with_its_key(tmp_path: Path) -> None:
+async def test_cookie_is_invalid_when_its_key_is_removed(tmp_path: Path) -> None:
     for name in "ab":
         (tmp_path / name).mkdir()
     async with open_http(tmp_path / "a", server={"api_keys": KEYS}) as http:
-        cookies = {key: {"Cookie": cookie_of(await sign_in(http, key))} for key in KEYS}
+        cookies = {key: {"Cookie": session_cookie(await sign_in(http, key))} for key in KEYS}
         assert cookies[KEYS[0]] != cookies[KEYS[1]]
     async with open_http(tmp_path / "b", server={"api_keys": KEYS[1:]}) as http:
         assert (await http.get("/listRequests", cookies[KEYS[0]])).status == 401
         assert (await http.get("/listRequests", cookies[KEYS[1]])).status == 200
 
 
-async def test_the_cookie_of_a_public_url(tmp_path: Path) -> None:
+async def test_cookie_has_path_and_secure_flag_of_public_url(tmp_path: Path) -> None:
     server = {"api_keys": KEYS, "public_url": "https://x.example/img"}
     async with open_http(tmp_path, server=server) as http:
         cookie = SimpleCookie((await sign_in(http)).headers["Set-Cookie"])["imgsvc_session"]
@@ -173,25 +177,26 @@ async def test_the_cookie_of_a_public_url(tmp_path: Path) -> None:
         assert cookie["secure"]
 
 
-async def test_without_keys_everything_is_open(tmp_path: Path) -> None:
+async def test_all_routes_are_open_without_configured_keys(tmp_path: Path) -> None:
     async with open_http(tmp_path) as http:
         assert (await http.get("/listRequests")).status == 200
-        answer = await sign_in(http)
-        assert (answer.status, "Set-Cookie" in answer.headers) == (204, False)
+        response = await sign_in(http)
+        assert (response.status, "Set-Cookie" in response.headers) == (204, False)
 
 
-async def test_all_keys_are_compared(
-    http: HttpHarness, monkeypatch: pytest.MonkeyPatch, count: Callable[[], int]
+async def test_check_compares_all_keys_for_constant_time(
+    http: HttpHarness, monkeypatch: pytest.MonkeyPatch, comparisons: Callable[[], int]
 ) -> None:
-    """The time it takes must not tell which key fits, nor how much of it."""
+    """The duration must not reveal which key matches, or how much of it."""
     for key in (KEYS[0], KEYS[1], "wrong"):
-        before = count()
+        before = comparisons()
         await http.get("/listRequests", {"X-API-Key": key})
-        assert count() - before == 2 * len(KEYS)
+        assert comparisons() - before == 2 * len(KEYS)
 
 
 @pytest.fixture
-def count(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Return a function that returns the number of calls of `hmac.compare_digest`."""
     import hmac  # noqa: PLC0415
 
     calls = 0

@@ -1,4 +1,4 @@
-"""What the API says of itself, held against what it does."""
+"""Tests that the OpenAPI document and the Postman collection match the API."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from imgsvc.config import ServerConfig
 from imgsvc.web.app import Access, routes
 from imgsvc.web.auth import ApiKeys
 from imgsvc.web.health import HealthHandler
-from imgsvc.web.openapi import document
-from imgsvc.web.operations import OPERATIONS, RAW_UPLOAD
+from imgsvc.web.openapi import openapi_document
+from imgsvc.web.operations import OPERATIONS, RAW_UPLOAD_TYPES
 from imgsvc.web.options import ListQuery, StatusQuery, UploadFields
 from imgsvc.web.origin_policy import OriginPolicy
 from imgsvc.web.problems import PROBLEMS
@@ -25,7 +25,7 @@ from imgsvc.web.uploads import RAW_TYPES
 from tests.http_harness import HttpHarness, open_http
 
 KEYS = {"api_keys": ["k"]}
-UNDESCRIBED = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
+UNDOCUMENTED_PATHS = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
 
 
 @pytest.fixture
@@ -35,53 +35,55 @@ async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
 
 
 def references(node: Any) -> set[str]:
+    """Return all `$ref` values in a JSON document."""
     if isinstance(node, dict):
         found = {node["$ref"]} if "$ref" in node else set()
         return found.union(*map(references, node.values()))
     return set().union(*map(references, node)) if isinstance(node, list) else set()
 
 
-async def test_every_route_is_described_and_no_other(http: HttpHarness) -> None:
-    parts = http.service.app_context
-    origins, keys = OriginPolicy(ServerConfig()), ApiKeys([])
-    table = routes(parts, origins, keys, HealthHandler(parts.health, parts.metrics))
+async def test_operations_match_routes_and_their_access(http: HttpHarness) -> None:
+    context = http.service.app_context
+    origin_policy, keys = OriginPolicy(ServerConfig()), ApiKeys([])
+    health = HealthHandler(context.health, context.metrics)
+    table = routes(context, origin_policy, keys, health)
     served = {
         (route.method.lower(), route.path.replace("request_id", "requestId")): route.access
         for route in table
-        if route.path not in UNDESCRIBED
+        if route.path not in UNDOCUMENTED_PATHS
     }
-    described = {(o.method, o.path): o for o in OPERATIONS}
-    assert served.keys() == described.keys()
-    for call, access in served.items():
-        operation = described[call]
+    documented = {(o.method, o.path): o for o in OPERATIONS}
+    assert served.keys() == documented.keys()
+    for method_and_path, access in served.items():
+        operation = documented[method_and_path]
         assert operation.public is (access in {Access.PUBLIC, Access.SUPERVISOR})
-        assert operation.always is (access is not Access.API)
+        assert operation.available_while_starting is (access is not Access.API)
 
 
-def test_all_references_lead_somewhere() -> None:
+def test_document_defines_exactly_the_referenced_schemas() -> None:
     for with_keys in (True, False):
-        described = document(with_keys=with_keys)
-        schemas = {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
-        assert references(described) == schemas, "and none is there that nobody refers to"
+        document = openapi_document(with_keys=with_keys)
+        schemas = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+        assert references(document) == schemas
 
 
-def test_the_options_are_those_that_are_parsed() -> None:
-    paths = document(with_keys=False)["paths"]
+def test_query_parameters_match_option_models() -> None:
+    paths = openapi_document(with_keys=False)["paths"]
     for model, path, method in (
         (UploadFields, "/processImages", "post"),
         (StatusQuery, "/checkStatus/{requestId}", "get"),
         (ListQuery, "/listRequests", "get"),
     ):
         parameters = paths[path][method]["parameters"]
-        named = {p["name"] for p in parameters if p["in"] == "query"}
-        assert named == {str(field.alias) for field in model.model_fields.values()}
+        names = {p["name"] for p in parameters if p["in"] == "query"}
+        assert names == {str(field.alias) for field in model.model_fields.values()}
         for parameter in parameters:
             assert "type" in parameter["schema"] or "enum" in parameter["schema"], parameter
             assert parameter["description"]
 
 
-def test_every_refusal_is_described_as_a_problem() -> None:
-    for item in document(with_keys=True)["paths"].values():
+def test_error_responses_are_problem_reports() -> None:
+    for item in openapi_document(with_keys=True)["paths"].values():
         for operation in item.values():
             for status, response in operation["responses"].items():
                 if int(status) >= 400:
@@ -89,27 +91,27 @@ def test_every_refusal_is_described_as_a_problem() -> None:
                     assert int(status) in {code for code, _ in PROBLEMS.values()}
 
 
-def test_the_types_of_an_upload() -> None:
-    assert set(RAW_TYPES) - set(RAW_UPLOAD) == {"application/csv", "application/vnd.ms-excel"}
+def test_upload_content_types_match_accepted_types() -> None:
+    assert set(RAW_TYPES) - set(RAW_UPLOAD_TYPES) == {"application/csv", "application/vnd.ms-excel"}
 
 
-def test_keys_are_spoken_of_where_there_are_any() -> None:
-    assert "securitySchemes" not in document(with_keys=False)["components"]
-    described = document(with_keys=True)
-    assert set(described["components"]["securitySchemes"]) == {"bearer", "header", "cookie"}
-    upload = described["paths"]["/processImages"]["post"]
+def test_document_has_security_only_with_keys() -> None:
+    assert "securitySchemes" not in openapi_document(with_keys=False)["components"]
+    document = openapi_document(with_keys=True)
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header", "cookie"}
+    upload = document["paths"]["/processImages"]["post"]
     assert upload["security"]
     assert "401" in upload["responses"]
-    image = described["paths"]["/images/{file}"]["get"]
+    image = document["paths"]["/images/{file}"]["get"]
     assert image["security"] == []
     assert "401" not in image["responses"]
 
 
-async def test_it_is_served_with_the_address_it_was_asked_at(tmp_path: Path) -> None:
+async def test_documents_have_url_of_the_request_host(tmp_path: Path) -> None:
     async with open_http(tmp_path, server=KEYS) as http:
-        described = (await http.get("/openapi.json", {"Host": "img.example:81"})).json()
-        assert described["openapi"] == "3.1.0"
-        assert described["servers"] == [{"url": "http://img.example:81"}]
+        document = (await http.get("/openapi.json", {"Host": "img.example:81"})).json()
+        assert document["openapi"] == "3.1.0"
+        assert document["servers"] == [{"url": "http://img.example:81"}]
         collection = (await http.get("/postman.json", {"Host": "img.example:81"})).json()
         assert collection["info"]["schema"].endswith("/v2.1.0/collection.json")
         variables = {v["key"]: v["value"] for v in collection["variable"]}
@@ -117,44 +119,46 @@ async def test_it_is_served_with_the_address_it_was_asked_at(tmp_path: Path) -> 
         assert variables["apiKey"] == ""
 
 
-async def test_answers_are_what_is_described(http: HttpHarness) -> None:
+async def test_responses_match_their_models(http: HttpHarness) -> None:
     request_id = await http.upload(query="?webhookUrl=https://x.example/hook")
     claims = await http.claim()
     await http.complete(claims[:1])
     await http.fail(claims[1:])
-    answer = await http.get(f"/checkStatus/{request_id}?format=json")
-    StatusResponse.model_validate_json(answer.body, strict=True)
+    response = await http.get(f"/checkStatus/{request_id}?format=json")
+    StatusResponse.model_validate_json(response.body, strict=True)
     RequestList.model_validate_json((await http.get("/listRequests")).body, strict=True)
 
 
-async def test_the_collection_calls_what_there_is(http: HttpHarness) -> None:
+async def test_postman_collection_uses_existing_operations(http: HttpHarness) -> None:
     collection = (await http.get("/postman.json")).json()
-    described = {(o.method.upper(), re.sub(r"{\w+}", "*", o.path)) for o in OPERATIONS}
-    called = set()
+    documented = {(o.method.upper(), re.sub(r"{\w+}", "*", o.path)) for o in OPERATIONS}
+    used = set()
     for item in collection["item"]:
         url = item["request"]["url"]
         if url.startswith("{{baseUrl}}"):
             path = url.removeprefix("{{baseUrl}}").partition("?")[0].replace("{{requestId}}", "*")
-            called.add((item["request"]["method"], path))
-    assert called <= described
-    wanted = {path for _, path in described if path.startswith(("/process", "/check", "/download"))}
-    assert wanted <= {path for _, path in called}
+            used.add((item["request"]["method"], path))
+    assert used <= documented
+    required = {
+        path for _, path in documented if path.startswith(("/process", "/check", "/download"))
+    }
+    assert required <= {path for _, path in used}
 
 
 @pytest.mark.external
-async def test_the_collection_runs_as_it_is(http: HttpHarness, tmp_path: Path) -> None:
+async def test_postman_collection_runs_in_newman(http: HttpHarness, tmp_path: Path) -> None:
     import asyncio  # noqa: PLC0415
 
-    async def process() -> None:
+    async def process_images() -> None:
         while True:
             if claims := await http.claim():
                 await http.complete(claims)
             await asyncio.sleep(0.05)
 
-    processing = asyncio.create_task(process())
+    processing = asyncio.create_task(process_images())
     file = tmp_path / "collection.json"
     file.write_text(json.dumps((await http.get("/postman.json")).json()))
-    done = await asyncio.to_thread(
+    newman = await asyncio.to_thread(
         subprocess.run,
         ["newman", "run", str(file), "--bail"],
         capture_output=True,
@@ -162,4 +166,4 @@ async def test_the_collection_runs_as_it_is(http: HttpHarness, tmp_path: Path) -
         check=False,
     )
     processing.cancel()
-    assert done.returncode == 0, done.stdout
+    assert newman.returncode == 0, newman.stdout

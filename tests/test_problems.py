@@ -1,4 +1,4 @@
-"""One error form, from any route, for anything."""
+"""Tests that every error is a problem report, on any route."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def http(tmp_path: Path) -> AsyncIterator[HttpHarness]:
         yield http
 
 
-def test_every_refusal_has_a_status_and_a_title() -> None:
+def test_every_problem_code_has_status_and_title() -> None:
     assert set(PROBLEMS) == set(ProblemCode)
     for status, title in PROBLEMS.values():
         assert 400 <= HTTPStatus(status) < 600
@@ -34,11 +34,11 @@ def test_every_refusal_has_a_status_and_a_title() -> None:
 
 
 @pytest.mark.parametrize("code", ProblemCode)
-def test_a_problem_is_what_the_description_says(code: ProblemCode) -> None:
-    fault = FileError(
+def test_problem_response_matches_model(code: ProblemCode) -> None:
+    error = FileError(
         FileErrorCode.TOO_LONG, "Shorten it.", row=3, column="Product Name", value="\ud800é"
     )
-    response = problem_response(ProblemError(code, "Because.", errors=[fault], error_count=200))
+    response = problem_response(ProblemError(code, "Because.", errors=[error], error_count=200))
     assert response.headers["Content-Type"] == JSON
     assert isinstance(response.body, bytes)
     problem = ProblemReport.model_validate_json(response.body.replace(b"\\ud800", b""))
@@ -48,11 +48,11 @@ def test_a_problem_is_what_the_description_says(code: ProblemCode) -> None:
     assert ("Retry-After" in response.headers) is (response.status in {429, 503})
 
 
-async def test_what_is_not_there(http: HttpHarness) -> None:
+async def test_unknown_path_returns_404_problem(http: HttpHarness) -> None:
     for path in ("/nowhere", "/processImages/", "/static/nothing.js", "/checkStatus", "//", "/%00"):
-        answer = await http.get(path)
-        assert answer.status == 404, path
-        assert answer.problem()["type"] == "urn:imgsvc:problem:not-found"
+        response = await http.get(path)
+        assert response.status == 404, path
+        assert response.problem()["type"] == "urn:imgsvc:problem:not-found"
 
 
 @pytest.mark.parametrize(
@@ -69,11 +69,13 @@ async def test_what_is_not_there(http: HttpHarness) -> None:
         ("PROPFIND", "/", "GET, HEAD"),
     ],
 )
-async def test_a_wrong_method(http: HttpHarness, method: str, path: str, allow: str) -> None:
-    answer = await http.call(method, path)
-    assert answer.status == 405
-    assert answer.headers["Allow"] == allow
-    answer.problem()
+async def test_wrong_method_returns_405_with_allow(
+    http: HttpHarness, method: str, path: str, allow: str
+) -> None:
+    response = await http.call(method, path)
+    assert response.status == 405
+    assert response.headers["Allow"] == allow
+    response.problem()
 
 
 @pytest.mark.parametrize(
@@ -90,15 +92,15 @@ async def test_a_wrong_method(http: HttpHarness, method: str, path: str, allow: 
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
-async def test_what_is_no_http(
+async def test_malformed_http_returns_400_problem(
     http: HttpHarness, sent: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = await http.raw(sent)
-    assert answer.split(b" ", 2)[1] == b"400"
-    assert f"Content-Type: {JSON}".encode() in answer
-    assert b'"type": "urn:imgsvc:problem:bad-request"' in answer
-    assert b"nosniff" in answer
-    assert b"Python" not in answer
+    response = await http.raw(sent)
+    assert response.split(b" ", 2)[1] == b"400"
+    assert f"Content-Type: {JSON}".encode() in response
+    assert b'"type": "urn:imgsvc:problem:bad-request"' in response
+    assert b"nosniff" in response
+    assert b"Python" not in response
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -112,7 +114,7 @@ async def test_what_is_no_http(
         (StorageFullError("secret detail"), 503, "storage-full"),
     ],
 )
-async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
+async def test_internal_errors_are_logged_and_not_shown_to_client(
     http: HttpHarness,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -124,12 +126,12 @@ async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
         raise error
 
     monkeypatch.setattr(http.service.snapshots, "list_requests", fail)
-    answer = await http.get("/listRequests")
-    assert answer.status == status
-    assert answer.problem()["type"] == f"urn:imgsvc:problem:{code}"
-    assert ("Retry-After" in answer.headers) is (status == 503)
-    assert b"secret" not in answer.body
-    assert b"Traceback" not in answer.body
+    response = await http.get("/listRequests")
+    assert response.status == status
+    assert response.problem()["type"] == f"urn:imgsvc:problem:{code}"
+    assert ("Retry-After" in response.headers) is (status == 503)
+    assert b"secret" not in response.body
+    assert b"Traceback" not in response.body
     assert "secret detail" in caplog.text
     assert ("Traceback" in caplog.text) is (status == 500)
 
@@ -137,7 +139,7 @@ async def test_a_bug_or_a_trouble_tells_the_log_and_not_the_caller(
 @pytest.mark.parametrize(
     ("error", "is_bug"), [(RuntimeError("why"), True), (FileNotFoundError("why"), False)]
 )
-async def test_an_answer_that_breaks_half_way_is_cut_off(
+async def test_response_is_aborted_when_error_occurs_after_start(
     http: HttpHarness,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -149,12 +151,12 @@ async def test_an_answer_that_breaks_half_way_is_cut_off(
 
     request_id = await http.upload()
     monkeypatch.setattr("imgsvc.web.requests.RequestsHandler._event", fail)
-    call = f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    answer = b""
+    api_call = f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    response = b""
     with suppress(ConnectionResetError):
-        answer = await http.raw(call.encode())
-    assert answer.count(b"HTTP/1.1 ") <= 1
-    assert b"0\r\n\r\n" not in answer
-    (record,) = [each for each in caplog.records if "cut short" in each.getMessage()]
+        response = await http.raw(api_call.encode())
+    assert response.count(b"HTTP/1.1 ") <= 1
+    assert b"0\r\n\r\n" not in response
+    (record,) = [each for each in caplog.records if "response aborted" in each.getMessage()]
     assert (record.exc_info is not None) is is_bug
     assert is_bug or "why" in record.getMessage()

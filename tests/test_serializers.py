@@ -1,4 +1,4 @@
-"""From a snapshot to CSV and JSON."""
+"""Tests of the status CSV and JSON."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from imgsvc.serializers import (
     csv_rows,
     eta_seconds,
     failed_rows,
+    format_time,
     product_json,
     status_json,
     summary_json,
     webhook_body,
-    when,
 )
 from imgsvc.table.cells import split_urls
 from imgsvc.table.writer import encode_rows
@@ -63,8 +63,8 @@ FAILED = ImageRow(
     error_code=ImageErrorCode.HTTP_STATUS,
     error_message="404 Not Found",
 )
-LOST = replace(FAILED, error_code=ImageErrorCode.TIMEOUT, error_message="It took 60 s.")
-WAITING = ImageRow("http://a/3", ImageStatus.PENDING, 0)
+TIMED_OUT = replace(FAILED, error_code=ImageErrorCode.TIMEOUT, error_message="It took 60 s.")
+PENDING = ImageRow("http://a/3", ImageStatus.PENDING, 0)
 REQUEST = Request(
     key=1,
     request_id="0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1",
@@ -88,7 +88,7 @@ FINISHED = replace(
     failures=(FailureCount("a", ImageErrorCode.TIMEOUT, 1),),
 )
 
-images = st.sampled_from([DONE, KEPT, FAILED, LOST, WAITING])
+images = st.sampled_from([DONE, KEPT, FAILED, TIMED_OUT, PENDING])
 products = st.builds(
     ProductRow,
     number=st.integers(0, 9),
@@ -112,21 +112,21 @@ def product(*images: ImageRow) -> ProductRow:
         (None, None),
     ],
 )
-def test_times_are_utc_to_the_millisecond(seconds: float | None, text: str | None) -> None:
-    assert when(seconds) == text
+def test_format_time_returns_utc_with_milliseconds(seconds: float | None, text: str | None) -> None:
+    assert format_time(seconds) == text
 
 
 @given(products)
-def test_a_product_is_what_the_description_says(given: ProductRow) -> None:
-    rendered = product_json(given, BASE)
+def test_product_json_matches_model(row: ProductRow) -> None:
+    rendered = product_json(row, BASE)
     text = json.dumps(rendered)
-    answer = ProductDetail.model_validate_json(text, strict=True)
-    assert json.loads(answer.model_dump_json(by_alias=True)) == json.loads(text)
+    response = ProductDetail.model_validate_json(text, strict=True)
+    assert json.loads(response.model_dump_json(by_alias=True)) == json.loads(text)
 
 
 @pytest.mark.parametrize("request_", [REQUEST, FINISHED])
 @pytest.mark.parametrize("retention_days", [0, 1.5])
-def test_a_status_is_what_the_description_says(request_: Request, retention_days: float) -> None:
+def test_request_json_matches_models(request_: Request, retention_days: float) -> None:
     for model, rendered in (
         (RequestState, status_json(request_, 1_100.0, retention_days)),
         (RequestSummary, summary_json(request_, 1_100.0)),
@@ -134,14 +134,14 @@ def test_a_status_is_what_the_description_says(request_: Request, retention_days
         (WebhookEvent, json.loads(webhook_body(request_, retention_days))),
     ):
         text = json.dumps(rendered)
-        answer = model.model_validate_json(text, strict=True)
-        back = json.loads(answer.model_dump_json(by_alias=True, exclude_unset=True))
+        response = model.model_validate_json(text, strict=True)
+        back = json.loads(response.model_dump_json(by_alias=True, exclude_unset=True))
         assert back == json.loads(text)
         required = {str(f.alias) for f in model.model_fields.values() if f.is_required()}
         assert required <= rendered.keys()
 
 
-def test_the_webhook_is_flat() -> None:
+def test_webhook_body_has_status_fields_at_top_level() -> None:
     event = json.loads(webhook_body(FINISHED))
     assert event["type"] == "request.finished"
     assert event["requestId"] == FINISHED.request_id
@@ -151,7 +151,7 @@ def test_the_webhook_is_flat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("progress", "since", "done_by_then", "eta"),
+    ("progress", "measured_since", "measured_done", "eta"),
     [
         (Progress(pending=10), None, 0, None),
         (Progress(pending=10, processing=1), 1_000.0, 0, None),
@@ -159,41 +159,43 @@ def test_the_webhook_is_flat() -> None:
         (Progress(pending=1, processing=1, failed=2, cancelled=1, completed=3), 1_000.0, 0, 34),
         (Progress(pending=10, completed=10), 1_100.0, 0, None),
         (Progress(pending=10, completed=10), 1_200.0, 0, None),
-        # Retried, or begun anew after a stop: what was done before tells nothing of the rate.
+        # Retried, or resumed after a restart: images that were done before do not count.
         (Progress(pending=10, completed=1_010), 1_000.0, 1_000, 100),
         (Progress(pending=10, completed=1_000), 1_000.0, 1_000, None),
         (Progress(pending=10, completed=1_000), None, 1_000, None),
     ],
 )
-def test_the_time_that_is_left(
-    progress: Progress, since: float | None, done_by_then: int, eta: int | None
+def test_eta_seconds_uses_measured_rate(
+    progress: Progress, measured_since: float | None, measured_done: int, eta: int | None
 ) -> None:
-    request = replace(REQUEST, progress=progress, measured_since=since, measured_done=done_by_then)
+    request = replace(
+        REQUEST, progress=progress, measured_since=measured_since, measured_done=measured_done
+    )
     assert eta_seconds(request, 1_100.0) == eta
 
 
-def test_no_time_is_left_at_the_end() -> None:
+def test_eta_seconds_is_zero_when_finished() -> None:
     assert eta_seconds(FINISHED, 1_100.0) == 0
 
 
 @pytest.mark.parametrize(
     ("completed", "pending", "percent"), [(0, 3, 0), (1, 2, 33), (999, 1, 99), (3, 0, 100)]
 )
-def test_what_is_not_done_is_never_all(completed: int, pending: int, percent: int) -> None:
+def test_percent_is_rounded_down(completed: int, pending: int, percent: int) -> None:
     request = replace(REQUEST, progress=Progress(completed=completed, pending=pending))
     assert status_json(request, 1_100.0)["progress"]["percent"] == percent
 
 
-def test_what_was_saved() -> None:
+def test_saved_percent_compares_output_with_input_bytes() -> None:
     sizes = status_json(REQUEST, 1_100.0)["bytes"]
     assert sizes == {"input": 3_000, "output": 1_000, "savedPercent": 66.7}
-    grown = replace(REQUEST, output_bytes=3_300)
-    assert status_json(grown, 1_100.0)["bytes"]["savedPercent"] == -10.0
-    nothing = replace(REQUEST, input_bytes=0, output_bytes=0)
-    assert status_json(nothing, 1_100.0)["bytes"]["savedPercent"] is None
+    larger = replace(REQUEST, output_bytes=3_300)
+    assert status_json(larger, 1_100.0)["bytes"]["savedPercent"] == -10.0
+    empty = replace(REQUEST, input_bytes=0, output_bytes=0)
+    assert status_json(empty, 1_100.0)["bytes"]["savedPercent"] is None
 
 
-def test_the_status_csv() -> None:
+def test_csv_rows_have_outputs_status_and_errors() -> None:
     assert csv_header(COLUMNS) == (
         "S. No.",
         "Product Name",
@@ -205,7 +207,7 @@ def test_the_status_csv() -> None:
         "Colour",
         "Size",
     )
-    rows = list(csv_rows([product(DONE, FAILED, WAITING, LOST)], "id", BASE))
+    rows = list(csv_rows([product(DONE, FAILED, PENDING, TIMED_OUT)], "id", BASE))
     assert rows == [
         (
             "1",
@@ -222,11 +224,11 @@ def test_the_status_csv() -> None:
 
 
 @given(st.lists(products, max_size=5))
-def test_lists_line_up_and_split_again(given: list[ProductRow]) -> None:
-    text = encode_rows(csv_rows(given, "id", BASE)).decode()
+def test_csv_url_lists_have_same_length_and_split_again(expected_rows: list[ProductRow]) -> None:
+    text = encode_rows(csv_rows(expected_rows, "id", BASE)).decode()
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
-    assert len(rows) == len(given)
-    for row, expected in zip(rows, given, strict=True):
+    assert len(rows) == len(expected_rows)
+    for row, expected in zip(rows, expected_rows, strict=True):
         assert split_urls(row[2]) == [image.url for image in expected.images]
         assert row[3].count(",") == len(expected.images) - 1
         assert (row[0], row[1], row[7:]) == (
@@ -236,6 +238,6 @@ def test_lists_line_up_and_split_again(given: list[ProductRow]) -> None:
         )
 
 
-def test_failed_rows_are_in_the_inputs_own_columns() -> None:
-    rows = list(failed_rows([product(FAILED, LOST)], COLUMNS))
+def test_failed_rows_have_input_columns() -> None:
+    rows = list(failed_rows([product(FAILED, TIMED_OUT)], COLUMNS))
     assert rows == [["red", "Lamp", "http://a/w_1,h_1/2,http://a/w_1,h_1/2", "XL"]]

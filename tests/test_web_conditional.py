@@ -1,4 +1,4 @@
-"""What headers ask for: tables of cases."""
+"""Tests of the parsers for `Accept`, `If-None-Match` and `Range`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.web.conditional import RangeNotSatisfiableError, matches, wanted_format, wanted_range
+from imgsvc.web.conditional import (
+    RangeNotSatisfiableError,
+    etag_matches,
+    negotiate_format,
+    parse_range,
+)
 
 
 @pytest.mark.parametrize(
-    ("accept", "form"),
+    ("accept", "expected"),
     [
         ("", "csv"),
         ("*/*", "csv"),
@@ -36,17 +41,17 @@ from imgsvc.web.conditional import RangeNotSatisfiableError, matches, wanted_for
         (",;,=", "csv"),
     ],
 )
-def test_accept_is_weighed(accept: str, form: str) -> None:
-    assert wanted_format(accept) == form
+def test_negotiate_format_returns_preferred_format(accept: str, expected: str) -> None:
+    assert negotiate_format(accept) == expected
 
 
 @given(st.text(max_size=50))
-def test_any_accept_gives_a_format(accept: str) -> None:
-    assert wanted_format(accept) in {"csv", "json"}
+def test_negotiate_format_accepts_any_text(accept: str) -> None:
+    assert negotiate_format(accept) in {"csv", "json"}
 
 
 @pytest.mark.parametrize(
-    ("header", "found"),
+    ("header", "expected"),
     [
         ('"1-a"', True),
         ('W/"1-a"', True),
@@ -60,13 +65,13 @@ def test_any_accept_gives_a_format(accept: str) -> None:
         ('"x1-a"', False),
     ],
 )
-def test_if_none_match(header: str, found: bool) -> None:
-    assert matches(header, 'W/"1-a"') is found
-    assert matches(header, '"1-a"') is found
+def test_etag_matches_compares_weakly(header: str, expected: bool) -> None:
+    assert etag_matches(header, 'W/"1-a"') is expected
+    assert etag_matches(header, '"1-a"') is expected
 
 
 @pytest.mark.parametrize(
-    ("header", "part"),
+    ("header", "expected"),
     [
         ("bytes=0-9", (0, 10)),
         ("bytes=90-", (90, 10)),
@@ -83,11 +88,13 @@ def test_if_none_match(header: str, found: bool) -> None:
         ("bytes=+1-2", None),
     ],
 )
-def test_ranges(header: str, part: tuple[int, int] | None) -> None:
-    assert wanted_range(header, 100) == part
+def test_parse_range_returns_offset_and_length_or_none(
+    header: str, expected: tuple[int, int] | None
+) -> None:
+    assert parse_range(header, 100) == expected
 
 
 @pytest.mark.parametrize("header", ["bytes=100-", "bytes=1000-2000", "bytes=-0"])
-def test_ranges_that_lie_outside(header: str) -> None:
+def test_parse_range_raises_when_range_is_outside_file(header: str) -> None:
     with pytest.raises(RangeNotSatisfiableError):
-        wanted_range(header, 100)
+        parse_range(header, 100)

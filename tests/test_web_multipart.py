@@ -1,4 +1,4 @@
-"""Forms, as they come: however the bytes are cut, the same parts come out."""
+"""Tests of the form parser. The chunking of the input never changes the parts."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from imgsvc.web.multipart import FormError, FormReader, PartBegins, PartEnds
+from imgsvc.web.multipart import FormError, FormParser, PartEnd, PartStart
 
 Part = tuple[str, bool, bytes]
 
 
-def read(boundary: str, pieces: list[bytes]) -> list[Part]:
-    reader = FormReader(boundary)
+def parse(boundary: str, chunks: list[bytes]) -> list[Part]:
+    """Return the parts of a form: name, whether it is a file, and data."""
+    parser = FormParser(boundary)
     parts: list[Part] = []
     data = b""
-    begun: PartBegins | None = None
-    for piece in pieces:
-        for event in reader.feed(piece):
-            if isinstance(event, PartBegins):
-                begun, data = event, b""
-            elif isinstance(event, PartEnds):
-                assert begun is not None
-                parts.append((begun.name, begun.is_file, data))
+    start: PartStart | None = None
+    for chunk in chunks:
+        for event in parser.feed(chunk):
+            if isinstance(event, PartStart):
+                start, data = event, b""
+            elif isinstance(event, PartEnd):
+                assert start is not None
+                parts.append((start.name, start.is_file, data))
             else:
                 data += event
-    reader.close()
+    parser.close()
     return parts
 
 
-def written(boundary: str, parts: list[Part]) -> bytes:
+def build_form(boundary: str, parts: list[Part]) -> bytes:
     out = b""
     for name, is_file, data in parts:
         file = '; filename="f.csv"' if is_file else ""
@@ -41,8 +42,8 @@ def written(boundary: str, parts: list[Part]) -> bytes:
     return out + f"--{boundary}--\r\n".encode()
 
 
-def cut(data: bytes, extra_positions: list[int]) -> list[bytes]:
-    edges = [0, *sorted({place % (len(data) + 1) for place in extra_positions}), len(data)]
+def split(data: bytes, positions: list[int]) -> list[bytes]:
+    edges = [0, *sorted({position % (len(data) + 1) for position in positions}), len(data)]
     return [data[a:b] for a, b in pairwise(edges)]
 
 
@@ -60,29 +61,29 @@ parts = st.lists(
 
 
 @given(parts, st.lists(st.integers(0, 10_000)))
-def test_what_was_written_is_read_however_it_is_cut(
-    given: list[Part], extra_positions: list[int]
-) -> None:
-    boundary = "b" * 40  # No data above holds it.
-    assert read(boundary, cut(written(boundary, given), extra_positions)) == given
+def test_parser_returns_same_parts_for_any_chunking(form: list[Part], positions: list[int]) -> None:
+    boundary = "b" * 40  # Longer than any generated data that look like a boundary.
+    assert parse(boundary, split(build_form(boundary, form), positions)) == form
 
 
 @given(near_boundaries, st.lists(st.integers(0, 10_000)))
-def test_what_only_looks_like_a_boundary_is_data(data: bytes, extra_positions: list[int]) -> None:
+def test_parser_treats_incomplete_boundary_as_data(data: bytes, positions: list[int]) -> None:
     assume(not re.search(rb"\r\n--b-b( *\r| *$|-)", data))
-    given: list[Part] = [("f", True, data)]
-    assert read("b-b", cut(written("b-b", given), extra_positions)) == given
+    form: list[Part] = [("f", True, data)]
+    assert parse("b-b", split(build_form("b-b", form), positions)) == form
 
 
 @given(st.binary(max_size=300) | near_boundaries, st.lists(st.integers(0, 10_000)))
-def test_any_bytes_give_parts_or_a_form_error(data: bytes, extra_positions: list[int]) -> None:
-    def outcome(pieces: list[bytes]) -> object:
+def test_parser_returns_parts_or_form_error_for_any_bytes(
+    data: bytes, positions: list[int]
+) -> None:
+    def outcome(chunks: list[bytes]) -> object:
         try:
-            return read("b", pieces)
+            return parse("b", chunks)
         except FormError as error:
             return str(error)
 
-    assert outcome(cut(data, extra_positions)) == outcome([data])
+    assert outcome(split(data, positions)) == outcome([data])
 
 
 @pytest.mark.parametrize(
@@ -94,10 +95,12 @@ def test_any_bytes_give_parts_or_a_form_error(data: bytes, extra_positions: list
         (b"\r\n--b" + b" " * 200 + b"\r\n", b"x\r\n--b" + b" " * 200 + b"\r\n"),
     ],
 )
-def test_what_follows_a_boundary_decides(after: bytes, data: bytes | None) -> None:
+def test_delimiter_is_boundary_only_if_followed_by_padding(
+    after: bytes, data: bytes | None
+) -> None:
     head = b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n'
     tail = b'Content-Disposition: form-data; name="g"\r\n\r\ny' if data is None else b""
-    found = read("b", [head + b"x" + after + tail + b"\r\n--b--"])
+    found = parse("b", [head + b"x" + after + tail + b"\r\n--b--"])
     assert found[0] == ("f", True, b"x" if data is None else data)
     assert len(found) == (2 if data is None else 1)
 
@@ -117,9 +120,9 @@ def test_what_follows_a_boundary_decides(after: bytes, data: bytes | None) -> No
         ('FORM-DATA; NAME="\\f"', False),
     ],
 )
-def test_a_part_with_a_file_name_is_a_file(disposition: str, is_file: bool) -> None:
+def test_part_is_file_only_if_it_has_file_name(disposition: str, is_file: bool) -> None:
     body = f"--b\r\ncontent-disposition: {disposition}\r\n\r\nx\r\n--b--".encode()
-    assert read("b", [body]) == [("f", is_file, b"x")]
+    assert parse("b", [body]) == [("f", is_file, b"x")]
 
 
 HEADER_PIECES = (
@@ -129,39 +132,39 @@ HEADER_PIECES = (
 
 
 @given(st.lists(st.sampled_from(HEADER_PIECES)).map("".join))
-def test_any_headers_give_a_part_or_a_form_error(text: str) -> None:
+def test_parser_returns_part_or_form_error_for_any_headers(text: str) -> None:
     head = f"Content-Disposition: form-data; {text}".encode("utf-8", "surrogatepass")
-    reader = FormReader("b")
+    parser = FormParser("b")
     try:
-        list(reader.feed(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--"))
-        reader.close()
+        list(parser.feed(b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--"))
+        parser.close()
     except FormError:
         return
 
 
 @pytest.mark.parametrize("boundary", ["", "a" * 71, "a b ", 'a"b', "é"])
-def test_a_boundary_that_cannot_be(boundary: str) -> None:
+def test_parser_rejects_invalid_boundary(boundary: str) -> None:
     with pytest.raises(FormError):
-        FormReader(boundary)
+        FormParser(boundary)
 
 
-def test_headers_are_bounded() -> None:
-    reader = FormReader("b")
+def test_parser_rejects_part_headers_that_are_too_long() -> None:
+    parser = FormParser("b")
     with pytest.raises(FormError, match="too long"):
-        list(reader.feed(b"--b\r\nX: " + b"x" * 20_000))
+        list(parser.feed(b"--b\r\nX: " + b"x" * 20_000))
 
 
-def test_a_transfer_encoding_is_refused() -> None:
+def test_parser_rejects_content_transfer_encoding() -> None:
     head = b"--b\r\nContent-Disposition: form-data; name=f\r\nContent-Transfer-Encoding: base64"
     with pytest.raises(FormError, match="Transfer-Encoding"):
-        list(FormReader("b").feed(head + b"\r\n\r\nxx\r\n--b--"))
+        list(FormParser("b").feed(head + b"\r\n\r\nxx\r\n--b--"))
 
 
 @pytest.mark.parametrize("start", [b"", b"--b\r\nContent-Disposition: form-data; name=f\r\n\r\n"])
-def test_what_only_looks_like_boundaries_takes_linear_time(start: bytes) -> None:
-    """With quadratic time this would not end before the test's time-out."""
-    reader = FormReader("b")
-    for _ in reader.feed(start + b"\r\n--bb" * 2**19):
+def test_parser_takes_linear_time_for_many_incomplete_boundaries(start: bytes) -> None:
+    """Quadratic time would exceed the test's timeout."""
+    parser = FormParser("b")
+    for _ in parser.feed(start + b"\r\n--bb" * 2**19):
         pass
-    with pytest.raises(FormError, match="before its last boundary"):
-        reader.close()
+    with pytest.raises(FormError, match="before its closing boundary"):
+        parser.close()

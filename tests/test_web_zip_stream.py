@@ -1,4 +1,4 @@
-"""ZIP archives, held against the standard library's reader."""
+"""Tests of streamed ZIP archives, read back with the standard library."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgsvc.web import zip_stream
-from imgsvc.web.zip_stream import Archive, Measure, Names, safe_name
+from imgsvc.web.zip_stream import UniqueNames, ZipBuilder, ZipSizer, safe_name
 
-MOMENT = datetime(2026, 7, 3, 12, 34, 56, tzinfo=UTC).timestamp()
+TIMESTAMP = datetime(2026, 7, 3, 12, 34, 56, tzinfo=UTC).timestamp()
 
 
 def build(entries: list[tuple[str, bytes]]) -> bytes:
-    out, directory, size = b"", b"", Measure()
-    zipped = Archive(MOMENT)
+    """Return an archive, after checking that its size was computed correctly."""
+    out, directory, sizer = b"", b"", ZipSizer()
+    builder = ZipBuilder(TIMESTAMP)
     for name, data in entries:
-        size.add(name, len(data))
-        local, central = zipped.entry(name, len(data), zlib.crc32(data))
+        sizer.add(name, len(data))
+        local, central = builder.entry(name, len(data), zlib.crc32(data))
         out += local + data
         directory += central
-    out += directory + zipped.end()
-    assert len(out) == size.total()
+    out += directory + builder.end()
+    assert len(out) == sizer.total_bytes()
     return out
 
 
 def check(data: bytes, entries: list[tuple[str, bytes]]) -> None:
+    """Check that the standard library reads these entries, uncompressed and with their time."""
     with zipfile.ZipFile(io.BytesIO(data)) as zipped:
         assert zipped.testzip() is None
         assert [(i.filename, zipped.read(i)) for i in zipped.infolist()] == entries
@@ -44,27 +46,27 @@ def check(data: bytes, entries: list[tuple[str, bytes]]) -> None:
         st.from_regex(r"[a-zäöü€字]{1,20}\.jpg", fullmatch=True), st.binary(max_size=300)
     )
 )
-def test_it_is_read_as_it_was_written(files: dict[str, bytes]) -> None:
+def test_zip_round_trips_through_zipfile(files: dict[str, bytes]) -> None:
     check(build(list(files.items())), list(files.items()))
 
 
-def test_zip64_takes_over_where_offsets_are_too_large() -> None:
+def test_zip64_is_used_when_offset_exceeds_limit() -> None:
     entries = [(f"{n}.bin", bytes([n]) * 100) for n in range(10)]
-    with mock.patch.object(zip_stream, "LIMIT", 500):
+    with mock.patch.object(zip_stream, "ZIP64_LIMIT", 500):
         data = build(entries)
-    # The reader looks for the marks of 32 bits, which a limit for the test does not write.
+    # Readers look for the value 0xFFFFFFFF, but the patched limit writes 500.
     marked = data.replace((500).to_bytes(4, "little"), b"\xff\xff\xff\xff")
     check(marked, entries)
 
 
-def test_zip64_takes_over_where_entries_are_too_many() -> None:
+def test_zip64_is_used_when_entry_count_exceeds_limit() -> None:
     entries = [(f"{n}", b"") for n in range(70_000)]
     with zipfile.ZipFile(io.BytesIO(build(entries))) as zipped:
         assert zipped.namelist() == [name for name, _ in entries]
 
 
 @given(st.text(max_size=300))
-def test_a_name_is_safe_everywhere(text: str) -> None:
+def test_safe_name_is_valid_on_all_systems(text: str) -> None:
     name = safe_name(text)
     assert name
     assert len(name.encode()) <= 121
@@ -74,7 +76,7 @@ def test_a_name_is_safe_everywhere(text: str) -> None:
     assert safe_name(name) == name or name.startswith("_")
 
 
-def test_names_that_would_do_harm() -> None:
+def test_safe_name_replaces_dangerous_names() -> None:
     cases = {
         "../../etc/passwd": "_.._etc_passwd",
         "C:\\Windows\\x": "C_Windows_x",
@@ -91,9 +93,9 @@ def test_names_that_would_do_harm() -> None:
     assert {text: safe_name(text) for text in cases} == cases
 
 
-def test_products_of_one_name_are_told_apart() -> None:
-    names = Names()
-    given = ["Lamp", "lamp", "LAMP", "Lamp (2)", "Lamp (5)", "Lamp"]
-    stems = [names.stem(name, row) for row, name in enumerate(given, 1)]
+def test_unique_stem_differs_for_products_with_same_name() -> None:
+    names = UniqueNames()
+    products = ["Lamp", "lamp", "LAMP", "Lamp (2)", "Lamp (5)", "Lamp"]
+    stems = [names.unique_stem(name, row) for row, name in enumerate(products, 1)]
     assert stems[0] == "Lamp"
-    assert len({stem.casefold() for stem in stems}) == len(given)
+    assert len({stem.casefold() for stem in stems}) == len(products)

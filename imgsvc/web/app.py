@@ -1,4 +1,4 @@
-"""The HTTP layer: routes, and who may take them."""
+"""The aiohttp application: routes, access rules and middlewares."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from imgsvc.web.health import HealthHandler
 from imgsvc.web.openapi import ApiDocs
 from imgsvc.web.origin_policy import OriginPolicy
 from imgsvc.web.outputs import OutputsHandler
-from imgsvc.web.problems import Handler, HttpProblemError, answer_problems
-from imgsvc.web.request_body import expect
+from imgsvc.web.problems import Handler, HttpProblemError, problem_middleware
+from imgsvc.web.request_body import defer_100_continue
 from imgsvc.web.requests import RequestsHandler
-from imgsvc.web.response_headers import finish_headers
+from imgsvc.web.response_headers import response_headers_handler
 from imgsvc.web.static_files import StaticFilesHandler
 from imgsvc.web.status import StatusHandler
 from imgsvc.web.uploads import UploadHandler
 
 LINGER_SECONDS = 30.0
-"""How long a client that was refused may go on sending before the connection is cut."""
-REQUEST_LINE_BYTES = 32 * 1024
-"""The longest request line: a `webhookUrl` of 8,192 characters fits in, percent-encoded."""
+"""Time a client may continue to send its body after an error response, before the connection closes."""
+MAX_REQUEST_LINE_BYTES = 32 * 1024
+"""Maximum length of the request line. A percent-encoded `webhookUrl` of 8,192 characters fits."""
 KEEP_ALIVE_SECONDS = 75.0
-"""A connection without a call is closed after this; longer than proxies usually keep theirs."""
+"""Idle time after which a connection is closed. Longer than the keep-alive time of most proxies."""
 
 
 @dataclass(frozen=True, slots=True)
 class AppContext:
-    """What the HTTP layer works with."""
+    """The components that the HTTP layer uses."""
 
     config: Config
     intake: Intake
-    snapshots: Queries
-    control: RequestActions
+    queries: Queries
+    actions: RequestActions
     files: FilesystemStore
     events: Events
     health: Callable[[], Health]
@@ -54,17 +54,17 @@ class AppContext:
 
 
 class Access(Enum):
-    """Who may take a route, and when."""
+    """Who may call a route, and in which service states."""
 
-    API = "with a key, while the service runs"
-    OPERATOR = "with a key, always"
-    PUBLIC = "anyone, always"
-    SUPERVISOR = "anyone, always, under any Host"
+    API = "API key required, only while the service is running"
+    OPERATOR = "API key required, in any state"
+    PUBLIC = "no API key, in any state"
+    SUPERVISOR = "no API key, in any state, with any Host header"
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method and a path, and who answers."""
+    """An HTTP method and path, their handler, and who may call it."""
 
     method: str
     path: str
@@ -72,45 +72,53 @@ class Route:
     access: Access = Access.API
 
 
-def create_app(parts: AppContext) -> web.Application:
-    """Build the application. It starts nothing and owns nothing."""
-    origins = OriginPolicy(parts.config.server)
-    keys = ApiKeys(parts.config.server.api_keys)
-    operations = HealthHandler(parts.health, parts.metrics)
+def create_app(context: AppContext) -> web.Application:
+    """Return the application. It starts no task, and does not close the components in `context`."""
+    origin_policy = OriginPolicy(context.config.server)
+    keys = ApiKeys(context.config.server.api_keys)
+    health = HealthHandler(context.health, context.metrics)
     app = web.Application(
-        middlewares=[answer_problems, _preflights(origins)],
+        middlewares=[problem_middleware, _preflight_middleware(origin_policy)],
         handler_args={
             "auto_decompress": False,
-            "handler_cancellation": True,  # A client that has gone is not worked for.
+            "handler_cancellation": True,  # Stop working when the client disconnects.
             "keepalive_timeout": KEEP_ALIVE_SECONDS,
             "lingering_time": LINGER_SECONDS,
-            "max_line_size": REQUEST_LINE_BYTES,
+            "max_line_size": MAX_REQUEST_LINE_BYTES,
         },
     )
-    app.on_response_prepare.append(finish_headers(origins))
-    gate = _Gate(origins, keys, operations)
-    table = routes(parts, origins, keys, operations)
-    for prefix in dict.fromkeys([origins.path, ""]):  # A proxy may or may not cut it off.
-        _add(app, prefix, table, gate)
-    if origins.path:
-        app.router.add_get(origins.path, _to_folder, expect_handler=expect)
+    app.on_response_prepare.append(response_headers_handler(origin_policy))
+    access_control = _AccessControl(origin_policy, keys, health)
+    table = routes(context, origin_policy, keys, health)
+    # A proxy may or may not remove the path prefix.
+    for prefix in dict.fromkeys([origin_policy.path_prefix, ""]):
+        _add_routes(app, prefix, table, access_control)
+    if origin_policy.path_prefix:
+        app.router.add_get(
+            origin_policy.path_prefix, _redirect_to_slash, expect_handler=defer_100_continue
+        )
     app.router.add_route(
-        "*", "/{path:(?s:.*)}", gate.guard(_not_found, Access.PUBLIC), expect_handler=expect
+        "*",
+        "/{path:(?s:.*)}",
+        access_control.protect(_not_found, Access.PUBLIC),
+        expect_handler=defer_100_continue,
     )
     return app
 
 
 def routes(
-    parts: AppContext, origins: OriginPolicy, keys: ApiKeys, operations: HealthHandler
+    context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys, health: HealthHandler
 ) -> list[Route]:
-    """All routes there are. GET ones answer HEAD as well."""
-    status = StatusHandler(parts.config, parts.snapshots, parts.events, parts.files, origins)
-    requests = RequestsHandler(parts.snapshots, parts.control, parts.events, status)
-    outputs = OutputsHandler(parts.snapshots, parts.files)
-    uploads = UploadHandler(parts.config, parts.intake, origins)
-    sessions = SessionHandler(keys, origins)
-    described = ApiDocs(origins, with_keys=bool(keys))
-    pages = StaticFilesHandler()
+    """Return all routes. Each GET route also accepts HEAD."""
+    status = StatusHandler(
+        context.config, context.queries, context.events, context.files, origin_policy
+    )
+    requests = RequestsHandler(context.queries, context.actions, context.events, status)
+    outputs = OutputsHandler(context.queries, context.files)
+    uploads = UploadHandler(context.config, context.intake, origin_policy)
+    sessions = SessionHandler(keys, origin_policy)
+    api_docs = ApiDocs(origin_policy, with_keys=bool(keys))
+    static_files = StaticFilesHandler()
     public = Access.PUBLIC
     return [
         Route("POST", "/processImages", uploads.process_images),
@@ -124,77 +132,86 @@ def routes(
         Route("GET", "/images/{file}", outputs.image, public),
         Route("POST", "/session", sessions.sign_in, public),
         Route("DELETE", "/session", sessions.sign_out, public),
-        Route("GET", "/health/live", operations.live, Access.SUPERVISOR),
-        Route("GET", "/health/ready", operations.ready, Access.SUPERVISOR),
-        Route("GET", "/metrics", operations.metrics, Access.OPERATOR),
-        Route("GET", "/openapi.json", described.openapi, public),
-        Route("GET", "/postman.json", described.postman, public),
-        Route("GET", "/docs", pages.docs, public),
-        Route("GET", "/static/{path:.+}", pages.static, public),
-        Route("GET", "/", pages.index, public),
+        Route("GET", "/health/live", health.live, Access.SUPERVISOR),
+        Route("GET", "/health/ready", health.ready, Access.SUPERVISOR),
+        Route("GET", "/metrics", health.metrics, Access.OPERATOR),
+        Route("GET", "/openapi.json", api_docs.openapi, public),
+        Route("GET", "/postman.json", api_docs.postman, public),
+        Route("GET", "/docs", static_files.docs, public),
+        Route("GET", "/static/{path:.+}", static_files.static, public),
+        Route("GET", "/", static_files.index, public),
     ]
 
 
-class _Gate:
-    """Lets calls through to their handlers, or refuses them before a byte of their body is read."""
+class _AccessControl:
+    """Checks origin, API key and service state before a byte of the body is read."""
 
-    def __init__(self, origins: OriginPolicy, keys: ApiKeys, operations: HealthHandler) -> None:
-        self._origins = origins
+    def __init__(self, origin_policy: OriginPolicy, keys: ApiKeys, health: HealthHandler) -> None:
+        self._origin_policy = origin_policy
         self._keys = keys
-        self._operations = operations
+        self._health = health
 
-    def guard(self, handler: Handler, access: Access) -> Handler:
-        async def guarded(request: web.Request) -> web.StreamResponse:
-            self._origins.check(request, any_host=access is Access.SUPERVISOR)
+    def protect(self, handler: Handler, access: Access) -> Handler:
+        """Return a handler that raises `ProblemError` unless `access` allows the API call."""
+
+        async def protected(request: web.Request) -> web.StreamResponse:
+            self._origin_policy.check(request, any_host=access is Access.SUPERVISOR)
             if access in {Access.API, Access.OPERATOR}:
                 self._keys.check(request)
             if access is Access.API:
-                self._operations.refuse_unless_running()
+                self._health.require_running()
             return await handler(request)
 
-        return guarded
+        return protected
 
 
-def _add(app: web.Application, prefix: str, table: list[Route], gate: _Gate) -> None:
+def _add_routes(
+    app: web.Application, prefix: str, table: list[Route], access_control: _AccessControl
+) -> None:
+    """Add the routes under `prefix`, and a 405 response for other methods of their paths."""
     allowed: dict[str, list[str]] = {}
     for route in table:
         methods = [route.method, "HEAD"] if route.method == "GET" else [route.method]
         allowed.setdefault(route.path, []).extend(methods)
         for method in methods:
-            guarded = gate.guard(route.handler, route.access)
-            app.router.add_route(method, prefix + route.path, guarded, expect_handler=expect)
+            handler = access_control.protect(route.handler, route.access)
+            app.router.add_route(
+                method, prefix + route.path, handler, expect_handler=defer_100_continue
+            )
     for path, methods in allowed.items():
-        refuse = gate.guard(_not_allowed(methods), Access.PUBLIC)
-        app.router.add_route("*", prefix + path, refuse, expect_handler=expect)
+        handler = access_control.protect(_method_not_allowed(methods), Access.PUBLIC)
+        app.router.add_route("*", prefix + path, handler, expect_handler=defer_100_continue)
 
 
-def _not_allowed(methods: list[str]) -> Handler:
+def _method_not_allowed(methods: list[str]) -> Handler:
     allow = ", ".join(methods)
 
-    async def refuse(request: web.Request) -> web.StreamResponse:
+    async def raise_problem(request: web.Request) -> web.StreamResponse:
         raise HttpProblemError(
             ProblemCode.METHOD_NOT_ALLOWED,
-            f"{request.path} takes {allow}, not {request.method}.",
+            f"{request.path} does not support {request.method}. Use {allow}.",
             headers={"Allow": allow},
         )
 
-    return refuse
+    return raise_problem
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
-    raise ProblemError(ProblemCode.NOT_FOUND, f"There is nothing at {request.path}. See /docs.")
+    raise ProblemError(
+        ProblemCode.NOT_FOUND, f"There is no page or API route at {request.path}. See /docs."
+    )
 
 
-async def _to_folder(request: web.Request) -> web.StreamResponse:
-    """The page's links are relative to a folder."""
+async def _redirect_to_slash(request: web.Request) -> web.StreamResponse:
+    """Redirect to the same path with a final slash. The page's relative links need it."""
     return web.Response(status=308, headers={"Location": f"{request.path}/"})
 
 
-def _preflights(origins: OriginPolicy) -> Middleware:
+def _preflight_middleware(origin_policy: OriginPolicy) -> Middleware:
     @web.middleware
-    async def answer_preflights(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if origins.is_preflight(request):
+    async def respond_to_preflight(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if origin_policy.is_preflight(request):
             return web.Response(status=204)
         return await handler(request)
 
-    return answer_preflights
+    return respond_to_preflight

@@ -1,4 +1,4 @@
-"""API keys: in a header, or, for the page, in a cookie that was traded for one. Never in a URL."""
+"""Authentication by API key in a header, or by the session cookie of the web page. Never in a URL."""
 
 from __future__ import annotations
 
@@ -15,83 +15,89 @@ from imgsvc.web.problems import HttpProblemError
 from imgsvc.web.request_body import read_small
 
 COOKIE = "imgsvc_session"
-_SESSION_BYTES = 4_096
-"""A body that asks for a session is at most this long."""
+"""Name of the session cookie."""
+_MAX_LOGIN_BYTES = 4_096
+"""Maximum size of the body of `POST /session`."""
 
 
 class ApiKeys:
-    """Knows the API keys, and what may stand for one. Without any, every call is welcome."""
+    """The configured API keys and the session cookies derived from them.
+
+    Without any key, every API call is allowed.
+    """
 
     def __init__(self, api_keys: Sequence[str]) -> None:
         self._keys = [key.encode() for key in api_keys]
-        self._sessions = [_session(key) for key in self._keys]
+        self._sessions = [_session_token(key) for key in self._keys]
 
     def __bool__(self) -> bool:
         return bool(self._keys)
 
     def check(self, request: web.Request) -> None:
-        """Raise `ProblemError` unless the call carries a key, or a cookie that stands for one."""
-        if self._keys and not self._fits(request):
-            raise _unauthorized("Send one as `Authorization: Bearer KEY` or `X-API-Key: KEY`.")
+        """Raise `ProblemError` unless the API call has a valid key or session cookie."""
+        if self._keys and not self._is_valid(request):
+            raise _unauthorized(
+                "Send a valid API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
+            )
 
     def session_for(self, key: str) -> str:
-        """Give the cookie's value for a key; raise `ProblemError` where the key is none of ours.
+        """Return the session cookie's value for a key. Raise `ProblemError` if the key is invalid.
 
-        It is derived from the key: it is valid wherever the key is, for as long as the key is, and
-        does not tell it.
+        The value is derived from the key by a one-way function. It is accepted wherever the key is,
+        and stays valid as long as the key is configured.
         """
-        given = _bytes(key)
-        if not _one_of(given, self._keys):
-            raise _unauthorized("This key is none of the service's.")
-        return _session(given).decode()
+        encoded = _encode(key)
+        if not _is_one_of(encoded, self._keys):
+            raise _unauthorized("Invalid API key.")
+        return _session_token(encoded).decode()
 
-    def _fits(self, request: web.Request) -> bool:
+    def _is_valid(self, request: web.Request) -> bool:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        given = [request.headers.get("X-API-Key", "")]
+        candidates = [request.headers.get("X-API-Key", "")]
         if scheme.lower() == "bearer":
-            given.append(token.strip())
-        fits = _one_of(_bytes(request.cookies.get(COOKIE, "")), self._sessions)
-        for key in given:
-            fits |= _one_of(_bytes(key), self._keys)
-        return fits
+            candidates.append(token.strip())
+        valid = _is_one_of(_encode(request.cookies.get(COOKIE, "")), self._sessions)
+        for key in candidates:
+            valid |= _is_one_of(_encode(key), self._keys)
+        return valid
 
 
 class SessionHandler:
-    """Trades keys for cookies."""
+    """Signs the web page in and out: sets and deletes the session cookie."""
 
-    def __init__(self, keys: ApiKeys, origins: OriginPolicy) -> None:
+    def __init__(self, keys: ApiKeys, origin_policy: OriginPolicy) -> None:
         self._keys = keys
-        self._origins = origins
+        self._origin_policy = origin_policy
 
     async def sign_in(self, request: web.Request) -> web.Response:
         """`POST /session`"""
-        key = _key_in(await read_small(request, "application/json", _SESSION_BYTES))
-        answer = web.Response(status=204)
+        key = _parse_login(await read_small(request, "application/json", _MAX_LOGIN_BYTES))
+        response = web.Response(status=204)
         if self._keys:
-            answer.set_cookie(
+            response.set_cookie(
                 COOKIE,
                 self._keys.session_for(key),
-                path=self._origins.path or "/",
+                path=self._origin_policy.path_prefix or "/",
                 httponly=True,
                 samesite="Strict",
-                secure=self._origins.secure,
+                secure=self._origin_policy.secure,
             )
-        return answer
+        return response
 
     async def sign_out(self, request: web.Request) -> web.Response:
         """`DELETE /session`"""
-        answer = web.Response(status=204)
-        answer.del_cookie(
+        response = web.Response(status=204)
+        response.del_cookie(
             COOKIE,
-            path=self._origins.path or "/",
+            path=self._origin_policy.path_prefix or "/",
             httponly=True,
             samesite="Strict",
-            secure=self._origins.secure,
+            secure=self._origin_policy.secure,
         )
-        return answer
+        return response
 
 
-def _key_in(body: bytes) -> str:
+def _parse_login(body: bytes) -> str:
     try:
         key = json.loads(body)["apiKey"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -101,19 +107,22 @@ def _key_in(body: bytes) -> str:
     return key
 
 
-def _session(key: bytes) -> bytes:
+def _session_token(key: bytes) -> bytes:
     return hmac.new(key, b"imgsvc session 1", hashlib.sha256).hexdigest().encode()
 
 
-def _bytes(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _one_of(given: bytes, known: Sequence[bytes]) -> bool:
-    """Compare with all, so that the time it takes tells nothing."""
+def _is_one_of(candidate: bytes, known: Sequence[bytes]) -> bool:
+    """Return whether `candidate` is in `known`.
+
+    Compares with every value in constant time, so that the duration reveals nothing about the keys.
+    """
     found = False
-    for each in known:
-        found |= hmac.compare_digest(given, each)
+    for value in known:
+        found |= hmac.compare_digest(candidate, value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a call's headers ask for: a media type, a version, a range. Pure."""
+"""Parsers for the headers `Accept`, `If-None-Match` and `Range`. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,59 +6,65 @@ import re
 
 from imgsvc.web.options import StatusFormat
 
-_OFFERS = {StatusFormat.CSV: ("text", "csv"), StatusFormat.JSON: ("application", "json")}
-_QUALITY = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+_OFFERED_TYPES = {StatusFormat.CSV: ("text", "csv"), StatusFormat.JSON: ("application", "json")}
+_Q_VALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
 
 
-def wanted_format(accept: str) -> StatusFormat:
-    """Weigh an `Accept` header; what we lack, and a tie, get the CSV.
+def negotiate_format(accept: str) -> StatusFormat:
+    """Return the status format that an `Accept` header prefers.
 
-    A type that is named weighs more than one that a wildcard admits at the same q.
+    CSV is the default: it is returned for a tie and for types that are not offered. At equal q, a
+    type that is named exactly is preferred to one that matches a wildcard.
     """
-    weights = {offer: _weight(accept, *names) for offer, names in _OFFERS.items()}
-    better = weights[StatusFormat.JSON] > weights[StatusFormat.CSV]
-    return StatusFormat.JSON if better else StatusFormat.CSV
+    weights = {offer: _weight(accept, *names) for offer, names in _OFFERED_TYPES.items()}
+    prefers_json = weights[StatusFormat.JSON] > weights[StatusFormat.CSV]
+    return StatusFormat.JSON if prefers_json else StatusFormat.CSV
 
 
-def _weight(accept: str, kind: str, subtype: str) -> tuple[float, int]:
-    """The q of a media type and how exactly it is named; the most exact name decides."""
-    found = (0.0, -1)
-    for each in accept.split(","):
-        name, *parameters = (part.strip().lower() for part in each.split(";"))
-        exactness = {f"{kind}/{subtype}": 2, f"{kind}/*": 1, "*/*": 0}.get(name, -1)
-        quality = _q(parameters)
-        if exactness > found[1] and quality is not None:
-            found = (quality, exactness)
-    return found if found[0] else (0.0, -1)
+def _weight(accept: str, main_type: str, subtype: str) -> tuple[float, int]:
+    """Return the q of a media type and the specificity of the range that matches it.
+
+    The most specific range decides. Specificity: 2 for an exact name, 1 for `type/*`, 0 for `*/*`,
+    -1 if the type is not acceptable.
+    """
+    best = (0.0, -1)
+    for media_range in accept.split(","):
+        name, *parameters = (part.strip().lower() for part in media_range.split(";"))
+        specificity = {f"{main_type}/{subtype}": 2, f"{main_type}/*": 1, "*/*": 0}.get(name, -1)
+        q = _q(parameters)
+        if specificity > best[1] and q is not None:
+            best = (q, specificity)
+    return best if best[0] else (0.0, -1)
 
 
 def _q(parameters: list[str]) -> float | None:
+    """Return the q parameter's value: 1 if there is none, None if it is malformed."""
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
-            match = _QUALITY.fullmatch(value.strip())
+            match = _Q_VALUE.fullmatch(value.strip())
             return float(match[0]) if match else None
     return 1.0
 
 
-def matches(if_none_match: str, etag: str) -> bool:
-    """Whether an `If-None-Match` names this version (weakly compared, as RFC 9110 has it)."""
+def etag_matches(if_none_match: str, etag: str) -> bool:
+    """Return whether an `If-None-Match` header matches `etag` (weak comparison, RFC 9110)."""
     if if_none_match.strip() == "*":
         return True
     return etag.removeprefix("W/") in _ETAG.findall(if_none_match)
 
 
 class RangeNotSatisfiableError(Exception):
-    """The range asks for bytes that are not there."""
+    """The requested range starts after the last byte, or is empty."""
 
 
-def wanted_range(header: str, size: int) -> tuple[int, int] | None:
-    """Give the first byte and the count that a `Range` asks for; None: all of it.
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """Return the offset and the number of bytes of a `Range` header, or None for the whole file.
 
-    What is malformed, of another unit, or several ranges, is as if it were not there. Raises
-    `RangeNotSatisfiableError`.
+    A header that is malformed, uses another unit or lists several ranges is ignored. Raises
+    `RangeNotSatisfiableError` if the range lies outside `size` bytes.
     """
     match = _RANGE.fullmatch(header.strip())
     if match is None or not (match[1] or match[2]):

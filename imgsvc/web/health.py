@@ -1,4 +1,4 @@
-"""For whoever runs the service: is it well, and what does it do."""
+"""Health checks for supervisors, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imgsvc.web.responses import json_response
 
 
 class HealthHandler:
-    """Answers supervisors and Prometheus."""
+    """Handles `/health/live`, `/health/ready` and `/metrics`."""
 
     def __init__(self, health: Callable[[], Health], metrics: CollectorRegistry) -> None:
         self._health = health
         self._metrics = metrics
 
     async def live(self, _: web.Request) -> web.Response:
-        """`GET /health/live`: that this answers is the answer."""
+        """`GET /health/live`. Any response shows that the process is alive."""
         return json_response({"status": "ok"})
 
     async def ready(self, _: web.Request) -> web.Response:
@@ -44,8 +44,8 @@ class HealthHandler:
         headers = {"Content-Type": CONTENT_TYPE_LATEST}
         return web.Response(body=generate_latest(self._metrics), headers=headers)
 
-    def refuse_unless_running(self) -> None:
-        """Raise `ProblemError` while the service starts or stops."""
+    def require_running(self) -> None:
+        """Raise `ProblemError` while the service is starting or stopping."""
         state = self._health().state
         if state is not ServiceState.RUNNING:
             raise HttpProblemError(

@@ -1,4 +1,4 @@
-"""`openapi.json` (3.1): the operations' words and the models' schemas, put together."""
+"""The OpenAPI 3.1 document: the operations combined with the schemas of the models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgsvc.web.operations import (
     OPERATIONS,
     PARAMETERS,
     TAGS,
-    Body,
+    MediaType,
     Operation,
     ResponseSpec,
 )
@@ -40,88 +40,103 @@ _SECURITY = {
         "type": "apiKey",
         "in": "cookie",
         "name": COOKIE,
-        "description": "What `POST /session` gives for a key.",
+        "description": "Session cookie, set by `POST /session`.",
     },
 }
-_ABOUT = (
-    "Takes a CSV of products with image URLs and gives it back with every image compressed and "
-    "hosted. Every error is a problem report (RFC 9457) whose `type` stays the same."
+_DESCRIPTION = (
+    "Upload a CSV of products with image URLs. imgsvc downloads, compresses and hosts every image, "
+    "and returns the CSV with the new URLs. Every error is a problem report (RFC 9457) with a stable "
+    "`type`."
 )
-_EXAMPLE = (
+_EXAMPLE_CSV = (
     "S. No.,Product Name,Input Image Urls\r\n1,Lamp,https://www.gstatic.com/webp/gallery/1.jpg\r\n"
 )
 
 
 class ApiDocs:
-    """Serves the API's descriptions, with the address under which they were asked for."""
+    """Serves the OpenAPI document and the Postman collection with the service's own URL in them."""
 
-    def __init__(self, origins: OriginPolicy, *, with_keys: bool) -> None:
-        self._origins = origins
+    def __init__(self, origin_policy: OriginPolicy, *, with_keys: bool) -> None:
+        self._origin_policy = origin_policy
         self._with_keys = with_keys
 
     async def openapi(self, request: web.Request) -> web.Response:
         """`GET /openapi.json`"""
-        servers = [{"url": self._origins.base_url(request)}]
-        document = json.loads(_document(with_keys=self._with_keys))
+        servers = [{"url": self._origin_policy.base_url(request)}]
+        document = json.loads(_cached_document(with_keys=self._with_keys))
         return json_response(document | {"servers": servers})
 
     async def postman(self, request: web.Request) -> web.Response:
         """`GET /postman.json`"""
-        return json_response(collection(self._origins.base_url(request)))
+        return json_response(collection(self._origin_policy.base_url(request)))
 
 
 @cache
-def _document(*, with_keys: bool) -> str:
-    return json.dumps(document(with_keys=with_keys))
+def _cached_document(*, with_keys: bool) -> str:
+    return json.dumps(openapi_document(with_keys=with_keys))
 
 
-def document(*, with_keys: bool) -> Json:
-    """The description, but for where the service is. Without keys it speaks of none."""
-    models = {body.model for o in OPERATIONS for a in o.answers.values() for body in a.bodies}
-    models |= {m for o in OPERATIONS for kind, m in o.takes.items() if kind != _FORM}
+def openapi_document(*, with_keys: bool) -> Json:
+    """Return the OpenAPI document without `servers`.
+
+    Security schemes and 401 responses are included only if `with_keys`.
+    """
+    models = {
+        media_type.model
+        for operation in OPERATIONS
+        for response in operation.responses.values()
+        for media_type in response.content
+    }
+    body_models = {
+        model
+        for operation in OPERATIONS
+        for media_type, model in operation.request_body.items()
+        if media_type != _FORM
+    }
+    models |= body_models
     models.add(ProblemReport)
-    known = sorted((m for m in models if m is not None), key=lambda m: m.__name__)
+    sorted_models = sorted((m for m in models if m is not None), key=lambda m: m.__name__)
     schemas = models_json_schema(
-        [
-            (m, "validation" if any(m in o.takes.values() for o in OPERATIONS) else "serialization")
-            for m in known
-        ],
+        [(m, "validation" if m in body_models else "serialization") for m in sorted_models],
         ref_template=_REF,
     )[1]["$defs"]
     paths: dict[str, Json] = {}
     for operation in OPERATIONS:
-        described = _operation(operation, with_keys=with_keys)
-        paths.setdefault(operation.path, {})[operation.method] = described
+        operation_object = _operation(operation, with_keys=with_keys)
+        paths.setdefault(operation.path, {})[operation.method] = operation_object
     components: Json = {"schemas": schemas}
     if with_keys:
         components["securitySchemes"] = _SECURITY
     return {
         "openapi": "3.1.0",
-        "info": {"title": "imgsvc", "version": __version__, "description": _ABOUT},
-        "tags": [{"name": name, "description": words} for name, words in TAGS.items()],
+        "info": {"title": "imgsvc", "version": __version__, "description": _DESCRIPTION},
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "components": components,
     }
 
 
 def _operation(operation: Operation, *, with_keys: bool) -> Json:
-    described: Json = {
-        "operationId": operation.name,
+    result: Json = {
+        "operationId": operation.operation_id,
         "tags": [operation.tag],
         "summary": operation.summary,
         "parameters": list(_parameters(operation)),
         "responses": _responses(operation, with_keys=with_keys),
     }
-    if operation.words:
-        described["description"] = operation.words
-    if operation.takes:
-        described["requestBody"] = {
+    if operation.description:
+        result["description"] = operation.description
+    if operation.request_body:
+        result["requestBody"] = {
             "required": True,
-            "content": {kind: _taken(kind, model) for kind, model in operation.takes.items()},
+            "content": {
+                media_type: _request_content(media_type, model)
+                for media_type, model in operation.request_body.items()
+            },
         }
     if with_keys:
-        described["security"] = [] if operation.public else [{name: []} for name in _SECURITY]
-    return described
+        result["security"] = [] if operation.public else [{name: []} for name in _SECURITY]
+    return result
 
 
 def _parameters(operation: Operation) -> Iterable[Json]:
@@ -135,17 +150,17 @@ def _parameters(operation: Operation) -> Iterable[Json]:
 
 
 def _query_parameters(model: type[Options]) -> Iterable[Json]:
-    """A model's fields, each as a parameter of its own."""
+    """Yield the fields of a model as query parameters."""
     schema = model.model_json_schema(by_alias=True, ref_template=_REF)
     definitions = schema.get("$defs", {})
     for name, field in schema.get("properties", {}).items():
-        flat = _flat(field, definitions)
-        words = flat.pop("description", "")
-        yield {"name": name, "in": "query", "required": False, "description": words, "schema": flat}
+        flat = _query_schema(field, definitions)
+        text = flat.pop("description", "")
+        yield {"name": name, "in": "query", "required": False, "description": text, "schema": flat}
 
 
-def _flat(field: Json, definitions: Mapping[str, Json]) -> Json:
-    """A field's schema as a query can express it: it may be left out, but it can't be null."""
+def _query_schema(field: Json, definitions: Mapping[str, Json]) -> Json:
+    """Return a field's schema for a query parameter, which can be absent but not null."""
     flat = {key: value for key, value in field.items() if key not in {"anyOf", "title"}}
     for choice in field.get("anyOf", []):
         if choice != {"type": "null"}:
@@ -159,10 +174,10 @@ def _flat(field: Json, definitions: Mapping[str, Json]) -> Json:
     return flat
 
 
-def _taken(kind: str, model: type[BaseModel] | None) -> Json:
+def _request_content(media_type: str, model: type[BaseModel] | None) -> Json:
     if model is None:
-        return {"schema": {"type": "string"}, "example": _EXAMPLE}
-    if kind != _FORM:
+        return {"schema": {"type": "string"}, "example": _EXAMPLE_CSV}
+    if media_type != _FORM:
         return {"schema": _reference(model)}
     schema: Json = {"type": "object", "properties": {}, "required": ["file"]}
     schema["properties"]["file"] = {"type": "string", "contentMediaType": "text/csv"}
@@ -172,43 +187,43 @@ def _taken(kind: str, model: type[BaseModel] | None) -> Json:
 
 
 def _responses(operation: Operation, *, with_keys: bool) -> Json:
-    responses = {str(status): _told(told) for status, told in operation.answers.items()}
-    refusals: dict[int, list[str]] = {}
-    for code in _refused(operation, with_keys=with_keys):
+    responses = {str(status): _response(spec) for status, spec in operation.responses.items()}
+    problems: dict[int, list[str]] = {}
+    for code in _problem_codes(operation, with_keys=with_keys):
         status, title = PROBLEMS[code]
-        refusals.setdefault(status, []).append(f"{title} (`{code}`)")
-    for status in sorted(refusals):
+        problems.setdefault(status, []).append(f"{title} (`{code}`)")
+    for status in sorted(problems):
         headers = ("Retry-After",) if status in {408, 409, 429, 503} else ()
         if status == 401:
             headers = ("WWW-Authenticate",)
-        told = ResponseSpec(
-            ". ".join(refusals[status]) + ".", (Body(MEDIA_TYPE, ProblemReport),), headers
+        spec = ResponseSpec(
+            ". ".join(problems[status]) + ".", (MediaType(MEDIA_TYPE, ProblemReport),), headers
         )
-        responses[str(status)] = _told(told)
+        responses[str(status)] = _response(spec)
     return responses
 
 
-def _refused(operation: Operation, *, with_keys: bool) -> Iterable[ProblemCode]:
-    """Why a call may be refused: its own reasons, and those that all calls share."""
-    codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *operation.refused]
+def _problem_codes(operation: Operation, *, with_keys: bool) -> Iterable[ProblemCode]:
+    """Return the problem codes of an operation: its own, and those that operations share."""
+    codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *operation.errors]
     if not operation.path.startswith("/health"):
         codes.append(ProblemCode.FOREIGN_ORIGIN)
     if with_keys and not operation.public:
         codes.append(ProblemCode.UNAUTHORIZED)
-    if not operation.always:
+    if not operation.available_while_starting:
         codes += [ProblemCode.INVALID_OPTION, ProblemCode.UNAVAILABLE]
     return dict.fromkeys(codes)
 
 
-def _told(told: ResponseSpec) -> Json:
-    response: Json = {"description": told.words}
-    if told.bodies:
+def _response(spec: ResponseSpec) -> Json:
+    response: Json = {"description": spec.description}
+    if spec.content:
         response["content"] = {
-            body.media_type: {"schema": _reference(body.model) if body.model else {}}
-            for body in told.bodies
+            media_type.name: {"schema": _reference(media_type.model) if media_type.model else {}}
+            for media_type in spec.content
         }
-    if told.headers:
-        response["headers"] = {name: dict(HEADERS[name]) for name in told.headers}
+    if spec.headers:
+        response["headers"] = {name: dict(HEADERS[name]) for name in spec.headers}
     return response
 
 

@@ -1,4 +1,4 @@
-"""Every operation in words: what `openapi.json` says of it besides the models' own schemas."""
+"""The operations, parameters and headers of the OpenAPI document, apart from the models' schemas."""
 
 from __future__ import annotations
 
@@ -15,51 +15,59 @@ C = ProblemCode
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """An answer's content: its media type, and a model or `None` for what is no JSON."""
+class MediaType:
+    """One content type of a response. `model` is None if the content is not JSON."""
 
-    media_type: str
+    name: str
     model: type[BaseModel] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseSpec:
-    """One answer."""
+    """A successful response: its description, content types and headers."""
 
-    words: str
-    bodies: tuple[Body, ...] = ()
+    description: str
+    content: tuple[MediaType, ...] = ()
     headers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call: `answers` by status, and why it may be `refused`."""
+    """An OpenAPI operation.
+
+    `responses` has the successful responses by HTTP status; `errors` the problem codes that not all
+    operations share. `request_body` has a model, or None for raw text, by media type. A `public`
+    operation needs no API key.
+    """
 
     method: str
     path: str
-    name: str
+    operation_id: str
     tag: str
     summary: str
-    answers: Mapping[int, ResponseSpec]
-    words: str = ""
+    responses: Mapping[int, ResponseSpec]
+    description: str = ""
     query: type[Options] = NoOptions
     headers: tuple[str, ...] = ()
-    refused: tuple[ProblemCode, ...] = ()
-    takes: Mapping[str, type[BaseModel] | None] = field(default_factory=dict)
+    errors: tuple[ProblemCode, ...] = ()
+    request_body: Mapping[str, type[BaseModel] | None] = field(default_factory=dict)
     public: bool = False
-    always: bool = False
+    available_while_starting: bool = False
 
 
-def json_of(model: type[BaseModel]) -> tuple[Body, ...]:
-    return (Body("application/json", model),)
+def json_content(model: type[BaseModel]) -> tuple[MediaType, ...]:
+    """Return the content of a JSON response."""
+    return (MediaType("application/json", model),)
 
 
 STATUS_HEADERS = ("ETag", "X-Request-Status", "X-Progress", "Retry-After")
-_CSV = Body("text/csv")
-_IMAGES = tuple(Body(f"image/{name}") for name in ("jpeg", "png", "webp", "gif", "avif", "heic"))
-# The CSV's rarer names, application/csv and application/vnd.ms-excel, are taken too; but tools that
-# read the description know no way to write them.
-RAW_UPLOAD = (
+_CSV = MediaType("text/csv")
+_IMAGES = tuple(
+    MediaType(f"image/{name}") for name in ("jpeg", "png", "webp", "gif", "avif", "heic")
+)
+# application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
+# the OpenAPI document cannot send them.
+RAW_UPLOAD_TYPES = (
     "text/csv",
     "text/plain",
     "application/octet-stream",
@@ -67,10 +75,10 @@ RAW_UPLOAD = (
 )
 
 TAGS = {
-    "Requests": "Upload a CSV, follow it, and get it back.",
-    "Images": "What came out.",
-    "SessionHandler": "For the page: a cookie instead of a key.",
-    "Operations": "For whoever runs the service.",
+    "Requests": "Upload a CSV, follow its progress, and download the result.",
+    "Images": "Download the compressed images.",
+    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
+    "Operations": "Health checks and metrics for running the service.",
 }
 
 OPERATIONS = (
@@ -79,21 +87,22 @@ OPERATIONS = (
         "/processImages",
         "processImages",
         "Requests",
-        "Upload a CSV of products and image URLs",
+        "Upload a CSV of products with image URLs",
         {
-            200: ResponseSpec("A dry run: the table is in order.", json_of(responses.DryRunResult)),
+            200: ResponseSpec("Dry run: the CSV is valid.", json_content(responses.DryRunResult)),
             201: ResponseSpec(
-                "Accepted, and on disk.",
-                json_of(responses.AcceptedUpload),
+                "Accepted and stored.",
+                json_content(responses.AcceptedUpload),
                 ("Location", "Idempotent-Replayed"),
             ),
         },
-        words="The body is the CSV itself, or a form in which the one part that has a file name is "
-        "the CSV and the other fields are options. The table needs `Product Name` and `Input Image "
-        "Urls`, may have `S. No.`, and keeps its further columns.",
+        description="Send the CSV as the body, with options in the query string, or send a form: the "
+        "one part with a file name is the CSV, the other fields are options. The columns `Product "
+        "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
+        "returned unchanged.",
         query=UploadFields,
         headers=("Idempotency-Key",),
-        refused=(
+        errors=(
             C.INVALID_CSV,
             C.INVALID_BODY,
             C.UPLOAD_STALLED,
@@ -105,50 +114,52 @@ OPERATIONS = (
             C.TOO_MUCH_WAITING,
             C.STORAGE_FULL,
         ),
-        takes={**dict.fromkeys(RAW_UPLOAD), "multipart/form-data": UploadFields},
+        request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
     ),
     Operation(
         "get",
         "/checkStatus/{requestId}",
         "checkStatus",
         "Requests",
-        "How far a request is, as a CSV or as JSON",
+        "Get the status of a request, as CSV or JSON",
         {
             200: ResponseSpec(
-                "The status. `Accept` or `format` chooses the form; the CSV is the standard.",
-                (_CSV, *json_of(responses.StatusResponse)),
+                "The status. `Accept` or `format` selects the format; the default is CSV.",
+                (_CSV, *json_content(responses.StatusResponse)),
                 (*STATUS_HEADERS, "Content-Disposition"),
             ),
-            304: ResponseSpec("Nothing has changed since `If-None-Match`.", (), STATUS_HEADERS),
+            304: ResponseSpec(
+                "Not changed since the version in `If-None-Match`.", (), STATUS_HEADERS
+            ),
         },
         query=StatusQuery,
         headers=("If-None-Match",),
-        refused=(C.NOT_FOUND,),
+        errors=(C.NOT_FOUND,),
     ),
     Operation(
         "get",
         "/watchStatus/{requestId}",
         "watchStatus",
         "Requests",
-        "Progress as it happens (server-sent events)",
+        "Follow the progress of a request (server-sent events)",
         {
             200: ResponseSpec(
-                "Events `progress`, and `finished` at the end; their data is the status JSON without "
-                "products.",
-                (Body("text/event-stream"),),
+                "`progress` events, then one `finished` event. The data of each event is the status "
+                "JSON without `products`.",
+                (MediaType("text/event-stream"),),
             ),
-            204: ResponseSpec("`Last-Event-ID` is the last event of a finished request."),
+            204: ResponseSpec("The request has finished and `Last-Event-ID` is its last event."),
         },
         headers=("Last-Event-ID",),
-        refused=(C.NOT_FOUND,),
+        errors=(C.NOT_FOUND,),
     ),
     Operation(
         "get",
         "/listRequests",
         "listRequests",
         "Requests",
-        "Requests, newest first",
-        {200: ResponseSpec("A page of them.", json_of(responses.RequestList))},
+        "List requests, newest first",
+        {200: ResponseSpec("One page of requests.", json_content(responses.RequestList))},
         query=ListQuery,
     ),
     Operation(
@@ -156,70 +167,88 @@ OPERATIONS = (
         "/cancelRequest/{requestId}",
         "cancelRequest",
         "Requests",
-        "Cancel what is not done",
-        {200: ResponseSpec("The status now.", json_of(responses.StatusResponse), STATUS_HEADERS)},
-        words="Finished images stay; the request is finished, and its webhook goes out.",
-        refused=(C.NOT_FOUND, C.ALREADY_FINISHED),
+        "Cancel a request",
+        {
+            200: ResponseSpec(
+                "The new status.", json_content(responses.StatusResponse), STATUS_HEADERS
+            )
+        },
+        description="Cancels all images that are waiting or being downloaded. Images in a worker are "
+        "completed, and finished images stay. Then the request is finished and its webhook is sent.",
+        errors=(C.NOT_FOUND, C.ALREADY_FINISHED),
     ),
     Operation(
         "post",
         "/retryFailed/{requestId}",
         "retryFailed",
         "Requests",
-        "Try failed images again",
-        {202: ResponseSpec("The status now.", json_of(responses.StatusResponse), STATUS_HEADERS)},
-        words="The request and its webhook finish anew.",
-        refused=(C.NOT_FOUND, C.NOT_FINISHED, C.NOTHING_FAILED),
+        "Retry failed images",
+        {
+            202: ResponseSpec(
+                "The new status.", json_content(responses.StatusResponse), STATUS_HEADERS
+            )
+        },
+        description="The request runs again, and its webhook is sent again at the end.",
+        errors=(C.NOT_FOUND, C.NOT_FINISHED, C.NOTHING_FAILED),
     ),
     Operation(
         "delete",
         "/deleteRequest/{requestId}",
         "deleteRequest",
         "Requests",
-        "Delete a finished request, and the images that no other uses",
-        {204: ResponseSpec("It is gone.")},
-        refused=(C.NOT_FOUND, C.NOT_FINISHED),
+        "Delete a finished request",
+        {204: ResponseSpec("Deleted.")},
+        description="Also deletes the stored images that no other request uses.",
+        errors=(C.NOT_FOUND, C.NOT_FINISHED),
     ),
     Operation(
         "get",
         "/downloadImages/{requestId}",
         "downloadImages",
         "Images",
-        "The outputs there are, as one ZIP",
+        "Download all finished images as a ZIP",
         {
             200: ResponseSpec(
-                "Files named after the products; `errors.csv` where images failed.",
-                (Body("application/zip"),),
+                "The images, named after their products, and `errors.csv` if any image failed.",
+                (MediaType("application/zip"),),
                 ("Content-Disposition",),
             )
         },
-        refused=(C.NOT_FOUND, C.STORAGE_FULL),
+        errors=(C.NOT_FOUND, C.STORAGE_FULL),
     ),
     Operation(
         "get",
         "/images/{file}",
         "image",
         "Images",
-        "One output, at the URL that the status gives",
+        "Download one image, from the URL in the status",
         {
             200: ResponseSpec("The image.", _IMAGES, ("ETag",)),
-            206: ResponseSpec("A range of it.", _IMAGES, ("ETag", "Content-Range")),
-            304: ResponseSpec("It has not changed; it never does.", (), ("ETag",)),
+            206: ResponseSpec(
+                "The requested range of the image.", _IMAGES, ("ETag", "Content-Range")
+            ),
+            304: ResponseSpec("Not changed. An image at a URL never changes.", (), ("ETag",)),
         },
         headers=("If-None-Match", "Range"),
-        refused=(C.NOT_FOUND, C.RANGE_NOT_SATISFIABLE),
+        errors=(C.NOT_FOUND, C.RANGE_NOT_SATISFIABLE),
         public=True,
-        always=True,
+        available_while_starting=True,
     ),
     Operation(
         "post",
         "/session",
         "signIn",
-        "SessionHandler",
-        "Trade an API key for a cookie",
-        {204: ResponseSpec("The cookie is valid wherever the key is.", (), ("Set-Cookie",))},
-        takes={"application/json": responses.ApiKeyLogin},
-        refused=(
+        "Sessions",
+        "Sign in",
+        {
+            204: ResponseSpec(
+                "Signed in. The session cookie is accepted wherever the key is.",
+                (),
+                ("Set-Cookie",),
+            )
+        },
+        request_body={"application/json": responses.ApiKeyLogin},
+        errors=(
             C.INVALID_BODY,
             C.UNAUTHORIZED,
             C.UPLOAD_STALLED,
@@ -227,109 +256,115 @@ OPERATIONS = (
             C.UNSUPPORTED_MEDIA_TYPE,
         ),
         public=True,
-        always=True,
+        available_while_starting=True,
     ),
     Operation(
         "delete",
         "/session",
         "signOut",
-        "SessionHandler",
-        "Give the cookie up",
-        {204: ResponseSpec("It is gone.", (), ("Set-Cookie",))},
+        "Sessions",
+        "Sign out",
+        {204: ResponseSpec("Signed out. The cookie is deleted.", (), ("Set-Cookie",))},
         public=True,
-        always=True,
+        available_while_starting=True,
     ),
     Operation(
         "get",
         "/health/live",
         "live",
         "Operations",
-        "Whether the process answers",
-        {200: ResponseSpec("It does.", json_of(responses.HealthStatus))},
+        "Check liveness",
+        {200: ResponseSpec("The process is running.", json_content(responses.HealthStatus))},
         public=True,
-        always=True,
+        available_while_starting=True,
     ),
     Operation(
         "get",
         "/health/ready",
         "ready",
         "Operations",
-        "Whether the service is fit for work",
-        {200: ResponseSpec("It is.", json_of(responses.HealthStatus))},
-        refused=(C.UNAVAILABLE,),
+        "Check readiness",
+        {200: ResponseSpec("Ready to process requests.", json_content(responses.HealthStatus))},
+        errors=(C.UNAVAILABLE,),
         public=True,
-        always=True,
+        available_while_starting=True,
     ),
     Operation(
         "get",
         "/metrics",
         "metrics",
         "Operations",
-        "Figures for Prometheus",
-        {200: ResponseSpec("Prometheus' text format.", (Body("text/plain"),))},
-        always=True,
+        "Get metrics for Prometheus",
+        {200: ResponseSpec("Metrics in the Prometheus text format.", (MediaType("text/plain"),))},
+        available_while_starting=True,
     ),
 )
-"""Every operation but the pages' and the descriptions' own."""
+"""All operations, except the web pages and the API documents themselves."""
 
 PARAMETERS: Mapping[str, Mapping[str, object]] = {
     "requestId": {
-        "description": "The request's id, as the upload's answer gave it.",
+        "description": "ID of the request, from the response to the upload.",
         "schema": {"type": "string", "format": "uuid"},
     },
     "file": {
-        "description": "The last part of an output's URL.",
+        "description": "File name of the output: the last part of its URL.",
         "schema": {
             "type": "string",
             "pattern": "^([0-9a-f]{2}){16,17}\\.(jpg|png|webp|gif|avif|heic)$",
         },
     },
     "Idempotency-Key": {
-        "description": "Makes it safe to send an upload again: the same key with the same table and "
-        "options gives the first answer again.",
+        "description": "Makes an upload safe to repeat: the same key with the same CSV and options "
+        "returns the first response again. 1 to 255 printable ASCII characters.",
         "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
     },
     "If-None-Match": {
-        "description": "The `ETag` of an earlier answer.",
+        "description": "`ETag` of an earlier response.",
         "schema": {"type": "string"},
     },
     "Last-Event-ID": {
-        "description": "The last event that an EventSource has seen.",
+        "description": "ID of the last event received. Browsers send it when they reconnect.",
         "schema": {"type": "string"},
     },
-    "Range": {"description": "Such as `bytes=0-1023`.", "schema": {"type": "string"}},
+    "Range": {"description": "Byte range, such as `bytes=0-1023`.", "schema": {"type": "string"}},
 }
 
 HEADERS: Mapping[str, Mapping[str, object]] = {
     "Location": {
-        "description": "Where the request's status is.",
+        "description": "URL of the request's status.",
         "schema": {"type": "string", "format": "uri-reference"},
     },
     "Idempotent-Replayed": {
-        "description": "`true` where an earlier upload's answer is given again.",
+        "description": "`true` if this is the response to an earlier upload with the same key.",
         "schema": {"type": "string", "enum": ["true"]},
     },
     "ETag": {
-        "description": "Tells this version from any other.",
+        "description": "Identifies this version of the response.",
         "schema": {"type": "string"},
     },
     "X-Request-Status": {
-        "description": "The request's status, without parsing.",
+        "description": "Status of the request.",
         "schema": {"type": "string"},
     },
     "X-Progress": {
-        "description": "`done/total`; failed and cancelled images are done.",
+        "description": "`done/total`, in images. Failed and cancelled images count as done.",
         "schema": {"type": "string", "pattern": "^[0-9]+/[0-9]+$"},
     },
     "Retry-After": {
-        "description": "Seconds after which it is worth asking again.",
+        "description": "Seconds to wait before the next API call.",
         "schema": {"type": "integer", "minimum": 0},
     },
     "Content-Disposition": {
-        "description": "A name for the file.",
+        "description": "Suggested file name.",
         "schema": {"type": "string"},
     },
-    "Content-Range": {"description": "Which bytes these are.", "schema": {"type": "string"}},
-    "Set-Cookie": {"description": "The session's cookie.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "How to send a key.", "schema": {"type": "string"}},
+    "Content-Range": {
+        "description": "Position of the range in the image.",
+        "schema": {"type": "string"},
+    },
+    "Set-Cookie": {"description": "The session cookie.", "schema": {"type": "string"}},
+    "WWW-Authenticate": {
+        "description": "Accepted way to send an API key.",
+        "schema": {"type": "string"},
+    },
 }

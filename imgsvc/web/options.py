@@ -1,4 +1,4 @@
-"""The options of a call: pydantic models that handlers parse by, and the API's description shows."""
+"""Options of API calls: pydantic models that parse them and that the OpenAPI document is made from."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from imgsvc.models import RequestStatus
 from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.problems import HttpProblemError
 
-MOST_WAIT_SECONDS = 60
-MOST_ROWS = 1_000
-"""Products or requests of one page."""
-_SHOWN = 100
-"""So much of an offending value is shown."""
+MAX_WAIT_SECONDS = 60
+"""Maximum of the option `wait`."""
+MAX_PAGE_SIZE = 1_000
+"""Maximum number of products or requests on one page."""
+_MAX_SHOWN_CHARACTERS = 100
+"""Length to which an invalid name or value is cut in an error."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _truth(value: object) -> object:
+def _parse_boolean(value: object) -> object:
     if isinstance(value, str):
         if value not in {"true", "false"}:
             raise ValueError("must be true or false")
@@ -43,23 +44,23 @@ def _truth(value: object) -> object:
     return value
 
 
-def _whole(value: object) -> object:
+def _parse_integer(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
         raise ValueError("must be a whole number")
     return value
 
 
-def _number(value: object) -> object:
+def _parse_number(value: object) -> object:
     if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]+)?(e-?[0-9]+)?", value):
         raise ValueError("must be a number")
     return value
 
 
-def _quality(value: object) -> Quality:
+def _parse_quality(value: object) -> Quality:
     return value if isinstance(value, Quality) else Quality.parse(str(value))
 
 
-def _webhook_url(value: str | None) -> str | None:
+def _parse_webhook_url(value: str | None) -> str | None:
     if value is None:
         return None
     try:
@@ -68,17 +69,17 @@ def _webhook_url(value: str | None) -> str | None:
         raise ValueError(str(error)) from None
 
 
-Truth = Annotated[bool, BeforeValidator(_truth)]
-Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_whole)]
-Limit = Annotated[int, Field(ge=1, le=MOST_ROWS), BeforeValidator(_whole)]
+Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]
+Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_parse_integer)]
+Limit = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_parse_integer)]
 Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
 Wait = Annotated[
-    float, Field(ge=0, le=MOST_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_number)
+    float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_parse_number)
 ]
 
 
 class Options(BaseModel):
-    """Options by their camelCase names; one that is not known is refused."""
+    """Base of all options. Names are camelCase; unknown options are errors."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -90,125 +91,137 @@ class Options(BaseModel):
 
 
 class NoOptions(Options):
-    """A call that has none."""
+    """The options of an operation without options."""
 
 
 class UploadFields(Options):
-    """How an upload is to be treated."""
+    """Options of `POST /processImages`."""
 
     webhook_url: Annotated[
         str | None,
-        AfterValidator(_webhook_url),
+        AfterValidator(_parse_webhook_url),
         Field(
-            description="Is called once the request has finished. http or https.",
+            description="http(s) URL to notify when the request has finished. It receives the event "
+            "`request.finished` by POST.",
             json_schema_extra={"format": "uri", "maxLength": 8_192},
         ),
     ] = None
     quality: Annotated[
         Quality | None,
-        BeforeValidator(_quality),
+        BeforeValidator(_parse_quality),
         WithJsonSchema({"type": "string", "pattern": "^([1-9][0-9]?|100)%?$"}),
         Field(
-            description="`50%`: half of each source's own quality. `50`: absolute, for all.",
+            description="Quality of the outputs, 1 to 100. `50%` is relative: half of each source's "
+            "own quality. `50` is absolute: the same for all images.",
             examples=["50%"],
         ),
     ] = None
     format: Annotated[
-        OutputFormat | None, Field(description="The outputs' format; `keep`: each its own.")
+        OutputFormat | None,
+        Field(description="Format of the outputs. `keep`: the format of the source."),
     ] = None
     dry_run: Annotated[
-        Truth, Field(description="Check the table, answer 200 with the counts, store nothing.")
+        Boolean,
+        Field(description="Validate the CSV and return its counts, without storing anything."),
     ] = False
 
 
 class StatusFormat(StrEnum):
+    """Format of the status."""
+
     CSV = "csv"
     JSON = "json"
 
 
 class StatusQuery(Options):
-    """Which status, in which form."""
+    """Options of `GET /checkStatus/{requestId}`."""
 
     format: Annotated[
-        StatusFormat | None, Field(description="Decides instead of the `Accept` header.")
+        StatusFormat | None,
+        Field(description="Format of the status. Overrides the `Accept` header."),
     ] = None
     only: Annotated[
         Literal["failed"] | None,
         Field(
-            description="Only the rows with failed images, with just those URLs; as a CSV in the "
-            "input's own columns, to be mended and uploaded again."
+            description="Return only the rows with failed images, and in them only the URLs that "
+            "failed. The CSV has the columns of the uploaded file, so it can be fixed and uploaded "
+            "again."
         ),
     ] = None
     wait: Annotated[
         Wait | None,
         Field(
-            description="Answer once something has changed since the `ETag` in `If-None-Match`, or "
-            "without one once the request has finished; after so many seconds at the latest.",
+            description="Long polling: wait up to this many seconds for a change since the `ETag` in "
+            "`If-None-Match`. Without `If-None-Match`, wait until the request has finished.",
         ),
     ] = None
-    bom: Annotated[Truth, Field(description="Begin the CSV with a byte-order mark, for Excel.")] = (
-        False
-    )
-    products: Annotated[Truth, Field(description="Whether the JSON has `products`.")] = True
-    offset: Annotated[Offset, Field(description="The first product of the JSON's page.")] = 0
-    limit: Annotated[Limit, Field(description="The JSON's products, at most.")] = 100
+    bom: Annotated[
+        Boolean, Field(description="Start the CSV with a byte-order mark, for Excel.")
+    ] = False
+    products: Annotated[Boolean, Field(description="Include `products` in the JSON.")] = True
+    offset: Annotated[Offset, Field(description="Number of products to skip in the JSON.")] = 0
+    limit: Annotated[Limit, Field(description="Maximum number of products in the JSON.")] = 100
 
 
 class ListQuery(Options):
-    """Which requests."""
+    """Options of `GET /listRequests`."""
 
     status: Annotated[
-        RequestStatus | None, Field(description="Only requests with this status.")
+        RequestStatus | None, Field(description="Return only requests with this status.")
     ] = None
-    limit: Annotated[Limit, Field(description="The requests of a page, at most.")] = 100
-    cursor: Annotated[Cursor | None, Field(description="The `nextCursor` of the page before.")] = (
-        None
-    )
+    limit: Annotated[Limit, Field(description="Maximum number of requests on a page.")] = 100
+    cursor: Annotated[Cursor | None, Field(description="`nextCursor` of the previous page.")] = None
 
 
-def query(model: type[Model], request: web.Request) -> Model:
-    """Read a call's query. Raises `ProblemError`."""
+def parse_query(model: type[Model], request: web.Request) -> Model:
+    """Return the options in the query string. Raise `ProblemError` if any is invalid."""
     return parse(model, request.query.items())
 
 
 def parse(model: type[Model], pairs: Iterable[tuple[str, str]]) -> Model:
-    """Read options. Raises `ProblemError` that names every one that is unknown, repeated or wrong."""
-    given = list(pairs)
-    counts = Counter(name for name, _ in given)
-    causes = [
-        _cause(name, "repeated_option", "is given more than once", None)
+    """Return the options in name-value pairs.
+
+    Raises a `ProblemError` that lists every option that is unknown, repeated or invalid.
+    """
+    received = list(pairs)
+    counts = Counter(name for name, _ in received)
+    errors = [
+        _error_item(name, "repeated_option", "is set more than once", None)
         for name, count in counts.items()
         if count > 1
     ]
     try:
-        options = model.model_validate(dict(given), by_name=False, by_alias=True)
+        options = model.model_validate(dict(received), by_name=False, by_alias=True)
     except ValidationError as error:
-        causes += [
-            _explain(model, str(each["loc"][0]), each["type"], each["msg"], dict(given))
+        errors += [
+            _explain(model, str(each["loc"][0]), each["type"], each["msg"], dict(received))
             for each in error.errors(include_url=False, include_context=False)
         ]
-    if causes:
-        told = "; ".join(str(cause["message"]) for cause in causes[:5])
-        more = f"; and {len(causes) - 5} more" if len(causes) > 5 else ""
-        raise HttpProblemError(ProblemCode.INVALID_OPTION, f"{told}{more}.", causes=causes)
+    if errors:
+        listed = "; ".join(str(error["message"]) for error in errors[:5])
+        more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise HttpProblemError(ProblemCode.INVALID_OPTION, f"{listed}{more}.", error_items=errors)
     return options
 
 
 def _explain(
-    model: type[BaseModel], name: str, kind: str, message: str, given: dict[str, str]
+    model: type[BaseModel], name: str, kind: str, message: str, received: dict[str, str]
 ) -> dict[str, object]:
+    """Return the error item for one error that pydantic found."""
     if kind == "extra_forbidden":
         known = ", ".join(str(field.alias) for field in model.model_fields.values())
-        has = f"its options are {known}" if known else "this call has none"
-        return _cause(name, "unknown_option", f"is no option here; {has}", given.get(name))
+        hint = f"use {known}" if known else "this operation has no options"
+        return _error_item(
+            name, "unknown_option", f"is not a known option ({hint})", received.get(name)
+        )
     text = message.removeprefix("Value error, ").replace("Input should be", "must be")
-    return _cause(name, "invalid_option", text, given.get(name))
+    return _error_item(name, "invalid_option", text, received.get(name))
 
 
-def _cause(name: str, code: str, message: str, value: str | None) -> dict[str, object]:
-    shown = name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
-    if value is not None and len(value) > _SHOWN:
-        value = f"{value[:_SHOWN]}…"
+def _error_item(name: str, code: str, message: str, value: str | None) -> dict[str, object]:
+    shown = name if len(name) <= _MAX_SHOWN_CHARACTERS else f"{name[:_MAX_SHOWN_CHARACTERS]}…"
+    if value is not None and len(value) > _MAX_SHOWN_CHARACTERS:
+        value = f"{value[:_MAX_SHOWN_CHARACTERS]}…"
     return {
         "row": None,
         "column": None,

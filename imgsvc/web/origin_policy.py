@@ -1,7 +1,7 @@
-"""Who calls from where: the call's own address, and what web pages of other origins may do.
+"""Checks of the `Host` and `Origin` headers, CORS headers, and the service's own base URL.
 
-Any web page can make a browser send a form or plain text to 127.0.0.1, and a name that first
-resolves to its own server and then to 127.0.0.1 (DNS rebinding) makes it read the answer as well.
+Any web page can make a browser send a form or plain text to 127.0.0.1. With DNS rebinding (a name
+that resolves first to the page's server and then to 127.0.0.1) the page can also read the response.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.urls import page_origin
 
-CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-"""Methods that change something."""
-EXPOSED = (
+UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+"""HTTP methods that change state."""
+EXPOSED_HEADERS = (
     "X-Request-Status, X-Progress, ETag, Location, Retry-After, Content-Disposition, "
     "Idempotent-Replayed"
 )
@@ -31,63 +31,67 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9._~-]{1,253})(?::([0
 
 
 class OriginPolicy:
-    """Judges where calls come from, by the server's settings."""
+    """Checks where API calls come from, by the `[server]` settings.
+
+    `path_prefix` is the path of `public_url` and `secure` whether that URL is https.
+    """
 
     def __init__(self, config: ServerConfig) -> None:
-        # Output URLs stand in lists that commas part.
+        # Output URLs are written in comma-separated lists.
         self._public_url = config.public_url.replace(",", "%2C")
         public = urlsplit(config.public_url)
-        self.path = public.path
+        self.path_prefix = public.path
         self.secure = public.scheme.lower() == "https"
         self._public_host = ""
-        self._cors = frozenset(config.cors_origins)
-        self._origins = set(self._cors)
+        self._cors_origins = frozenset(config.cors_origins)
+        self._trusted_origins = set(self._cors_origins)
         if config.public_url:
             origin = page_origin(config.public_url)
             self._public_host = urlsplit(origin).hostname or ""
-            self._origins.add(origin)
-        self._judge_host = is_loopback(config.host) and not config.api_keys
+            self._trusted_origins.add(origin)
+        self._host_check_enabled = is_loopback(config.host) and not config.api_keys
 
     def base_url(self, request: web.Request) -> str:
-        """Where this service is, for whoever sent this call: no slash at the end."""
-        return self._public_url or _own_origin(request)
+        """Return the service's URL as the client sees it, without a final slash."""
+        return self._public_url or _request_origin(request)
 
     def check(self, request: web.Request, *, any_host: bool = False) -> None:
-        """Raise `ProblemError` where the call is a foreign web page's doing, or its Host is none.
+        """Raise `ProblemError` if a page of another origin sent the API call, or `Host` is invalid.
 
-        The rule against rebinding concerns reading as well; `any_host` spares a call from it.
+        The check against DNS rebinding applies to all methods. `any_host` skips it.
         """
-        host = _host(request)
-        if self._judge_host and not any_host and not self._is_ours(host):
+        host = _valid_host(request)
+        if self._host_check_enabled and not any_host and not self._is_own_host(host):
             raise ProblemError(
                 ProblemCode.FOREIGN_ORIGIN,
-                f"This service listens on loopback without API keys, and {host!r} is not its name. "
-                "If it should be, set server.public_url, or set server.api_keys.",
+                f"The host {host!r} is not allowed. This service listens on loopback without API "
+                "keys, so it accepts only loopback names and the host of server.public_url. Set "
+                "server.public_url or server.api_keys.",
             )
-        if request.method in CHANGING and self._is_foreign(request):
+        if request.method in UNSAFE_METHODS and self._is_cross_origin(request):
             raise ProblemError(
                 ProblemCode.FOREIGN_ORIGIN,
-                "A web page of another origin sent this. If it may, name it in "
-                "server.cors_origins; if it is this service's own page behind a proxy, set "
-                "server.public_url.",
+                "A web page of another origin sent this API call. To allow that page, add its "
+                "origin to server.cors_origins. If it is this service's own page behind a proxy, "
+                "set server.public_url.",
             )
 
     def is_preflight(self, request: web.Request) -> bool:
-        """Whether a browser asks, for an allowed page, which calls it may make."""
-        asked = "Access-Control-Request-Method" in request.headers
-        return request.method == "OPTIONS" and asked and self._allowed(request) is not None
+        """Return whether this is a CORS preflight request of an allowed origin."""
+        has_method = "Access-Control-Request-Method" in request.headers
+        return request.method == "OPTIONS" and has_method and self._cors_origin(request) is not None
 
     def cors_headers(self, request: web.Request) -> Mapping[str, str]:
-        """What allows an allowed page to read the answer. Cookies are never allowed along."""
-        if not self._cors:
+        """Return the headers that let an allowed page read the response. Never allows cookies."""
+        if not self._cors_origins:
             return {}
-        origin = self._allowed(request)
+        origin = self._cors_origin(request)
         if origin is None:
             return {"Vary": "Origin"}
         headers = {
             "Vary": "Origin",
             "Access-Control-Allow-Origin": origin,
-            "Access-Control-Expose-Headers": EXPOSED,
+            "Access-Control-Expose-Headers": EXPOSED_HEADERS,
         }
         if request.method == "OPTIONS":
             headers["Access-Control-Allow-Methods"] = "GET, HEAD, POST, DELETE"
@@ -95,27 +99,28 @@ class OriginPolicy:
             headers["Access-Control-Max-Age"] = "600"
         return headers
 
-    def _allowed(self, request: web.Request) -> str | None:
+    def _cors_origin(self, request: web.Request) -> str | None:
+        """Return the `Origin` header if `cors_origins` allows it, else None."""
         origin = request.headers.get("Origin")
-        return origin if origin is not None and origin.lower() in self._cors else None
+        return origin if origin is not None and origin.lower() in self._cors_origins else None
 
-    def _is_foreign(self, request: web.Request) -> bool:
+    def _is_cross_origin(self, request: web.Request) -> bool:
         origins = request.headers.getall("Origin", [])
         if not origins:
             return request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"
-        ours = {_own_origin(request).lower(), *self._origins}
-        if any(origin.lower() not in ours for origin in origins):
+        trusted = {_request_origin(request).lower(), *self._trusted_origins}
+        if any(origin.lower() not in trusted for origin in origins):
             return True
-        cross = request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"
-        return cross and self._allowed(request) is None
+        cross_site = request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"
+        return cross_site and self._cors_origin(request) is None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_own_host(self, host: str) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
         return is_loopback(name) or (bool(self._public_host) and name == self._public_host)
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host's name, or an address, is this machine's own."""
+    """Return whether a host name or IP address is loopback."""
     try:
         return ip_address(name).is_loopback
     except ValueError:
@@ -131,12 +136,15 @@ def _is_ipv6(text: str) -> bool:
     return True
 
 
-def _own_origin(request: web.Request) -> str:
-    return f"{request.scheme}://{_host(request)}"
+def _request_origin(request: web.Request) -> str:
+    return f"{request.scheme}://{_valid_host(request)}"
 
 
-def _host(request: web.Request) -> str:
-    """The call's `Host`, once it is known to hold nothing that could harm a URL it is put into."""
+def _valid_host(request: web.Request) -> str:
+    """Return the `Host` header, which is safe to put into a URL.
+
+    HTTP/1.0 does not require it: the socket's own address is the default. Raises `ProblemError`.
+    """
     hosts = request.headers.getall("Host", [])
     if not hosts and request.version < (1, 1):
         name, port = request.get_extra_info("sockname", ("localhost", 80))[:2]
@@ -144,6 +152,6 @@ def _host(request: web.Request) -> str:
     match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
     if match is None or not _is_ipv6(match[1] or "::") or int(match[2] or 0) > 65_535:
         raise ProblemError(
-            ProblemCode.BAD_REQUEST, "The Host header is missing, doubled or malformed."
+            ProblemCode.BAD_REQUEST, "The Host header is missing, repeated or malformed."
         )
     return hosts[0]

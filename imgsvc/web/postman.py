@@ -1,4 +1,4 @@
-"""`postman.json` (v2.1): the API as a collection that runs from top to bottom as it is."""
+"""The Postman collection (v2.1) of the API. It runs from top to bottom without changes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any
 Json = dict[str, Any]
 
 SCHEMA = "https://schema.getpostman.com/json/collection/v2.1.0/collection.json"
-POLLS = 60
-"""The collection waits this often for its request to finish, 10 s each time."""
-_TABLE = "S. No.,Product Name,Input Image Urls\n1,Example,{{imageUrl}}\n"
-_WAIT = "Wait for the end"
+MAX_POLLS = 60
+"""Maximum number of polls for the request to finish. Each poll waits up to 10 s."""
+_SAMPLE_CSV = "S. No.,Product Name,Input Image Urls\n1,Example,{{imageUrl}}\n"
+_WAIT = "Wait until the request has finished"
 _DELETE = "Delete the request"
 
 
 def collection(base_url: str) -> Json:
-    """The collection; its `baseUrl` is where it was asked for."""
+    """Return the collection with `base_url` as its variable `baseUrl`."""
     return {
         "info": {
             "name": "imgsvc",
-            "description": "Upload a CSV, wait, download. Run it from top to bottom. Set `apiKey` "
-            "where the service wants one, and `imageUrl` to an image that it can reach.",
+            "description": "Upload a CSV, wait until it is processed, and download the result. Run the "
+            "collection from top to bottom. Set `imageUrl` to an image that the service can reach, "
+            "and `apiKey` if the service requires one.",
             "schema": SCHEMA,
         },
         "auth": {
@@ -42,13 +43,16 @@ def collection(base_url: str) -> Json:
             {"key": "retried", "value": ""},
         ],
         "item": [
-            _item("Ready?", "GET", "/health/ready", [_status(200)]),
+            _item("Check readiness", "GET", "/health/ready", [_status(200)]),
             _item(
-                "Check the CSV without storing anything",
+                "Validate the CSV (dry run)",
                 "POST",
                 "/processImages?dryRun=true",
-                [_status(200), *_test("it has one image", "pm.expect(body.images).to.eql(1);")],
-                table=True,
+                [
+                    _status(200),
+                    *_test("the CSV has one image", "pm.expect(body.images).to.eql(1);"),
+                ],
+                has_csv=True,
             ),
             _item(
                 "Upload the CSV",
@@ -56,12 +60,12 @@ def collection(base_url: str) -> Json:
                 "/processImages",
                 [
                     _status(201),
-                    *_test("it is accepted", 'pm.expect(body.status).to.eql("pending");'),
+                    *_test("the upload is accepted", 'pm.expect(body.status).to.eql("pending");'),
                     'pm.collectionVariables.set("requestId", body.requestId);',
                     'pm.collectionVariables.set("polls", "0");',
                     'pm.collectionVariables.set("retried", "");',
                 ],
-                table=True,
+                has_csv=True,
             ),
             _item(
                 _WAIT,
@@ -71,7 +75,7 @@ def collection(base_url: str) -> Json:
                     _status(200),
                     'const polls = Number(pm.collectionVariables.get("polls")) + 1;',
                     'pm.collectionVariables.set("polls", String(polls));',
-                    f"if (body.finishedAt === null && polls < {POLLS}) {{",
+                    f"if (body.finishedAt === null && polls < {MAX_POLLS}) {{",
                     f'  pm.execution.setNextRequest("{_WAIT}");',
                     "} else {",
                     *_test(
@@ -81,7 +85,7 @@ def collection(base_url: str) -> Json:
                 ],
             ),
             _item(
-                "Every image, as JSON",
+                "Get the status of every image (JSON)",
                 "GET",
                 "/checkStatus/{{requestId}}?format=json",
                 [
@@ -102,7 +106,7 @@ def collection(base_url: str) -> Json:
                 [
                     _status(200),
                     *_test(
-                        "the rows are back",
+                        "the CSV has output URLs and the request ID",
                         'pm.expect(pm.response.text()).to.include("Output Image Urls")'
                         '.and.to.include(pm.collectionVariables.get("requestId"));',
                     ),
@@ -111,13 +115,13 @@ def collection(base_url: str) -> Json:
             ),
             _item("Download an image", "GET", "{{outputUrl}}", [_status(200)], is_json=False),
             _item(
-                "Download all images as a ZIP",
+                "Download all images (ZIP)",
                 "GET",
                 "/downloadImages/{{requestId}}",
                 [
                     _status(200),
                     *_test(
-                        "it is a ZIP",
+                        "the response is a ZIP",
                         'pm.expect(pm.response.headers.get("Content-Type"))'
                         '.to.include("application/zip");',
                     ),
@@ -125,20 +129,20 @@ def collection(base_url: str) -> Json:
                 is_json=False,
             ),
             _item(
-                "Only the failed rows",
+                "Download the failed rows",
                 "GET",
                 "/checkStatus/{{requestId}}?only=failed",
                 [_status(200)],
                 is_json=False,
             ),
             _item(
-                "Watch it",
+                "Watch the progress (server-sent events)",
                 "GET",
                 "/watchStatus/{{requestId}}",
                 [
                     _status(200),
                     *_test(
-                        "it ends with the request",
+                        "the stream ends with a finished event",
                         'pm.expect(pm.response.text()).to.include("event: finished");',
                     ),
                 ],
@@ -150,11 +154,11 @@ def collection(base_url: str) -> Json:
                 "/listRequests?limit=10",
                 [
                     _status(200),
-                    *_test("there are some", "pm.expect(body.requests).to.not.be.empty;"),
+                    *_test("the list is not empty", "pm.expect(body.requests).to.not.be.empty;"),
                 ],
             ),
             _item(
-                "Cancel it: too late",
+                "Cancel the request (409: already finished)",
                 "POST",
                 "/cancelRequest/{{requestId}}",
                 [
@@ -165,12 +169,12 @@ def collection(base_url: str) -> Json:
                 ],
             ),
             _item(
-                "Try failed images again",
+                "Retry failed images",
                 "POST",
                 "/retryFailed/{{requestId}}",
                 [
                     *_test(
-                        "they wait again, or there are none",
+                        "images are retried, or none has failed",
                         "pm.expect(pm.response.code).to.be.oneOf([202, 409]);",
                     ),
                     'pm.collectionVariables.set("retried", "yes");',
@@ -179,7 +183,12 @@ def collection(base_url: str) -> Json:
                 ],
             ),
             _item(_DELETE, "DELETE", "/deleteRequest/{{requestId}}", [_status(204)], is_json=False),
-            _item("It is gone", "GET", "/checkStatus/{{requestId}}", [_status(404)]),
+            _item(
+                "Check that the request is deleted (404)",
+                "GET",
+                "/checkStatus/{{requestId}}",
+                [_status(404)],
+            ),
         ],
     }
 
@@ -190,7 +199,7 @@ def _item(
     path: str,
     tests: Sequence[str],
     *,
-    table: bool = False,
+    has_csv: bool = False,
     is_json: bool = True,
 ) -> Json:
     request: Json = {
@@ -198,9 +207,9 @@ def _item(
         "header": [],
         "url": path if path.startswith("{{") else f"{{{{baseUrl}}}}{path}",
     }
-    if table:
+    if has_csv:
         request["header"] = [{"key": "Content-Type", "value": "text/csv"}]
-        request["body"] = {"mode": "raw", "raw": _TABLE}
+        request["body"] = {"mode": "raw", "raw": _SAMPLE_CSV}
     script = ["const body = pm.response.json();", *tests] if is_json else list(tests)
     event = {"listen": "test", "script": {"type": "text/javascript", "exec": script}}
     return {"name": name, "request": request, "event": [event]}

@@ -1,4 +1,4 @@
-"""The Error Handler: every refusal, and every bug, as one form that people and programs can read."""
+"""The Error Handler: turns every error into a problem report (RFC 9457) for people and programs."""
 
 from __future__ import annotations
 
@@ -20,43 +20,43 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:imgsvc:problem:"
-"""What a problem's `type` begins with; the refusal's code follows. Stable: programs compare it."""
-ANSWERED: web.RequestKey[bool] = web.RequestKey("answered", bool)
-"""Whether a call's answer has begun to go out."""
-MOST_CAUSES = 100
-"""Of several causes, so many are listed; faults of a table come in no greater number."""
-UNAVAILABLE_SECONDS = 5
-"""When to try again where a refusal does not say."""
+"""Prefix of a problem's `type`; the problem code follows. Stable, because programs compare it."""
+RESPONSE_STARTED: web.RequestKey[bool] = web.RequestKey("response_started", bool)
+"""Request key: whether the headers of the response have been sent."""
+MAX_ERRORS = 100
+"""Maximum number of listed errors. The validator reports no more errors of a file than this."""
+DEFAULT_RETRY_AFTER_SECONDS = 5
+"""`Retry-After` of a 429 or 503 problem that does not set its own."""
 
 PROBLEMS: Mapping[ProblemCode, tuple[int, str]] = {
-    ProblemCode.INVALID_CSV: (400, "The CSV is invalid"),
-    ProblemCode.INVALID_OPTION: (400, "An option is invalid"),
-    ProblemCode.INVALID_BODY: (400, "The body is not what it says it is"),
-    ProblemCode.BAD_REQUEST: (400, "This is not a valid HTTP request"),
-    ProblemCode.UNAUTHORIZED: (401, "An API key is needed"),
-    ProblemCode.FOREIGN_ORIGIN: (403, "Refused to another web page"),
+    ProblemCode.INVALID_CSV: (400, "Invalid CSV"),
+    ProblemCode.INVALID_OPTION: (400, "Invalid option"),
+    ProblemCode.INVALID_BODY: (400, "Malformed request body"),
+    ProblemCode.BAD_REQUEST: (400, "Malformed HTTP request"),
+    ProblemCode.UNAUTHORIZED: (401, "Missing or invalid API key"),
+    ProblemCode.FOREIGN_ORIGIN: (403, "Cross-origin request blocked"),
     ProblemCode.NOT_FOUND: (404, "Not found"),
     ProblemCode.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
-    ProblemCode.UPLOAD_STALLED: (408, "The upload stood still"),
-    ProblemCode.IDEMPOTENCY_KEY_BUSY: (409, "The upload is still in progress"),
-    ProblemCode.ALREADY_FINISHED: (409, "The request has already finished"),
-    ProblemCode.NOT_FINISHED: (409, "The request has not finished"),
-    ProblemCode.NOTHING_FAILED: (409, "Nothing has failed"),
-    ProblemCode.TOO_LARGE: (413, "The upload is too large"),
+    ProblemCode.UPLOAD_STALLED: (408, "Upload timed out"),
+    ProblemCode.IDEMPOTENCY_KEY_BUSY: (409, "Upload already in progress"),
+    ProblemCode.ALREADY_FINISHED: (409, "Request already finished"),
+    ProblemCode.NOT_FINISHED: (409, "Request not finished"),
+    ProblemCode.NOTHING_FAILED: (409, "No failed images"),
+    ProblemCode.TOO_LARGE: (413, "Request body too large"),
     ProblemCode.TOO_MANY_IMAGES: (413, "Too many images"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "Unsupported media type"),
-    ProblemCode.RANGE_NOT_SATISFIABLE: (416, "No such range"),
-    ProblemCode.IDEMPOTENCY_KEY_REUSED: (422, "The Idempotency-Key belongs to another upload"),
-    ProblemCode.TOO_MUCH_WAITING: (429, "Too much is waiting"),
+    ProblemCode.RANGE_NOT_SATISFIABLE: (416, "Range not satisfiable"),
+    ProblemCode.IDEMPOTENCY_KEY_REUSED: (422, "Idempotency key already used"),
+    ProblemCode.TOO_MUCH_WAITING: (429, "Too many pending images"),
     ProblemCode.INTERNAL: (500, "Internal error"),
-    ProblemCode.UNAVAILABLE: (503, "Not available now"),
-    ProblemCode.STORAGE_FULL: (503, "The storage is full"),
+    ProblemCode.UNAVAILABLE: (503, "Service unavailable"),
+    ProblemCode.STORAGE_FULL: (503, "Storage full"),
 }
-"""The HTTP status and the title of each refusal."""
+"""HTTP status and title of each problem code."""
 
 
 class HttpProblemError(ProblemError):
-    """A refusal that only HTTP knows: with headers of its own, or with several causes."""
+    """A problem with response headers of its own, or with a list of errors as JSON objects."""
 
     def __init__(
         self,
@@ -64,95 +64,98 @@ class HttpProblemError(ProblemError):
         detail: str,
         *,
         headers: Mapping[str, str] | None = None,
-        causes: Sequence[Mapping[str, object]] = (),
+        error_items: Sequence[Mapping[str, object]] = (),
         retry_after: int | None = None,
     ) -> None:
         super().__init__(code, detail, retry_after=retry_after)
         self.headers = dict(headers or {})
-        self.causes = causes
+        self.error_items = error_items
 
 
-def problem_response(refusal: ProblemError) -> web.Response:
-    """Render a refusal."""
-    status, title = PROBLEMS[refusal.code]
+def problem_response(problem: ProblemError) -> web.Response:
+    """Return the problem report of an error as an HTTP response."""
+    status, title = PROBLEMS[problem.code]
     body: dict[str, Any] = {
-        "type": f"{TYPE_PREFIX}{refusal.code}",
+        "type": f"{TYPE_PREFIX}{problem.code}",
         "title": title,
         "status": status,
-        "detail": refusal.detail,
+        "detail": problem.detail,
     }
     headers = {"Content-Type": MEDIA_TYPE}
-    if refusal.errors:
-        body["errors"] = [file_error_json(fault) for fault in refusal.errors]
-        body["errorCount"] = refusal.error_count
-    if isinstance(refusal, HttpProblemError):
-        headers |= refusal.headers
-        if refusal.causes:
-            body["errors"] = list(refusal.causes[:MOST_CAUSES])
-            body["errorCount"] = len(refusal.causes)
-    retry_after = refusal.retry_after
+    if problem.errors:
+        body["errors"] = [file_error_json(error) for error in problem.errors]
+        body["errorCount"] = problem.error_count
+    if isinstance(problem, HttpProblemError):
+        headers |= problem.headers
+        if problem.error_items:
+            body["errors"] = list(problem.error_items[:MAX_ERRORS])
+            body["errorCount"] = len(problem.error_items)
+    retry_after = problem.retry_after
     if retry_after is None and status in {429, 503}:
-        retry_after = UNAVAILABLE_SECONDS
+        retry_after = DEFAULT_RETRY_AFTER_SECONDS
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
     return web.Response(status=status, headers=headers, body=json.dumps(body).encode())
 
 
-def file_error_json(fault: FileError) -> dict[str, object]:
-    """Render one fault of a table."""
+def file_error_json(error: FileError) -> dict[str, object]:
+    """Return one error of an uploaded file as a JSON object."""
     return {
-        "row": fault.row,
-        "column": fault.column,
-        "code": fault.code,
-        "message": fault.message,
-        "value": fault.value,
+        "row": error.row,
+        "column": error.column,
+        "code": error.code,
+        "message": error.message,
+        "value": error.value,
     }
 
 
 @web.middleware
-async def answer_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn whatever a handler raises into a problem report."""
+async def problem_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every exception of a handler into a problem report.
+
+    If the response has started, close the connection instead.
+    """
     try:
         return await handler(request)
     except Exception as error:
-        if not request.get(ANSWERED, False):
-            return _answer(request, error)
-        # Half an answer is out: only a cut connection tells the client that the rest is missing.
+        if not request.get(RESPONSE_STARTED, False):
+            return _error_response(request, error)
+        # Only an aborted connection shows the client that the response is incomplete.
         if request.transport is not None:
             request.transport.abort()
         if isinstance(error, ConnectionError):
             raise
-        if isinstance(error, OSError | ProblemError):  # what it tells of was deleted meanwhile, say
-            log.warning("an answer was cut short: %s %s: %s", request.method, request.path, error)
+        if isinstance(error, OSError | ProblemError):  # For example: the request was deleted.
+            log.warning("response aborted: %s %s: %s", request.method, request.path, error)
         else:
-            log.exception("an answer was cut short: %s %s", request.method, request.path)
+            log.exception("response aborted: %s %s", request.method, request.path)
         raise ConnectionResetError from error
 
 
-def _answer(request: web.Request, error: Exception) -> web.Response:
+def _error_response(request: web.Request, error: Exception) -> web.Response:
     if isinstance(error, ConnectionError):
-        raise error  # The client has gone; nobody reads an answer.
+        raise error  # The client has disconnected and cannot read a response.
     if isinstance(error, ProblemError):
         return problem_response(error)
     if isinstance(error, web.HTTPException):
-        return problem_response(_of_aiohttp(error))
+        return problem_response(_from_http_exception(error))
     if isinstance(error, DatabaseFullError | StorageFullError):
-        log.warning("no room: %s", error)
-        detail = "The storage has no room left. Try again later."
+        log.warning("storage full: %s", error)
+        detail = "The storage is full. Try again later."
         return problem_response(ProblemError(ProblemCode.STORAGE_FULL, detail))
     if isinstance(error, DatabaseUnavailableError):
-        log.warning("the database is not available: %s", error)
-        detail = "The database is not available. Try again later."
+        log.warning("database unavailable: %s", error)
+        detail = "The database is unavailable. Try again later."
         return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
-    log.error("a bug in %s %s", request.method, request.path, exc_info=error)
-    detail = "Something went wrong here, and it is not your doing. The log says what."
+    log.error("internal error: %s %s", request.method, request.path, exc_info=error)
+    detail = "An internal error occurred. See the service log."
     return problem_response(ProblemError(ProblemCode.INTERNAL, detail))
 
 
-def _of_aiohttp(answer: web.HTTPException) -> ProblemError:
-    """What aiohttp itself refuses; our own handlers raise `ProblemError`."""
+def _from_http_exception(error: web.HTTPException) -> ProblemError:
+    """Return the problem for an exception of aiohttp itself. Handlers raise `ProblemError`."""
     codes = {status: code for code, (status, _) in PROBLEMS.items()}
-    code = codes.get(answer.status, ProblemCode.INTERNAL)
-    if answer.status == HTTPStatus.BAD_REQUEST:
+    code = codes.get(error.status, ProblemCode.INTERNAL)
+    if error.status == HTTPStatus.BAD_REQUEST:
         code = ProblemCode.BAD_REQUEST
-    return ProblemError(code, answer.reason)
+    return ProblemError(code, error.reason)

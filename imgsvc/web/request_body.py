@@ -1,4 +1,4 @@
-"""Reading what a call brings along: streamed, counted, and not before it is known to be wanted."""
+"""Streaming access to the body of an API call. The client sends it only when a handler reads it."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.problems import HttpProblemError
 
 CHUNK_BYTES = 64 * 1024
-"""What is taken at once, so that reading a form holds up nobody's answers."""
-_SMALL_SECONDS = 10.0
+"""Maximum chunk size. Small, so that parsing a form does not block the event loop for long."""
+_SMALL_BODY_IDLE_SECONDS = 10.0
+"""Idle timeout of a small body."""
 
 
-async def expect(request: web.Request) -> None:
-    """Stay silent on `Expect: 100-continue` until somebody reads the body: see `chunks`."""
+async def defer_100_continue(request: web.Request) -> None:
+    """Send no `100 Continue` yet. `read_chunks` sends it when the body is read."""
 
 
 def media_type(request: web.Request) -> str:
-    """The body's media type as the call declares it, without parameters; "" where it does not.
+    """Return the declared media type of the body, without parameters; "" if there is none.
 
-    aiohttp's own word for a malformed one is application/octet-stream, or an error.
+    aiohttp's `content_type` is application/octet-stream, or raises, if the header is malformed.
     """
     declared = request.headers.get("Content-Type", "").encode("utf-8", "replace").decode()
     return declared.partition(";")[0].strip().lower()
 
 
-def refuse_encoding(request: web.Request) -> None:
-    """Raise `ProblemError` where the body is compressed."""
+def reject_encoding(request: web.Request) -> None:
+    """Raise `ProblemError` if the body has a `Content-Encoding`."""
     encodings = ",".join(request.headers.getall("Content-Encoding", [])).lower().split(",")
     if any(encoding.strip() not in {"", "identity"} for encoding in encodings):
         raise HttpProblemError(
             ProblemCode.UNSUPPORTED_MEDIA_TYPE,
-            "The body has a Content-Encoding. Send it as it is.",
+            "A Content-Encoding is not supported. Send the body uncompressed.",
             headers={"Accept-Encoding": "identity"},
         )
 
 
 def declared_length(request: web.Request) -> int:
-    """The body's length as the call declares it; 0 where it does not."""
+    """Return the declared length of the body in bytes, or 0 if there is none."""
     return request.content_length or 0
 
 
-async def chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Give the body as it comes. Raises `ProblemError` where it stands still or is malformed."""
+async def read_chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[bytes, None]:
+    """Yield the body as it arrives.
+
+    Raises `ProblemError` if no data arrive for `idle_seconds`, or the framing is malformed.
+    """
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # What counts is the answer proper.
+        request.writer.output_size = 0  # Count only the final response.
     while True:
         try:
             async with asyncio.timeout(idle_seconds):
@@ -56,24 +60,24 @@ async def chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[by
         except TimeoutError:
             raise ProblemError(
                 ProblemCode.UPLOAD_STALLED,
-                f"No byte came for {idle_seconds:g} s (server.upload_idle_seconds).",
+                f"No data received for {idle_seconds:g} s (server.upload_idle_seconds).",
             ) from None
         except web.RequestPayloadError as error:
             raise ProblemError(
-                ProblemCode.BAD_REQUEST, f"The body's framing is malformed: {error}"
+                ProblemCode.BAD_REQUEST, f"The framing of the body is malformed: {error}"
             ) from None
         if not chunk:
             return
         yield chunk
 
 
-async def read_small(request: web.Request, kind: str, limit: int) -> bytes:
-    """Read a body that is to be short and of this kind. Raises `ProblemError`."""
-    if media_type(request) != kind:
-        raise ProblemError(ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The body must be {kind}.")
-    refuse_encoding(request)
+async def read_small(request: web.Request, expected_type: str, limit: int) -> bytes:
+    """Return the whole body. Raise `ProblemError` if it has another media type or is too long."""
+    if media_type(request) != expected_type:
+        raise ProblemError(ProblemCode.UNSUPPORTED_MEDIA_TYPE, f"The body must be {expected_type}.")
+    reject_encoding(request)
     body = b""
-    async for chunk in chunks(request, _SMALL_SECONDS):
+    async for chunk in read_chunks(request, _SMALL_BODY_IDLE_SECONDS):
         body += chunk
         if len(body) > limit:
             raise ProblemError(ProblemCode.TOO_LARGE, f"The body must be at most {limit:,} bytes.")

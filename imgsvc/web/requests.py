@@ -1,4 +1,4 @@
-"""What may be done with requests: list, watch, cancel, retry, delete."""
+"""Operations on requests: list, watch, cancel, retry and delete."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from imgsvc.web.responses import json_response
 from imgsvc.web.status import StatusHandler
 
 COMMENT_SECONDS = 15.0
-"""A watcher hears at least a comment this often, so that proxies keep the connection."""
-DROP_SECONDS = 15.0
-"""A watcher that takes nothing for so long is dropped."""
+"""Interval after which an event stream without events sends a comment, so that proxies keep it open."""
+SEND_TIMEOUT_SECONDS = 15.0
+"""Time a client has to receive an event before it is disconnected."""
 RETRY_MILLISECONDS = 3_000
+"""Time after which a browser reconnects to a closed event stream."""
 
 
 class RequestsHandler:
-    """Hands users' wishes about their requests on to who carries them out."""
+    """Handles the API calls that list, watch, cancel, retry and delete requests."""
 
     def __init__(
-        self, snapshots: Queries, control: RequestActions, events: Events, status: StatusHandler
+        self, queries: Queries, actions: RequestActions, events: Events, status: StatusHandler
     ) -> None:
-        self._snapshots = snapshots
-        self._control = control
+        self._queries = queries
+        self._actions = actions
         self._events = events
         self._status = status
         self._rendered: tuple[Request | None, bytes] = (None, b"")
 
     async def list_requests(self, request: web.Request) -> web.Response:
         """`GET /listRequests`"""
-        query = options.query(ListQuery, request)
-        requests, cursor = await self._snapshots.list_requests(
+        query = options.parse_query(ListQuery, request)
+        requests, cursor = await self._queries.list_requests(
             query.status, query.limit, query.cursor
         )
         now = time.time()
@@ -51,36 +52,38 @@ class RequestsHandler:
 
     async def cancel_request(self, request: web.Request) -> web.StreamResponse:
         """`POST /cancelRequest/{requestId}`"""
-        options.query(NoOptions, request)
+        options.parse_query(NoOptions, request)
         request_id = request.match_info["request_id"]
-        await self._control.cancel(request_id)
-        return await self._status.answer(request, request_id, status=200)
+        await self._actions.cancel(request_id)
+        return await self._status.send_status(request, request_id, status=200)
 
     async def retry_failed(self, request: web.Request) -> web.StreamResponse:
         """`POST /retryFailed/{requestId}`"""
-        options.query(NoOptions, request)
+        options.parse_query(NoOptions, request)
         request_id = request.match_info["request_id"]
-        await self._control.retry(request_id)
-        return await self._status.answer(request, request_id, status=202)
+        await self._actions.retry(request_id)
+        return await self._status.send_status(request, request_id, status=202)
 
     async def delete_request(self, request: web.Request) -> web.Response:
         """`DELETE /deleteRequest/{requestId}`"""
-        options.query(NoOptions, request)
-        await self._control.delete(request.match_info["request_id"])
+        options.parse_query(NoOptions, request)
+        await self._actions.delete(request.match_info["request_id"])
         return web.Response(status=204)
 
     async def watch_status(self, request: web.Request) -> web.StreamResponse:
         """`GET /watchStatus/{requestId}`"""
-        options.query(NoOptions, request)
-        async with self._events.watch(request.match_info["request_id"]) as feed:
-            first = await anext(feed, None)
-            heard = request.headers.get("Last-Event-ID")
-            if first is None or (first.finished_at is not None and heard == str(first.version)):
-                return web.Response(status=204)  # Tells an EventSource not to come back.
-            return await self._stream(request, first, feed)
+        options.parse_query(NoOptions, request)
+        async with self._events.watch(request.match_info["request_id"]) as subscription:
+            first = await anext(subscription, None)
+            last_event_id = request.headers.get("Last-Event-ID")
+            if first is None or (
+                first.finished_at is not None and last_event_id == str(first.version)
+            ):
+                return web.Response(status=204)  # An EventSource does not reconnect after a 204.
+            return await self._stream(request, first, subscription)
 
     async def _stream(
-        self, request: web.Request, first: Request, feed: Subscription
+        self, request: web.Request, first: Request, subscription: Subscription
     ) -> web.StreamResponse:
         response = web.StreamResponse(
             headers={
@@ -92,28 +95,30 @@ class RequestsHandler:
         await response.prepare(request)
         if request.method != "HEAD":
             try:
-                async with aclosing(self._told(first, feed)) as told:
-                    async for data in told:
-                        async with asyncio.timeout(DROP_SECONDS):
+                async with aclosing(self._event_stream(first, subscription)) as events:
+                    async for data in events:
+                        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
                             await response.write(data)
             except TimeoutError:
-                # What it has not read would pile up.
+                # Unsent events would fill the memory.
                 if request.transport is not None:
                     request.transport.abort()
-                raise ConnectionResetError("a watcher took nothing") from None
+                raise ConnectionResetError("the client does not receive events") from None
         await response.write_eof()
         return response
 
-    async def _told(self, first: Request, feed: Subscription) -> AsyncGenerator[bytes, None]:
-        """Give an event for each version, and comments where none comes."""
+    async def _event_stream(
+        self, first: Request, subscription: Subscription
+    ) -> AsyncGenerator[bytes, None]:
+        """Yield an event for each version of the request, and comments in between."""
         yield b"retry: %d\n\n%b" % (RETRY_MILLISECONDS, self._event(first))
         version = first.version
         while True:
             try:
                 async with asyncio.timeout(COMMENT_SECONDS):
-                    request = await anext(feed, None)
+                    request = await anext(subscription, None)
             except TimeoutError:
-                yield b": still here\n\n"
+                yield b": keep-alive\n\n"
                 continue
             if request is None:
                 return
@@ -122,10 +127,10 @@ class RequestsHandler:
                 yield self._event(request)
 
     def _event(self, request: Request) -> bytes:
-        """Render a snapshot; one that many watch is rendered once."""
+        """Return a snapshot as an event. Clients that watch the same request share it."""
         if self._rendered[0] is not request:
             name = "progress" if request.finished_at is None else "finished"
-            data = json.dumps(self._status.without_products(request), separators=(",", ":"))
+            data = json.dumps(self._status.status_without_products(request), separators=(",", ":"))
             text = f"event: {name}\nid: {request.version}\ndata: {data}\n\n"
             self._rendered = (request, text.encode())
         return self._rendered[1]

@@ -1,4 +1,4 @@
-"""The headers of every answer: what a browser may not do with it, and who may read it."""
+"""Security and CORS headers of every response."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from aiohttp import web
 
 from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.problems import ANSWERED
+from imgsvc.web.problems import RESPONSE_STARTED
 
 SERVER = "imgsvc"
-_ALWAYS = {
+_FIXED_HEADERS = {
     "Server": SERVER,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -18,36 +18,36 @@ _ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-_UNLESS_SAID = {
+_DEFAULT_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
 
-def harden(headers: MutableMapping[str, str]) -> None:
-    """Add what every answer has."""
-    headers.update(_ALWAYS)
-    for name, value in _UNLESS_SAID.items():
+def add_security_headers(headers: MutableMapping[str, str]) -> None:
+    """Set the fixed headers, and the defaults for headers that the handler has not set."""
+    headers.update(_FIXED_HEADERS)
+    for name, value in _DEFAULT_HEADERS.items():
         headers.setdefault(name, value)
 
 
-def finish_headers(
-    origins: OriginPolicy,
+def response_headers_handler(
+    origin_policy: OriginPolicy,
 ) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """Make the signal that completes each answer's headers."""
+    """Return an `on_response_prepare` handler that completes the headers of each response."""
 
-    async def finish(request: web.Request, response: web.StreamResponse) -> None:
-        request[ANSWERED] = True
-        harden(response.headers)
-        cors = dict(origins.cors_headers(request))
+    async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+        request[RESPONSE_STARTED] = True
+        add_security_headers(response.headers)
+        cors = dict(origin_policy.cors_headers(request))
         if "Vary" in cors and "Vary" in response.headers:
             cors["Vary"] = f"{response.headers['Vary']}, {cors['Vary']}"
         response.headers.update(cors)
         if not request.content.is_eof():
-            # A body that nobody reads would be taken for the next call. aiohttp goes on reading for
-            # a while, so that a client that is still sending gets to see this answer.
+            # An unread body would be parsed as the next API call. aiohttp continues to read for a
+            # while, so that a client that is still sending receives this response.
             response.force_close()
             response.headers["Connection"] = "close"
 
-    return finish
+    return add_headers

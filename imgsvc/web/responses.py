@@ -1,4 +1,4 @@
-"""What the API answers: pydantic models that its description is made from, and JSON responses."""
+"""JSON responses, and the pydantic models of them that the OpenAPI document is made from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 from imgsvc.errors import ImageErrorCode
 from imgsvc.models import ImageStatus, RequestStatus
 
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
 Count = Annotated[int, Field(ge=0)]
 
@@ -21,7 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 def json_response(
     body: object, *, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """Render a body whose values JSON knows."""
+    """Return a JSON response. `body` holds JSON types only."""
     text = json.dumps(body, separators=(",", ":"))
     return web.Response(
         status=status, headers=headers, body=text.encode(), content_type="application/json"
@@ -29,7 +29,7 @@ def json_response(
 
 
 class ResponseModel(BaseModel):
-    """A JSON object with camelCase keys, all of them always there."""
+    """Base of all responses: a JSON object with camelCase keys. Every key is always present."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True
@@ -37,55 +37,61 @@ class ResponseModel(BaseModel):
 
 
 class ErrorItem(ResponseModel):
-    """One of several causes of a refusal: a fault of the table, or of an option."""
+    """One error in an uploaded file or in the options."""
 
     row: Annotated[
-        int | None, Field(description="The record's number in the file; the header is 1.")
+        int | None,
+        Field(
+            description="Row number in the file; the header is row 1. Null if no single row is wrong."
+        ),
     ]
-    column: str | None
-    code: str
-    message: str
-    value: str | None
-    option: Annotated[str | None, Field(description="Where it is an option's fault: its name.")] = (
-        None
-    )
+    column: Annotated[
+        str | None, Field(description="Header of the column. Null if no single column is wrong.")
+    ]
+    code: Annotated[str, Field(description="Error code. Stable, for programs.")]
+    message: Annotated[str, Field(description="What is wrong and how to fix it, for people.")]
+    value: Annotated[str | None, Field(description="The invalid value, shortened.")]
+    option: Annotated[
+        str | None, Field(description="Name of the invalid option. Absent for errors of a file.")
+    ] = None
 
 
 class ProblemReport(ResponseModel):
-    """Why a call was refused (RFC 9457)."""
+    """Why an API call failed (RFC 9457)."""
 
-    type: Annotated[str, Field(description="`urn:imgsvc:problem:` and a code that stays the same.")]
-    title: str
-    status: int
-    detail: str
+    type: Annotated[str, Field(description="`urn:imgsvc:problem:CODE`. Stable, for programs.")]
+    title: Annotated[str, Field(description="Short summary of the problem type.")]
+    status: Annotated[int, Field(description="HTTP status code.")]
+    detail: Annotated[str, Field(description="What went wrong and what to do, for people.")]
     errors: Annotated[
-        list[ErrorItem] | None, Field(description="The several causes, at most 100 of them.")
+        list[ErrorItem] | None,
+        Field(description="List of errors, at most 100. Absent if there is only `detail`."),
     ] = None
-    error_count: Annotated[int | None, Field(description="How many causes there are in all.")] = (
-        None
-    )
+    error_count: Annotated[
+        int | None, Field(description="Total number of errors, including those not listed.")
+    ] = None
 
 
 class AcceptedUpload(ResponseModel):
-    """An upload was accepted, and is on disk."""
+    """The upload was accepted and is stored."""
 
-    request_id: str
+    request_id: Annotated[str, Field(description="ID of the new request.")]
     status: Literal["pending"]
-    products: Count
-    images: Count
-    status_url: Url
-    created_at: Time
+    products: Annotated[Count, Field(description="Number of products, one per row.")]
+    images: Annotated[Count, Field(description="Number of image URLs.")]
+    status_url: Annotated[Url, Field(description="URL to poll for the request's status.")]
+    created_at: Timestamp
 
 
 class DryRunResult(ResponseModel):
-    """A table is in order; nothing was stored."""
+    """The CSV is valid. Nothing was stored."""
 
-    products: Count
-    images: Count
+    products: Annotated[Count, Field(description="Number of products, one per row.")]
+    images: Annotated[Count, Field(description="Number of image URLs.")]
 
 
 class ImageProgress(ResponseModel):
-    """Images by state."""
+    """Number of images in each status."""
 
     total: Count
     pending: Count
@@ -93,23 +99,33 @@ class ImageProgress(ResponseModel):
     completed: Count
     failed: Count
     cancelled: Count
-    percent: Annotated[int, Field(ge=0, le=100, description="Done, failed and cancelled included.")]
+    percent: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Share of images that are completed, failed or cancelled, rounded down.",
+        ),
+    ]
     eta_seconds: Annotated[
         int | None,
-        Field(description="Seconds to the end at the measured rate; null: not known yet."),
+        Field(
+            description="Estimated seconds until the request has finished, at the measured rate. "
+            "Null: not known yet."
+        ),
     ]
 
 
 class ByteTotals(ResponseModel):
-    """Bytes of completed images, before and after."""
+    """Total size of the completed images, in bytes."""
 
-    input: Count
-    output: Count
-    saved_percent: Annotated[float | None, Field(description="Null while nothing is completed.")]
+    input: Annotated[Count, Field(description="Size of the sources.")]
+    output: Annotated[Count, Field(description="Size of the outputs.")]
+    saved_percent: Annotated[float | None, Field(description="Null while no image is completed.")]
 
 
 class FailureSummary(ResponseModel):
-    """So many images of a host failed with a code."""
+    """Number of images of one host that failed with the same error code."""
 
     host: str
     code: ImageErrorCode
@@ -117,105 +133,133 @@ class FailureSummary(ResponseModel):
 
 
 class WebhookState(ResponseModel):
-    """Where the webhook stands."""
+    """Delivery state of the webhook."""
 
     url: Url
     status: Literal["pending", "delivered", "failed"]
-    attempts: Count
-    last_error: str | None
+    attempts: Annotated[Count, Field(description="Number of delivery attempts so far.")]
+    last_error: Annotated[str | None, Field(description="Error of the last failed attempt.")]
 
 
 class ImageErrorDetail(ResponseModel):
     """Why an image failed."""
 
-    code: ImageErrorCode
-    message: str
+    code: Annotated[ImageErrorCode, Field(description="Error code. Stable, for programs.")]
+    message: Annotated[str, Field(description="What went wrong, for people.")]
 
 
 class ImageDetail(ResponseModel):
-    """An image; what is known of its picture is null unless it is completed."""
+    """One image. The fields from `inputBytes` on are null until it is completed."""
 
-    input_url: str
-    output_url: Url | None
+    input_url: Annotated[str, Field(description="URL of the source, as uploaded.")]
+    output_url: Annotated[
+        Url | None, Field(description="URL of the output. Null until the image is completed.")
+    ]
     status: ImageStatus
-    error: ImageErrorDetail | None
-    attempts: Count
-    input_bytes: Count | None
-    output_bytes: Count | None
-    width: Count | None
-    height: Count | None
-    input_format: str | None
-    output_format: str | None
+    error: Annotated[
+        ImageErrorDetail | None, Field(description="Null unless the image has failed.")
+    ]
+    attempts: Annotated[Count, Field(description="Number of attempts so far.")]
+    input_bytes: Annotated[Count | None, Field(description="Size of the source.")]
+    output_bytes: Annotated[Count | None, Field(description="Size of the output.")]
+    width: Annotated[Count | None, Field(description="Width of the output in pixels.")]
+    height: Annotated[Count | None, Field(description="Height of the output in pixels.")]
+    input_format: Annotated[str | None, Field(description="Format of the source.")]
+    output_format: Annotated[str | None, Field(description="Format of the output.")]
     source_quality: Annotated[
-        int | None, Field(description="1 to 100; null where the source's format records none.")
+        int | None,
+        Field(description="Quality of the source, 1 to 100. Null if its format records none."),
     ]
     quality: Annotated[
-        int | None, Field(description="1 to 100; null where the source's own picture was kept.")
+        int | None,
+        Field(description="Quality of the output, 1 to 100. Null if the source was kept."),
     ]
     kept: Annotated[
-        bool | None, Field(description="Whether compressing would not have made it smaller.")
+        bool | None,
+        Field(
+            description="True if the output is the unchanged source, because compressing would not "
+            "have made it smaller."
+        ),
     ]
 
 
 class ProductDetail(ResponseModel):
-    """A row of the table."""
+    """One product: a row of the uploaded file."""
 
     serial_number: str
     product_name: str
     status: RequestStatus
-    images: list[ImageDetail]
+    images: Annotated[list[ImageDetail], Field(description="In the order of the row's URLs.")]
 
 
 class RequestSummary(ResponseModel):
-    """A request, as a list shows it."""
+    """A request, as in a list of requests."""
 
     request_id: str
     status: RequestStatus
-    created_at: Time
-    finished_at: Time | None
+    created_at: Timestamp
+    finished_at: Annotated[
+        Timestamp | None, Field(description="Null until the request has finished.")
+    ]
     progress: ImageProgress
     bytes: ByteTotals
 
 
 class RequestState(RequestSummary):
-    """A request's status without its products."""
+    """The status of a request, without its products."""
 
-    started_at: Time | None
-    failures: list[FailureSummary]
-    webhook: WebhookState | None
+    started_at: Annotated[
+        Timestamp | None, Field(description="Null until the first image is processed.")
+    ]
+    failures: Annotated[
+        list[FailureSummary], Field(description="Failed images by host and error code.")
+    ]
+    webhook: Annotated[
+        WebhookState | None, Field(description="Null if the upload set no `webhookUrl`.")
+    ]
     expires_at: Annotated[
-        Time | None, Field(description="There where storage.retention_days is set.")
+        Timestamp | None,
+        Field(
+            description="Time after which the request is deleted. Present only if "
+            "`storage.retention_days` is set; null until the request has finished."
+        ),
     ] = None
 
 
 class StatusResponse(RequestState):
-    """A request's status. `products` and `productsTotal` are there unless `products=false`."""
+    """The status of a request. `products` and `productsTotal` are absent if `products=false`."""
 
-    products: list[ProductDetail] | None = None
-    products_total: Count | None = None
+    products: Annotated[
+        list[ProductDetail] | None, Field(description="One page of the request's products.")
+    ] = None
+    products_total: Annotated[
+        Count | None, Field(description="Number of products on all pages.")
+    ] = None
 
 
 class RequestList(ResponseModel):
-    """Requests, newest first."""
+    """One page of requests, newest first."""
 
     requests: list[RequestSummary]
-    next_cursor: Annotated[str | None, Field(description="Null: there are no older ones.")]
+    next_cursor: Annotated[
+        str | None, Field(description="`cursor` of the next page. Null on the last page.")
+    ]
 
 
 class WebhookEvent(RequestState):
-    """What a webhook is told."""
+    """Body of a webhook: sent by POST when the request has finished."""
 
     type: Literal["request.finished"]
-    timestamp: Time
+    timestamp: Annotated[Timestamp, Field(description="Time of the event.")]
 
 
 class HealthStatus(ResponseModel):
-    """The service is well."""
+    """The service is healthy."""
 
     status: Literal["ok"]
 
 
 class ApiKeyLogin(BaseModel):
-    """What is traded for a session."""
+    """An API key to sign in with."""
 
-    api_key: Annotated[str, Field(alias="apiKey")]
+    api_key: Annotated[str, Field(alias="apiKey", description="One of the configured API keys.")]

@@ -1,4 +1,4 @@
-"""aiohttp's server, where it answers without asking us: to what is no HTTP at all."""
+"""aiohttp's server with problem reports for malformed HTTP, which never reaches the application."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.problems import problem_response
-from imgsvc.web.response_headers import harden
+from imgsvc.web.response_headers import add_security_headers
 
 log = logging.getLogger(__name__)
 
 
 class Runner(web.AppRunner):
-    """An `AppRunner` whose server answers malformed calls by a problem report, too."""
+    """An `AppRunner` whose server responds to malformed HTTP with a problem report."""
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
@@ -40,18 +40,22 @@ class _Protocol(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         if isinstance(exc, ConnectionError):
-            raise exc  # The client has gone.
+            raise exc  # The client has disconnected.
         if request.writer.output_size > 0:
-            raise ConnectionError("half an answer is out")
+            raise ConnectionError("the response has already started")
         if status == 400:
-            # Below its first line the message shows what came: keys and signatures, perhaps.
+            # The lines after the first show the received bytes, which may contain keys.
             reason = (message or "").strip().partition("\n")[0].rstrip(":")
             log.info("malformed HTTP", extra={"client": request.remote, "reason": reason})
-            refusal = ProblemError(ProblemCode.BAD_REQUEST, reason or "It could not be read.")
+            problem = ProblemError(
+                ProblemCode.BAD_REQUEST, reason or "The HTTP request could not be parsed."
+            )
         else:
-            log.error("a bug beneath the handlers", exc_info=exc)
-            refusal = ProblemError(ProblemCode.INTERNAL, "Something went wrong here.")
-        response = problem_response(refusal)
-        harden(response.headers)
+            log.error("internal error outside the handlers", exc_info=exc)
+            problem = ProblemError(
+                ProblemCode.INTERNAL, "An internal error occurred. See the service log."
+            )
+        response = problem_response(problem)
+        add_security_headers(response.headers)
         response.force_close()
         return response

@@ -1,4 +1,4 @@
-"""An answer on its way to a slow reader, so that nothing is held open or in memory meanwhile."""
+"""Spooled response bodies: a slow client keeps no database snapshot open and no memory in use."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ from aiohttp import web
 
 from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
 
-IN_MEMORY_BYTES = 1024 * 1024
+MAX_MEMORY_BYTES = 1024 * 1024
+"""Size up to which a spool stays in memory."""
 CHUNK_BYTES = 256 * 1024
-SEND_SECONDS = 120.0
-"""A reader that does not take a chunk within this is cut off: it holds a file open, or a place on the
-disk."""
+"""Size of the chunks that are read from files and sent."""
+SEND_TIMEOUT_SECONDS = 120.0
+"""Time a client has to receive one chunk. Slower clients are disconnected, because each keeps a file
+open or uses disk space."""
 
 
-async def write(response: web.StreamResponse, chunk: bytes) -> None:
-    """Send a chunk at the reader's pace. Raises `ConnectionError` where it takes nothing."""
+async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
+    """Send a chunk. Raise `ConnectionError` if the client does not receive it in time."""
     try:
-        async with asyncio.timeout(SEND_SECONDS):
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
             await response.write(chunk)
     except TimeoutError:
-        raise ConnectionResetError("the reader takes nothing") from None
+        raise ConnectionResetError("the client does not receive data") from None
 
 
 class Spool:
-    """Bytes that are written once and then read once: in memory while few, else in a scratch file.
+    """A buffer for a response body, in memory while small, else in a scratch file.
 
-    `async with Spool(files) as spool`; raises `StorageFullError` where the disk has no room.
+    Use it as `async with Spool(files) as spool`. Raises `StorageFullError` if the disk is full.
     """
 
     def __init__(self, files: FilesystemStore) -> None:
         self._files = files
-        self._waiting: list[bytes] = []
-        self._waiting_bytes = 0
+        self._buffer: list[bytes] = []
+        self._buffered_bytes = 0
         self._file: BinaryIO | None = None
         self._stack = ExitStack()
-        self._lock = threading.Lock()  # A thread may be at work when its caller is cancelled.
+        self._lock = threading.Lock()  # A thread may still run after its caller is cancelled.
         self._closed = False
         self.size = 0
 
@@ -55,24 +57,24 @@ class Spool:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._waiting.clear()
+        self._buffer.clear()
         if self._file is not None:
             await asyncio.shield(asyncio.to_thread(self._close))
         else:
             self._closed = True
 
     async def write(self, data: bytes) -> None:
-        """Add bytes."""
+        """Append bytes."""
         self.size += len(data)
-        self._waiting.append(data)
-        self._waiting_bytes += len(data)
-        if self._waiting_bytes > IN_MEMORY_BYTES:
+        self._buffer.append(data)
+        self._buffered_bytes += len(data)
+        if self._buffered_bytes > MAX_MEMORY_BYTES:
             await self._flush()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """Give all that was written."""
+        """Yield everything that was written."""
         if self._file is None:
-            yield b"".join(self._waiting)
+            yield b"".join(self._buffer)
             return
         await self._flush()
         self._file.seek(0)
@@ -80,8 +82,8 @@ class Spool:
             yield chunk
 
     async def _flush(self) -> None:
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        await asyncio.to_thread(self._append, waiting)
+        buffered, self._buffer, self._buffered_bytes = self._buffer, [], 0
+        await asyncio.to_thread(self._append, buffered)
 
     def _append(self, parts: list[bytes]) -> None:
         with self._lock:

@@ -1,4 +1,4 @@
-"""The web page and its files, held in memory: they are few and small."""
+"""The web page and its files. They are few and small, so they are kept in memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.web.conditional import matches
+from imgsvc.web.conditional import etag_matches
 
 STATIC = Path(__file__).parent / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src * data: blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-"""Scripts, styles and calls from here alone; images from anywhere, as inputs are shown."""
+"""Content-Security-Policy of the pages. Images may be of any host, because the page shows sources."""
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -32,17 +32,17 @@ _TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class _StaticFile:
     body: bytes
     headers: Mapping[str, str]
 
 
 class StaticFilesHandler:
-    """Serves the page, the API's page, and what they are made of."""
+    """Serves the web page, the API documentation page, and their files."""
 
     def __init__(self, folder: Path = STATIC) -> None:
-        self._pages = {
-            path.relative_to(folder).as_posix(): _page(path)
+        self._files = {
+            path.relative_to(folder).as_posix(): _load(path)
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix in _TYPES
         }
@@ -60,15 +60,16 @@ class StaticFilesHandler:
         return self._serve(request, request.match_info["path"])
 
     def _serve(self, request: web.Request, name: str) -> web.Response:
-        page = self._pages.get(name)
-        if page is None:
-            raise ProblemError(ProblemCode.NOT_FOUND, "There is no such file.")
-        if matches(",".join(request.headers.getall("If-None-Match", [])), page.headers["ETag"]):
-            return web.Response(status=304, headers=page.headers)
-        return web.Response(body=page.body, headers=page.headers)
+        file = self._files.get(name)
+        if file is None:
+            raise ProblemError(ProblemCode.NOT_FOUND, f"There is no static file {name!r}.")
+        if_none_match = ",".join(request.headers.getall("If-None-Match", []))
+        if etag_matches(if_none_match, file.headers["ETag"]):
+            return web.Response(status=304, headers=file.headers)
+        return web.Response(body=file.body, headers=file.headers)
 
 
-def _page(path: Path) -> _Page:
+def _load(path: Path) -> _StaticFile:
     body = path.read_bytes()
     headers = {
         "Content-Type": _TYPES[path.suffix],
@@ -76,4 +77,4 @@ def _page(path: Path) -> _Page:
         "Cache-Control": "no-cache",
         "Content-Security-Policy": PAGE_POLICY,
     }
-    return _Page(body, headers)
+    return _StaticFile(body, headers)

@@ -27,85 +27,91 @@ from imgsvc.serializers import (
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.table.writer import encode_rows
 from imgsvc.web import options
-from imgsvc.web.conditional import matches, wanted_format
+from imgsvc.web.conditional import etag_matches, negotiate_format
 from imgsvc.web.options import StatusFormat, StatusQuery
 from imgsvc.web.origin_policy import OriginPolicy
 from imgsvc.web.responses import json_response
-from imgsvc.web.spool import Spool, write
+from imgsvc.web.spool import Spool, write_chunk
 
 PAGE_ROWS = 500
+"""Number of rows that are read from the database at once."""
 SLICE_IMAGES = 500
-"""Images that are rendered without a pause: some milliseconds."""
-MOST_RETRY_SECONDS = 30
+"""Number of images that are rendered without a pause. Takes some milliseconds."""
+MAX_RETRY_AFTER_SECONDS = 30
+"""Maximum of the `Retry-After` header."""
 _BOM = "\ufeff".encode()
 
 
 class StatusHandler:
-    """Answers how far a request is, as a CSV or as JSON, each from one snapshot.
+    """Returns the status of a request as CSV or JSON, each response from one database snapshot.
 
-    Whatever may be large is spooled first: a slow reader holds no snapshot open.
+    Responses that can be large are spooled first, so that a slow client keeps no snapshot open.
     """
 
     def __init__(
         self,
         config: Config,
-        snapshots: Queries,
+        queries: Queries,
         events: Events,
         files: FilesystemStore,
-        origins: OriginPolicy,
+        origin_policy: OriginPolicy,
     ) -> None:
         self._retention_days = config.storage.retention_days
-        self._snapshots = snapshots
+        self._queries = queries
         self._events = events
         self._files = files
-        self._origins = origins
+        self._origin_policy = origin_policy
 
     async def check_status(self, request: web.Request) -> web.StreamResponse:
         """`GET /checkStatus/{requestId}`"""
-        query = options.query(StatusQuery, request)
+        query = options.parse_query(StatusQuery, request)
         accept = ",".join(request.headers.getall("Accept", []))
-        form = query.format or wanted_format(accept)
-        variant = self._variant(form, query, request)
+        status_format = query.format or negotiate_format(accept)
+        variant = self._variant(status_format, query, request)
         request_id = request.match_info["request_id"]
-        known = await self._snapshots.request(request_id)
-        seen = ",".join(request.headers.getall("If-None-Match", []))
-        if query.wait and known.finished_at is None:
-            known = await self._changed(known, variant, seen, query.wait)
-        if seen and matches(seen, _etag(known, variant)):
-            return web.Response(status=304, headers=_headers(known, variant))
-        if form is StatusFormat.JSON and not query.products:
-            return json_response(self.without_products(known), headers=_headers(known, variant))
+        current = await self._queries.request(request_id)
+        if_none_match = ",".join(request.headers.getall("If-None-Match", []))
+        if query.wait and current.finished_at is None:
+            current = await self._wait_for_change(current, variant, if_none_match, query.wait)
+        if if_none_match and etag_matches(if_none_match, _etag(current, variant)):
+            return web.Response(status=304, headers=_headers(current, variant))
+        if status_format is StatusFormat.JSON and not query.products:
+            status = self.status_without_products(current)
+            return json_response(status, headers=_headers(current, variant))
         async with Spool(self._files) as spool:
-            async with self._snapshots.open(request_id) as snapshot:
-                headers = _headers(snapshot.request, variant) | _type(form, snapshot.request)
+            async with self._queries.open(request_id) as snapshot:
+                headers = _headers(snapshot.request, variant)
+                headers |= _content_headers(status_format, snapshot.request)
                 if request.method != "HEAD":
-                    async for part in self._parts(snapshot, form, query, request):
-                        await spool.write(part)
-            return await send(request, spool, headers)
+                    async for chunk in self._render(snapshot, status_format, query, request):
+                        await spool.write(chunk)
+            return await send_spooled(request, spool, headers)
 
-    async def answer(
+    async def send_status(
         self, request: web.Request, request_id: str, *, status: int
     ) -> web.StreamResponse:
-        """Answer with a request's status JSON, its first products included."""
+        """Send a request's status as JSON, with the first page of products."""
         query = StatusQuery()
         async with Spool(self._files) as spool:
-            async with self._snapshots.open(request_id) as snapshot:
+            async with self._queries.open(request_id) as snapshot:
                 variant = self._variant(StatusFormat.JSON, query, request)
                 headers = _headers(snapshot.request, variant)
-                headers |= _type(StatusFormat.JSON, snapshot.request)
-                async for part in self._parts(snapshot, StatusFormat.JSON, query, request):
-                    await spool.write(part)
-            return await send(request, spool, headers, status=status)
+                headers |= _content_headers(StatusFormat.JSON, snapshot.request)
+                async for chunk in self._render(snapshot, StatusFormat.JSON, query, request):
+                    await spool.write(chunk)
+            return await send_spooled(request, spool, headers, status=status)
 
-    def without_products(self, request: Request) -> Json:
-        """A request's status JSON without its products."""
+    def status_without_products(self, request: Request) -> Json:
+        """Return the status JSON of a request without its products."""
         return status_json(request, time.time(), self._retention_days)
 
-    def _variant(self, form: StatusFormat, query: StatusQuery, request: web.Request) -> str:
-        """Tell the forms apart in which one version of a request may be answered."""
-        base_url = self._origins.base_url(request)
-        parts: list[object] = [__version__, form, query.only]
-        if form is StatusFormat.CSV:
+    def _variant(
+        self, status_format: StatusFormat, query: StatusQuery, request: web.Request
+    ) -> str:
+        """Return a hash of everything but the request's version that changes the response body."""
+        base_url = self._origin_policy.base_url(request)
+        parts: list[object] = [__version__, status_format, query.only]
+        if status_format is StatusFormat.CSV:
             parts += [query.bom, base_url]
         else:
             parts += [self._retention_days, query.products]
@@ -113,23 +119,29 @@ class StatusHandler:
                 parts += [query.offset, query.limit, base_url]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
-    async def _changed(self, known: Request, variant: str, seen: str, wait: float) -> Request:
-        """Wait for a change of what was seen, or where nothing was for the end, and look again."""
-        if seen and not matches(seen, _etag(known, variant)):
-            return known
-        version = known.version if seen else None
-        await self._events.wait_for_change(known.request_id, version, wait)
-        return await self._snapshots.request(known.request_id)
+    async def _wait_for_change(
+        self, current: Request, variant: str, if_none_match: str, seconds: float
+    ) -> Request:
+        """Wait for a change since `if_none_match`, or for the end without it. Return the request."""
+        if if_none_match and not etag_matches(if_none_match, _etag(current, variant)):
+            return current
+        version = current.version if if_none_match else None
+        await self._events.wait_for_change(current.request_id, version, seconds)
+        return await self._queries.request(current.request_id)
 
-    def _parts(
-        self, snapshot: Snapshot, form: StatusFormat, query: StatusQuery, request: web.Request
+    def _render(
+        self,
+        snapshot: Snapshot,
+        status_format: StatusFormat,
+        query: StatusQuery,
+        request: web.Request,
     ) -> AsyncGenerator[bytes, None]:
-        base_url = self._origins.base_url(request)
-        if form is StatusFormat.JSON:
-            return self._json(snapshot, query, base_url)
-        return self._csv(snapshot, query, base_url)
+        base_url = self._origin_policy.base_url(request)
+        if status_format is StatusFormat.JSON:
+            return self._render_json(snapshot, query, base_url)
+        return self._render_csv(snapshot, query, base_url)
 
-    async def _csv(
+    async def _render_csv(
         self, snapshot: Snapshot, query: StatusQuery, base_url: str
     ) -> AsyncGenerator[bytes, None]:
         only_failed = query.only == "failed"
@@ -144,80 +156,82 @@ class StatusHandler:
             else:
                 yield encode_rows(csv_rows(products, request_id, base_url))
 
-    async def _json(
+    async def _render_json(
         self, snapshot: Snapshot, query: StatusQuery, base_url: str
     ) -> AsyncGenerator[bytes, None]:
-        head = json.dumps(self.without_products(snapshot.request), separators=(",", ":"))
+        head = json.dumps(self.status_without_products(snapshot.request), separators=(",", ":"))
         yield f'{head[:-1]},"products":['.encode()
         total = 0 if query.only else snapshot.request.products
-        pages: AsyncIterator[Sequence[ProductRow]] = _page(snapshot, query)
+        pages: AsyncIterator[Sequence[ProductRow]] = _page_rows(snapshot, query)
         if query.only:
             pages = snapshot.pages(PAGE_ROWS, only_failed=True)
-        shown = 0
+        written = 0
         async for products in _slices(pages):
-            chosen = products
+            selected = products
             if query.only:
                 first = max(0, query.offset - total)
                 total += len(products)
-                chosen = products[first : first + query.limit - shown]
-            if chosen:
+                selected = products[first : first + query.limit - written]
+            if selected:
                 text = ",".join(
                     json.dumps(product_json(product, base_url), separators=(",", ":"))
-                    for product in chosen
+                    for product in selected
                 )
-                yield f"{',' if shown else ''}{text}".encode()
-                shown += len(chosen)
+                yield f"{',' if written else ''}{text}".encode()
+                written += len(selected)
         yield f'],"productsTotal":{total}}}'.encode()
 
 
-async def send(
+async def send_spooled(
     request: web.Request, spool: Spool, headers: Mapping[str, str], *, status: int = 200
 ) -> web.StreamResponse:
-    """Send what was spooled, at the reader's pace."""
+    """Send a spooled body at the client's pace."""
     response = web.StreamResponse(status=status, headers=headers)
     if request.method != "HEAD":
         response.content_length = spool.size
     await response.prepare(request)
     if request.method != "HEAD":
         async for chunk in spool.chunks():
-            await write(response, chunk)
+            await write_chunk(response, chunk)
     await response.write_eof()
     return response
 
 
-async def _page(
+async def _page_rows(
     snapshot: Snapshot, query: StatusQuery
 ) -> AsyncGenerator[Sequence[ProductRow], None]:
-    """The rows of one page, a few at a time: a row may have a thousand images, or be very long."""
-    at, end = query.offset, query.offset + query.limit
-    while at < end and (products := await snapshot.products(at, min(PAGE_ROWS, end - at))):
+    """Yield the rows of one page in groups, because a row can be long or have a thousand images."""
+    offset, end = query.offset, query.offset + query.limit
+    while offset < end and (
+        products := await snapshot.products(offset, min(PAGE_ROWS, end - offset))
+    ):
         yield products
-        at += len(products)
+        offset += len(products)
 
 
 async def _slices(
     pages: AsyncIterator[Sequence[ProductRow]],
 ) -> AsyncGenerator[Sequence[ProductRow], None]:
-    """Cut pages so that rendering a slice holds up nobody, and pause between them."""
+    """Yield the rows in slices that render quickly, and let other tasks run in between."""
     async for page in pages:
-        for products in _cut(page):
+        for products in _split(page):
             yield products
             await asyncio.sleep(0)
 
 
-def _cut(page: Sequence[ProductRow]) -> Iterator[Sequence[ProductRow]]:
+def _split(page: Sequence[ProductRow]) -> Iterator[Sequence[ProductRow]]:
     start = images = 0
-    for at, product in enumerate(page):
+    for index, product in enumerate(page):
         images += len(product.images)
         if images >= SLICE_IMAGES:
-            yield page[start : at + 1]
-            start, images = at + 1, 0
+            yield page[start : index + 1]
+            start, images = index + 1, 0
     if start < len(page):
         yield page[start:]
 
 
 def _etag(request: Request, variant: str) -> str:
-    # Weak: the JSON's etaSeconds moves while nothing else does.
+    # Weak, because etaSeconds in the JSON changes while the version does not.
     return f'W/"{request.version}-{variant}"'
 
 
@@ -236,13 +250,13 @@ def _headers(request: Request, variant: str) -> dict[str, str]:
 
 
 def _retry_after(request: Request) -> int:
-    """When it is worth asking again: a tenth of what is left."""
-    left = eta_seconds(request, time.time())
-    return 2 if left is None else max(1, min(MOST_RETRY_SECONDS, left // 10))
+    """Return the polling interval in seconds: a tenth of the remaining time."""
+    remaining = eta_seconds(request, time.time())
+    return 2 if remaining is None else max(1, min(MAX_RETRY_AFTER_SECONDS, remaining // 10))
 
 
-def _type(form: StatusFormat, request: Request) -> dict[str, str]:
-    if form is StatusFormat.JSON:
+def _content_headers(status_format: StatusFormat, request: Request) -> dict[str, str]:
+    if status_format is StatusFormat.JSON:
         return {"Content-Type": "application/json; charset=utf-8"}
     return {
         "Content-Type": "text/csv; charset=utf-8",

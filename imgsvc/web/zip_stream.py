@@ -1,8 +1,8 @@
-"""ZIP archives, written forwards: stored entries of known size, no seeking, ZIP64 where needed. Pure.
+"""Streamed ZIP archives: uncompressed entries of known size, ZIP64 if needed. No seeking, no I/O.
 
-Sizes and checksums stand before each entry's data, not after: readers that stream can't find the end of
-a stored entry otherwise. What `zipfile` keeps in memory for each entry is here the caller's to put
-away.
+Sizes and checksums are written before each entry's data, because streaming readers cannot find the end
+of an uncompressed entry otherwise. Unlike `zipfile`, nothing is kept in memory for each entry: the
+caller stores the central directory records.
 """
 
 from __future__ import annotations
@@ -12,23 +12,32 @@ import struct
 import unicodedata
 from datetime import UTC, datetime
 
-LIMIT = 0xFFFF_FFFF
-_MOST_ENTRIES = 0xFFFF
-_UTF8 = 0x0800
-_ZIP64 = 45
-_PLAIN = 20
-_MOST_NAME_BYTES = 120
+ZIP64_LIMIT = 0xFFFF_FFFF
+"""Sizes and offsets from this value on need ZIP64 fields."""
+_MAX_ENTRIES = 0xFFFF
+"""Number of entries from which on ZIP64 records are needed."""
+_UTF8_FLAG = 0x0800
+"""General purpose flag: the name is UTF-8."""
+_ZIP64_VERSION = 45
+"""Version needed to extract an entry with ZIP64 fields: 4.5."""
+_DEFAULT_VERSION = 20
+"""Version needed to extract other entries: 2.0."""
+_MAX_NAME_BYTES = 120
+"""Maximum UTF-8 length of the part of a file name that comes from the product's name."""
 
 _RESERVED = re.compile(
     r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE
 )
 
 
-class Archive:
-    """Gives the bytes that stand between the entries' data. `moment` is the entries' time."""
+class ZipBuilder:
+    """Builds the headers and directory of an archive.
 
-    def __init__(self, moment: float) -> None:
-        time = datetime.fromtimestamp(moment, UTC)
+    `timestamp`, in Unix seconds, is the modification time of all entries.
+    """
+
+    def __init__(self, timestamp: float) -> None:
+        time = datetime.fromtimestamp(timestamp, UTC)
         year = min(max(time.year, 1980), 2107)
         self._date = (year - 1980) << 9 | time.month << 5 | time.day
         self._time = time.hour << 11 | time.minute << 5 | time.second // 2
@@ -37,25 +46,36 @@ class Archive:
         self._entries = 0
 
     def entry(self, name: str, size: int, crc: int) -> tuple[bytes, bytes]:
-        """Give what stands before an entry's data, and its record in the directory at the end.
+        """Return the local header of an entry and its central directory record.
 
-        An entry is smaller than 4 GiB.
+        Raises `ValueError` if the entry has 4 GiB or more.
         """
-        if size >= LIMIT:
+        if size >= ZIP64_LIMIT:
             raise ValueError("an entry must be smaller than 4 GiB")
         encoded = name.encode()
-        far = self._offset >= LIMIT
-        needs = _ZIP64 if far else _PLAIN
+        needs_zip64 = self._offset >= ZIP64_LIMIT
+        version_needed = _ZIP64_VERSION if needs_zip64 else _DEFAULT_VERSION
         common = struct.pack(
-            "<HHHHLLLH", _UTF8, 0, self._time, self._date, crc, size, size, len(encoded)
+            "<HHHHLLLH", _UTF8_FLAG, 0, self._time, self._date, crc, size, size, len(encoded)
         )
-        local = struct.pack("<4sH", b"PK\3\4", _PLAIN) + common + struct.pack("<H", 0) + encoded
-        extra = struct.pack("<HHQ", 1, 8, self._offset) if far else b""
+        local = (
+            struct.pack("<4sH", b"PK\3\4", _DEFAULT_VERSION)
+            + common
+            + struct.pack("<H", 0)
+            + encoded
+        )
+        extra = struct.pack("<HHQ", 1, 8, self._offset) if needs_zip64 else b""
         central = (
-            struct.pack("<4sHH", b"PK\1\2", 3 << 8 | needs, needs)
+            struct.pack("<4sHH", b"PK\1\2", 3 << 8 | version_needed, version_needed)
             + common
             + struct.pack(
-                "<HHHHLL", len(extra), 0, 0, 0, 0o100644 << 16, LIMIT if far else self._offset
+                "<HHHHLL",
+                len(extra),
+                0,
+                0,
+                0,
+                0o100644 << 16,
+                ZIP64_LIMIT if needs_zip64 else self._offset,
             )
             + encoded
             + extra
@@ -66,62 +86,82 @@ class Archive:
         return local, central
 
     def end(self) -> bytes:
-        """Give what stands after the directory."""
+        """Return the records that follow the central directory."""
         entries, size, offset = self._entries, self._central_bytes, self._offset
         end64 = b""
-        if entries >= _MOST_ENTRIES or size >= LIMIT or offset >= LIMIT:
-            version = 3 << 8 | _ZIP64
+        if entries >= _MAX_ENTRIES or size >= ZIP64_LIMIT or offset >= ZIP64_LIMIT:
+            version = 3 << 8 | _ZIP64_VERSION
             end64 = struct.pack(
-                "<4sQHHLLQQQQ", b"PK\6\6", 44, version, _ZIP64, 0, 0, entries, entries, size, offset
+                "<4sQHHLLQQQQ",
+                b"PK\6\6",
+                44,
+                version,
+                _ZIP64_VERSION,
+                0,
+                0,
+                entries,
+                entries,
+                size,
+                offset,
             ) + struct.pack("<4sLQL", b"PK\6\7", 0, offset + size, 1)
-        entries = min(entries, _MOST_ENTRIES)
+        entries = min(entries, _MAX_ENTRIES)
         end = struct.pack(
-            "<4sHHHHLLH", b"PK\5\6", 0, 0, entries, entries, min(size, LIMIT), min(offset, LIMIT), 0
+            "<4sHHHHLLH",
+            b"PK\5\6",
+            0,
+            0,
+            entries,
+            entries,
+            min(size, ZIP64_LIMIT),
+            min(offset, ZIP64_LIMIT),
+            0,
         )
         return end64 + end
 
 
-class Measure:
-    """Foretells an archive's size from its entries' names and sizes."""
+class ZipSizer:
+    """Computes the size of an archive from the names and sizes of its entries."""
 
     def __init__(self) -> None:
-        self._archive = Archive(0.0)
+        self._builder = ZipBuilder(0.0)
         self._data_bytes = 0
 
     def add(self, name: str, size: int) -> None:
-        local, central = self._archive.entry(name, size, 0)
+        """Add an entry of `size` bytes."""
+        local, central = self._builder.entry(name, size, 0)
         self._data_bytes += len(local) + size + len(central)
 
-    def total(self) -> int:
-        return self._data_bytes + len(self._archive.end())
+    def total_bytes(self) -> int:
+        """Return the size of the archive with all entries added so far."""
+        return self._data_bytes + len(self._builder.end())
 
 
 def safe_name(text: str) -> str:
-    """Make a product's name fit to begin a file's name, on any system.
+    """Return a product's name in a form that is a valid start of a file name on any system.
 
-    No folders, no characters or names that a system keeps for itself, not hidden, not too long.
+    It has no path separators, reserved characters or names, no leading dot, and is not too long.
     """
     text = unicodedata.normalize("NFC", text)
-    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())
-    kept = re.sub(r'[<>:"/\\|?*~]+', "_", kept)
-    kept = re.sub(r" +", " ", kept).strip(" .")
-    kept = kept.encode("utf-8", "ignore")[:_MOST_NAME_BYTES].decode("utf-8", "ignore").strip(" .")
-    return f"_{kept}" if _RESERVED.fullmatch(kept) else kept or "product"
+    name = "".join(" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())
+    name = re.sub(r'[<>:"/\\|?*~]+', "_", name)
+    name = re.sub(r" +", " ", name).strip(" .")
+    name = name.encode("utf-8", "ignore")[:_MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .")
+    return f"_{name}" if _RESERVED.fullmatch(name) else name or "product"
 
 
-class Names:
-    """Gives each product a name that no other product of the archive has."""
+class UniqueNames:
+    """Assigns each product of an archive a unique file name stem."""
 
     def __init__(self) -> None:
-        # Hashes, not names: a clash of two costs one of them a needless number.
-        self._taken: set[int] = set()
+        # Hashes need less memory than names. A collision only adds a number that is not needed.
+        self._used: set[int] = set()
 
-    def stem(self, product: str, row: int) -> str:
-        """`row` tells products of the same name apart, on systems that ignore case as well."""
+    def unique_stem(self, product: str, row: int) -> str:
+        """Return the stem for a product. `row` is added if the name is used already, ignoring case."""
         name = safe_name(product)
-        stem, tries = name, 0
-        while (key := hash(stem.casefold())) in self._taken:
-            tries += 1
-            stem = f"{name} ({row})" if tries == 1 else f"{name} ({row}.{tries})"
-        self._taken.add(key)
+        stem, attempts = name, 0
+        while (key := hash(stem.casefold())) in self._used:
+            attempts += 1
+            stem = f"{name} ({row})" if attempts == 1 else f"{name} ({row}.{attempts})"
+        self._used.add(key)
         return stem
