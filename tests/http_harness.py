@@ -117,12 +117,12 @@ class HttpHarness:
         result = await self.job_store.finish(outcomes)
         self.service.events.mark_changed(result.changed_requests)
 
-    async def raw(self, *pieces: bytes) -> bytes:
+    async def raw(self, *chunks: bytes) -> bytes:
         """Send raw bytes and return everything received until the connection is closed."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            for piece in pieces:
-                writer.write(piece)
+            for chunk in chunks:
+                writer.write(chunk)
                 await writer.drain()
             return await reader.read()
         finally:

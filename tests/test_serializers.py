@@ -120,8 +120,8 @@ def test_format_time_returns_utc_with_milliseconds(seconds: float | None, text: 
 def test_product_json_matches_model(row: ProductRow) -> None:
     rendered = product_json(row, BASE)
     text = json.dumps(rendered)
-    response = ProductDetail.model_validate_json(text, strict=True)
-    assert json.loads(response.model_dump_json(by_alias=True)) == json.loads(text)
+    parsed = ProductDetail.model_validate_json(text, strict=True)
+    assert json.loads(parsed.model_dump_json(by_alias=True)) == json.loads(text)
 
 
 @pytest.mark.parametrize("request_", [REQUEST, FINISHED])
@@ -134,8 +134,8 @@ def test_request_json_matches_models(request_: Request, retention_days: float) -
         (WebhookEvent, json.loads(webhook_body(request_, retention_days))),
     ):
         text = json.dumps(rendered)
-        response = model.model_validate_json(text, strict=True)
-        back = json.loads(response.model_dump_json(by_alias=True, exclude_unset=True))
+        parsed = model.model_validate_json(text, strict=True)
+        back = json.loads(parsed.model_dump_json(by_alias=True, exclude_unset=True))
         assert back == json.loads(text)
         required = {str(f.alias) for f in model.model_fields.values() if f.is_required()}
         assert required <= rendered.keys()

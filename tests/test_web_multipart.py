@@ -62,7 +62,7 @@ parts = st.lists(
 
 @given(parts, st.lists(st.integers(0, 10_000)))
 def test_parser_returns_same_parts_for_any_chunking(form: list[Part], positions: list[int]) -> None:
-    boundary = "b" * 40  # Longer than any generated data that look like a boundary.
+    boundary = "b" * 40  # No generated data contain it.
     assert parse(boundary, split(build_form(boundary, form), positions)) == form
 
 

@@ -19,7 +19,7 @@ _IDENTITY_ENCODINGS = {"", "binary", "7bit", "8bit"}
 
 
 class FormError(ValueError):
-    """The form is malformed. The message is a clause that says why."""
+    """The form is malformed. The message says why, without a capital or full stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class FormParser:
         self._state_before_boundary = _State.PREAMBLE
 
     def feed(self, data: bytes) -> Iterator[Event]:
-        """Parse the next bytes and yield the events in them. Part data are yielded as bytes."""
+        """Parse the next bytes and yield the events in them. The data of parts are yielded as bytes."""
         self._buffer += data
         parsers = {
             _State.PREAMBLE: self._parse_data,

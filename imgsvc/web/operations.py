@@ -96,8 +96,8 @@ OPERATIONS = (
                 ("Location", "Idempotent-Replayed"),
             ),
         },
-        description="Send the CSV as the body, with options in the query string, or send a form: the "
-        "one part with a file name is the CSV, the other fields are options. The columns `Product "
+        description="Send the CSV as the body, and options in the query string. Or send a form: its "
+        "one part with a file name is the CSV, and its other fields are options. The columns `Product "
         "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
         "returned unchanged.",
         query=UploadFields,
@@ -188,7 +188,7 @@ OPERATIONS = (
                 "The new status.", json_content(responses.StatusResponse), STATUS_HEADERS
             )
         },
-        description="The request runs again, and its webhook is sent again at the end.",
+        description="The request runs again. When it has finished, its webhook is sent again.",
         errors=(C.NOT_FOUND, C.NOT_FINISHED, C.NOTHING_FAILED),
     ),
     Operation(

@@ -186,7 +186,7 @@ def parse(model: type[Model], pairs: Iterable[tuple[str, str]]) -> Model:
     received = list(pairs)
     counts = Counter(name for name, _ in received)
     errors = [
-        _error_item(name, "repeated_option", "is set more than once", None)
+        _error_item(name, "repeated_option", "set more than once", None)
         for name, count in counts.items()
         if count > 1
     ]
@@ -211,9 +211,7 @@ def _explain(
     if kind == "extra_forbidden":
         known = ", ".join(str(field.alias) for field in model.model_fields.values())
         hint = f"use {known}" if known else "this operation has no options"
-        return _error_item(
-            name, "unknown_option", f"is not a known option ({hint})", received.get(name)
-        )
+        return _error_item(name, "unknown_option", f"unknown option ({hint})", received.get(name))
     text = message.removeprefix("Value error, ").replace("Input should be", "must be")
     return _error_item(name, "invalid_option", text, received.get(name))
 

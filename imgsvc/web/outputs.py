@@ -209,7 +209,7 @@ def _requested_range(request: web.Request, etag: str, size: int) -> tuple[int, i
     except RangeNotSatisfiableError:
         raise HttpProblemError(
             ProblemCode.RANGE_NOT_SATISFIABLE,
-            f"The image has {size} bytes.",
+            f"The range is outside the image, which has {size} bytes.",
             headers={"Content-Range": f"bytes */{size}"},
         ) from None
 

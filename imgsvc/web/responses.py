@@ -42,11 +42,11 @@ class ErrorItem(ResponseModel):
     row: Annotated[
         int | None,
         Field(
-            description="Row number in the file; the header is row 1. Null if no single row is wrong."
+            description="Row number in the file; the header is 1. Null if the error is not in a row."
         ),
     ]
     column: Annotated[
-        str | None, Field(description="Header of the column. Null if no single column is wrong.")
+        str | None, Field(description="Header of the column. Null if the error is not in a column.")
     ]
     code: Annotated[str, Field(description="Error code. Stable, for programs.")]
     message: Annotated[str, Field(description="What is wrong and how to fix it, for people.")]
@@ -65,7 +65,7 @@ class ProblemReport(ResponseModel):
     detail: Annotated[str, Field(description="What went wrong and what to do, for people.")]
     errors: Annotated[
         list[ErrorItem] | None,
-        Field(description="List of errors, at most 100. Absent if there is only `detail`."),
+        Field(description="List of errors in the file or the options, at most 100."),
     ] = None
     error_count: Annotated[
         int | None, Field(description="Total number of errors, including those not listed.")
@@ -186,7 +186,7 @@ class ImageDetail(ResponseModel):
 class ProductDetail(ResponseModel):
     """One product: a row of the uploaded file."""
 
-    serial_number: str
+    serial_number: Annotated[str, Field(description="`S. No.` of the row.")]
     product_name: str
     status: RequestStatus
     images: Annotated[list[ImageDetail], Field(description="In the order of the row's URLs.")]
@@ -208,9 +208,7 @@ class RequestSummary(ResponseModel):
 class RequestState(RequestSummary):
     """The status of a request, without its products."""
 
-    started_at: Annotated[
-        Timestamp | None, Field(description="Null until the first image is processed.")
-    ]
+    started_at: Annotated[Timestamp | None, Field(description="Null until processing starts.")]
     failures: Annotated[
         list[FailureSummary], Field(description="Failed images by host and error code.")
     ]
