@@ -105,7 +105,7 @@ async def _delete_other_requests(service: Service, request_id: str) -> None:
     """Delete all requests but this one, with their images: the folder is for one file."""
     cursor = None
     while True:
-        requests, cursor = await service.snapshots.list_requests(None, 100, cursor)
+        requests, cursor = await service.queries.list_requests(None, 100, cursor)
         for other in requests:
             if other.request_id == request_id:
                 continue
@@ -136,7 +136,7 @@ async def _write_csv(service: Service, request_id: str, out: Path) -> StatusJson
     partial = out.with_name(f".{out.name}.partial")
     folder = _relative_to(out, service.config.storage.data_dir)
     try:
-        async with service.snapshots.open(request_id) as snapshot:
+        async with service.queries.open(request_id) as snapshot:
             request = snapshot.request
             with partial.open("wb") as file:
                 file.write(encode_rows([csv_header(request.columns)]))
@@ -159,7 +159,7 @@ async def _output_urls(service: Service, folder: Path, product: ProductRow) -> s
     """Return the row's output cell: the URL of each stored file, relative to the CSV."""
     paths = []
     for image in product.images:
-        stored = image.file and await service.snapshots.public_file(image.file)
+        stored = image.file and await service.queries.public_file(image.file)
         paths.append(quote(output_path(folder, stored.name).as_posix()) if stored else "")
     return ",".join(paths)
 

@@ -40,17 +40,17 @@ class DatabaseHarness:
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self.uploads = RequestStore(database)
-        self.work = JobStore(database, lambda request: f"about {request.request_id}")
-        self.snapshots = Queries(database)
-        self.deliveries = WebhookStore(database)
+        self.request_store = RequestStore(database)
+        self.job_store = JobStore(database, lambda request: f"about {request.request_id}")
+        self.queries = Queries(database)
+        self.webhook_store = WebhookStore(database)
 
     async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
         """Stage products, each with a list of URLs. Return the request's key."""
-        key = await self.uploads.begin()
+        key = await self.request_store.begin()
         products = [product(number, urls) for number, urls in enumerate(rows)]
         for start in range(0, len(products), size):
-            await self.uploads.stage(key, products[start : start + size])
+            await self.request_store.stage(key, products[start : start + size])
         return key
 
     async def accept(
@@ -61,16 +61,16 @@ class DatabaseHarness:
         settings: CompressionSettings | None = None,
     ) -> Request:
         options = RequestOptions(settings or CompressionSettings(), webhook)
-        return await self.uploads.accept(
+        return await self.request_store.accept(
             await self.stage(rows), COLUMNS, options, max_waiting=10**9
         )
 
     async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:
-        return await self.work.claim(limit, lambda _: capacity, now)
+        return await self.job_store.claim(limit, lambda _: capacity, now)
 
     async def complete(self, claims: Iterable[Claim]) -> list[Completed]:
         outcomes = [completed(claim) for claim in claims]
-        await self.work.finish(outcomes)
+        await self.job_store.finish(outcomes)
         return outcomes
 
 

@@ -58,7 +58,7 @@ class SchedulerHarness:
         self.changed_requests: list[int] = []
         self.finished: list[FinishedRequest] = []
         self.pipeline = Pipeline(
-            db.work,
+            db.job_store,
             Fetcher(session, fetch, ByteBudget(2**20)),
             pool,
             self.files,
@@ -68,7 +68,7 @@ class SchedulerHarness:
             may_fetch=self.breakers.may_fetch,
         )
         self.scheduler = Scheduler(
-            db.work,
+            db.job_store,
             self.pipeline,
             self.breakers,
             fetch,
@@ -120,7 +120,7 @@ class SchedulerHarness:
         return request
 
     async def snapshot(self, request: Request) -> Request:
-        return await self.db.snapshots.request(request.request_id)
+        return await self.db.queries.request(request.request_id)
 
     async def wait_finished(self, request: Request) -> Request:
         """Wait until a request has finished, and return its snapshot."""

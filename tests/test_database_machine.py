@@ -77,16 +77,16 @@ class Machine(RuleBasedStateMachine):
 
     async def finish_all(self) -> None:
         """Complete all remaining work, and check that every request has finished."""
-        await self.db.work.recover()
-        for key in await self.db.work.cancelling():
-            while (await self.db.work.cancel_slice(key, 3))[0]:
+        await self.db.job_store.recover()
+        for key in await self.db.job_store.cancelling():
+            while (await self.db.job_store.cancel_slice(key, 3))[0]:
                 pass
         for _ in range(1_000):
             for claim in await self.db.claim(now=1e12):
-                await self.db.work.finish([completed(claim)])
-            if not await self.db.work.waiting():
+                await self.db.job_store.finish([completed(claim)])
+            if not await self.db.job_store.waiting():
                 break
-        requests, _ = await self.db.snapshots.list_requests(limit=1_000)
+        requests, _ = await self.db.queries.list_requests(limit=1_000)
         assert all(request.finished_at is not None for request in requests)
 
     # --- actions of users ------------------------------------------------------------------------
@@ -97,10 +97,12 @@ class Machine(RuleBasedStateMachine):
             key = await self.db.stage(rows, size=2)
             options = RequestOptions(CompressionSettings(), "http://me/" if webhook else None)
             if accept:
-                request = await self.db.uploads.accept(key, COLUMNS, options, max_waiting=10**6)
+                request = await self.db.request_store.accept(
+                    key, COLUMNS, options, max_waiting=10**6
+                )
                 self.ids.append(request.request_id)
             else:
-                await self.db.uploads.discard(key)
+                await self.db.request_store.discard(key)
 
         self.run(upload())
 
@@ -109,9 +111,9 @@ class Machine(RuleBasedStateMachine):
     def change_request(self, data: st.DataObject, action: str) -> None:
         request_id = data.draw(st.sampled_from(self.ids))
         method = {
-            "cancel": self.db.work.start_cancel,
-            "retry": self.db.work.retry_failed,
-            "delete": self.db.uploads.mark_deleting,
+            "cancel": self.db.job_store.start_cancel,
+            "retry": self.db.job_store.retry_failed,
+            "delete": self.db.request_store.mark_deleting,
         }[action]
         try:
             self.run(method(request_id))
@@ -139,7 +141,7 @@ class Machine(RuleBasedStateMachine):
         for kind in kinds[: len(self.claims)]:
             claim = self.claims.pop(data.draw(st.integers(0, len(self.claims) - 1)))
             outcomes.append(self.outcome(claim, kind, data))
-        result = self.run(self.db.work.finish(outcomes))
+        result = self.run(self.db.job_store.finish(outcomes))
         keys = {outcome.claim.request_key for outcome in outcomes}
         assert set(result.changed_requests) <= keys
         assert {finished.request_key for finished in result.finished_requests} <= keys
@@ -160,31 +162,33 @@ class Machine(RuleBasedStateMachine):
 
     @rule()
     def continue_cancelling(self) -> None:
-        for key in self.run(self.db.work.cancelling()):
-            self.run(self.db.work.cancel_slice(key, 2))
+        for key in self.run(self.db.job_store.cancelling()):
+            self.run(self.db.job_store.cancel_slice(key, 2))
 
     @rule(host=st.sampled_from(HOSTS))
     def fail_host(self, host: str) -> None:
         key_of_host = host_key(f"http://{host}:80")
-        for key, _ in self.run(self.db.work.requests_waiting_for(key_of_host)):
+        for key, _ in self.run(self.db.job_store.requests_waiting_for(key_of_host)):
             args = (key, key_of_host, ImageErrorCode.DNS_FAILURE, "dead", 2)
-            assert self.run(self.db.work.fail_host(*args)).changed_requests == [key]
+            assert self.run(self.db.job_store.fail_host(*args)).changed_requests == [key]
 
     @rule(limit=st.integers(1, 10))
     def purge(self, limit: int) -> None:
-        purged = self.run(self.db.uploads.purge_slice(limit))
-        assert set(purged.orphaned_files) <= set(self.run(self.db.uploads.pending_deletions()))
-        self.run(self.db.uploads.confirm_deletions(purged.orphaned_files))
+        purged = self.run(self.db.request_store.purge_slice(limit))
+        assert set(purged.orphaned_files) <= set(
+            self.run(self.db.request_store.pending_deletions())
+        )
+        self.run(self.db.request_store.confirm_deletions(purged.orphaned_files))
 
     @rule()
     def restart(self) -> None:
         self.run(self.db.database.close())
         self.db = DatabaseHarness(self.run(Database.open(self.folder / "imgsvc.db")))
-        tokens = self.run(self.db.work.in_flight_tokens())
+        tokens = self.run(self.db.job_store.in_flight_tokens())
         assert {claim.token for claim in self.claims} <= set(tokens)
-        self.run(self.db.work.recover())
+        self.run(self.db.job_store.recover())
         self.claims.clear()
-        self.run(self.db.uploads.discard_abandoned())
+        self.run(self.db.request_store.discard_abandoned())
 
     # --- invariants ----------------------------------------------------------------------------------
 

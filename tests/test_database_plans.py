@@ -33,65 +33,65 @@ async def run_everything(db: DatabaseHarness) -> None:
     rows = [[same, f"http://a.example/{n}", f"http://b.example/{n}"] for n in range(150)]
     request = await db.accept(rows, webhook="http://me/")
     key = await db.stage(rows)
-    await db.uploads.accept(
+    await db.request_store.accept(
         key,
         COLUMNS,
         RequestOptions(CompressionSettings()),
         max_waiting=10**6,
         idempotency=("key", "x"),
     )
-    await db.uploads.find_idempotent("key")
+    await db.request_store.find_idempotent("key")
     one, two, three = (await db.claim(limit=20))[:3]
-    await db.work.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
-    await db.work.find_file(b"x" * 32, CompressionSettings())
-    await db.work.next_due()
-    await db.work.waiting()
-    await db.work.in_flight_tokens()
-    await db.work.recover()
+    await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
+    await db.job_store.find_file(b"x" * 32, CompressionSettings())
+    await db.job_store.next_due()
+    await db.job_store.waiting()
+    await db.job_store.in_flight_tokens()
+    await db.job_store.recover()
     host = host_key("http://b.example:80")
-    await db.work.requests_waiting_for(host)
-    await db.work.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    await db.job_store.requests_waiting_for(host)
+    await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
     claims = [c for _ in range(9) for c in await db.claim(limit=500, capacity=500)]
     mine = [c for c in claims if c.request_key == request.key]
-    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
-    await db.work.finish([completed(c) for c in mine[50:]])
-    await db.work.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
-    await db.work.start_cancel((await db.snapshots.list_requests())[0][0].request_id)
-    await db.work.cancelling()
-    await db.work.cancel_slice(key, 1_000)
-    await db.work.start_cancel(request.request_id)
-    await db.work.cancel_slice(request.key, 1_000)
+    await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
+    await db.job_store.finish([completed(c) for c in mine[50:]])
+    await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    await db.job_store.start_cancel((await db.queries.list_requests())[0][0].request_id)
+    await db.job_store.cancelling()
+    await db.job_store.cancel_slice(key, 1_000)
+    await db.job_store.start_cancel(request.request_id)
+    await db.job_store.cancel_slice(request.key, 1_000)
     await run_queries(db, request.request_id)
-    await db.deliveries.next_due(0.0)
-    for delivery in await db.deliveries.due(1e12, 10):
-        await db.deliveries.record_failure(delivery.delivery_id, "x", 5.0)
-        await db.deliveries.record_success(delivery.delivery_id)
-    await db.work.retry_failed(request.request_id)
-    await db.work.start_cancel(request.request_id)
-    await db.work.cancel_slice(request.key, 1_000)
-    await db.uploads.mark_deleting(request.request_id)
-    await db.uploads.discard(await db.stage(rows))
-    await db.uploads.discard_abandoned()
-    while (purged := await db.uploads.purge_slice(100)).more:
+    await db.webhook_store.next_due(0.0)
+    for delivery in await db.webhook_store.due(1e12, 10):
+        await db.webhook_store.record_failure(delivery.delivery_id, "x", 5.0)
+        await db.webhook_store.record_success(delivery.delivery_id)
+    await db.job_store.retry_failed(request.request_id)
+    await db.job_store.start_cancel(request.request_id)
+    await db.job_store.cancel_slice(request.key, 1_000)
+    await db.request_store.mark_deleting(request.request_id)
+    await db.request_store.discard(await db.stage(rows))
+    await db.request_store.discard_abandoned()
+    while (purged := await db.request_store.purge_slice(100)).more:
         pass
-    await db.uploads.hide_expired(1.0)
-    await db.uploads.confirm_deletions(await db.uploads.pending_deletions())
+    await db.request_store.hide_expired(1.0)
+    await db.request_store.confirm_deletions(await db.request_store.pending_deletions())
     assert not purged.more
     await db.database.probe()
 
 
 async def run_queries(db: DatabaseHarness, request_id: str) -> None:
-    async with db.snapshots.open(request_id) as snapshot:
+    async with db.queries.open(request_id) as snapshot:
         rows = await snapshot.products(10, 50)
         for only_failed in (False, True):
             assert [page async for page in snapshot.pages(7, only_failed=only_failed)]
     files = [image.file for row in rows for image in row.images if image.file]
-    assert await db.snapshots.public_file(files[0])
-    await db.snapshots.version(request_id)
-    await db.snapshots.counts()
+    assert await db.queries.public_file(files[0])
+    await db.queries.version(request_id)
+    await db.queries.counts()
     for status in (None, *RequestStatus):
-        _, cursor = await db.snapshots.list_requests(status, 1)
-        await db.snapshots.list_requests(status, 1, cursor)
+        _, cursor = await db.queries.list_requests(status, 1)
+        await db.queries.list_requests(status, 1, cursor)
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:

@@ -27,7 +27,7 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
 @pytest.fixture
 async def events(db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Events]:
     monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.0)
-    events = Events(db.snapshots)
+    events = Events(db.queries)
     async with publishing(events):
         yield events
 
@@ -45,11 +45,11 @@ async def publishing(events: Events) -> AsyncIterator[None]:
 async def claimed_request(db: DatabaseHarness, images: int) -> tuple[Request, list[Claim]]:
     request = await db.accept([[f"http://a.example/{n}.jpg"] for n in range(images)])
     claims = await db.claim()
-    return await db.snapshots.request(request.request_id), claims
+    return await db.queries.request(request.request_id), claims
 
 
 async def complete(db: DatabaseHarness, events: Events, *claims: Claim) -> None:
-    result = await db.work.finish([completed(claim) for claim in claims])
+    result = await db.job_store.finish([completed(claim) for claim in claims])
     events.mark_changed(result.changed_requests)
 
 
@@ -77,7 +77,7 @@ async def test_slow_subscription_skips_to_newest_snapshot(db: DatabaseHarness) -
     subscription = Subscription(request)
     for claim in claims:
         await db.complete([claim])
-        subscription.offer(await db.snapshots.request(request.request_id))
+        subscription.offer(await db.queries.request(request.request_id))
     seen = [snapshot.progress.completed async for snapshot in subscription]
     assert seen == [3]
 
@@ -123,7 +123,7 @@ async def test_watch_reads_request_again_after_subscribing(
     db: DatabaseHarness,
 ) -> None:
     """A change between the first read and the subscription is published without `mark_changed`."""
-    events = Events(db.snapshots)
+    events = Events(db.queries)
     request, claims = await claimed_request(db, 1)
     async with asyncio.timeout(20), events.watch(request.request_id) as subscription:
         await db.complete(claims)
@@ -146,12 +146,12 @@ async def test_close_ends_existing_and_later_subscriptions(
 
 
 async def test_deleting_request_ends_its_subscriptions(db: DatabaseHarness) -> None:
-    events = Events(db.snapshots)
+    events = Events(db.queries)
     request, claims = await claimed_request(db, 1)
     async with asyncio.timeout(20), events.watch(request.request_id) as subscription:
         await anext(subscription)
         await db.complete(claims)
-        events.mark_changed([await db.uploads.mark_deleting(request.request_id)])
+        events.mark_changed([await db.request_store.mark_deleting(request.request_id)])
         async with publishing(events):
             assert [snapshot async for snapshot in subscription] == []
 
@@ -186,7 +186,7 @@ async def test_wait_for_change_waits_while_version_is_the_same(
     )
     for _ in range(3):
         events.mark_changed([request.key])
-        await db.snapshots.request(request.request_id)
+        await db.queries.request(request.request_id)
     assert not waiting.done()
     await complete(db, events, first)
     async with asyncio.timeout(20):
@@ -202,7 +202,7 @@ async def test_wait_for_change_without_version_waits_until_finished(
     waiting = asyncio.create_task(events.wait_for_change(request.request_id, None, 1_000))
     await complete(db, events, first)
     for _ in range(3):
-        await db.snapshots.request(request.request_id)
+        await db.queries.request(request.request_id)
     assert not waiting.done()
     await complete(db, events, second)
     async with asyncio.timeout(20):

@@ -44,7 +44,7 @@ class IntakeHarness:
         self.accepted = self.discarded = 0
         self.metrics = Metrics()
         self.intake = Intake(
-            db.uploads,
+            db.request_store,
             ServerConfig.model_validate(server),
             self.metrics,
             has_free_space=lambda: self.has_free_space,
@@ -87,7 +87,7 @@ class IntakeHarness:
         assert set(await self.requests()) <= {"deleting"}
         assert self.accepted == 0
         assert self.discarded == len(await self.requests())
-        while (await self.db.uploads.purge_slice()).more:
+        while (await self.db.request_store.purge_slice()).more:
             pass
         assert await self.db.database.read(rows_left) == 0
 
@@ -131,7 +131,7 @@ async def test_upload_in_chunks_is_stored_in_order(harness: IntakeHarness) -> No
     assert accepted.request is not None
     assert (accepted.products, accepted.images, accepted.replayed) == (30, 30, False)
     assert accepted.request.progress.pending == 30
-    async with harness.db.snapshots.open(accepted.request.request_id) as snapshot:
+    async with harness.db.queries.open(accepted.request.request_id) as snapshot:
         rows = await snapshot.products(0, 100)
     assert [(row.serial_number, row.name, row.images[0].url) for row in rows] == [
         (str(number), name, url) for number, name, url in ROWS

@@ -40,7 +40,7 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
 
 
 async def reload(db: DatabaseHarness, request: Request) -> Request:
-    return await db.snapshots.request(request.request_id)
+    return await db.queries.request(request.request_id)
 
 
 def failed(claim: Claim, message: str = "slow") -> Failed:
@@ -140,7 +140,7 @@ async def test_claim_alternates_between_hosts_within_their_capacity(
         or Counter(claim.host_url for claim in claims)["http://b.example:80"] == 5
     )
     full = host_key("http://a.example:80")
-    claims = await db.work.claim(30, lambda host: 0 if host == full else 8, 1e12)
+    claims = await db.job_store.claim(30, lambda host: 0 if host == full else 8, 1e12)
     assert Counter(claim.host_url for claim in claims) == {"http://c.example:80": 8}
 
 
@@ -170,10 +170,10 @@ async def test_claim_continues_scan_when_earlier_claim_used_up_scan_budget(
 
     claims: list[Claim] = []
     for _ in range(11):
-        claims += await db.work.claim(5, capacity, 1e12)
+        claims += await db.job_store.claim(5, capacity, 1e12)
         if claims:
             break
-        due = await db.work.next_due()
+        due = await db.job_store.next_due()
         assert due is not None
         assert due <= time.time(), "there are more hosts to scan"
     assert [claim.url for claim in claims] == ["http://h77.example/"]
@@ -189,7 +189,7 @@ async def test_claim_reaches_request_behind_many_without_host_capacity(
     dead = host_key("http://dead.example:80")
     claims: list[Claim] = []
     for _ in range(8):
-        claims += await db.work.claim(3, lambda host: int(host != dead), 1e12)
+        claims += await db.job_store.claim(3, lambda host: int(host != dead), 1e12)
     assert {claim.request_key for claim in claims} == {request.key}
 
 
@@ -231,7 +231,7 @@ async def test_claim_includes_all_duplicates_of_url_in_request(db: DatabaseHarne
     assert [claim.numbers for claim in mine] == [(0, 2, 33)]
     assert len([claim for claim in claims if claim.url == same]) == 2, "each request separately"
     await db.complete(mine)
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         rows = await snapshot.products(0, 100)
     images = [image for row in rows for image in row.images if image.url == same]
     assert [(image.status, image.attempts) for image in images] == [(ImageStatus.COMPLETED, 1)] * 3
@@ -246,7 +246,7 @@ async def test_in_flight_tokens_has_one_token_per_claim_when_url_has_duplicates(
 ) -> None:
     await db.accept([["http://a.example/same"] * 50, ["http://a.example/other"]])
     claims = await db.claim()
-    assert sorted(await db.work.in_flight_tokens()) == sorted(claim.token for claim in claims)
+    assert sorted(await db.job_store.in_flight_tokens()) == sorted(claim.token for claim in claims)
 
 
 async def test_claim_treats_spellings_of_same_url_as_duplicates(db: DatabaseHarness) -> None:
@@ -261,9 +261,9 @@ async def test_claim_keeps_duplicates_together_after_retries(db: DatabaseHarness
     for attempts in range(1, 4):
         claims = await db.claim()
         assert {claim.numbers for claim in claims} == {(0, 1, 2), (3,)}
-        await db.work.finish([Requeued(c, attempts, float(attempts)) for c in claims])
-    await db.work.finish([failed(claim) for claim in await db.claim()])
-    request = await db.work.retry_failed(request.request_id)
+        await db.job_store.finish([Requeued(c, attempts, float(attempts)) for c in claims])
+    await db.job_store.finish([failed(claim) for claim in await db.claim()])
+    request = await db.job_store.retry_failed(request.request_id)
     assert {claim.numbers for claim in await db.claim()} == {(0, 1, 2), (3,)}
 
 
@@ -276,7 +276,7 @@ async def test_claim_includes_all_duplicates_when_they_need_several_transactions
     (claim,) = await db.claim(limit=20)
     assert claim.numbers == tuple(range(100))
     assert await db.claim() == []
-    result = await db.work.finish([completed(claim)])
+    result = await db.job_store.finish([completed(claim)])
     assert [finished.progress for finished in result.finished_requests] == [Progress(completed=100)]
     assert result.orphaned_files == []
     assert (await reload(db, request)).progress.status is RequestStatus.COMPLETED
@@ -300,7 +300,7 @@ async def test_claim_keeps_first_duplicates_when_database_becomes_unavailable(
         loop.call_soon_threadsafe(lock)
         return 100
 
-    (first,) = await db.work.claim(1, capacity, 1e12)
+    (first,) = await db.job_store.claim(1, capacity, 1e12)
     assert first.numbers == (0, 1, 2)
     other.execute("ROLLBACK")
     other.close()
@@ -344,22 +344,22 @@ async def test_finish_finishes_request_and_adds_webhook_with_last_outcome(
 ) -> None:
     request = await db.accept(urls(3), webhook="http://me.example/hook")
     one, two, three = await db.claim()
-    result = await db.work.finish([completed(one), failed(two)])
+    result = await db.job_store.finish([completed(one), failed(two)])
     assert (result.finished_requests, result.changed_requests, result.orphaned_files) == (
         [],
         [request.key],
         [],
     )
     assert (await reload(db, request)).finished_at is None
-    assert await db.deliveries.due(1e12, 10) == []
-    result = await db.work.finish([Cancelled(three)])
+    assert await db.webhook_store.due(1e12, 10) == []
+    result = await db.job_store.finish([Cancelled(three)])
     (finished,) = result.finished_requests
     assert finished.progress == Progress(completed=1, failed=1, cancelled=1)
     after = await reload(db, request)
     assert after.finished_at is not None
     assert after.failures == (FailureCount("a.example", ImageErrorCode.TIMEOUT, 1),)
     assert (after.input_bytes, after.output_bytes) == (1_000, 400)
-    (delivery,) = await db.deliveries.due(1e12, 10)
+    (delivery,) = await db.webhook_store.due(1e12, 10)
     assert delivery.body == f"about {request.request_id}"
 
 
@@ -371,10 +371,10 @@ async def test_finish_passes_finished_request_to_webhook_body(tmp_path: Path) ->
         return "{}"
 
     async with open_database(tmp_path) as db:
-        db.work = JobStore(db.database, body)
+        db.job_store = JobStore(db.database, body)
         request = await db.accept(urls(2), webhook="http://me/")
         one, two = await db.claim()
-        await db.work.finish([completed(one), failed(two)])
+        await db.job_store.finish([completed(one), failed(two)])
         assert requests == [await reload(db, request)]
 
 
@@ -383,9 +383,9 @@ async def test_find_file_returns_own_result_when_other_lookups_of_batch_are_canc
 ) -> None:
     await db.accept(urls(9))
     done = [completed(claim) for claim in await db.claim()]
-    await db.work.finish(done[:5])
+    await db.job_store.finish(done[:5])
     lookups = [
-        asyncio.create_task(db.work.find_file(each.source_digest, each.claim.settings))
+        asyncio.create_task(db.job_store.find_file(each.source_digest, each.claim.settings))
         for each in done
     ]
     await asyncio.sleep(0)
@@ -398,7 +398,7 @@ async def test_find_file_returns_own_result_when_other_lookups_of_batch_are_canc
 
 async def test_find_file_works_after_lookups_failed(db: DatabaseHarness) -> None:
     def look_up() -> list[Coroutine[None, None, StoredFile | None]]:
-        return [db.work.find_file(b"x" * 32, CompressionSettings()) for _ in range(3)]
+        return [db.job_store.find_file(b"x" * 32, CompressionSettings()) for _ in range(3)]
 
     await db.database.write(lambda c: c.execute("ALTER TABLE files RENAME TO elsewhere"))
     results = await asyncio.gather(*look_up(), return_exceptions=True)
@@ -411,17 +411,18 @@ async def test_finish_stores_one_file_for_equal_sources_and_settings(db: Databas
     await db.accept(urls(3))
     one, two, three = await db.claim()
     first = completed(one, "same")
-    assert (await db.work.finish([first])).orphaned_files == []
-    stored = await db.work.find_file(first.source_digest, one.settings)
+    assert (await db.job_store.finish([first])).orphaned_files == []
+    stored = await db.job_store.find_file(first.source_digest, one.settings)
     assert stored is not None
     assert (stored.name, stored.info) == (first.file, IMAGE_INFO)
     assert (
-        await db.work.find_file(first.source_digest, CompressionSettings(progressive=True)) is None
+        await db.job_store.find_file(first.source_digest, CompressionSettings(progressive=True))
+        is None
     )
     second = completed(two, "same")
-    assert (await db.work.finish([second])).orphaned_files == [second.file]
+    assert (await db.job_store.finish([second])).orphaned_files == [second.file]
     third = Completed(three, first.source_digest, first.file, IMAGE_INFO)
-    assert (await db.work.finish([third])).orphaned_files == []
+    assert (await db.job_store.finish([third])).orphaned_files == []
     names = await db.database.read(lambda c: c.execute("SELECT name FROM files").fetchall())
     assert names == [(first.file,)]
 
@@ -432,12 +433,12 @@ async def test_finish_requeues_image_when_file_of_its_duplicate_was_deleted(
     first = await db.accept(urls(1))
     (claim,) = await db.claim()
     outcome = completed(claim, "same")
-    await db.work.finish([outcome])
+    await db.job_store.finish([outcome])
     await db.accept(urls(1))
     (late,) = await db.claim()
-    await db.uploads.mark_deleting(first.request_id)
-    assert (await db.uploads.purge_slice()).orphaned_files == [outcome.file]
-    await db.work.finish([Completed(late, outcome.source_digest, outcome.file, IMAGE_INFO)])
+    await db.request_store.mark_deleting(first.request_id)
+    assert (await db.request_store.purge_slice()).orphaned_files == [outcome.file]
+    await db.job_store.finish([Completed(late, outcome.source_digest, outcome.file, IMAGE_INFO)])
     (again,) = await db.claim()
     assert (again.numbers, again.attempts) == (late.numbers, late.attempts)
 
@@ -446,33 +447,33 @@ async def test_finish_ignores_repeated_outcome(db: DatabaseHarness) -> None:
     request = await db.accept(urls(2))
     one, two = await db.claim()
     for _ in range(2):
-        result = await db.work.finish([completed(one), failed(two)])
+        result = await db.job_store.finish([completed(one), failed(two)])
         assert result.orphaned_files == []
     assert (await reload(db, request)).progress == Progress(completed=1, failed=1)
     late = completed(two)
-    assert (await db.work.finish([late])).orphaned_files == [late.file]
+    assert (await db.job_store.finish([late])).orphaned_files == [late.file]
     assert (await reload(db, request)).progress == Progress(completed=1, failed=1)
 
 
 async def test_finish_ignores_outcome_of_earlier_claim(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (old,) = await db.claim()
-    await db.work.recover()
+    await db.job_store.recover()
     (new,) = await db.claim()
     assert old.token != new.token
-    await db.work.finish([failed(old)])
+    await db.job_store.finish([failed(old)])
     assert (await reload(db, request)).progress == Progress(processing=1)
-    await db.work.finish([completed(new)])
+    await db.job_store.finish([completed(new)])
 
 
 async def test_finish_drops_outcome_when_request_was_deleted(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (claim,) = await db.claim()
     await db.complete([claim])
-    await db.uploads.mark_deleting(request.request_id)
-    await db.uploads.purge_slice()
+    await db.request_store.mark_deleting(request.request_id)
+    await db.request_store.purge_slice()
     outcome = completed(claim)
-    result = await db.work.finish([outcome, failed(claim)])
+    result = await db.job_store.finish([outcome, failed(claim)])
     assert (result.finished_requests, result.changed_requests, result.orphaned_files) == (
         [],
         [],
@@ -486,32 +487,34 @@ async def test_claim_takes_due_retries_before_images_without_attempts(
     await db.accept(urls(20))
     soon = time.time() + 1_000
     (claim,) = await db.claim(limit=1)
-    await db.work.finish([Requeued(claim, 1, soon)])
-    assert await db.work.next_due() == soon
+    await db.job_store.finish([Requeued(claim, 1, soon)])
+    assert await db.job_store.next_due() == soon
     assert claim.numbers not in [c.numbers for c in await db.claim(limit=2, now=soon - 1)]
     retried = (await db.claim(limit=1, now=soon))[0]
     assert (retried.numbers, retried.attempts) == (claim.numbers, 1)
-    assert await db.work.next_due() is None
-    await db.work.finish([Requeued(retried, 1)])
+    assert await db.job_store.next_due() is None
+    await db.job_store.finish([Requeued(retried, 1)])
     assert (await db.claim(limit=1, now=soon))[0].numbers == claim.numbers
 
 
 async def test_finish_stores_error_message_with_lone_surrogate(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (claim,) = await db.claim()
-    await db.work.finish([failed(claim, "404 N\udce9t Found")])
-    async with db.snapshots.open(request.request_id) as snapshot:
+    await db.job_store.finish([failed(claim, "404 N\udce9t Found")])
+    async with db.queries.open(request.request_id) as snapshot:
         (row,) = await snapshot.products(0, 1)
     assert row.images[0].error_message == "404 N?t Found"
 
 
 async def test_waiting_counts_pending_and_processing_images(db: DatabaseHarness) -> None:
-    assert await db.work.waiting() == 0
+    assert await db.job_store.waiting() == 0
     await db.accept(urls(4))
     claims = await db.claim(limit=3)
-    assert await db.work.waiting() == 4
-    await db.work.finish([completed(claims[0]), failed(claims[1]), Requeued(claims[2], 1, 5.0)])
-    assert await db.work.waiting() == 2
+    assert await db.job_store.waiting() == 4
+    await db.job_store.finish(
+        [completed(claims[0]), failed(claims[1]), Requeued(claims[2], 1, 5.0)]
+    )
+    assert await db.job_store.waiting() == 2
 
 
 # --- recovery, unreachable hosts, cancelling, retrying ---------------------------------------------
@@ -523,15 +526,15 @@ async def test_recover_requeues_images_in_flight_with_their_attempts(
     monkeypatch.setattr(job_store, "SLICE", 3)
     request = await db.accept([*urls(9), ["http://a.example/0"]])
     first = await db.claim(limit=4)
-    await db.work.finish([completed(first[0]), Requeued(first[1], 2, 7.0)])
+    await db.job_store.finish([completed(first[0]), Requeued(first[1], 2, 7.0)])
     claims = await db.claim(limit=4)
     other = await db.accept(urls(2))
     more = await db.claim(limit=1)
-    tokens = await db.work.in_flight_tokens()
+    tokens = await db.job_store.in_flight_tokens()
     assert {claim.token for claim in [*first[2:], *claims, *more]} <= set(tokens)
     assert first[0].token not in tokens
-    await db.work.recover()
-    assert await db.work.in_flight_tokens() == []
+    await db.job_store.recover()
+    assert await db.job_store.in_flight_tokens() == []
     recovered = await reload(db, request)
     assert recovered.progress == Progress(pending=8, completed=2)
     # The rate excludes the time between the two processes.
@@ -546,15 +549,15 @@ async def test_fail_host_fails_pending_images_of_host_in_slices(db: DatabaseHarn
     request = await db.accept([*urls(5, "dead"), *urls(2, "a")], webhook="http://me/")
     other = await db.accept(urls(1, "a"))
     dead = host_key("http://dead.example:80")
-    assert await db.work.requests_waiting_for(dead) == [(request.key, request.created_at)]
+    assert await db.job_store.requests_waiting_for(dead) == [(request.key, request.created_at)]
     claimed = next(c for c in await db.claim(limit=99) if "dead" in c.url)
-    await db.work.recover()
+    await db.job_store.recover()
     claims = [c for c in await db.claim(limit=99) if c.numbers != claimed.numbers]
-    assert [key for key, _ in await db.work.requests_waiting_for(dead)] == []
-    await db.work.finish([Requeued(c, 1, 5e12) for c in claims if "dead" in c.url])
+    assert [key for key, _ in await db.job_store.requests_waiting_for(dead)] == []
+    await db.job_store.finish([Requeued(c, 1, 5e12) for c in claims if "dead" in c.url])
     results = []
     while (
-        result := await db.work.fail_host(request.key, dead, ImageErrorCode.TIMEOUT, "gone", 3)
+        result := await db.job_store.fail_host(request.key, dead, ImageErrorCode.TIMEOUT, "gone", 3)
     ).changed_requests:
         results.append(
             (result.changed_requests, result.image_counts[ImageStatus.FAILED, "timeout"])
@@ -562,16 +565,16 @@ async def test_fail_host_fails_pending_images_of_host_in_slices(db: DatabaseHarn
     assert results == [([request.key], 3), ([request.key], 1)]
     after = await reload(db, request)
     assert after.failures == (FailureCount("dead.example", ImageErrorCode.TIMEOUT, 4),)
-    assert await db.work.requests_waiting_for(host_key("http://a.example:80")) == []
+    assert await db.job_store.requests_waiting_for(host_key("http://a.example:80")) == []
     assert (await reload(db, other)).progress.failed == 0
 
 
 async def test_fail_host_finishes_request_with_last_image(db: DatabaseHarness) -> None:
     request = await db.accept(urls(2), webhook="http://me/")
     host = host_key("http://a.example:80")
-    result = await db.work.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    result = await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
     assert [finished.status for finished in result.finished_requests] == [RequestStatus.FAILED]
-    assert len(await db.deliveries.due(1e12, 9)) == 1
+    assert len(await db.webhook_store.due(1e12, 9)) == 1
 
 
 async def test_cancel_slice_cancels_pending_images_but_not_images_in_flight(
@@ -579,23 +582,23 @@ async def test_cancel_slice_cancels_pending_images_but_not_images_in_flight(
 ) -> None:
     request = await db.accept(urls(10), webhook="http://me/")
     one, two, three = await db.claim(limit=3)
-    key = await db.work.start_cancel(request.request_id)
-    assert await db.work.cancelling() == [key]
+    key = await db.job_store.start_cancel(request.request_id)
+    assert await db.job_store.cancelling() == [key]
     assert await db.claim() == []
-    assert await db.work.cancel_slice(key, 4) == (True, nothing_finished(key, 4))
-    assert await db.work.cancel_slice(key, 4) == (False, nothing_finished(key, 3))
+    assert await db.job_store.cancel_slice(key, 4) == (True, nothing_finished(key, 4))
+    assert await db.job_store.cancel_slice(key, 4) == (False, nothing_finished(key, 3))
     assert (await reload(db, request)).progress == Progress(processing=3, cancelled=7)
-    await db.work.finish([completed(one), Requeued(two, 1, 5.0)])
+    await db.job_store.finish([completed(one), Requeued(two, 1, 5.0)])
     assert (await reload(db, request)).progress == Progress(processing=1, completed=1, cancelled=8)
-    result = await db.work.finish([failed(three)])
+    result = await db.job_store.finish([failed(three)])
     assert result.image_counts == {(ImageStatus.FAILED, "timeout"): 1}
     (finished,) = result.finished_requests
     assert finished.status is RequestStatus.CANCELLED
-    assert await db.work.cancelling() == []
+    assert await db.job_store.cancelling() == []
     with pytest.raises(ProblemError) as refusal:
-        await db.work.start_cancel(request.request_id)
+        await db.job_store.start_cancel(request.request_id)
     assert refusal.value.code is ProblemCode.ALREADY_FINISHED
-    assert await db.work.cancel_slice(key, 4) == (False, job_store.FinishResult())
+    assert await db.job_store.cancel_slice(key, 4) == (False, job_store.FinishResult())
     assert (await reload(db, request)).progress.cancelled == 8
 
 
@@ -606,25 +609,25 @@ def nothing_finished(key: int, cancelled: int) -> job_store.FinishResult:
 async def test_cancel_slice_continues_after_restart(db: DatabaseHarness) -> None:
     request = await db.accept(urls(5))
     await db.claim(limit=2)
-    await db.work.start_cancel(request.request_id)
-    await db.work.recover()
-    (key,) = await db.work.cancelling()
-    more, result = await db.work.cancel_slice(key, 100)
+    await db.job_store.start_cancel(request.request_id)
+    await db.job_store.recover()
+    (key,) = await db.job_store.cancelling()
+    more, result = await db.job_store.cancel_slice(key, 100)
     assert not more
     assert [finished.status for finished in result.finished_requests] == [RequestStatus.CANCELLED]
 
 
 async def test_retry_failed_requeues_failed_images_without_attempts(db: DatabaseHarness) -> None:
     request = await db.accept(urls(4), webhook="http://me/")
-    for retry in (db.work.retry_failed,):
+    for retry in (db.job_store.retry_failed,):
         with pytest.raises(ProblemError) as refusal:
             await retry(request.request_id)
         assert refusal.value.code is ProblemCode.NOT_FINISHED
     one, *others = await db.claim()
-    await db.work.finish([completed(one), *(failed(claim) for claim in others)])
-    (delivery,) = await db.deliveries.due(1e12, 9)
+    await db.job_store.finish([completed(one), *(failed(claim) for claim in others)])
+    (delivery,) = await db.webhook_store.due(1e12, 9)
     done = await reload(db, request)
-    again = await db.work.retry_failed(request.request_id)
+    again = await db.job_store.retry_failed(request.request_id)
     assert again.version > done.version
     assert again.finished_at is None
     assert again.started_at == done.started_at
@@ -632,18 +635,18 @@ async def test_retry_failed_requeues_failed_images_without_attempts(db: Database
     assert (again.progress, again.failures) == (Progress(pending=3, completed=1), ())
     assert again.webhook is not None
     assert (again.webhook.status, again.webhook.attempts) == ("pending", 0)
-    assert await db.deliveries.due(1e12, 9) == []
-    ((key, since),) = await db.work.requests_waiting_for(host_key("http://a.example:80"))
+    assert await db.webhook_store.due(1e12, 9) == []
+    ((key, since),) = await db.job_store.requests_waiting_for(host_key("http://a.example:80"))
     assert key == request.key
     assert since > request.created_at
     claims = await db.claim(now=12_345.0)
     assert [claim.attempts for claim in claims] == [0, 0, 0]
     assert (await reload(db, request)).measured_since == 12_345.0
     await db.complete(claims)
-    (second,) = await db.deliveries.due(1e12, 9)
+    (second,) = await db.webhook_store.due(1e12, 9)
     assert second.delivery_id != delivery.delivery_id
     with pytest.raises(ProblemError) as refusal:
-        await db.work.retry_failed(request.request_id)
+        await db.job_store.retry_failed(request.request_id)
     assert refusal.value.code is ProblemCode.NOTHING_FAILED
 
 
@@ -653,10 +656,10 @@ async def test_retry_failed_continues_in_slices_after_restart(
     monkeypatch.setattr(job_store, "SLICE", 10)
     same = "http://a.example/same"
     request = await db.accept([[same], *urls(30), [same]])
-    await db.work.finish([failed(claim) for claim in await db.claim()])
-    await db.work.retry_failed(request.request_id)
+    await db.job_store.finish([failed(claim) for claim in await db.claim()])
+    await db.job_store.retry_failed(request.request_id)
     restarted = DatabaseHarness(db.database)
-    await restarted.work.recover()
+    await restarted.job_store.recover()
     half_way = await reload(db, request)
     assert half_way.progress == Progress(pending=10, failed=22)
     assert half_way.measured_done == 0
@@ -667,7 +670,7 @@ async def test_retry_failed_continues_in_slices_after_restart(
         claims = await restarted.claim()
         attempts += 1
         if not claims:
-            assert (await restarted.work.next_due() or 1e12) <= time.time()
+            assert (await restarted.job_store.next_due() or 1e12) <= time.time()
     assert attempts == 3
     assert len(claims) == 31
     assert (0, 31) in {claim.numbers for claim in claims}
@@ -679,10 +682,10 @@ async def test_cancel_slice_cancels_requeued_images_of_unfinished_retry(
 ) -> None:
     monkeypatch.setattr(job_store, "SLICE", 10)
     request = await db.accept(urls(30))
-    await db.work.finish([failed(claim) for claim in await db.claim()])
-    await db.work.retry_failed(request.request_id)
-    key = await db.work.start_cancel(request.request_id)
-    _, result = await db.work.cancel_slice(key, 100)
+    await db.job_store.finish([failed(claim) for claim in await db.claim()])
+    await db.job_store.retry_failed(request.request_id)
+    key = await db.job_store.start_cancel(request.request_id)
+    _, result = await db.job_store.cancel_slice(key, 100)
     assert [finished.progress for finished in result.finished_requests] == [
         Progress(failed=20, cancelled=10)
     ]

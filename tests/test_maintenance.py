@@ -29,7 +29,7 @@ class MaintenanceHarness:
         self.db = db
         self.files = FilesystemStore(folder)
         config = StorageConfig(retention_days=days)
-        self.maintenance = Maintenance(db.uploads, self.files, config)
+        self.maintenance = Maintenance(db.request_store, self.files, config)
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
         """Return a finished request whose images are stored."""
@@ -89,11 +89,11 @@ async def test_purge_removes_only_requests_marked_for_deletion(
     monkeypatch.setattr(module, "PURGE_SLICE", 5)
     async with open_harness(tmp_path) as harness:
         deleted, kept = await harness.finished_request(), await harness.finished_request()
-        await harness.db.uploads.mark_deleting(deleted.request_id)
+        await harness.db.request_store.mark_deleting(deleted.request_id)
         await harness.maintenance.purge()
         assert harness.stored_files() == 12
-        assert (await harness.db.snapshots.request(kept.request_id)).progress.completed == 12
-        await harness.db.uploads.mark_deleting(kept.request_id)
+        assert (await harness.db.queries.request(kept.request_id)).progress.completed == 12
+        await harness.db.request_store.mark_deleting(kept.request_id)
         await harness.maintenance.purge()
         assert (harness.stored_files(), await harness.rows()) == (0, 0)
 
@@ -106,7 +106,7 @@ async def test_next_start_completes_interrupted_purge(
     for iterations in range(0, 60, 4):
         async with open_harness(tmp_path) as harness:
             deleted = await harness.finished_request()
-            await harness.db.uploads.mark_deleting(deleted.request_id)
+            await harness.db.request_store.mark_deleting(deleted.request_id)
             purging = asyncio.create_task(harness.maintenance.purge())
             for _ in range(iterations):
                 await asyncio.sleep(0)
@@ -120,8 +120,8 @@ async def test_next_start_completes_interrupted_purge(
 async def test_run_deletes_pending_files_of_earlier_process(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         deleted = await harness.finished_request()
-        await harness.db.uploads.mark_deleting(deleted.request_id)
-        while (await harness.db.uploads.purge_slice()).more:
+        await harness.db.request_store.mark_deleting(deleted.request_id)
+        while (await harness.db.request_store.purge_slice()).more:
             pass
         assert harness.stored_files() == 12
     async with open_harness(tmp_path) as harness, running(harness):
@@ -151,7 +151,7 @@ async def test_only_requests_past_their_retention_are_removed(tmp_path: Path) ->
             await wait_until(
                 lambda: harness.stored_files() == 12, "the expired request's files to be deleted"
             )
-        listed, _ = await harness.db.snapshots.list_requests(None, 10, None)
+        listed, _ = await harness.db.queries.list_requests(None, 10, None)
         assert {request.key for request in listed} == {young.key, waiting.key}
 
 
@@ -161,16 +161,16 @@ async def test_requests_are_kept_if_no_retention_is_set(tmp_path: Path) -> None:
         await harness.db.database.write(
             lambda c: c.execute("UPDATE requests SET finished_at = 1").rowcount
         )
-        await harness.db.uploads.mark_deleting(marked.request_id)
+        await harness.db.request_store.mark_deleting(marked.request_id)
         async with running(harness):
             await wait_until(lambda: harness.stored_files() == 12, "the cleanup")
-        assert (await harness.db.snapshots.request(old.request_id)).progress.completed == 12
+        assert (await harness.db.queries.request(old.request_id)).progress.completed == 12
 
 
 async def test_wake_starts_cleanup_at_once(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness, running(harness):
         deleted = await harness.finished_request()
-        await harness.db.uploads.mark_deleting(deleted.request_id)
+        await harness.db.request_store.mark_deleting(deleted.request_id)
         harness.maintenance.wake()
         await wait_until(lambda: harness.stored_files() == 0, "the files to be deleted")
 
@@ -185,7 +185,7 @@ async def test_failed_cleanup_is_retried(
         (file,) = [p for p in (tmp_path / "outputs").rglob("*.jpg") if p.is_file()]
         file.unlink()
         file.mkdir()
-        await harness.db.uploads.mark_deleting(deleted.request_id)
+        await harness.db.request_store.mark_deleting(deleted.request_id)
         async with running(harness):
             await wait_until(lambda: "cleanup failed" in caplog.text, "a failure")
             file.rmdir()

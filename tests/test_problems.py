@@ -125,7 +125,7 @@ async def test_internal_errors_are_logged_and_not_shown_to_client(
     async def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(http.service.snapshots, "list_requests", fail)
+    monkeypatch.setattr(http.service.queries, "list_requests", fail)
     response = await http.get("/listRequests")
     assert response.status == status
     assert response.problem()["type"] == f"urn:imgsvc:problem:{code}"

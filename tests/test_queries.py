@@ -46,7 +46,7 @@ def table_rows(count: int, images: int = 1) -> list[list[str]]:
 async def all_pages(
     db: DatabaseHarness, request_id: str, size: int = 500, *, only_failed: bool = False
 ) -> list[list[ProductRow]]:
-    async with db.snapshots.open(request_id) as snapshot:
+    async with db.queries.open(request_id) as snapshot:
         return [page async for page in snapshot.pages(size, only_failed=only_failed)]
 
 
@@ -54,14 +54,14 @@ async def test_products_show_status_attempts_and_error_of_each_image(db: Databas
     request = await db.accept(table_rows(1, 5))
     done, bad, again, _ = await db.claim(limit=4)
     outcome = completed(done)
-    await db.work.finish(
+    await db.job_store.finish(
         [
             outcome,
             Failed(bad, 3, ImageErrorCode.HTTP_STATUS, "404 Not Found"),
             Requeued(again, 2, 9e12),
         ]
     )
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         ((row,),) = [await snapshot.products(0, 10)]
     urls = table_rows(1, 5)[0]
     assert row.images == (
@@ -86,7 +86,7 @@ async def test_pages_contain_each_row_once_in_order(
     pages = await all_pages(db, request.request_id, 10)
     assert [len(page) for page in pages] == [10, 10, 5]
     assert [row.number for page in pages for row in page] == list(range(25))
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         assert [row.number for row in await snapshot.products(20, 100)] == list(range(20, 25))
         assert [row.number for row in await snapshot.products(3, 4)] == [3, 4, 5, 6]
         assert await snapshot.products(25, 10) == []
@@ -96,7 +96,7 @@ async def test_pages_contain_each_row_once_in_order(
     assert [row.number for page in pages for row in page] == list(range(25))
     monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 1)
     assert [len(page) for page in await all_pages(db, request.request_id)] == [1] * 25
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         assert [row.number for row in await snapshot.products(20, 100)] == [20]
 
 
@@ -107,13 +107,15 @@ async def test_pages_end_early_after_rows_with_long_text(
     rows = [product(number, [f"http://a.example/{number}"]) for number in range(3)]
     long = ("x" * 500,)
     rows += [rows[0]._replace(serial_number=long[0]), rows[1]._replace(extra=long), rows[2]]
-    key = await db.uploads.begin()
-    await db.uploads.stage(key, rows)
-    request = await db.uploads.accept(
+    key = await db.request_store.begin()
+    await db.request_store.stage(key, rows)
+    request = await db.request_store.accept(
         key, COLUMNS, RequestOptions(CompressionSettings()), max_waiting=10
     )
     assert list(map(len, await all_pages(db, request.request_id))) == [4, 1, 1]
-    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in await db.claim()])
+    await db.job_store.finish(
+        [Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in await db.claim()]
+    )
     pages = await all_pages(db, request.request_id, only_failed=True)
     assert list(map(len, pages)) == [4, 1, 1]
     assert [row.images[0].url[-1] for page in pages for row in page] == list("012012")
@@ -124,9 +126,9 @@ async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
 ) -> None:
     monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
     roles = (ColumnRole.NAME, ColumnRole.URLS, *[ColumnRole.EXTRA] * 100)
-    key = await db.uploads.begin()
-    await db.uploads.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
-    request = await db.uploads.accept(
+    key = await db.request_store.begin()
+    await db.request_store.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
+    request = await db.request_store.accept(
         key,
         Columns(("x",) * len(roles), roles, tuple(range(100))),
         RequestOptions(CompressionSettings()),
@@ -154,7 +156,7 @@ async def test_pages_with_only_failed_contain_only_failed_images(
             bad.add(claim)
         else:
             good.append(claim)
-    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in bad])
+    await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "slow") for c in bad])
     await db.complete(good)
     pages = await all_pages(db, request.request_id, 4, only_failed=True)
     assert max(map(len, pages)) <= 4
@@ -172,44 +174,44 @@ async def test_pages_with_only_failed_contain_only_failed_images(
 
 async def test_snapshot_does_not_change_when_request_is_deleted(db: DatabaseHarness) -> None:
     request = await db.accept(table_rows(3))
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         await db.complete(await db.claim())
-        await db.uploads.mark_deleting(request.request_id)
-        while (await db.uploads.purge_slice()).more:
+        await db.request_store.mark_deleting(request.request_id)
+        while (await db.request_store.purge_slice()).more:
             pass
         assert snapshot.request == request
         assert [row.progress.pending for row in await snapshot.products(0, 9)] == [1, 1, 1]
     with pytest.raises(ProblemError):
-        await db.snapshots.request(request.request_id)
+        await db.queries.request(request.request_id)
 
 
 async def test_version_increases_with_every_change(db: DatabaseHarness) -> None:
     request = await db.accept(table_rows(2), webhook="http://me/")
-    versions = [await db.snapshots.version(request.request_id)]
+    versions = [await db.queries.version(request.request_id)]
 
     async def changed() -> None:
-        versions.append(await db.snapshots.version(request.request_id))
+        versions.append(await db.queries.version(request.request_id))
         assert versions[-1][0] > versions[-2][0]
 
     (one,) = await db.claim(limit=1)
     await changed()
-    await db.work.finish([Requeued(one, 1)])
+    await db.job_store.finish([Requeued(one, 1)])
     await changed()
     claims = await db.claim()
     await changed()
-    await db.work.finish([Failed(claim, 2, ImageErrorCode.TIMEOUT, "x") for claim in claims])
+    await db.job_store.finish([Failed(claim, 2, ImageErrorCode.TIMEOUT, "x") for claim in claims])
     await changed()
     assert [finished for _, finished in versions] == [False, False, False, False, True]
-    (delivery,) = await db.deliveries.due(1e12, 1)
-    await db.deliveries.record_failure(delivery.delivery_id, "no", 5.0)
+    (delivery,) = await db.webhook_store.due(1e12, 1)
+    await db.webhook_store.record_failure(delivery.delivery_id, "no", 5.0)
     await changed()
-    await db.deliveries.record_success(delivery.delivery_id)
+    await db.webhook_store.record_success(delivery.delivery_id)
     await changed()
-    await db.work.retry_failed(request.request_id)
+    await db.job_store.retry_failed(request.request_id)
     await changed()
-    await db.work.start_cancel(request.request_id)
+    await db.job_store.start_cancel(request.request_id)
     await changed()
-    await db.work.cancel_slice(request.key, 10)
+    await db.job_store.cancel_slice(request.key, 10)
     await changed()
 
 
@@ -218,12 +220,12 @@ async def test_request_raises_not_found_when_id_is_unknown(
     db: DatabaseHarness, request_id: str
 ) -> None:
     await db.accept(table_rows(1))
-    for method in (db.snapshots.request, db.snapshots.version):
+    for method in (db.queries.request, db.queries.version):
         with pytest.raises(ProblemError) as refusal:
             await method(request_id)
         assert refusal.value.code is ProblemCode.NOT_FOUND
     with pytest.raises(ProblemError):
-        async with db.snapshots.open(request_id):
+        async with db.queries.open(request_id):
             pass
 
 
@@ -235,7 +237,7 @@ async def test_list_requests_returns_newest_first_and_continues_at_cursor(
     found: list[str] = []
     cursor = None
     while True:
-        requests, cursor = await db.snapshots.list_requests(limit=3, cursor=cursor)
+        requests, cursor = await db.queries.list_requests(limit=3, cursor=cursor)
         found += [request.request_id for request in requests]
         if cursor is None:
             break
@@ -250,13 +252,13 @@ async def test_list_requests_filters_by_status(db: DatabaseHarness) -> None:
         await db.complete(claims)
     done = pending.request_id
     bad = (await db.accept(table_rows(1))).request_id
-    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in await db.claim()])
+    await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in await db.claim()])
     mixed = (await db.accept(table_rows(2))).request_id
     one, two = await db.claim()
-    await db.work.finish([completed(one), Failed(two, 1, ImageErrorCode.TIMEOUT, "x")])
+    await db.job_store.finish([completed(one), Failed(two, 1, ImageErrorCode.TIMEOUT, "x")])
     gone = await db.accept(table_rows(1))
-    await db.work.start_cancel(gone.request_id)
-    await db.work.cancel_slice(gone.key, 10)
+    await db.job_store.start_cancel(gone.request_id)
+    await db.job_store.cancel_slice(gone.key, 10)
     half = (await db.accept(table_rows(2))).request_id
     await db.complete(await db.claim(limit=1))
     waits = (await db.accept(table_rows(1))).request_id
@@ -269,7 +271,7 @@ async def test_list_requests_filters_by_status(db: DatabaseHarness) -> None:
         RequestStatus.PENDING: waits,
     }
     for status in RequestStatus:
-        requests, cursor = await db.snapshots.list_requests(status, 10)
+        requests, cursor = await db.queries.list_requests(status, 10)
         assert [(r.request_id, r.progress.status) for r in requests] == [(expected[status], status)]
         assert cursor is None
 
@@ -279,21 +281,21 @@ async def test_list_requests_filters_by_status(db: DatabaseHarness) -> None:
 )
 async def test_list_requests_refuses_invalid_cursor(db: DatabaseHarness, cursor: str) -> None:
     with pytest.raises(ProblemError) as refusal:
-        await db.snapshots.list_requests(cursor=cursor)
+        await db.queries.list_requests(cursor=cursor)
     assert refusal.value.code is ProblemCode.INVALID_OPTION
 
 
 async def test_public_file_finds_stored_file_by_public_name_only(db: DatabaseHarness) -> None:
     await db.accept(table_rows(3))
     one, two, three = await db.claim()
-    await db.work.finish([completed(one, "same"), completed(two, "same")])
+    await db.job_store.finish([completed(one, "same"), completed(two, "same")])
     for token in (one.token, two.token):
-        stored = await db.snapshots.public_file(f"{token}.jpg")
+        stored = await db.queries.public_file(f"{token}.jpg")
         assert stored == StoredFile(f"{one.token}.jpg", IMAGE_INFO)
     wrong = [f"{one.token}.png", one.token, f"{three.token}.jpg", f"{one.token.upper()}.jpg"]
     wrong += [f"../{one.token}.jpg", f"{one.token}.jpg/", f"{one.token}.jpg\n", "", "\ud800.jpg"]
     for name in wrong:
-        assert await db.snapshots.public_file(name) is None
+        assert await db.queries.public_file(name) is None
 
 
 async def test_request_shows_only_largest_failure_counts(db: DatabaseHarness) -> None:
@@ -301,8 +303,8 @@ async def test_request_shows_only_largest_failure_counts(db: DatabaseHarness) ->
         [[f"http://h{host}.example/{n}" for n in range(1 + (host == 77))] for host in range(150)]
     )
     claims = await db.claim(limit=200)
-    await db.work.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in claims])
-    failures = (await db.snapshots.request(request.request_id)).failures
+    await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in claims])
+    failures = (await db.queries.request(request.request_id)).failures
     assert len(failures) == 100
     assert failures[0] == FailureCount("h77.example", ImageErrorCode.TIMEOUT, 2)
 
@@ -310,11 +312,11 @@ async def test_request_shows_only_largest_failure_counts(db: DatabaseHarness) ->
 async def test_counts_includes_only_unfinished_requests_and_webhooks_to_send(
     db: DatabaseHarness,
 ) -> None:
-    assert await db.snapshots.counts() == Counts(0, 0, 0, 0)
+    assert await db.queries.counts() == Counts(0, 0, 0, 0)
     await db.accept(table_rows(3), webhook="http://me/")
     claims = await db.claim(limit=1)
-    assert await db.snapshots.counts() == Counts(1, 2, 1, 0)
+    assert await db.queries.counts() == Counts(1, 2, 1, 0)
     while claims:
         await db.complete(claims)
         claims = await db.claim()
-    assert await db.snapshots.counts() == Counts(0, 0, 0, 1)
+    assert await db.queries.counts() == Counts(0, 0, 0, 1)

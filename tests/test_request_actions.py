@@ -35,10 +35,10 @@ async def actions(harness: SchedulerHarness) -> AsyncIterator[RequestActions]:
 
 
 def make_actions(harness: SchedulerHarness) -> RequestActions:
-    maintenance = Maintenance(harness.db.uploads, harness.files, StorageConfig())
+    maintenance = Maintenance(harness.db.request_store, harness.files, StorageConfig())
     return RequestActions(
-        harness.db.work,
-        harness.db.uploads,
+        harness.db.job_store,
+        harness.db.request_store,
         harness.scheduler,
         maintenance,
         mark_changed=harness.changed_requests.extend,
@@ -144,7 +144,7 @@ async def test_cancel_continues_after_client_disconnects(
 async def test_resume_continues_cancel_of_earlier_process(tmp_path: Path, origin: Origin) -> None:
     async with open_scheduler(tmp_path, start=False) as harness:
         request = await harness.accept(*(origin.url(f"/{n}.jpg") for n in range(5)))
-        await harness.db.work.start_cancel(request.request_id)
+        await harness.db.job_store.start_cancel(request.request_id)
     async with open_scheduler(tmp_path) as harness:
         assert (await harness.snapshot(request)).finished_at is None
         await make_actions(harness).resume()
@@ -160,7 +160,7 @@ async def test_cancel_continues_after_database_was_locked(
     monkeypatch.setattr(module, "CANCEL_RETRY_SECONDS", 0.02)
     async with open_scheduler(tmp_path, start=False) as harness:
         request = await harness.accept("http://a.example/1.jpg", "http://a.example/2.jpg")
-        await harness.db.work.start_cancel(request.request_id)
+        await harness.db.job_store.start_cancel(request.request_id)
         lock = sqlite3.connect(harness.db.database.path, isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
         resuming = asyncio.create_task(make_actions(harness).resume())

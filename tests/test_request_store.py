@@ -67,17 +67,17 @@ async def test_accept_keeps_staged_columns_options_and_products_unchanged(
         Product(3, "", "B", product(0, ["https://b.example/", "http://c:81/x?"]).images, ("x", "")),
     ]
     columns = Columns((*COLUMNS.names, "Size"), (*COLUMNS.roles, ColumnRole.EXTRA), (0, 1))
-    key = await db.uploads.begin()
-    await db.uploads.stage(key, rows)
+    key = await db.request_store.begin()
+    await db.request_store.stage(key, rows)
     before = time.time()
-    request = await db.uploads.accept(key, columns, options, max_waiting=3)
+    request = await db.request_store.accept(key, columns, options, max_waiting=3)
     assert request.key == key
     assert before <= request.created_at <= time.time()
     assert (request.columns, request.options) == (columns, options)
     assert (request.products, request.progress) == (2, Progress(pending=3))
     assert request.webhook is not None
     assert request.webhook.status == "pending"
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         assert snapshot.request == request
         found = await snapshot.products(0, 10)
     for number, (row, source) in enumerate(zip(found, rows, strict=True)):
@@ -95,10 +95,10 @@ async def test_accept_drops_cells_of_columns_without_extra_position(db: Database
     cells = [("", "red", "", "", ""), (" ", "", "", "XL"), ("", "", "", "", "")]
     rows = [product(n, [f"http://a.example/{n}"])._replace(extra=e) for n, e in enumerate(cells)]
     columns = Columns((*COLUMNS.names, ""), (*COLUMNS.roles, ColumnRole.EXTRA), (1, 3))
-    key = await db.uploads.begin()
-    await db.uploads.stage(key, rows)
-    request = await db.uploads.accept(key, columns, OPTIONS, max_waiting=3)
-    async with db.snapshots.open(request.request_id) as snapshot:
+    key = await db.request_store.begin()
+    await db.request_store.stage(key, rows)
+    request = await db.request_store.accept(key, columns, OPTIONS, max_waiting=3)
+    async with db.queries.open(request.request_id) as snapshot:
         found = await snapshot.products(0, 10)
     assert [row.extra for row in found] == [("red", ""), ("", "XL"), ("", "")]
     stored = await db.database.read(
@@ -126,7 +126,7 @@ async def test_open_reads_columns_of_schema_version_1(tmp_path: Path) -> None:
             (url, host_key(host_url_of(url))),
         )
         c.commit()
-    async with open_database(tmp_path) as db, db.snapshots.open("old") as snapshot:
+    async with open_database(tmp_path) as db, db.queries.open("old") as snapshot:
         assert snapshot.request == Request(
             key=1,
             request_id="old",
@@ -150,23 +150,23 @@ async def test_staged_request_is_invisible_and_not_claimed(db: DatabaseHarness) 
     (request_id,) = await db.database.read(
         lambda c: c.execute("SELECT request_id FROM requests WHERE key = ?", (key,)).fetchone()
     )
-    for method in (db.snapshots.request, db.snapshots.version, db.uploads.mark_deleting):
+    for method in (db.queries.request, db.queries.version, db.request_store.mark_deleting):
         with pytest.raises(ProblemError) as refusal:
             await method(request_id)
         assert refusal.value.code is ProblemCode.NOT_FOUND
-    assert await db.snapshots.list_requests() == ([], None)
+    assert await db.queries.list_requests() == ([], None)
     assert await db.claim() == []
-    assert await db.work.waiting() == 0
+    assert await db.job_store.waiting() == 0
     view = await db.database.read(lambda c: c.execute("SELECT * FROM ProcessImage").fetchall())
     assert view == []
 
 
 async def test_stage_numbers_products_continuously_over_several_calls(db: DatabaseHarness) -> None:
     rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
-    request = await db.uploads.accept(
+    request = await db.request_store.accept(
         await db.stage(rows, size=337), COLUMNS, OPTIONS, max_waiting=10_000
     )
-    async with db.snapshots.open(request.request_id) as snapshot:
+    async with db.queries.open(request.request_id) as snapshot:
         found = await snapshot.products(0, 2_000)
     assert [[image.url for image in row.images] for row in found] == rows
     assert [row.number for row in found] == list(range(1_000))
@@ -176,28 +176,32 @@ async def test_accept_refuses_request_when_too_many_images_are_pending(db: Datab
     first = await db.accept([["http://a/1"], ["http://a/2"]])
     key = await db.stage([["http://a/3"]])
     with pytest.raises(ProblemError) as refusal:
-        await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=2)
+        await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=2)
     assert refusal.value.code is ProblemCode.TOO_MUCH_WAITING
     assert refusal.value.retry_after is not None
     await db.complete(await db.claim())
-    assert (await db.snapshots.request(first.request_id)).finished_at is not None
-    await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=1)
+    assert (await db.queries.request(first.request_id)).finished_at is not None
+    await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=1)
 
 
 async def test_accept_binds_idempotency_key_until_request_is_deleted(db: DatabaseHarness) -> None:
     one, two = await db.stage([["http://a/1"]]), await db.stage([["http://a/1"]])
-    assert await db.uploads.find_idempotent("key") is None
-    request = await db.uploads.accept(
+    assert await db.request_store.find_idempotent("key") is None
+    request = await db.request_store.accept(
         one, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
     )
     with pytest.raises(ProblemError) as refusal:
-        await db.uploads.accept(two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+        await db.request_store.accept(
+            two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other")
+        )
     assert refusal.value.code is ProblemCode.IDEMPOTENCY_KEY_BUSY
-    assert await db.uploads.find_idempotent("key") == ("fingerprint", request)
+    assert await db.request_store.find_idempotent("key") == ("fingerprint", request)
     await db.complete(await db.claim())
-    await db.uploads.mark_deleting(request.request_id)
-    assert await db.uploads.find_idempotent("key") is None
-    await db.uploads.accept(two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other"))
+    await db.request_store.mark_deleting(request.request_id)
+    assert await db.request_store.find_idempotent("key") is None
+    await db.request_store.accept(
+        two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other")
+    )
 
 
 @pytest.mark.parametrize("way", ["discard", "restart"])
@@ -206,14 +210,14 @@ async def test_purge_slice_deletes_discarded_request_in_slices(
 ) -> None:
     key = await db.stage([[f"http://a/{n}"] for n in range(5_000)])
     if way == "discard":
-        await db.uploads.discard(key)
-        assert await db.uploads.discard_abandoned() == 0
+        await db.request_store.discard(key)
+        assert await db.request_store.discard_abandoned() == 0
     else:
-        assert await db.uploads.discard_abandoned() == 1
+        assert await db.request_store.discard_abandoned() == 1
     with pytest.raises(LookupError):
-        await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
+        await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
     slices = 1
-    while (purged := await db.uploads.purge_slice(1_000)).more:
+    while (purged := await db.request_store.purge_slice(1_000)).more:
         assert purged.orphaned_files == []
         slices += 1
     assert slices > 10, "one slice deletes only some rows"
@@ -222,19 +226,19 @@ async def test_purge_slice_deletes_discarded_request_in_slices(
 
 async def test_discard_does_not_change_accepted_request(db: DatabaseHarness) -> None:
     request = await db.accept([["http://a/1"]])
-    await db.uploads.discard(request.key)
-    assert await db.snapshots.request(request.request_id) == request
+    await db.request_store.discard(request.key)
+    assert await db.queries.request(request.request_id) == request
 
 
 async def test_stage_stores_all_products_or_none_when_cancelled(db: DatabaseHarness) -> None:
-    key = await db.uploads.begin()
+    key = await db.request_store.begin()
     products = [product(n, [f"http://a/{n}"]) for n in range(1_000)]
     for _ in range(5):
-        task = asyncio.create_task(db.uploads.stage(key, products))
+        task = asyncio.create_task(db.request_store.stage(key, products))
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    request = await db.uploads.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
+    request = await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
     assert request.progress.total == request.products
     assert request.products % 1_000 == 0
 
@@ -243,11 +247,11 @@ async def test_mark_deleting_refuses_unfinished_and_unknown_requests(db: Databas
     request = await db.accept([["http://a/1"]])
     for _ in range(2):
         with pytest.raises(ProblemError) as refusal:
-            await db.uploads.mark_deleting(request.request_id)
+            await db.request_store.mark_deleting(request.request_id)
         assert refusal.value.code is ProblemCode.NOT_FINISHED
         await db.claim()
     with pytest.raises(ProblemError) as refusal:
-        await db.uploads.mark_deleting("nonsense")
+        await db.request_store.mark_deleting("nonsense")
     assert refusal.value.code is ProblemCode.NOT_FOUND
 
 
@@ -256,37 +260,37 @@ async def test_purge_slice_returns_only_files_that_no_other_request_uses(
 ) -> None:
     one = await db.accept([["http://a/shared"], ["http://a/own"]])
     first = await db.claim()
-    await db.work.finish([completed(claim, claim.url) for claim in first])
+    await db.job_store.finish([completed(claim, claim.url) for claim in first])
     two = await db.accept([["http://a/shared"]])
-    await db.work.finish([completed(claim, claim.url) for claim in await db.claim()])
+    await db.job_store.finish([completed(claim, claim.url) for claim in await db.claim()])
     own = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("own"))
     shared = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("shared"))
     public = await public_names(db, one.request_id)
 
-    await db.uploads.mark_deleting(one.request_id)
-    assert [await db.snapshots.public_file(name) for name in public] == [None, None]
+    await db.request_store.mark_deleting(one.request_id)
+    assert [await db.queries.public_file(name) for name in public] == [None, None]
     names = []
     more = True
     while more:
-        purged = await db.uploads.purge_slice(1)
+        purged = await db.request_store.purge_slice(1)
         names += purged.orphaned_files
         more = purged.more
     assert names == [own]
-    assert await db.uploads.pending_deletions() == [own], "until its deletion is confirmed"
-    await db.uploads.confirm_deletions([own])
-    assert await db.uploads.pending_deletions() == []
+    assert await db.request_store.pending_deletions() == [own], "until its deletion is confirmed"
+    await db.request_store.confirm_deletions([own])
+    assert await db.request_store.pending_deletions() == []
 
     (name,) = await public_names(db, two.request_id)
-    stored = await db.snapshots.public_file(name)
+    stored = await db.queries.public_file(name)
     assert stored is not None
     assert stored.name == shared
-    await db.uploads.mark_deleting(two.request_id)
-    assert (await db.uploads.purge_slice()).orphaned_files == [shared]
+    await db.request_store.mark_deleting(two.request_id)
+    assert (await db.request_store.purge_slice()).orphaned_files == [shared]
     assert set((await row_counts(db)).values()) == {0}
 
 
 async def public_names(db: DatabaseHarness, request_id: str) -> list[str]:
-    async with db.snapshots.open(request_id) as snapshot:
+    async with db.queries.open(request_id) as snapshot:
         rows = await snapshot.products(0, 100)
     return [image.file for row in rows for image in row.images if image.file is not None]
 
@@ -296,20 +300,20 @@ async def test_hide_expired_hides_only_requests_that_finished_before_time(
 ) -> None:
     old = await db.accept([["http://a/1"]])
     (claim,) = await db.claim()
-    await db.work.finish([Failed(claim, 1, ImageErrorCode.TIMEOUT, "slow")])
+    await db.job_store.finish([Failed(claim, 1, ImageErrorCode.TIMEOUT, "slow")])
     running = await db.accept([["http://a/1"]])
-    assert await db.uploads.hide_expired(old.created_at) == 0
-    assert await db.uploads.hide_expired(time.time() + 1) == 1
-    assert [r.key for r in (await db.snapshots.list_requests())[0]] == [running.key]
-    while (await db.uploads.purge_slice()).more:
+    assert await db.request_store.hide_expired(old.created_at) == 0
+    assert await db.request_store.hide_expired(time.time() + 1) == 1
+    assert [r.key for r in (await db.queries.list_requests())[0]] == [running.key]
+    while (await db.request_store.purge_slice()).more:
         pass
     assert (await row_counts(db))["failures"] == 0
 
 
 async def test_begin_never_reuses_key_of_deleted_request(db: DatabaseHarness) -> None:
     key = await db.stage([["http://a/1"]])
-    await db.uploads.discard(key)
-    assert not (await db.uploads.purge_slice()).more
+    await db.request_store.discard(key)
+    assert not (await db.request_store.purge_slice()).more
     assert await db.stage([["http://a/1"]]) > key
 
 
@@ -320,8 +324,8 @@ async def test_process_image_view_shows_urls_and_status_of_each_product(
         [["http://a/1", "http://a/2"], ["http://a/3"], ["http://a/4"]], webhook=None
     )
     claims = {claim.url[-1]: claim for claim in await db.claim(limit=3)}
-    await db.work.finish([completed(claims["2"])])
-    await db.work.finish([Failed(claims["3"], 1, ImageErrorCode.TIMEOUT, "slow")])
+    await db.job_store.finish([completed(claims["2"])])
+    await db.job_store.finish([Failed(claims["3"], 1, ImageErrorCode.TIMEOUT, "slow")])
 
     def query(c: sqlite3.Connection) -> list[tuple[object, ...]]:
         return c.execute(
@@ -340,7 +344,7 @@ async def test_process_image_view_shows_urls_and_status_of_each_product(
         ("Product 1", "http://a/3", "", request.request_id, "failed"),
         ("Product 2", "http://a/4", "", request.request_id, "pending"),
     ]
-    stored = await db.snapshots.request(request.request_id)
+    stored = await db.queries.request(request.request_id)
     assert stored.progress.status is RequestStatus.PROCESSING
 
 

@@ -51,7 +51,7 @@ async def upload(service: Service, *urls: str) -> Request:
 async def wait_finished(service: Service, request: Request) -> Request:
     async with asyncio.timeout(30):
         await service.events.wait_for_change(request.request_id, None, 1_000)
-    return await service.snapshots.request(request.request_id)
+    return await service.queries.request(request.request_id)
 
 
 def stored_files(folder: Path) -> set[str]:
@@ -107,7 +107,7 @@ async def test_start_recovers_state_of_earlier_process(tmp_path: Path, origin: O
         interrupted = await db.accept([[origin.photo(n)] for n in range(3)])
         claims = await db.claim(limit=2)
         cancelled = await db.accept([[origin.script("/c.jpg", Reply(gate="never"))]])
-        await db.work.start_cancel(cancelled.request_id)
+        await db.job_store.start_cancel(cancelled.request_id)
         await db.stage([[origin.photo(9)]])
     uncommitted = tmp_path / "data" / "outputs" / claims[0].token[:2] / f"{claims[0].token}.jpg"
     uncommitted.parent.mkdir(parents=True)
@@ -158,7 +158,7 @@ async def test_stop_requeues_downloads_and_next_start_repeats_them(
         request = await upload(service, held)
         await wait_until(lambda: origin.hits("/held.jpg") == 1, "the download")
     async with open_database(tmp_path / "data") as db:
-        snapshot = await db.snapshots.request(request.request_id)
+        snapshot = await db.queries.request(request.request_id)
         assert snapshot.progress == Progress(pending=1), (
             "requeued by the stop, not by the next start"
         )

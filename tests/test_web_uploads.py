@@ -137,7 +137,7 @@ async def test_form_options_may_precede_or_follow_file(http: HttpHarness, last: 
     data = form(("quality", "30"), ("format", "webp"), file=csv_body(), last=last)
     response = await http.post("/processImages", data)
     assert response.status == 201
-    request = await http.service.snapshots.request(response.json()["requestId"])
+    request = await http.service.queries.request(response.json()["requestId"])
     assert str(request.options.settings) == "30 webp"
 
 
@@ -254,7 +254,7 @@ async def test_empty_form_fields_are_ignored(http: HttpHarness) -> None:
 async def test_webhook_url_is_stored_without_reencoding(http: HttpHarness) -> None:
     query = "?webhookUrl=https://x.example/h%2520k%3Fa%3D%252F"
     request_id = await http.upload(query=query)
-    request = await http.service.snapshots.request(request_id)
+    request = await http.service.queries.request(request_id)
     assert request.options.webhook_url == "https://x.example/h%20k?a=%2F"
 
 

@@ -45,7 +45,7 @@ async def running_queue(
     """Run a webhook queue until the block ends. It stops as in the service's stop."""
     config = WebhookConfig(retry_delays_seconds=tuple(delays))
     queue = WebhookQueue(
-        db.deliveries,
+        db.webhook_store,
         WebhookSender(session, config),
         config,
         Metrics(),
@@ -63,11 +63,11 @@ async def running_queue(
 async def finished_request(db: DatabaseHarness, webhook: str) -> Request:
     request = await db.accept([["http://a/1"]], webhook=webhook)
     await db.complete(await db.claim())
-    return await db.snapshots.request(request.request_id)
+    return await db.queries.request(request.request_id)
 
 
 async def delivery_state(db: DatabaseHarness, request: Request) -> DeliveryState:
-    webhook = (await db.snapshots.request(request.request_id)).webhook
+    webhook = (await db.queries.request(request.request_id)).webhook
     assert webhook is not None
     return webhook
 
@@ -94,7 +94,7 @@ async def test_due_webhook_is_sent_once(
         assert (await wait_delivered(db, after)).status == "delivered"
     bodies = [call.body.decode() for call in origin.seen("/hook")]
     assert bodies == [f"about {before.request_id}", f"about {after.request_id}"]
-    assert (await db.snapshots.request(before.request_id)).version > before.version
+    assert (await db.queries.request(before.request_id)).version > before.version
 
 
 async def test_failing_webhook_is_retried_until_its_attempts_are_used_up(
@@ -212,8 +212,8 @@ async def test_queue_continues_after_request_is_deleted_during_delivery(
     deleted = await finished_request(db, origin.script("/gone", Reply(204, gate="gone")))
     async with running_queue(db, session) as queue:
         await wait_until(lambda: origin.hits("/gone") == 1, "the webhook request")
-        await db.uploads.mark_deleting(deleted.request_id)
-        while (await db.uploads.purge_slice()).more:
+        await db.request_store.mark_deleting(deleted.request_id)
+        while (await db.request_store.purge_slice()).more:
             pass
         origin.open_gate("gone")
         other = await finished_request(db, origin.script("/other", Reply(204)))

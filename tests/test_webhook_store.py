@@ -26,60 +26,60 @@ async def finish_request(db: DatabaseHarness, webhook: str | None = URL) -> str:
 
 
 async def state(db: DatabaseHarness, request_id: str) -> DeliveryState | None:
-    return (await db.snapshots.request(request_id)).webhook
+    return (await db.queries.request(request_id)).webhook
 
 
 async def test_due_returns_webhook_of_finished_request_at_once(db: DatabaseHarness) -> None:
     await finish_request(db, webhook=None)
     request_id = await finish_request(db)
-    (delivery,) = await db.deliveries.due(1e12, 10)
-    key = (await db.snapshots.request(request_id)).key
+    (delivery,) = await db.webhook_store.due(1e12, 10)
+    key = (await db.queries.request(request_id)).key
     assert delivery == Delivery(
         delivery.delivery_id, key, request_id, URL, f"about {request_id}", 0
     )
-    assert await db.deliveries.due(0.0, 10) == []
+    assert await db.webhook_store.due(0.0, 10) == []
     assert await state(db, request_id) == DeliveryState(URL, "pending", 0, None)
 
 
 async def test_record_failure_schedules_next_attempt(db: DatabaseHarness) -> None:
     request_id = await finish_request(db)
-    (delivery,) = await db.deliveries.due(1e12, 10)
-    await db.deliveries.record_failure(delivery.delivery_id, "500 Oops", 5e12)
-    assert await db.deliveries.due(4e12, 10) == []
-    assert await db.deliveries.next_due(after=1e12) == 5e12
+    (delivery,) = await db.webhook_store.due(1e12, 10)
+    await db.webhook_store.record_failure(delivery.delivery_id, "500 Oops", 5e12)
+    assert await db.webhook_store.due(4e12, 10) == []
+    assert await db.webhook_store.next_due(after=1e12) == 5e12
     assert await state(db, request_id) == DeliveryState(URL, "pending", 1, "500 Oops")
-    (again,) = await db.deliveries.due(5e12, 10)
+    (again,) = await db.webhook_store.due(5e12, 10)
     assert (again.delivery_id, again.attempts) == (delivery.delivery_id, 1)
-    await db.deliveries.record_success(delivery.delivery_id)
+    await db.webhook_store.record_success(delivery.delivery_id)
     assert await state(db, request_id) == DeliveryState(URL, "delivered", 2, None)
-    assert await db.deliveries.due(9e12, 10) == []
-    assert await db.deliveries.next_due(after=0.0) is None
+    assert await db.webhook_store.due(9e12, 10) == []
+    assert await db.webhook_store.next_due(after=0.0) is None
 
 
 async def test_record_failure_without_next_attempt_ends_delivery(db: DatabaseHarness) -> None:
     request_id = await finish_request(db)
-    (delivery,) = await db.deliveries.due(1e12, 10)
-    await db.deliveries.record_failure(delivery.delivery_id, "410 Gone", None)
+    (delivery,) = await db.webhook_store.due(1e12, 10)
+    await db.webhook_store.record_failure(delivery.delivery_id, "410 Gone", None)
     assert await state(db, request_id) == DeliveryState(URL, "failed", 1, "410 Gone")
-    await db.deliveries.record_success(delivery.delivery_id)
+    await db.webhook_store.record_success(delivery.delivery_id)
     assert await state(db, request_id) == DeliveryState(URL, "failed", 1, "410 Gone")
-    assert await db.deliveries.due(9e12, 10) == []
+    assert await db.webhook_store.due(9e12, 10) == []
 
 
 async def test_due_returns_longest_due_first(db: DatabaseHarness) -> None:
     ids = [await finish_request(db) for _ in range(4)]
-    due = await db.deliveries.due(1e12, 10)
+    due = await db.webhook_store.due(1e12, 10)
     assert [delivery.request_id for delivery in due] == ids
-    await db.deliveries.record_failure(due[0].delivery_id, "x", 2e12)
-    assert [d.request_id for d in await db.deliveries.due(3e12, 2)] == ids[1:3]
-    assert [d.request_id for d in await db.deliveries.due(3e12, 9)] == [*ids[1:], ids[0]]
+    await db.webhook_store.record_failure(due[0].delivery_id, "x", 2e12)
+    assert [d.request_id for d in await db.webhook_store.due(3e12, 2)] == ids[1:3]
+    assert [d.request_id for d in await db.webhook_store.due(3e12, 9)] == [*ids[1:], ids[0]]
 
 
 async def test_due_limits_deliveries_per_receiver(db: DatabaseHarness) -> None:
     ids = [await finish_request(db, f"http://{host}/{n}") for n, host in enumerate("aAaabab")]
-    due = await db.deliveries.due(1e12, 10, per_receiver=2)
+    due = await db.webhook_store.due(1e12, 10, per_receiver=2)
     assert [d.request_id for d in due] == [ids[n] for n in (0, 1, 4, 6)]
-    due = await db.deliveries.due(1e12, 3, per_receiver=2)
+    due = await db.webhook_store.due(1e12, 3, per_receiver=2)
     assert [d.request_id for d in due] == [ids[n] for n in (0, 1, 4)]
 
 
@@ -87,10 +87,10 @@ async def test_webhook_of_deleted_request_is_not_due_and_ignores_results(
     db: DatabaseHarness,
 ) -> None:
     request_id = await finish_request(db)
-    (delivery,) = await db.deliveries.due(1e12, 10)
-    await db.uploads.mark_deleting(request_id)
-    assert await db.deliveries.due(1e12, 10) == []
-    await db.deliveries.record_success(delivery.delivery_id)
-    assert not (await db.uploads.purge_slice()).more
-    await db.deliveries.record_failure(delivery.delivery_id, "x", 5.0)
-    assert await db.deliveries.next_due(after=0.0) is None
+    (delivery,) = await db.webhook_store.due(1e12, 10)
+    await db.request_store.mark_deleting(request_id)
+    assert await db.webhook_store.due(1e12, 10) == []
+    await db.webhook_store.record_success(delivery.delivery_id)
+    assert not (await db.request_store.purge_slice()).more
+    await db.webhook_store.record_failure(delivery.delivery_id, "x", 5.0)
+    assert await db.webhook_store.next_due(after=0.0) is None

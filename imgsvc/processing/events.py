@@ -64,7 +64,7 @@ class Events:
     """
 
     def __init__(self, snapshots: Queries) -> None:
-        self._snapshots = snapshots
+        self._queries = snapshots
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._watched: dict[int, str] = {}
         self._changed: set[int] = set()
@@ -87,7 +87,7 @@ class Events:
 
         Raises `ProblemError` if the id is unknown.
         """
-        request = await self._snapshots.request(request_id)
+        request = await self._queries.request(request_id)
         subscription = Subscription(request)
         if self._closed:
             subscription.end()
@@ -150,7 +150,7 @@ class Events:
         if request_id is None:
             return
         try:
-            request = await self._snapshots.request(request_id)
+            request = await self._queries.request(request_id)
         except ProblemError:
             for subscription in self._subscriptions.get(request_id, ()):
                 subscription.end()
