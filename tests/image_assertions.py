@@ -1,4 +1,4 @@
-"""Pictures to bytes and back, by Pillow alone."""
+"""Helpers for tests that encode, decode, compress and compare images with Pillow."""
 
 from __future__ import annotations
 
@@ -13,46 +13,53 @@ from imgsvc.images.codec import compress_image
 MAX_PIXELS = 20_000_000
 
 
-def saved(image: Image.Image, form: str, **options: Any) -> bytes:
+def encode_image(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    """Return the image as a file."""
     out = io.BytesIO()
-    image.save(out, form, **options)
+    image.save(out, file_format, **options)
     return out.getvalue()
 
 
-def film(frames: list[Image.Image], form: str, **options: Any) -> bytes:
-    return saved(frames[0], form, save_all=True, append_images=frames[1:], **options)
+def encode_animation(frames: list[Image.Image], file_format: str, **options: Any) -> bytes:
+    """Return the frames as an animated file."""
+    return encode_image(frames[0], file_format, save_all=True, append_images=frames[1:], **options)
 
 
-def opened(data: bytes) -> Image.Image:
+def open_image(data: bytes) -> Image.Image:
+    """Return the decoded image of a file."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         return image
 
 
-def shown(data: bytes) -> list[tuple[Image.Image, float]]:
-    """Each frame as RGBA, with its duration."""
+def read_frames(data: bytes) -> list[tuple[Image.Image, float]]:
+    """Return each frame as RGBA with its duration in milliseconds."""
     with Image.open(io.BytesIO(data)) as image:
-        found = []
+        frames = []
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             image.load()
-            found.append((image.convert("RGBA"), float(image.info.get("duration", 0))))
-        return found
+            frames.append((image.convert("RGBA"), float(image.info.get("duration", 0))))
+        return frames
 
 
-def compressed(
-    data: bytes, quality: str | int = "50%", form: str = "keep", max_pixels: int = MAX_PIXELS
+def compress(
+    data: bytes,
+    quality: str | int = "50%",
+    output_format: str = "keep",
+    max_pixels: int = MAX_PIXELS,
 ) -> CompressedImage:
+    """Compress a file and check that the reported sizes are right."""
     result = compress_image(
-        data, CompressionSettings(Quality.parse(quality), OutputFormat(form)), max_pixels
+        data, CompressionSettings(Quality.parse(quality), OutputFormat(output_format)), max_pixels
     )
     assert result.info.input_bytes == len(data)
     assert result.info.output_bytes == len(result.data)
     return result
 
 
-def apart(one: Image.Image, other: Image.Image) -> float:
-    """The mean difference of two pictures, on white, of 255."""
+def mean_difference(one: Image.Image, other: Image.Image) -> float:
+    """Return the mean difference of two images on white, from 0 (equal) to 255."""
     assert one.size == other.size
     plain = []
     for image in (one.convert("RGBA"), other.convert("RGBA")):

@@ -1,6 +1,6 @@
-"""Photograph-like pictures, cut from those that scikit-image ships. Nothing is downloaded.
+"""Sample photographs, cut from the images that scikit-image includes. Nothing is downloaded.
 
-Every picture is decided by its number, so any process can make the same one again.
+The number of a sample determines its pixels, so every process creates the same image.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MEDIA_TYPES = {"jpg": "image/jpeg", "tif": "image/tiff"}
 
 
 def media_type(extension: str) -> str:
+    """Return the media type of a file extension."""
     return MEDIA_TYPES.get(extension, f"image/{extension}")
 
 
@@ -42,40 +43,40 @@ def _source(name: str) -> Image.Image:
 
 
 def photograph(number: int, width: int = 320, height: int = 240) -> Image.Image:
-    """Cut the picture `number`: no two numbers give the same one."""
-    chance = random.Random(number)
+    """Return the photograph `number`. Different numbers give different photographs."""
+    random_numbers = random.Random(number)
     source = _source(PHOTOGRAPHS[number % len(PHOTOGRAPHS)])
-    scale = min(source.width / width, source.height / height) * chance.uniform(0.55, 0.9)
+    scale = min(source.width / width, source.height / height) * random_numbers.uniform(0.55, 0.9)
     cut_width, cut_height = width * scale, height * scale
-    left = chance.uniform(0, source.width - cut_width)
-    top = chance.uniform(0, source.height - cut_height)
+    left = random_numbers.uniform(0, source.width - cut_width)
+    top = random_numbers.uniform(0, source.height - cut_height)
     box = (left, top, left + cut_width, top + cut_height)
     return source.resize((width, height), Image.Resampling.BICUBIC, box)
 
 
-def quality_of(number: int) -> int:
-    """The quality that `encoded` saves the JPEG `number` with: 88 to 92."""
+def sample_quality(number: int) -> int:
+    """Return the quality with which `encoded` saves the JPEG `number`: 88 to 92."""
     return 88 + number % 5
 
 
 def encoded(number: int, extension: str = "jpg", width: int = 320, height: int = 240) -> bytes:
-    """The picture `number` as a file of that kind."""
+    """Return the photograph `number` as a file with this extension."""
     out = io.BytesIO()
     image = photograph(number, width, height)
-    options = {"quality": quality_of(number)} if extension in {"jpg", "webp", "avif"} else {}
+    options = {"quality": sample_quality(number)} if extension in {"jpg", "webp", "avif"} else {}
     image.save(out, FORMATS[extension], **options)
     return out.getvalue()
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """How far two pictures are apart, 0 (equal) to 255, as seen from afar."""
-    small = [p.convert("RGB").resize((24, 24), Image.Resampling.BOX) for p in (one, other)]
-    means: list[float] = ImageStat.Stat(ImageChops.difference(*small)).mean
+    """Return the mean difference of two images at 24 × 24 pixels, from 0 (equal) to 255."""
+    thumbnails = [p.convert("RGB").resize((24, 24), Image.Resampling.BOX) for p in (one, other)]
+    means: list[float] = ImageStat.Stat(ImageChops.difference(*thumbnails)).mean
     return sum(means) / len(means)
 
 
-def is_picture(data: bytes, number: int, limit: float = 6.0) -> bool:
-    """Whether `data` decodes to the picture `number`, but for what compressing loses."""
+def is_photograph(data: bytes, number: int, limit: float = 6.0) -> bool:
+    """Return whether `data` is the photograph `number`, apart from compression losses."""
     with Image.open(io.BytesIO(data)) as image:
         image.load()
         return difference(image, photograph(number, image.width, image.height)) < limit

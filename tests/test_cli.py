@@ -324,7 +324,7 @@ def test_process_compresses_a_file_without_output_if_all_succeed(
     ]
     for number, (file,) in enumerate(output_files(cli, "out.csv")):
         assert file.is_relative_to(cli.folder / "out.images")
-        assert sample_images.is_picture(file.read_bytes(), number)
+        assert sample_images.is_photograph(file.read_bytes(), number)
     assert cli.run("process", "products.csv", "-o", "out.csv") == Result(0, "", "")
     assert origin.hits() == 5
 
@@ -346,8 +346,8 @@ def test_process_retries_failed_images_in_the_next_run(origin: Origin, cli: Comm
     assert "1 failed" in first.err
     assert cli.run("process", "products.csv", "-o", "out.csv").code == 0
     ((one, other),) = output_files(cli, "out.csv")
-    assert sample_images.is_picture(one.read_bytes(), 1)
-    assert sample_images.is_picture(other.read_bytes(), 7)
+    assert sample_images.is_photograph(one.read_bytes(), 1)
+    assert sample_images.is_photograph(other.read_bytes(), 7)
     assert origin.hits("/photo/1.jpg") == 1
 
 

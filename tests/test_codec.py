@@ -1,4 +1,4 @@
-"""Half the quality, in which format, never larger, and what is refused."""
+"""Tests of compression: quality, output formats, sizes and rejected files."""
 
 from __future__ import annotations
 
@@ -15,119 +15,138 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.images import png
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.images.sniff import Kind, sniff
-from tests.image_assertions import apart, compressed, film, opened, saved, shown
+from imgsvc.images.sniff import ImageFormat, sniff
+from tests.image_assertions import (
+    compress,
+    encode_animation,
+    encode_image,
+    mean_difference,
+    open_image,
+    read_frames,
+)
 from tests.sample_images import encoded, photograph
 
 PHOTO = photograph(1)
 SOURCES = {
-    "jpeg": saved(PHOTO, "JPEG", quality=90),
-    "png": saved(PHOTO, "PNG"),
-    "webp": saved(PHOTO, "WEBP", quality=95),
-    "gif": saved(PHOTO, "GIF"),
-    "avif": saved(PHOTO, "AVIF", quality=95),
-    "bmp": saved(PHOTO, "BMP"),
-    "tiff": saved(PHOTO, "TIFF"),
+    "jpeg": encode_image(PHOTO, "JPEG", quality=90),
+    "png": encode_image(PHOTO, "PNG"),
+    "webp": encode_image(PHOTO, "WEBP", quality=95),
+    "gif": encode_image(PHOTO, "GIF"),
+    "avif": encode_image(PHOTO, "AVIF", quality=95),
+    "bmp": encode_image(PHOTO, "BMP"),
+    "tiff": encode_image(PHOTO, "TIFF"),
 }
 
 
-def refused(data: bytes, max_pixels: int = 10**6, **settings: Any) -> ImageError:
-    with pytest.raises(ImageError) as caught:
+def compress_error(data: bytes, max_pixels: int = 10**6, **settings: Any) -> ImageError:
+    """Return the error of an image that cannot be compressed."""
+    with pytest.raises(ImageError) as error_info:
         compress_image(data, CompressionSettings(**settings), max_pixels)
-    assert caught.value.message[0].isupper()
-    assert not caught.value.message.endswith("Error")
-    return caught.value
+    assert error_info.value.message[0].isupper()
+    assert not error_info.value.message.endswith("Error")
+    return error_info.value
 
 
 # --- quality -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("saved_at", "asked", "used"),
+    ("source_quality", "setting", "expected"),
     [(90, "50%", 45), (75, "50%", 38), (88, "25%", 22), (100, "50%", 50), (90, 30, 30)],
 )
-def test_a_jpeg_comes_out_at_its_share(saved_at: int, asked: str | int, used: int) -> None:
-    result = compressed(saved(PHOTO, "JPEG", quality=saved_at), asked)
-    assert result.info.source_quality == saved_at
-    assert result.info.quality == used
+def test_compress_jpeg_uses_percentage_of_source_quality(
+    source_quality: int, setting: str | int, expected: int
+) -> None:
+    result = compress(encode_image(PHOTO, "JPEG", quality=source_quality), setting)
+    assert result.info.source_quality == source_quality
+    assert result.info.quality == expected
     assert not result.info.kept
-    again = compressed(result.data)
-    assert again.info.source_quality == used
+    again = compress(result.data)
+    assert again.info.source_quality == expected
 
 
-@pytest.mark.parametrize("kind", ["png", "webp", "gif", "avif", "bmp", "tiff"])
-def test_formats_that_record_no_quality_count_as_100(kind: str) -> None:
-    picture = compressed(SOURCES[kind]).info
-    assert picture.source_quality is None
-    assert picture.quality == 50
+@pytest.mark.parametrize("source_format", ["png", "webp", "gif", "avif", "bmp", "tiff"])
+def test_compress_assumes_quality_100_for_formats_that_record_none(source_format: str) -> None:
+    info = compress(SOURCES[source_format]).info
+    assert info.source_quality is None
+    assert info.quality == 50
 
 
-def test_webp_and_avif_and_jpeg_use_the_number() -> None:
-    for form in ("jpeg", "webp", "avif"):
-        sizes = [compressed(SOURCES["png"], q, form).info.output_bytes for q in (10, 50, 90)]
+def test_compress_output_size_grows_with_quality() -> None:
+    for file_format in ("jpeg", "webp", "avif"):
+        sizes = [compress(SOURCES["png"], q, file_format).info.output_bytes for q in (10, 50, 90)]
         assert sizes == sorted(sizes)
         assert sizes[0] < sizes[2] / 2
-    assert compressed(compressed(SOURCES["png"], 50, "jpeg").data).info.source_quality == 50
+    assert compress(compress(SOURCES["png"], 50, "jpeg").data).info.source_quality == 50
 
 
 @pytest.mark.parametrize(("quality", "colours"), [("50%", 128), (10, 25), (1, 2), (100, 256)])
-@pytest.mark.parametrize("kind", ["png", "gif"])
-def test_palettes_have_their_share_of_256(kind: str, quality: str | int, colours: int) -> None:
-    image = opened(compressed(SOURCES[kind], quality).data)
+@pytest.mark.parametrize("source_format", ["png", "gif"])
+def test_compress_palette_size_is_percentage_of_256_colours(
+    source_format: str, quality: str | int, colours: int
+) -> None:
+    image = open_image(compress(SOURCES[source_format], quality).data)
     found = image.getcolors(257)
     assert found is not None
     assert colours // 2 < len(found) <= colours
 
 
-def test_progressive_is_a_setting() -> None:
+def test_compress_writes_progressive_jpeg_only_if_requested() -> None:
     for progressive in (False, True):
         result = compress_image(
             SOURCES["jpeg"], CompressionSettings(progressive=progressive), 10**6
         )
-        assert bool(opened(result.data).info.get("progressive")) is progressive
+        assert bool(open_image(result.data).info.get("progressive")) is progressive
 
 
-def test_jpeg_is_optimised() -> None:
-    assert len(compressed(SOURCES["jpeg"]).data) < 0.95 * len(
-        saved(opened(SOURCES["jpeg"]), "JPEG", quality=45)
+def test_compress_jpeg_optimises_huffman_codes() -> None:
+    assert len(compress(SOURCES["jpeg"]).data) < 0.95 * len(
+        encode_image(open_image(SOURCES["jpeg"]), "JPEG", quality=45)
     )
 
 
 # --- formats -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["keep", "jpeg", "webp", "avif", "png"])
-@pytest.mark.parametrize("kind", SOURCES)
-def test_each_format_into_each(kind: str, form: str) -> None:
-    result = compressed(SOURCES[kind], form=form)
-    picture = result.info
-    expected = form if form != "keep" else {"bmp": "jpeg", "tiff": "jpeg"}.get(kind, kind)
-    if picture.kept:
-        assert form != kind
-        expected = kind
-    assert picture.input_format == kind
-    assert picture.output_format == expected == sniff(result.data)
-    assert (picture.width, picture.height) == PHOTO.size == opened(result.data).size
-    assert len(result.data) <= len(SOURCES[kind])
-    assert apart(opened(result.data), PHOTO) < 8
+@pytest.mark.parametrize("output_format", ["keep", "jpeg", "webp", "avif", "png"])
+@pytest.mark.parametrize("source_format", SOURCES)
+def test_compress_converts_every_format_to_every_output_format(
+    source_format: str, output_format: str
+) -> None:
+    result = compress(SOURCES[source_format], output_format=output_format)
+    info = result.info
+    expected = (
+        output_format
+        if output_format != "keep"
+        else {"bmp": "jpeg", "tiff": "jpeg"}.get(source_format, source_format)
+    )
+    if info.kept:
+        assert output_format != source_format
+        expected = source_format
+    assert info.input_format == source_format
+    assert info.output_format == expected == sniff(result.data)
+    assert (info.width, info.height) == PHOTO.size == open_image(result.data).size
+    assert len(result.data) <= len(SOURCES[source_format])
+    assert mean_difference(open_image(result.data), PHOTO) < 8
 
 
-@pytest.mark.parametrize("form", ["BMP", "TIFF"])
-def test_bmp_and_tiff_with_transparency_become_png(form: str) -> None:
+@pytest.mark.parametrize("file_format", ["BMP", "TIFF"])
+def test_compress_bmp_and_tiff_returns_png_if_transparent_else_jpeg(file_format: str) -> None:
     image = PHOTO.convert("RGBA")
     image.paste((0, 0, 0, 0), (10, 10, 60, 60))
-    data = saved(image, form)
-    if form == "BMP":  # Pillow writes no alpha mask into the header; BITMAPV4HEADER has one
+    data = encode_image(image, file_format)
+    if file_format == "BMP":  # Pillow writes no alpha mask in the header. BITMAPV4HEADER has one
         data = bmp_with_alpha(image)
-    result = compressed(data)
+    result = compress(data)
     assert result.info.output_format == "png"
-    assert opened(result.data).convert("RGBA").getpixel((20, 20))[3] == 0  # type: ignore[index]
+    assert open_image(result.data).convert("RGBA").getpixel((20, 20))[3] == 0  # type: ignore[index]
     opaque = PHOTO.convert("RGBA")
-    data = bmp_with_alpha(opaque) if form == "BMP" else saved(opaque, form)
-    assert compressed(data).info.output_format == "jpeg"
+    data = bmp_with_alpha(opaque) if file_format == "BMP" else encode_image(opaque, file_format)
+    assert compress(data).info.output_format == "jpeg"
 
 
 def bmp_with_alpha(image: Image.Image) -> bytes:
+    """Return a BMP with a version 4 header and an alpha channel."""
     rows = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).tobytes("raw", "BGRA")
     numbers = (108, image.width, image.height, 1 | 32 << 16, 3, len(rows), 0, 0, 0, 0)
     masks = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
@@ -136,84 +155,92 @@ def bmp_with_alpha(image: Image.Image) -> bytes:
     return b"BM" + size + bytes(4) + (122).to_bytes(4, "little") + head + rows
 
 
-def test_a_bmp_whose_alpha_is_all_zero_is_opaque() -> None:
-    result = compressed(
+def test_compress_ignores_bmp_alpha_that_is_all_zero() -> None:
+    result = compress(
         bmp_with_alpha(Image.merge("RGBA", (*PHOTO.split(), Image.new("L", PHOTO.size))))
     )
     assert result.info.output_format == "jpeg"
-    assert apart(opened(result.data), PHOTO) < 8
+    assert mean_difference(open_image(result.data), PHOTO) < 8
 
 
-def test_the_first_picture_of_an_mpo() -> None:
-    data = film([PHOTO, photograph(2)], "MPO", quality=90)
-    result = compressed(data)
+def test_compress_mpo_returns_its_first_image() -> None:
+    data = encode_animation([PHOTO, photograph(2)], "MPO", quality=90)
+    result = compress(data)
     assert result.info.input_format == result.info.output_format == "jpeg"
-    assert apart(opened(result.data), PHOTO) < 8
+    assert mean_difference(open_image(result.data), PHOTO) < 8
 
 
-@pytest.mark.parametrize(("kind", "size"), [("jpeg", (20_000, 4)), ("png", (4, 17_000))])
-def test_a_picture_too_large_for_the_output_stays_in_its_own(
-    kind: str, size: tuple[int, int]
+@pytest.mark.parametrize(("source_format", "size"), [("jpeg", (20_000, 4)), ("png", (4, 17_000))])
+def test_compress_keeps_source_format_if_image_exceeds_output_format_limits(
+    source_format: str, size: tuple[int, int]
 ) -> None:
-    data = saved(PHOTO.resize(size), kind, **({"quality": 95} if kind == "jpeg" else {}))
-    assert compressed(data, form="webp").info.output_format == kind
-    assert compressed(saved(PHOTO.resize((70_000, 4)), "BMP")).info.output_format == "png"
+    data = encode_image(
+        PHOTO.resize(size), source_format, **({"quality": 95} if source_format == "jpeg" else {})
+    )
+    assert compress(data, output_format="webp").info.output_format == source_format
+    assert compress(encode_image(PHOTO.resize((70_000, 4)), "BMP")).info.output_format == "png"
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG"])
-def test_an_animation_too_large_for_the_output_stays_one(form: str) -> None:
+@pytest.mark.parametrize("file_format", ["GIF", "PNG"])
+def test_compress_keeps_animation_that_exceeds_jpeg_limits(file_format: str) -> None:
     frames = [photograph(number, 65_501, 2) for number in range(3)]
-    result = compressed(film(frames, form, duration=50), 10, "jpeg")
-    assert result.info.output_format == form.lower()
+    result = compress(encode_animation(frames, file_format, duration=50), 10, "jpeg")
+    assert result.info.output_format == file_format.lower()
     assert not result.info.kept
-    assert len(shown(result.data)) == 3
+    assert len(read_frames(result.data)) == 3
 
 
 @pytest.mark.parametrize(("width", "expected"), [(32_768, "avif"), (32_769, "jpeg")])
-def test_an_avif_is_no_larger_than_what_its_readers_take(width: int, expected: str) -> None:
-    result = compressed(saved(PHOTO.resize((width, 4)), "JPEG", quality=95), form="avif")
+def test_compress_writes_no_avif_larger_than_decoders_accept(width: int, expected: str) -> None:
+    result = compress(
+        encode_image(PHOTO.resize((width, 4)), "JPEG", quality=95), output_format="avif"
+    )
     assert result.info.output_format == expected
-    assert opened(result.data).size == (width, 4)
+    assert open_image(result.data).size == (width, 4)
 
 
 # --- never larger ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", [form.value for form in OutputFormat])
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "gif", "avif"])
-def test_what_gains_nothing_is_kept(kind: str, form: str) -> None:
-    small = compressed(SOURCES[kind], 5, kind if kind != "gif" else "keep").data
-    result = compressed(small, 100, form)
+@pytest.mark.parametrize("output_format", [each.value for each in OutputFormat])
+@pytest.mark.parametrize("source_format", ["jpeg", "png", "webp", "gif", "avif"])
+def test_compress_never_returns_larger_file_than_source(
+    source_format: str, output_format: str
+) -> None:
+    small = compress(
+        SOURCES[source_format], 5, source_format if source_format != "gif" else "keep"
+    ).data
+    result = compress(small, 100, output_format)
     if result.info.kept:
         assert result.info.quality is None
-        assert result.info.output_format == kind
+        assert result.info.output_format == source_format
         assert result.data == small
     assert len(result.data) <= len(small)
 
 
-def test_low_quality_sources_do_not_grow() -> None:
-    result = compressed(saved(PHOTO, "JPEG", quality=20), 50)
+def test_compress_keeps_jpeg_of_lower_quality_than_requested() -> None:
+    result = compress(encode_image(PHOTO, "JPEG", quality=20), 50)
     assert result.info.kept
     assert result.info.source_quality == 20
 
 
-def test_metadata_does_not_hide_that_nothing_was_gained() -> None:
+def test_compress_compares_sizes_without_source_metadata() -> None:
     exif = Image.Exif()
     exif[0x010E] = "x" * 60_000
-    data = saved(PHOTO, "JPEG", quality=20, exif=exif)
-    result = compressed(data, 50)
+    data = encode_image(PHOTO, "JPEG", quality=20, exif=exif)
+    result = compress(data, 50)
     assert result.info.kept
     assert len(result.data) < len(data) - 60_000
 
 
-def test_tiny_bmps_and_tiffs_may_grow() -> None:
-    for form in ("BMP", "TIFF"):
-        result = compressed(saved(Image.new("RGB", (1, 1)), form))
+def test_compress_always_converts_bmp_and_tiff() -> None:
+    for file_format in ("BMP", "TIFF"):
+        result = compress(encode_image(Image.new("RGB", (1, 1)), file_format))
         assert not result.info.kept
         assert result.info.output_format == "jpeg"
 
 
-# --- refusals ----------------------------------------------------------------------------------
+# --- rejected files ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -227,25 +254,25 @@ def test_tiny_bmps_and_tiffs_may_grow() -> None:
         (b"%PDF-1.7\n", "PDF"),
         (b"8BPS\0\x01" + bytes(30), "PSD"),
         (b"8BPS\0\x02" + bytes(30), "PSB"),
-        (saved(PHOTO, "ICO"), "ICO"),
+        (encode_image(PHOTO, "ICO"), "ICO"),
         (b"\0\0\x02\0\x01\0" + bytes(30), "CUR"),
-        (saved(PHOTO, "JPEG2000"), "JPEG 2000"),
+        (encode_image(PHOTO, "JPEG2000"), "JPEG 2000"),
         (b"\xff\x0a" + bytes(30), "JPEG XL"),
         (b"II\xbc\x01" + bytes(30), "JPEG XR"),
-        (saved(PHOTO, "PPM"), "PNM"),
-        (saved(PHOTO, "TGA"), "TGA"),
-        (saved(PHOTO, "PCX"), "PCX"),
-        (saved(PHOTO, "DDS"), "DDS"),
-        (saved(PHOTO, "SGI"), "SGI"),
-        (saved(PHOTO.convert("1"), "XBM"), "XBM"),
-        (saved(PHOTO, "ICNS"), "ICNS"),
+        (encode_image(PHOTO, "PPM"), "PNM"),
+        (encode_image(PHOTO, "TGA"), "TGA"),
+        (encode_image(PHOTO, "PCX"), "PCX"),
+        (encode_image(PHOTO, "DDS"), "DDS"),
+        (encode_image(PHOTO, "SGI"), "SGI"),
+        (encode_image(PHOTO.convert("1"), "XBM"), "XBM"),
+        (encode_image(PHOTO, "ICNS"), "ICNS"),
         (b"SIMPLE  =                    T", "FITS"),
         (b"II*\0\x10\0\0\0CR\x02\0", "CR2"),
         (b"\xff\xd8\xff\xf7" + bytes(30), "JPEG-LS"),
     ],
 )
-def test_pictures_that_are_not_read_are_named(data: bytes, word: str) -> None:
-    error = refused(data)
+def test_compress_names_unsupported_format_in_error(data: bytes, word: str) -> None:
+    error = compress_error(data)
     assert error.code is ImageErrorCode.UNSUPPORTED_FORMAT
     assert word in error.message
 
@@ -263,100 +290,102 @@ def test_pictures_that_are_not_read_are_named(data: bytes, word: str) -> None:
         (b"<rss></rss>", "XML"),
         (b"PK\x03\x04" + bytes(20), "ZIP"),
         (b"\0\0\0\x20ftypisom" + bytes(20), "video"),
-        (bytes(range(256)), "not a picture"),
-        (b"\x89PNG", "not a picture"),
+        (bytes(range(256)), "not an image"),
+        (b"\x89PNG", "not an image"),
     ],
 )
-def test_what_is_no_picture_is_said_to_be_none(data: bytes, word: str) -> None:
-    error = refused(data)
+def test_compress_describes_file_that_is_not_an_image(data: bytes, word: str) -> None:
+    error = compress_error(data)
     assert error.code is ImageErrorCode.NOT_AN_IMAGE
     assert word in error.message
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-def test_pixels_are_counted(kind: str) -> None:
+@pytest.mark.parametrize("source_format", SOURCES)
+def test_compress_rejects_image_with_too_many_pixels(source_format: str) -> None:
     count = PHOTO.width * PHOTO.height
-    assert compressed(SOURCES[kind], max_pixels=count)
-    error = refused(SOURCES[kind], count - 1)
+    assert compress(SOURCES[source_format], max_pixels=count)
+    error = compress_error(SOURCES[source_format], count - 1)
     assert error.code is ImageErrorCode.TOO_MANY_PIXELS
     assert f"{PHOTO.width:,} × {PHOTO.height:,}" in error.message
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "AVIF"])
-def test_frames_are_counted_with_the_pixels(form: str) -> None:
-    data = film([photograph(n, 40, 30) for n in range(5)], form)
-    assert compressed(data, max_pixels=6_000)
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_compress_counts_pixels_of_all_frames(file_format: str) -> None:
+    data = encode_animation([photograph(n, 40, 30) for n in range(5)], file_format)
+    assert compress(data, max_pixels=6_000)
     for target in OutputFormat:
-        error = refused(data, 5_999, format=target)
+        error = compress_error(data, 5_999, format=target)
         assert error.code is ImageErrorCode.TOO_MANY_PIXELS
         assert "5 frames" in error.message
 
 
-def test_a_bomb_is_refused_by_its_header() -> None:
+def test_compress_rejects_decompression_bomb_by_its_header() -> None:
     head = b"IHDR" + (60_000).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0"
     data = zlib.compress(bytes(10**6))
     bomb = b"\x89PNG\r\n\x1a\n"
     for body in (head, b"IDAT" + data, b"IEND"):
         bomb += (len(body) - 4).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
-    assert refused(bomb, 10**8).code is ImageErrorCode.TOO_MANY_PIXELS
+    assert compress_error(bomb, 10**8).code is ImageErrorCode.TOO_MANY_PIXELS
 
 
-@pytest.mark.parametrize("kind", SOURCES)
-def test_a_picture_cut_short_fails(kind: str) -> None:
-    data = SOURCES[kind]
+@pytest.mark.parametrize("source_format", SOURCES)
+def test_compress_rejects_truncated_image(source_format: str) -> None:
+    data = SOURCES[source_format]
     for share in (0.1, 0.5, 0.9, 0.99):
-        error = refused(data[: int(len(data) * share)])
+        error = compress_error(data[: int(len(data) * share)])
         assert error.code is ImageErrorCode.CORRUPT_IMAGE
-    assert refused(data[:-1]).code is ImageErrorCode.CORRUPT_IMAGE
+    assert compress_error(data[:-1]).code is ImageErrorCode.CORRUPT_IMAGE
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}])
-def test_a_jpeg_that_was_cut_short_and_closed_does_not_turn_grey(
+def test_compress_rejects_truncated_jpeg_that_ends_with_eoi(
     mode: str, options: dict[str, Any]
 ) -> None:
-    data = saved(PHOTO.convert(mode), "JPEG", quality=90, **options)
+    data = encode_image(PHOTO.convert(mode), "JPEG", quality=90, **options)
     for share in (0.1, 0.3, 0.5, 0.7, 0.9, 0.97):
-        error = refused(data[: int(len(data) * share)] + b"\xff\xd9")
+        error = compress_error(data[: int(len(data) * share)] + b"\xff\xd9")
         assert error.code is ImageErrorCode.CORRUPT_IMAGE
 
 
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("level", [127, 128])
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_a_jpeg_that_is_grey_at_its_end_is_whole(mode: str, level: int, progressive: bool) -> None:
+def test_compress_accepts_complete_jpeg_that_ends_in_grey(
+    mode: str, level: int, progressive: bool
+) -> None:
     image = PHOTO.copy()
     image.paste((level, level, level), (0, 150, *image.size))
-    data = saved(image.convert(mode), "JPEG", quality=90, progressive=progressive)
-    assert compressed(data).info.source_quality == 90
+    data = encode_image(image.convert(mode), "JPEG", quality=90, progressive=progressive)
+    assert compress(data).info.source_quality == 90
 
 
-@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "AVIF"])
-def test_an_animation_cut_short_fails(form: str) -> None:
-    data = film([photograph(n, 80, 60) for n in range(4)], form)
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "AVIF"])
+def test_compress_rejects_truncated_animation(file_format: str) -> None:
+    data = encode_animation([photograph(n, 80, 60) for n in range(4)], file_format)
     for share in (0.4, 0.7, 0.95):
         for target in (OutputFormat.KEEP, OutputFormat.JPEG):
-            error = refused(data[: int(len(data) * share)], format=target)
+            error = compress_error(data[: int(len(data) * share)], format=target)
             assert error.code is ImageErrorCode.CORRUPT_IMAGE
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 @pytest.mark.parametrize("height", [1, 2, 37])
-def test_a_png_that_says_to_have_more_rows_than_it_has_fails(mode: str, height: int) -> None:
-    whole = saved(photograph(1, 51, height).convert(mode), "PNG")
-    assert compressed(whole).info.height == height
-    header = whole[12:20] + (height + 1).to_bytes(4, "big") + whole[24:29]
-    taller = whole[:12] + header + zlib.crc32(header).to_bytes(4, "big") + whole[33:]
-    assert refused(taller).code is ImageErrorCode.CORRUPT_IMAGE
+def test_compress_rejects_png_with_fewer_rows_than_declared(mode: str, height: int) -> None:
+    complete = encode_image(photograph(1, 51, height).convert(mode), "PNG")
+    assert compress(complete).info.height == height
+    header = complete[12:20] + (height + 1).to_bytes(4, "big") + complete[24:29]
+    taller = complete[:12] + header + zlib.crc32(header).to_bytes(4, "big") + complete[33:]
+    assert compress_error(taller).code is ImageErrorCode.CORRUPT_IMAGE
 
 
-def test_a_png_that_ends_in_black_is_whole() -> None:
+def test_compress_accepts_complete_png_that_ends_in_black() -> None:
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-        assert compressed(saved(Image.new(mode, (31, 9)), "PNG")).info.height == 9, mode
+        assert compress(encode_image(Image.new(mode, (31, 9)), "PNG")).info.height == 9, mode
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 5), (4, 1), (5, 3), (8, 8), (51, 37)])
-def test_an_interlaced_png_is_counted_pass_by_pass(width: int, height: int) -> None:
+def test_compress_detects_missing_row_of_interlaced_png(width: int, height: int) -> None:
     rows = [
         bytes(1 + 3 * len(range(left, width, across)))
         for left, top, across, down in png.ADAM7
@@ -364,77 +393,80 @@ def test_an_interlaced_png_is_counted_pass_by_pass(width: int, height: int) -> N
         if left < width
     ]
     for missing in (0, 1):
-        data = png_of(width, height, b"".join(rows[: len(rows) - missing]), interlaced=True)
+        data = png_from_rows(width, height, b"".join(rows[: len(rows) - missing]), interlaced=True)
         if missing:
-            assert refused(data).code is ImageErrorCode.CORRUPT_IMAGE
+            assert compress_error(data).code is ImageErrorCode.CORRUPT_IMAGE
         else:
-            assert compressed(data).info.width == width
+            assert compress(data).info.width == width
 
 
-def png_of(width: int, height: int, rows: bytes, *, interlaced: bool) -> bytes:
-    """An RGB PNG with those rows, whatever its header says."""
+def png_from_rows(width: int, height: int, rows: bytes, *, interlaced: bool) -> bytes:
+    """Return an RGB PNG with these rows, even if they do not match its header."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     return png.MAGIC + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
+        struct.pack(">I", len(body))
+        + chunk_type
+        + body
+        + struct.pack(">I", zlib.crc32(chunk_type + body))
+        for chunk_type, body in chunks
     )
 
 
-def test_a_text_chunk_bomb_in_a_png_does_no_harm() -> None:
+def test_compress_ignores_decompression_bomb_in_png_text_chunk() -> None:
     bomb = b"zTXtComment\0\0" + zlib.compress(bytes(50 * 2**20))
     chunk = (len(bomb) - 4).to_bytes(4, "big") + bomb + zlib.crc32(bomb).to_bytes(4, "big")
     data = SOURCES["png"]
-    assert compressed(data[:33] + chunk + data[33:]).info.output_format == "png"
+    assert compress(data[:33] + chunk + data[33:]).info.output_format == "png"
 
 
-def test_pillow_is_left_as_it_was() -> None:
+def test_compress_restores_pillow_settings() -> None:
     before = Image.MAX_IMAGE_PIXELS
     warm_up()
-    refused(b"")
+    compress_error(b"")
     assert before == Image.MAX_IMAGE_PIXELS
 
 
-def test_equal_bytes_and_settings_give_equal_results() -> None:
-    for kind, data in SOURCES.items():
-        assert compressed(data).data == compressed(data).data, kind
+def test_compress_is_deterministic() -> None:
+    for source_format, data in SOURCES.items():
+        assert compress(data).data == compress(data).data, source_format
 
 
-def test_heic_with_its_extra() -> None:
+def test_compress_reads_heic_if_pillow_heif_is_installed() -> None:
     pillow_heif.register_heif_opener()
-    data = saved(PHOTO, "HEIF", quality=90)
-    assert sniff(data) is Kind.HEIC
-    result = compressed(data)
+    data = encode_image(PHOTO, "HEIF", quality=90)
+    assert sniff(data) is ImageFormat.HEIC
+    result = compress(data)
     assert result.info.input_format == "heic"
     assert result.info.output_format in {"jpeg", "heic"}
 
 
-def test_heic_without_its_extra_says_how_to_get_it() -> None:
+def test_compress_heic_error_names_missing_extra() -> None:
     data = (24).to_bytes(4, "big") + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(100)
-    error = refused(data)
+    error = compress_error(data)
     assert error.code in {ImageErrorCode.UNSUPPORTED_FORMAT, ImageErrorCode.CORRUPT_IMAGE}
     if error.code is ImageErrorCode.UNSUPPORTED_FORMAT:
         assert "imgsvc[heic]" in error.message
 
 
-def test_a_pixel_of_every_kind() -> None:
-    for form in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF"):
+def test_compress_accepts_one_pixel_of_every_format() -> None:
+    for file_format in ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "TIFF"):
         for target in OutputFormat:
-            data = saved(Image.new("RGB", (1, 1), "red"), form)
+            data = encode_image(Image.new("RGB", (1, 1), "red"), file_format)
             settings = CompressionSettings(Quality(50, relative=True), target)
             result = compress_image(data, settings, 1)
-            assert opened(result.data).size == (1, 1)
+            assert open_image(result.data).size == (1, 1)
 
 
-def test_the_example_pictures() -> None:
+def test_compress_preserves_sample_images() -> None:
     for number, extension in enumerate(["jpg", "png", "webp", "gif", "avif", "bmp", "tif"]):
         data = encoded(number, extension)
-        with Image.open(io.BytesIO(compressed(data).data)) as image:
-            assert apart(image, photograph(number)) < 8
+        with Image.open(io.BytesIO(compress(data).data)) as image:
+            assert mean_difference(image, photograph(number)) < 8
 
 
-def test_a_small_avif_is_made_as_well_as_pillow_makes_it() -> None:
+def test_compress_small_avif_uses_default_speed_of_pillow() -> None:
     image = photograph(96, 160, 120)
-    assert compressed(saved(image, "PNG"), form="avif").data == saved(
+    assert compress(encode_image(image, "PNG"), output_format="avif").data == encode_image(
         image, "AVIF", quality=50, max_threads=1
     )

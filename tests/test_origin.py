@@ -27,8 +27,8 @@ def test_origin_serves_images_by_number(origin: Origin) -> None:
         data = fetch(origin.photo(3, extension, "?w=200&h=100"))
         with Image.open(io.BytesIO(data)) as image:
             assert (image.format, image.size) == (name, (200, 100))
-        assert sample_images.is_picture(data, 3, limit=12 if extension == "gif" else 6)
-        assert not sample_images.is_picture(data, 11)
+        assert sample_images.is_photograph(data, 3, limit=12 if extension == "gif" else 6)
+        assert not sample_images.is_photograph(data, 11)
     assert origin.hits("/photo/3.jpg") == 1
     assert origin.seen("/photo/3.jpg")[0].target == "/photo/3.jpg?w=200&h=100"
 

@@ -59,9 +59,9 @@ def test_all_images_are_compressed_to_half_their_quality(service: Service, origi
             response = service.get(output)
             assert response.status == 200
             assert response.headers["Content-Type"] == sample_images.media_type(extension)
-            assert sample_images.is_picture(response.body, int(number), 14.0)
+            assert sample_images.is_photograph(response.body, int(number), 14.0)
             if extension == "jpg":
-                half = (sample_images.quality_of(int(number)) + 1) // 2
+                half = (sample_images.sample_quality(int(number)) + 1) // 2
                 assert jpeg_quality(response.body) == half
 
 
@@ -185,7 +185,7 @@ def test_upload_options_override_configuration(service: Service, origin: Origin)
     request_id = service.upload(body, "?quality=30&format=webp")
     image = service.finished(request_id)["products"][0]["images"][0]
     assert (image["quality"], image["outputFormat"]) == (30, "webp")
-    assert image["sourceQuality"] == sample_images.quality_of(3)
+    assert image["sourceQuality"] == sample_images.sample_quality(3)
     assert service.get(image["outputUrl"]).headers["Content-Type"] == "image/webp"
 
 

@@ -1,4 +1,4 @@
-"""TIFFs that Pillow's own reader does not read rightly."""
+"""Tests of TIFFs that Pillow's own reader decodes incorrectly."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import struct
 import numpy as np
 import pytest
 
-from tests.image_assertions import apart, compressed, opened
+from tests.image_assertions import compress, mean_difference, open_image
 from tests.sample_images import photograph
 
 PHOTO = photograph(5, 96, 64)
 
 
 @pytest.mark.parametrize(("mode", "photometric"), [("RGB", 2), ("CMYK", 5)])
-def test_16_bit_planes(mode: str, photometric: int) -> None:
+def test_compress_reads_tiff_with_separate_16_bit_planes(mode: str, photometric: int) -> None:
     bands = PHOTO.convert(mode).split()
     pixels = b"".join((np.asarray(band).astype("<u2") * 257).tobytes() for band in bands)
     count, size = len(bands), len(pixels) // len(bands)
-    extra_positions = [8 + number * size for number in range(count)]
+    offsets = [8 + number * size for number in range(count)]
     end = 8 + len(pixels)
-    lists = struct.pack(f"<{count}H{2 * count}I", *[16] * count, *extra_positions, *[size] * count)
+    lists = struct.pack(f"<{count}H{2 * count}I", *[16] * count, *offsets, *[size] * count)
     tags = [(256, 4, 1, PHOTO.width), (257, 4, 1, PHOTO.height), (258, 3, count, end)]
     tags += [(259, 4, 1, 1), (262, 4, 1, photometric), (273, 4, count, end + 2 * count)]
     tags += [
@@ -32,4 +32,4 @@ def test_16_bit_planes(mode: str, photometric: int) -> None:
     head = struct.pack("<4sI", b"II*\0", end + len(lists))
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     data = head + pixels + lists + struct.pack("<H", len(tags)) + entries + bytes(4)
-    assert apart(opened(compressed(data, 95).data), PHOTO) < 5
+    assert mean_difference(open_image(compress(data, 95).data), PHOTO) < 5

@@ -1,27 +1,30 @@
-"""What Pillow leaves to its callers in BMP files."""
+"""Checks and metadata of BMP files that Pillow does not handle."""
 
 from __future__ import annotations
 
 import struct
 
 _COMPRESSIONS = range(14)
+"""The compression methods that the BMP header can name."""
 _V5_HEADER = struct.pack("<I", 124)
-_EMBEDDED = b"DEBM"
-_DEPTHS = {0, 1, 2, 4, 8, 16, 24, 32}
+_EMBEDDED_PROFILE = b"DEBM"
+"""The colour space of a header with an embedded profile: `MBED`, in little-endian byte order."""
+_BIT_DEPTHS = {0, 1, 2, 4, 8, 16, 24, 32}
+"""Valid bits per pixel."""
 
 
 def has_header(data: bytes) -> bool:
-    """Whether the file has a header that makes sense, and some data behind it."""
-    pixels = int.from_bytes(data[10:14], "little")
+    """Return whether the header is valid and the pixel data starts inside the file."""
+    pixel_offset = int.from_bytes(data[10:14], "little")
     short = int.from_bytes(data[14:18], "little") in {12, 16} and data[14] == 12
     depth = int.from_bytes(data[24:26] if short else data[28:30], "little")
     compression = 0 if short else int.from_bytes(data[30:34], "little")
-    return pixels < len(data) and depth in _DEPTHS and compression in _COMPRESSIONS
+    return pixel_offset < len(data) and depth in _BIT_DEPTHS and compression in _COMPRESSIONS
 
 
-def profile(data: bytes) -> bytes | None:
-    """The colour profile that a file with a version 5 header embeds."""
-    if data[14:18] != _V5_HEADER or data[70:74] != _EMBEDDED:
+def icc_profile(data: bytes) -> bytes | None:
+    """Return the ICC profile embedded in a file with a version 5 header, or None."""
+    if data[14:18] != _V5_HEADER or data[70:74] != _EMBEDDED_PROFILE:
         return None
     start, size = struct.unpack_from("<II", data, 126)
     return data[14 + start : 14 + start + size]

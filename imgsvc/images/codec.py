@@ -1,4 +1,4 @@
-"""What a worker does: bytes and settings in, fewer bytes out. Pure."""
+"""The function that workers run: compress one image. It has no side effects."""
 
 from __future__ import annotations
 
@@ -12,140 +12,166 @@ from PIL import AvifImagePlugin, Image, TiffImagePlugin
 
 from imgsvc.errors import ImageError
 from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo, OutputFormat
-from imgsvc.images.decode import Limits, Source, decode, unusual
-from imgsvc.images.encode import encode, fits, holds_animation
+from imgsvc.images.decode import DecodedImage, DecodeLimits, decode, unsupported_variant
+from imgsvc.images.encode import encode, fits_format_limits, supports_animation
 from imgsvc.images.errors import damaged, out_of_memory
-from imgsvc.images.sniff import Kind, sniff
+from imgsvc.images.sniff import ImageFormat, sniff
 from imgsvc.images.strip import strip
 
-_NEVER_KEPT = {Kind.BMP, Kind.TIFF}
-"""They have no place on a page."""
-_BYTES_PER_PIXEL = dict.fromkeys(Kind, 16) | {Kind.WEBP: 20, Kind.AVIF: 30, Kind.HEIC: 30}
-"""What decoding or encoding takes at its worst, measured and rounded up."""
-_CANNOT_BE_WRITTEN = {Kind.BMP, Kind.TIFF, Kind.HEIC}
+_NEVER_KEPT = {ImageFormat.BMP, ImageFormat.TIFF}
+"""Formats that are always converted, because they are unsuitable for web pages."""
+
+_PEAK_BYTES_PER_PIXEL = dict.fromkeys(ImageFormat, 16) | {
+    ImageFormat.WEBP: 20,
+    ImageFormat.AVIF: 30,
+    ImageFormat.HEIC: 30,
+}
+"""Peak memory of decoding or encoding, in bytes per pixel. Measured, then rounded up."""
+
+_READ_ONLY = {ImageFormat.BMP, ImageFormat.TIFF, ImageFormat.HEIC}
+"""Formats that can be read but are never written."""
 
 
 def compress_image(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
-    """Compress a picture of at most `max_pixels` pixels, frames included.
+    """Return the compressed image, or the source without metadata if compressing saves nothing.
 
-    Raises ImageError, and nothing else: `not_an_image`, `unsupported_format`, `too_many_pixels`,
-    `corrupt_image` or `out_of_memory`.
+    `max_pixels` limits the pixels of all frames together. Raises only ImageError, with the code
+    `not_an_image`, `unsupported_format`, `too_many_pixels`, `corrupt_image` or `out_of_memory`.
     """
     try:
-        with _pillow_at_our_terms():
+        with _configured_pillow():
             return _compress(data, settings, max_pixels)
     except MemoryError:
         raise out_of_memory() from None
 
 
 def warm_up() -> None:
-    """Load what the first picture would otherwise have to wait for."""
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what it says of damaged files, we say
+    """Compress one pixel, so that libraries are loaded before the first image arrives."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # damaged files are reported as ImageError
     pixel = io.BytesIO()
     Image.new("RGB", (1, 1)).save(pixel, "JPEG")
     compress_image(pixel.getvalue(), CompressionSettings(), 1)
 
 
 def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
-    kind = sniff(data)
-    wanted = _wanted(kind, settings.format)
-    limits = Limits(
+    image_format = sniff(data)
+    requested = _requested_format(image_format, settings.format)
+    limits = DecodeLimits(
         max_pixels,
-        animated=holds_animation(wanted or Kind.JPEG),
-        rows=wanted is Kind.JPEG and not settings.progressive,
+        animated=supports_animation(requested or ImageFormat.JPEG),
+        allow_pixel_array=requested is ImageFormat.JPEG and not settings.progressive,
     )
-    source = _decoded(data, kind, limits)
-    target = _target(source, wanted)
-    if target is kind and holds_animation(kind) and not limits.animated:  # too large for JPEG
+    decoded = _decode(data, image_format, limits)
+    output_format = _output_format(decoded, requested)
+    if output_format is image_format and supports_animation(image_format) and not limits.animated:
+        # The image is too large for JPEG, so it stays animated: decode all its frames.
         limits.animated = True
-        source = _decoded(data, kind, limits)
-    quality = settings.quality.resolve(source.quality)
-    result = _encoded(source, target, quality, limits, progressive=settings.progressive)
-    if kind not in _NEVER_KEPT and len(result) >= source.least_bytes:
-        own = strip(data, kind)
-        if len(result) >= len(own):
-            return _compressed(data, own, source, kind, None)
-    return _compressed(data, result, source, target, quality)
+        decoded = _decode(data, image_format, limits)
+    quality = settings.quality.resolve(decoded.quality)
+    output = _encode(decoded, output_format, quality, limits, progressive=settings.progressive)
+    if image_format not in _NEVER_KEPT and len(output) >= decoded.min_stripped_bytes:
+        stripped = strip(data, image_format)
+        if len(output) >= len(stripped):
+            return _build_result(data, stripped, decoded, image_format, None)
+    return _build_result(data, output, decoded, output_format, quality)
 
 
-def _decoded(data: bytes, kind: Kind, limits: Limits) -> Source:
+def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
     try:
-        return decode(data, kind, limits)
+        return decode(data, image_format, limits)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file makes Pillow raise anything
-        if _for_want_of_memory(error, limits, kind):
+        if _is_out_of_memory(error, limits, image_format):
             raise out_of_memory() from None
-        raise (unusual(data, kind) or damaged(kind.value)) from None
+        raise (unsupported_variant(data, image_format) or damaged(image_format.value)) from None
 
 
-def _encoded(
-    source: Source, kind: Kind, quality: int, limits: Limits, *, progressive: bool
+def _encode(
+    decoded: DecodedImage,
+    image_format: ImageFormat,
+    quality: int,
+    limits: DecodeLimits,
+    *,
+    progressive: bool,
 ) -> bytes:
     try:
-        return encode(source, kind, quality, progressive=progressive)
+        return encode(decoded, image_format, quality, progressive=progressive)
     except MemoryError:
         raise
     except Exception as error:
-        if _for_want_of_memory(error, limits, kind):
+        if _is_out_of_memory(error, limits, image_format):
             raise out_of_memory() from None
         raise
 
 
-def _for_want_of_memory(error: Exception, limits: Limits, kind: Kind) -> bool:
-    """Whether a codec failed because the worker's memory limit was reached.
+def _is_out_of_memory(error: Exception, limits: DecodeLimits, image_format: ImageFormat) -> bool:
+    """Return whether a codec failed because the worker reached its memory limit.
 
-    libjpeg and others do not tell that from damage, so what they would have needed is asked for once
-    more; it is never touched, and costs nothing.
+    libjpeg and others report a lack of memory like damage. Therefore allocate the memory that the
+    codec may have needed: if that fails, memory was the cause. The block is never written to, so
+    allocating it costs nothing.
     """
     if "memory" in str(error).lower():
         return True
     try:
-        bytearray(limits.counted * _BYTES_PER_PIXEL[kind])
+        bytearray(limits.declared_pixels * _PEAK_BYTES_PER_PIXEL[image_format])
     except MemoryError:
         return True
     return False
 
 
-def _wanted(kind: Kind, form: OutputFormat) -> Kind | None:
-    """The format to write; None where that depends on the picture."""
-    if form is not OutputFormat.KEEP:
-        return Kind(form.value)
-    return None if kind in _CANNOT_BE_WRITTEN else kind
+def _requested_format(image_format: ImageFormat, setting: OutputFormat) -> ImageFormat | None:
+    """Return the output format, or None if it depends on the decoded image."""
+    if setting is not OutputFormat.KEEP:
+        return ImageFormat(setting.value)
+    return None if image_format in _READ_ONLY else image_format
 
 
-def _target(source: Source, wanted: Kind | None) -> Kind:
-    """The format to write, for this picture: one that it fits into."""
-    if wanted is not None and fits(wanted, source):
-        return wanted
-    if source.kind not in _CANNOT_BE_WRITTEN:
-        return source.kind
-    return Kind.PNG if source.transparent or not fits(Kind.JPEG, source) else Kind.JPEG
+def _output_format(decoded: DecodedImage, requested: ImageFormat | None) -> ImageFormat:
+    """Return the output format: the requested one if the image fits its limits, else a fallback."""
+    if requested is not None and fits_format_limits(requested, decoded):
+        return requested
+    if decoded.image_format not in _READ_ONLY:
+        return decoded.image_format
+    return (
+        ImageFormat.PNG
+        if decoded.has_alpha or not fits_format_limits(ImageFormat.JPEG, decoded)
+        else ImageFormat.JPEG
+    )
 
 
-def _compressed(
-    data: bytes, result: bytes, source: Source, form: Kind, quality: int | None
+def _build_result(
+    data: bytes,
+    output: bytes,
+    decoded: DecodedImage,
+    output_format: ImageFormat,
+    quality: int | None,
 ) -> CompressedImage:
-    picture = ImageInfo(
+    info = ImageInfo(
         input_bytes=len(data),
-        output_bytes=len(result),
-        width=source.first.width,
-        height=source.first.height,
-        input_format=source.kind.value,
-        output_format=form.value,
-        source_quality=source.quality,
+        output_bytes=len(output),
+        width=decoded.first_image.width,
+        height=decoded.first_image.height,
+        input_format=decoded.image_format.value,
+        output_format=output_format.value,
+        source_quality=decoded.quality,
         quality=quality,
         kept=quality is None,
     )
-    return CompressedImage(result, picture)
+    return CompressedImage(output, info)
 
 
 @contextmanager
-def _pillow_at_our_terms() -> Iterator[None]:
-    """Pillow without its own limits (ours are checked before), threads and warnings, and without its
-    own reader of uncompressed TIFFs, which takes planes of 16 bits for such of 8: libtiff does not."""
-    before = Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS
-    before_tiff = TiffImagePlugin.READ_LIBTIFF
+def _configured_pillow() -> Iterator[None]:
+    """Configure Pillow while an image is compressed, and restore its settings afterwards.
+
+    Turn off its pixel limit (ours is checked before decoding), its AVIF threads and its warnings.
+    Read all TIFFs with libtiff, because Pillow's reader of uncompressed TIFFs reads 16-bit planes
+    as 8-bit planes.
+    """
+    pillow_limits = Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS
+    read_libtiff = TiffImagePlugin.READ_LIBTIFF
     Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = None, 1
     TiffImagePlugin.READ_LIBTIFF = True
     try:
@@ -153,5 +179,5 @@ def _pillow_at_our_terms() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = before
-        TiffImagePlugin.READ_LIBTIFF = before_tiff
+        Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = pillow_limits
+        TiffImagePlugin.READ_LIBTIFF = read_libtiff

@@ -1,4 +1,4 @@
-"""True colours: every mode that a decoder gives becomes grey or RGB, 8 bits, with its profile."""
+"""Colour conversion: every image mode of the decoders to 8-bit grey or RGB, with its ICC profile."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from PIL import Image, ImageChops, ImageCms
 
 _GREY, _RGB, _CMYK = b"GRAY", b"RGB ", b"CMYK"
 _HEADER_BYTES = 128
+"""Size of an ICC profile's header."""
 
 
-def settle(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """The picture as L, LA, RGB or RGBA, and the profile that fits it (None: sRGB).
+def normalise(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """Return the image as L, LA, RGB or RGBA, and its ICC profile (None: sRGB).
 
-    CMYK goes through its profile to sRGB. A profile of another colour space than the picture's, or
-    a damaged one, is dropped. Alpha that hides nothing is dropped too.
+    CMYK is converted to sRGB with its profile. A profile that is damaged or has another colour
+    space than the image is dropped. An alpha channel that is opaque everywhere is dropped too.
     """
-    space = _space(icc)
+    space = _colour_space(icc)
     if image.mode == "CMYK":
-        return _from_cmyk(image, icc if space == _CMYK else None), None
+        return _cmyk_to_srgb(image, icc if space == _CMYK else None), None
     if image.mode == "LAB":
-        return _from_lab(image), None
-    image = without_idle_alpha(_plain(image))
+        return _lab_to_srgb(image), None
+    image = drop_opaque_alpha(_to_grey_or_rgb(image))
     if image.mode in {"L", "LA"}:
         if space == _RGB and icc is not None:
-            return _grey_through(image, icc), None
+            return _grey_to_srgb(image, icc), None
         return image, icc if space == _GREY else None
     return image, rgb_profile(icc)
 
 
 def rgb_profile(icc: bytes | None) -> bytes | None:
-    """The profile, where it is one of a picture in RGB."""
-    return icc if _space(icc) == _RGB else None
+    """Return the profile if it describes RGB colours, else None."""
+    return icc if _colour_space(icc) == _RGB else None
 
 
-def as_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
-    """A settled picture as RGB or RGBA, for outputs that hold no grey (nor a grey profile)."""
+def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
+    """Convert a normalised image to RGB or RGBA, for formats without grey or without grey profiles."""
     if image.mode not in {"L", "LA"}:
         return image, icc
     mode = "RGBA" if image.mode == "LA" else "RGB"
@@ -50,8 +51,8 @@ def as_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | 
     return rgb, None
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """A settled picture without alpha: what was transparent shows white."""
+def flatten_on_white(image: Image.Image) -> Image.Image:
+    """Return a normalised image without alpha, drawn on white."""
     if image.mode not in {"LA", "RGBA"}:
         return image
     mode = "L" if image.mode == "LA" else "RGB"
@@ -60,69 +61,71 @@ def on_white(image: Image.Image) -> Image.Image:
     return background
 
 
-def without_idle_alpha(image: Image.Image) -> Image.Image:
-    """The picture without its alpha where that is opaque throughout."""
+def drop_opaque_alpha(image: Image.Image) -> Image.Image:
+    """Return the image without its alpha channel if that is opaque everywhere."""
     if image.mode not in {"LA", "RGBA"} or image.getchannel("A").getextrema() != (255, 255):
         return image
     return image.convert("L" if image.mode == "LA" else "RGB")
 
 
-def scaled(image: Image.Image, top: int) -> Image.Image:
-    """A grey picture of whole numbers from 0 to `top` (at most 65,535) as 8 bits, rounded."""
-    return image.convert("I").point(_scale(top), "L")
+def scale_to_8_bit(image: Image.Image, max_value: int) -> Image.Image:
+    """Scale a grey image of integers from 0 to `max_value` (at most 65,535) to 8 bits, rounded."""
+    return image.convert("I").point(_scale_table(max_value), "L")
 
 
 @cache
-def _scale(top: int) -> list[int]:
-    return [min(255, (value * 255 + top // 2) // top) for value in range(65_536)]
+def _scale_table(max_value: int) -> list[int]:
+    return [min(255, (value * 255 + max_value // 2) // max_value) for value in range(65_536)]
 
 
-def ranged(image: Image.Image) -> Image.Image:
-    """A grey picture in mode I or F, whose range its file does not tell, as 8 bits.
+def auto_scale_to_8_bit(image: Image.Image) -> Image.Image:
+    """Convert a grey image in mode I or F, whose range the file does not state, to 8 bits.
 
-    The usual ranges (0 to 1 for fractions, to 255, to 65,535) are recognised by the largest value;
-    any other is stretched.
+    The largest value selects the range: 0 to 1 (mode F only), 0 to 255 or 0 to 65,535. Values
+    outside these ranges are stretched to fill 8 bits.
     """
     low, high = _extrema(image)
-    tops = (1.0, 255.0, 65_535.0) if image.mode == "F" else (255.0, 65_535.0)
-    top = next((top for top in tops if low >= 0 and high <= top), None)
-    if top is None:
+    max_values = (1.0, 255.0, 65_535.0) if image.mode == "F" else (255.0, 65_535.0)
+    max_value = next(
+        (max_value for max_value in max_values if low >= 0 and high <= max_value), None
+    )
+    if max_value is None:
         start, span = (low, high - low) if high > low else (low, 1.0)
     else:
-        start, span = 0.0, top
+        start, span = 0.0, max_value
     factor = 255.0 / span
     fractions = image.convert("F").point(lambda value: value * factor + (0.5 - start * factor))
     return fractions.convert("L")
 
 
 def _extrema(image: Image.Image) -> tuple[float, float]:
-    """The least and the greatest value; 0 and 1 where they are no finite numbers."""
+    """Return the smallest and the largest value, or 0 and 1 if they are not finite numbers."""
     values = [float(value) for value in image.getextrema() if not isinstance(value, tuple)]
     low, high = values if len(values) == 2 else (0.0, 1.0)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else (0.0, 1.0)
 
 
-def equal_to(image: Image.Image, value: int) -> Image.Image:
-    """A mask (L, 0 or 255) of where a 16-bit grey picture is exactly `value`."""
+def equality_mask(image: Image.Image, value: int) -> Image.Image:
+    """Return a mask (mode L, 0 or 255) of the pixels of a 16-bit grey image that equal `value`."""
     raw = image.convert("I;16").tobytes("raw", "I;16")
     masks = []
-    for place, wanted in ((0, value & 0xFF), (1, value >> 8)):
-        plane = Image.frombytes("L", image.size, raw[place::2])
-        masks.append(plane.point([255 if level == wanted else 0 for level in range(256)]))
+    for byte_offset, wanted_byte in ((0, value & 0xFF), (1, value >> 8)):
+        plane = Image.frombytes("L", image.size, raw[byte_offset::2])
+        masks.append(plane.point([255 if level == wanted_byte else 0 for level in range(256)]))
     return ImageChops.darker(*masks)
 
 
-def _plain(image: Image.Image) -> Image.Image:
-    """The picture as L, LA, RGB or RGBA."""
+def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
+    """Return the image as L, LA, RGB or RGBA."""
     mode = image.mode
     if mode in {"L", "RGB"} and "transparency" not in image.info:
         return image
     if mode in {"LA", "RGBA"}:
         return image
     if mode.startswith("I;16"):
-        return scaled(image, 65_535)
+        return scale_to_8_bit(image, 65_535)
     if mode in {"I", "F"}:
-        return ranged(image)
+        return auto_scale_to_8_bit(image)
     if mode == "1":
         return image.convert("L")
     if mode == "La":
@@ -132,26 +135,26 @@ def _plain(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _space(icc: bytes | None) -> bytes | None:
-    """The colour space that a profile describes; None where it is no profile."""
+def _colour_space(icc: bytes | None) -> bytes | None:
+    """Return the colour space of a profile, or None if it is not a valid profile."""
     if icc is None or len(icc) < _HEADER_BYTES or icc[36:40] != b"acsp":
         return None
     return icc[16:20]
 
 
-def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
+def _cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     return (to_srgb(image, icc) if icc is not None else None) or image.convert("RGB")
 
 
-def _from_lab(image: Image.Image) -> Image.Image:
+def _lab_to_srgb(image: Image.Image) -> Image.Image:
     converted = ImageCms.profileToProfile(
         image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
     )
     return converted or image.convert("RGB")
 
 
-def _grey_through(image: Image.Image, icc: bytes) -> Image.Image:
-    """A grey picture whose profile is RGB: its greys as that profile has them."""
+def _grey_to_srgb(image: Image.Image, icc: bytes) -> Image.Image:
+    """Convert a grey image that has an RGB profile to sRGB grey."""
     grey = to_srgb(image.convert("RGB"), icc)
     if grey is None:
         return image
@@ -162,7 +165,7 @@ def _grey_through(image: Image.Image, icc: bytes) -> Image.Image:
 
 
 def to_srgb(image: Image.Image, icc: bytes) -> Image.Image | None:
-    """The picture converted from its profile to sRGB; None where the profile is of no use."""
+    """Convert the image from its profile to sRGB. Return None if the profile cannot be used."""
     try:
         return ImageCms.profileToProfile(
             image,

@@ -1,4 +1,4 @@
-"""Bytes in, frames out: upright, in true colours, counted before they are decoded."""
+"""Decode image files into upright frames in normalised colours. Pixels are counted before decoding."""
 
 from __future__ import annotations
 
@@ -24,287 +24,330 @@ from imgsvc.images import bmp, colour, exif, fast_jpeg, gif, icc, isobmff, jpeg,
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.errors import corrupt, too_many_pixels, truncated, unsupported
 from imgsvc.images.jpeg_quality import jpeg_quality
-from imgsvc.images.sniff import Kind
+from imgsvc.images.sniff import ImageFormat
 from imgsvc.images.strip import strip
 
 
 @dataclass(slots=True)
-class Source:
-    """A decoded picture.
+class DecodedImage:
+    """A decoded image.
 
-    Its frames are upright, all of one size, and L, LA, RGB or RGBA in the colours of `icc` (None:
-    sRGB). `quality` is None where the format records none. `plays` is how often an animation runs,
-    0 for ever. Where there are `rows`, they are the picture, and its frame tells no more than its
-    size. `least_bytes` is what its own file has without metadata, or less.
+    Its frames are upright, of equal size, and in mode L, LA, RGB or RGBA. `icc` is their colour
+    profile (None: sRGB). `quality` is None if the format records none. `play_count` is the number
+    of times an animation plays (0: endless). If `pixel_array` is set, it holds the pixels, and only
+    the size of the frame is valid. `min_stripped_bytes` is a lower bound for the size of the source
+    file without metadata.
     """
 
-    kind: Kind
+    image_format: ImageFormat
     frames: list[Frame]
     icc: bytes | None = None
     quality: int | None = None
-    plays: int = 0
-    rows: fast_jpeg.Rows | None = None
-    least_bytes: int = 0
+    play_count: int = 0
+    pixel_array: fast_jpeg.PixelArray | None = None
+    min_stripped_bytes: int = 0
 
     @property
-    def first(self) -> Image.Image:
+    def first_image(self) -> Image.Image:
         return self.frames[0].image
 
     @property
-    def transparent(self) -> bool:
+    def has_alpha(self) -> bool:
         return any(frame.image.mode in {"LA", "RGBA"} for frame in self.frames)
 
 
 @dataclass(slots=True)
-class Limits:
-    """What a decoder may do: so many pixels in all frames, and whether it decodes more than one.
+class DecodeLimits:
+    """Limits and options of a decoder.
 
-    `rows` says that a JPEG may come as rows; `counted` is the number of pixels that a header declared.
+    `max_pixels` limits the pixels of all frames together. `animated` makes it decode all frames, not
+    only the first. `allow_pixel_array` allows it to return a JPEG as a pixel array.
+    `declared_pixels` is set to the number of pixels in the file's header.
     """
 
     max_pixels: int
     animated: bool
-    rows: bool = False
-    counted: int = 0
+    allow_pixel_array: bool = False
+    declared_pixels: int = 0
 
     def check(self, width: int, height: int, frames: int = 1) -> None:
-        """Raise `too_many_pixels`, or `corrupt_image` where there are none."""
+        """Raise `too_many_pixels` above the limit, or `corrupt_image` for an image without pixels."""
         if width < 1 or height < 1:
-            raise corrupt("The picture has no pixels")
+            raise corrupt("The image has no pixels.")
         if width * height * frames > self.max_pixels:
             raise too_many_pixels(width, height, frames, self.max_pixels)
-        self.counted = max(self.counted, width * height * frames)
+        self.declared_pixels = max(self.declared_pixels, width * height * frames)
 
 
-def decode(data: bytes, kind: Kind, limits: Limits) -> Source:
-    """Decode a picture of the format `kind`, or its first frame where `limits` ask for no more.
+def decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
+    """Decode all frames of an image, or only the first unless `limits.animated` is set.
 
-    Raises ImageError; for damaged files also whatever Pillow raises.
+    Raises ImageError. For damaged files, Pillow may raise any other exception.
     """
-    return _DECODERS[kind](data, limits)
+    return _DECODERS[image_format](data, limits)
 
 
-def unusual(data: bytes, kind: Kind) -> ImageError | None:
-    """`unsupported_format` where a file that could not be decoded is whole, but of a rare kind."""
-    if kind is Kind.JPEG:
-        name = jpeg.unusual(data)
+def unsupported_variant(data: bytes, image_format: ImageFormat) -> ImageError | None:
+    """Return an `unsupported_format` error if a file is complete but of an unsupported variant.
+
+    Called for files that could not be decoded. Returns None if the file is damaged.
+    """
+    if image_format is ImageFormat.JPEG:
+        name = jpeg.unsupported_coding(data)
         return unsupported(name) if name else None
-    opener = {Kind.BMP: BmpImageFile, Kind.TIFF: TiffImageFile}.get(kind)
-    if opener is None or not {Kind.BMP: bmp.has_header, Kind.TIFF: tiff.has_header}[kind](data):
+    reader = {ImageFormat.BMP: BmpImageFile, ImageFormat.TIFF: TiffImageFile}.get(image_format)
+    if reader is None or not {ImageFormat.BMP: bmp.has_header, ImageFormat.TIFF: tiff.has_header}[
+        image_format
+    ](data):
         return None
     try:
-        opener(io.BytesIO(data)).close()
-    except Exception:  # noqa: BLE001 - Pillow raises anything for what it does not read
-        return unsupported(f"This variant of {kind.upper()}")
+        reader(io.BytesIO(data)).close()
+    except Exception:  # noqa: BLE001 - Pillow raises any exception for unsupported files
+        return unsupported(f"This variant of {image_format.upper()} files")
     return None
 
 
-def _jpeg(data: bytes, limits: Limits) -> Source:
+def _decode_jpeg(data: bytes, limits: DecodeLimits) -> DecodedImage:
     with JpegImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
-        quality = _quality(image)
-        turn = exif.orientation(image.info.get("exif"))
-        if limits.rows and image.mode == "RGB" and turn == 1:
-            source = _plain_jpeg(data, image, quality)
-            if source is not None:
-                return source
+        quality = _jpeg_quality(image)
+        orientation = exif.orientation(image.info.get("exif"))
+        if limits.allow_pixel_array and image.mode == "RGB" and orientation == 1:
+            decoded = _decode_jpeg_fast(data, image, quality)
+            if decoded is not None:
+                return decoded
         image.load()
-        if _is_filling(image.getpixel((image.width - 1, image.height - 1))):
-            with JpegImageFile(io.BytesIO(jpeg.prolonged(data))) as longer:
-                longer.load()
-                if longer.tobytes() != image.tobytes():
+        if _is_fill_colour(image.getpixel((image.width - 1, image.height - 1))):
+            with JpegImageFile(io.BytesIO(jpeg.with_extra_coded_data(data))) as extended:
+                extended.load()
+                if extended.tobytes() != image.tobytes():
                     raise truncated()
-        return _still(Kind.JPEG, *_settled(image), turn, quality)
+        return _single_frame(ImageFormat.JPEG, *_normalised(image), orientation, quality)
 
 
-def _plain_jpeg(data: bytes, image: JpegImageFile, quality: int | None) -> Source | None:
-    """The picture as rows; None where it has to be looked at more closely."""
+def _decode_jpeg_fast(
+    data: bytes, image: JpegImageFile, quality: int | None
+) -> DecodedImage | None:
+    """Decode a JPEG into a pixel array. Return None if Pillow has to decode it."""
     try:
         coded_bytes = jpeg.coded_bytes(data)
     except ImageError:
         return None
-    rows = fast_jpeg.decode(data, *image.size)
-    if rows is None or _is_filling(tuple(rows[-1, -1].tolist())):
+    pixel_array = fast_jpeg.decode(data, *image.size)
+    if pixel_array is None or _is_fill_colour(tuple(pixel_array[-1, -1].tolist())):
         return None
     icc = colour.rgb_profile(image.info.get("icc_profile"))
-    return Source(Kind.JPEG, [Frame(image)], icc, quality, rows=rows, least_bytes=coded_bytes)
+    return DecodedImage(
+        ImageFormat.JPEG,
+        [Frame(image)],
+        icc,
+        quality,
+        pixel_array=pixel_array,
+        min_stripped_bytes=coded_bytes,
+    )
 
 
-def _is_filling(pixel: float | tuple[int, ...] | None) -> bool:
-    """Whether a pixel, the last one, is the grey that libjpeg puts where coded data is missing."""
+def _is_fill_colour(pixel: float | tuple[int, ...] | None) -> bool:
+    """Return whether the last pixel has the grey that libjpeg uses for missing coded data."""
     return set(pixel if isinstance(pixel, tuple) else (pixel,)) <= {127, 128}
 
 
-def _quality(image: JpegImageFile) -> int | None:
+def _jpeg_quality(image: JpegImageFile) -> int | None:
     tables = image.quantization
     used = list(dict.fromkeys(layer[3] for layer in image.layer if layer[3] in tables))
     return jpeg_quality(*(tables[number] for number in used[:2])) if used else None
 
 
-def _settled(image: Image.Image) -> tuple[Image.Image, bytes | None]:
+def _normalised(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     image.load()
     icc = image.info.get("icc_profile")
-    return colour.settle(image, icc if isinstance(icc, bytes) else None)
+    return colour.normalise(image, icc if isinstance(icc, bytes) else None)
 
 
-def _still(
-    kind: Kind, image: Image.Image, icc: bytes | None, turn: int = 1, quality: int | None = None
-) -> Source:
-    return Source(kind, [Frame(exif.upright(image, turn))], icc, quality)
+def _single_frame(
+    image_format: ImageFormat,
+    image: Image.Image,
+    icc: bytes | None,
+    orientation: int = 1,
+    quality: int | None = None,
+) -> DecodedImage:
+    return DecodedImage(
+        image_format, [Frame(exif.apply_orientation(image, orientation))], icc, quality
+    )
 
 
-def _animation(source: Source, frames: Iterable[Frame], limits: Limits, turn: int = 1) -> Source:
-    """The source with the frames, or the first alone where no more are asked for."""
-    wanted = frames if limits.animated else islice(frames, 1)
-    film = [Frame(exif.upright(frame.image, turn), frame.duration) for frame in wanted]
-    opaque = [colour.without_idle_alpha(frame.image) for frame in film]
+def _with_frames(
+    decoded: DecodedImage, frames: Iterable[Frame], limits: DecodeLimits, orientation: int = 1
+) -> DecodedImage:
+    """Return `decoded` with its frames set: all of them, or the first unless `limits.animated`."""
+    selected = frames if limits.animated else islice(frames, 1)
+    upright = [
+        Frame(exif.apply_orientation(frame.image, orientation), frame.duration)
+        for frame in selected
+    ]
+    opaque = [colour.drop_opaque_alpha(frame.image) for frame in upright]
     if all(image.mode == "RGB" for image in opaque):
-        film = [Frame(image, frame.duration) for image, frame in zip(opaque, film, strict=True)]
-    source.frames = film
-    return source
+        upright = [
+            Frame(image, frame.duration) for image, frame in zip(opaque, upright, strict=True)
+        ]
+    decoded.frames = upright
+    return decoded
 
 
-def _png(data: bytes, limits: Limits) -> Source:
+def _decode_png(data: bytes, limits: DecodeLimits) -> DecodedImage:
     file = png.read(data)
-    limits.check(file.width, file.height, max(len(file.parts), 1))
-    turn = exif.orientation(file.exif)
-    if not file.parts:
-        pixels = _png_pixels(file.still(), file.data, file)
-        settled = colour.settle(pixels, file.profile)
-        return _still(Kind.PNG, *settled, turn)
-    source = Source(Kind.PNG, [], plays=file.plays)
+    limits.check(file.width, file.height, max(len(file.frames), 1))
+    orientation = exif.orientation(file.exif)
+    if not file.frames:
+        pixels = _png_pixels(file.default_image_file(), file.data, file)
+        normalised = colour.normalise(pixels, file.profile)
+        return _single_frame(ImageFormat.PNG, *normalised, orientation)
+    decoded = DecodedImage(ImageFormat.PNG, [], play_count=file.play_count)
     profile = file.profile
 
     def layers() -> Iterator[Layer]:
-        for part in file.parts:
-            pixels = _png_pixels(file.frame(part), part.data, file)
-            image, source.icc = colour.as_rgb(*colour.settle(pixels, profile))
-            offset = part.box[:2]
-            yield Layer(image.convert("RGBA"), offset, part.disposal, part.over, part.duration)
+        for frame in file.frames:
+            pixels = _png_pixels(file.frame_file(frame), frame.data, file)
+            image, decoded.icc = colour.to_rgb(*colour.normalise(pixels, profile))
+            offset = frame.box[:2]
+            yield Layer(image.convert("RGBA"), offset, frame.disposal, frame.blend, frame.duration)
 
-    return _animation(source, compose((file.width, file.height), layers()), limits, turn)
+    return _with_frames(decoded, compose((file.width, file.height), layers()), limits, orientation)
 
 
 def _png_pixels(pixels: bytes, data: Sequence[bytes], file: png.Png) -> Image.Image:
-    """The pixels of a PNG file that holds nothing but `data`, its transparent colour applied."""
+    """Decode a PNG file that contains only the image data `data`, and apply its transparent colour."""
     with PngImageFile(io.BytesIO(pixels)) as image:
         image.load()
-        if _has_empty_end(image) and file.is_short(*image.size, data):
+        if _has_blank_end(image) and file.is_truncated(*image.size, data):
             raise truncated()
         colour_key = file.colour_key
         if colour_key is None:
             return image
         image.info.pop("transparency", None)
         if file.depth == 16 and len(colour_key) == 1:
-            grey = colour.scaled(image, 65_535)
-            grey.putalpha(ImageChops.invert(colour.equal_to(image, colour_key[0])))
+            grey = colour.scale_to_8_bit(image, 65_535)
+            grey.putalpha(ImageChops.invert(colour.equality_mask(image, colour_key[0])))
             return grey
-        plain = image.convert("L" if len(colour_key) == 1 else "RGB")
+        converted = image.convert("L" if len(colour_key) == 1 else "RGB")
         shift, top = max(file.depth - 8, 0), (1 << min(file.depth, 8)) - 1
         key = tuple((value >> shift & top) * 255 // top for value in colour_key)
-        plain.info["transparency"] = key[0] if len(key) == 1 else key
-        return plain.convert("LA" if len(key) == 1 else "RGBA")
+        converted.info["transparency"] = key[0] if len(key) == 1 else key
+        return converted.convert("LA" if len(key) == 1 else "RGBA")
 
 
-def _has_empty_end(image: Image.Image) -> bool:
-    """Whether one of the last two rows is zero throughout, as Pillow leaves those without data."""
+def _has_blank_end(image: Image.Image) -> bool:
+    """Return whether one of the last two rows is all zero. Pillow fills missing rows with zeros."""
     width, height = image.size
     rows = range(max(height - 2, 0), height)
     return not all(any(image.crop((0, row, width, row + 1)).tobytes()) for row in rows)
 
 
-def _gif(data: bytes, limits: Limits) -> Source:
+def _decode_gif(data: bytes, limits: DecodeLimits) -> DecodedImage:
     file = gif.read(data)
     size = file.size
-    limits.check(*size, len(file.parts))
-    for part in file.parts:
-        limits.check(part.width, part.height)
+    limits.check(*size, len(file.frames))
+    for frame in file.frames:
+        limits.check(frame.width, frame.height)
 
     def layers() -> Iterator[Layer]:
-        for part in file.parts:
-            with GifImageFile(io.BytesIO(file.frame(part))) as image:
+        for frame in file.frames:
+            with GifImageFile(io.BytesIO(file.frame_file(frame))) as image:
                 image.load()
                 pixels = image.convert("RGBA")
-            offset = (part.left, part.top)
-            yield Layer(pixels, offset, part.disposal, True, part.duration)
+            offset = (frame.left, frame.top)
+            yield Layer(pixels, offset, frame.disposal, True, frame.duration)
 
-    return _animation(Source(Kind.GIF, [], plays=file.plays), compose(size, layers()), limits)
+    return _with_frames(
+        DecodedImage(ImageFormat.GIF, [], play_count=file.play_count),
+        compose(size, layers()),
+        limits,
+    )
 
 
-def _webp(data: bytes, limits: Limits) -> Source:
+def _decode_webp(data: bytes, limits: DecodeLimits) -> DecodedImage:
     file = webp.read(data)
     limits.check(file.width, file.height, file.frames)
-    turn = exif.orientation(file.exif)
+    orientation = exif.orientation(file.exif)
     with WebPImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size, image.n_frames)
         if image.n_frames == 1:
-            return _still(Kind.WEBP, *_settled(image), turn)
-        source = Source(Kind.WEBP, [], plays=image.info.get("loop", 0))
-        return _film(source, image, limits, turn)
+            return _single_frame(ImageFormat.WEBP, *_normalised(image), orientation)
+        decoded = DecodedImage(ImageFormat.WEBP, [], play_count=image.info.get("loop", 0))
+        return _with_pillow_frames(decoded, image, limits, orientation)
 
 
-def _film(source: Source, image: ImageFile, limits: Limits, turn: int) -> Source:
-    """The source with the frames of an animation that Pillow itself composes rightly."""
+def _with_pillow_frames(
+    decoded: DecodedImage, image: ImageFile, limits: DecodeLimits, orientation: int
+) -> DecodedImage:
+    """Return `decoded` with the frames of an animation that Pillow composes correctly."""
 
     def frames() -> Iterator[Frame]:
         for number in range(getattr(image, "n_frames", 1)):
             image.seek(number)
             image.load()
-            pixels, source.icc = colour.as_rgb(*_settled(image.copy()))
+            pixels, decoded.icc = colour.to_rgb(*_normalised(image.copy()))
             yield Frame(pixels.convert("RGBA"), image.info.get("duration", 0))
 
-    return _animation(source, frames(), limits, turn)
+    return _with_frames(decoded, frames(), limits, orientation)
 
 
-def _avif(data: bytes, limits: Limits) -> Source:
-    isobmff.check_whole(data)
-    # without metadata, for Pillow takes damage there for damage to the picture
-    with AvifImageFile(io.BytesIO(strip(data, Kind.AVIF))) as image:
+def _decode_avif(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    isobmff.check_complete(data)
+    # Strip the metadata first: Pillow rejects an image whose metadata is damaged.
+    with AvifImageFile(io.BytesIO(strip(data, ImageFormat.AVIF))) as image:
         limits.check(*image.size, image.n_frames)
-        turn = exif.orientation(image.info.get("exif"))
+        orientation = exif.orientation(image.info.get("exif"))
         if "icc_profile" not in image.info and (points := isobmff.code_points(data)):
             image.info["icc_profile"] = icc.from_code_points(*points)
         if image.n_frames == 1:
-            return _still(Kind.AVIF, *_settled(image), turn)
-        return _film(Source(Kind.AVIF, [], plays=isobmff.plays(data)), image, limits, turn)
+            return _single_frame(ImageFormat.AVIF, *_normalised(image), orientation)
+        return _with_pillow_frames(
+            DecodedImage(ImageFormat.AVIF, [], play_count=isobmff.play_count(data)),
+            image,
+            limits,
+            orientation,
+        )
 
 
-def _heic(data: bytes, limits: Limits) -> Source:
+def _decode_heic(data: bytes, limits: DecodeLimits) -> DecodedImage:
     if find_spec("pillow_heif") is None:
-        raise unsupported("HEIC", "the server reads it with the extra imgsvc[heic] installed")
-    isobmff.check_whole(data)
+        raise unsupported("HEIC files", "To support them, install imgsvc[heic] on the server.")
+    isobmff.check_complete(data)
     with import_module("pillow_heif").HeifImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
-        return _still(Kind.HEIC, *_settled(image))
+        return _single_frame(ImageFormat.HEIC, *_normalised(image))
 
 
-def _bmp(data: bytes, limits: Limits) -> Source:
+def _decode_bmp(data: bytes, limits: DecodeLimits) -> DecodedImage:
     with BmpImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         image.load()
         if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
-            return _still(Kind.BMP, image.convert("RGB"), None)
-        return _still(Kind.BMP, *colour.settle(image, bmp.profile(data)))
+            return _single_frame(ImageFormat.BMP, image.convert("RGB"), None)
+        return _single_frame(ImageFormat.BMP, *colour.normalise(image, bmp.icc_profile(data)))
 
 
-def _tiff(data: bytes, limits: Limits) -> Source:
+def _decode_tiff(data: bytes, limits: DecodeLimits) -> DecodedImage:
     if not tiff.has_header(data):
         raise truncated()
     with TiffImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
-        page = tiff.page(image)
-        page.check_whole(len(data))
+        page = tiff.read_page(image)
+        page.check_complete(len(data))
         image.load()
-        return _still(Kind.TIFF, *colour.settle(page.pixels(image), image.info.get("icc_profile")))
+        return _single_frame(
+            ImageFormat.TIFF, *colour.normalise(page.to_8_bit(image), image.info.get("icc_profile"))
+        )
 
 
-_DECODERS: dict[Kind, Callable[[bytes, Limits], Source]] = {
-    Kind.JPEG: _jpeg,
-    Kind.PNG: _png,
-    Kind.WEBP: _webp,
-    Kind.GIF: _gif,
-    Kind.AVIF: _avif,
-    Kind.BMP: _bmp,
-    Kind.TIFF: _tiff,
-    Kind.HEIC: _heic,
+_DECODERS: dict[ImageFormat, Callable[[bytes, DecodeLimits], DecodedImage]] = {
+    ImageFormat.JPEG: _decode_jpeg,
+    ImageFormat.PNG: _decode_png,
+    ImageFormat.WEBP: _decode_webp,
+    ImageFormat.GIF: _decode_gif,
+    ImageFormat.AVIF: _decode_avif,
+    ImageFormat.BMP: _decode_bmp,
+    ImageFormat.TIFF: _decode_tiff,
+    ImageFormat.HEIC: _decode_heic,
 }

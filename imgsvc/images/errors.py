@@ -1,4 +1,4 @@
-"""What can be wrong with a picture, said so that its reader knows what to do."""
+"""The errors of image files, with messages for shop owners."""
 
 from __future__ import annotations
 
@@ -6,39 +6,45 @@ from imgsvc.errors import ImageError, ImageErrorCode
 
 
 def truncated() -> ImageError:
-    return corrupt("The file ends before the picture does: it was cut short")
+    """Return a `corrupt_image` error for a file that ends too early."""
+    return corrupt("The image file is incomplete: data is missing at its end.")
 
 
 def corrupt(message: str) -> ImageError:
+    """Return a `corrupt_image` error."""
     return ImageError(ImageErrorCode.CORRUPT_IMAGE, message)
 
 
-def damaged(kind: str) -> ImageError:
-    return corrupt(f"The {kind.upper()} file is damaged or incomplete and cannot be decoded")
+def damaged(format_name: str) -> ImageError:
+    """Return a `corrupt_image` error for a file of a known format that cannot be decoded."""
+    return corrupt(f"The {format_name.upper()} file is damaged or incomplete.")
 
 
-def unsupported(name: str, advice: str = "") -> ImageError:
-    """The file is a picture in a format that the service does not read."""
-    message = f"{name} is not among the formats that can be compressed"
-    return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"{message}{advice and f'; {advice}'}")
+def unsupported(subject: str, advice: str = "") -> ImageError:
+    """Return an `unsupported_format` error: `subject` (such as "SVG files") cannot be compressed."""
+    message = f"{subject} cannot be compressed."
+    return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"{message}{advice and f' {advice}'}")
 
 
-def not_an_image(what: str) -> ImageError:
-    return ImageError(ImageErrorCode.NOT_AN_IMAGE, what)
+def not_an_image(message: str) -> ImageError:
+    """Return a `not_an_image` error."""
+    return ImageError(ImageErrorCode.NOT_AN_IMAGE, message)
 
 
 def out_of_memory() -> ImageError:
+    """Return an `out_of_memory` error for an image that exceeds a worker's memory limit."""
     return ImageError(
         ImageErrorCode.OUT_OF_MEMORY,
-        "The picture needs more memory than one worker may use (compress.worker_memory_bytes)",
+        "The image needs more memory than a worker may use (compress.worker_memory_bytes).",
     )
 
 
 def too_many_pixels(width: int, height: int, frames: int, limit: int) -> ImageError:
+    """Return a `too_many_pixels` error that states the size and the limit."""
     size = f"{width:,} × {height:,} pixels"
     if frames > 1:
         size += f" in {frames:,} frames"
     return ImageError(
         ImageErrorCode.TOO_MANY_PIXELS,
-        f"The picture has {size}; the limit is {limit:,} pixels (compress.max_pixels)",
+        f"The image has {size}. The limit is {limit:,} pixels (compress.max_pixels).",
     )

@@ -1,4 +1,4 @@
-"""The one thing in EXIF that a person sees: which way is up."""
+"""Read and write the orientation in EXIF: the only EXIF field that affects how an image looks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import struct
 
 from PIL import Image
 
-_ORIENTATION = 0x0112
-_SHORT = 3
+_TAG_ORIENTATION = 0x0112
+_TYPE_SHORT = 3
 _MAX_ENTRIES = 1_000
 
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -22,9 +22,9 @@ _TURNS = {
 
 
 def orientation(exif: bytes | None) -> int:
-    """The orientation, 1 to 8, that an EXIF block asks for; 1 (upright) where it asks for none.
+    """Return the orientation of an EXIF block, 1 to 8. It is 1 (upright) if the block has none.
 
-    `exif` may begin with the `Exif` marker that JPEG puts before it.
+    `exif` may start with the `Exif` marker of JPEG files.
     """
     tiff = (exif or b"").removeprefix(b"Exif\0\0")
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
@@ -34,21 +34,21 @@ def orientation(exif: bytes | None) -> int:
     if start + 2 > len(tiff):
         return 1
     count = struct.unpack_from(f"{order}H", tiff, start)[0]
-    for at in range(start + 2, start + 2 + 12 * min(count, _MAX_ENTRIES), 12):
-        if at + 12 > len(tiff):
+    for offset in range(start + 2, start + 2 + 12 * min(count, _MAX_ENTRIES), 12):
+        if offset + 12 > len(tiff):
             break
-        tag, kind, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
-        if tag == _ORIENTATION:
-            return value if kind == _SHORT and value in _TURNS else 1
+        tag, field_type, _, value = struct.unpack_from(f"{order}HHIH", tiff, offset)
+        if tag == _TAG_ORIENTATION:
+            return value if field_type == _TYPE_SHORT and value in _TRANSPOSES else 1
     return 1
 
 
-def only_orientation(value: int) -> bytes:
-    """The smallest EXIF block, without JPEG's marker, that says `value`."""
-    return struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, _ORIENTATION, _SHORT, 1, value, 0, 0)
+def orientation_block(value: int) -> bytes:
+    """Return the smallest EXIF block with this orientation, without the marker of JPEG files."""
+    return struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, _TAG_ORIENTATION, _TYPE_SHORT, 1, value, 0, 0)
 
 
-def upright(image: Image.Image, value: int) -> Image.Image:
-    """The picture, turned as orientation `value` asks; itself where it is upright."""
-    turn = _TURNS.get(value)
-    return image if turn is None else image.transpose(turn)
+def apply_orientation(image: Image.Image, value: int) -> Image.Image:
+    """Return the image turned upright, given its EXIF orientation `value`."""
+    transpose = _TRANSPOSES.get(value)
+    return image if transpose is None else image.transpose(transpose)

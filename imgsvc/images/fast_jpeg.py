@@ -1,7 +1,7 @@
-"""Plain JPEGs that become JPEGs: the same bytes as by way of Pillow, in less time.
+"""Fast decoding and encoding of ordinary JPEGs with imagecodecs: the same bytes as with Pillow.
 
-Pillow keeps a pixel in four bytes and copies every row, in and out; imagecodecs hands libjpeg-turbo its
-rows as they are. It is only there for that: Pillow reads the header, and all that is not as usual.
+Pillow stores a pixel in four bytes and copies every row on input and output. imagecodecs passes the
+rows to libjpeg-turbo without copying. Pillow still reads the header, and decodes all other JPEGs.
 """
 
 from __future__ import annotations
@@ -9,35 +9,41 @@ from __future__ import annotations
 import os
 from typing import Any
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, for algebra that nobody asks for
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra is not used
 try:
     import imagecodecs
     import numpy
-except (ImportError, RuntimeError):  # not on this platform, or too old a processor for numpy
+except (
+    ImportError,
+    RuntimeError,
+):  # no wheel for this platform, or the processor is too old for numpy
     AVAILABLE = False
 else:
     AVAILABLE = True
 
-Rows = Any
-"""A numpy array of bytes: height × width × red, green and blue."""
+PixelArray = Any
+"""A numpy array of bytes with the shape (height, width, 3). The last axis is red, green, blue."""
 
 
-def decode(data: bytes, width: int, height: int) -> Rows | None:
-    """The picture of a JPEG file in RGB, of that size, or None where that cannot be had.
+def decode(data: bytes, width: int, height: int) -> PixelArray | None:
+    """Return the RGB pixels of a JPEG file of this size, or None if it cannot be decoded here.
 
-    Where the file's coded data ends too soon the rest is grey.
+    If the coded data of the file ends too early, the missing pixels are grey.
     """
     if not AVAILABLE:
         return None
-    # Made here, as where imagecodecs fails to, it never frees what libjpeg holds by then.
-    rows = numpy.empty((height, width, 3), numpy.uint8)
+    # Allocate the array here: if imagecodecs fails to allocate it, it leaks libjpeg's memory.
+    pixels = numpy.empty((height, width, 3), numpy.uint8)
     try:
-        return imagecodecs.jpeg8_decode(data, out=rows)
-    except (imagecodecs.Jpeg8Error, ValueError):  # damaged, or of another shape
+        return imagecodecs.jpeg8_decode(data, out=pixels)
+    except (imagecodecs.Jpeg8Error, ValueError):  # damaged, or another size
         return None
 
 
-def encode(rows: Rows, quality: int, room: int) -> bytes:
-    """A JPEG file of a picture in RGB, its Huffman codes optimised; few exceed `room` bytes."""
-    # Where libjpeg's own room cannot grow, imagecodecs never frees it.
-    return bytes(imagecodecs.jpeg8_encode(rows, level=quality, optimize=True, out=room))
+def encode(pixels: PixelArray, quality: int, buffer_bytes: int) -> bytes:
+    """Return a JPEG file of RGB pixels, with optimised Huffman codes.
+
+    `buffer_bytes` is the size of the output buffer. Few files need more.
+    """
+    # If libjpeg cannot enlarge its own buffer, imagecodecs never frees it.
+    return bytes(imagecodecs.jpeg8_encode(pixels, level=quality, optimize=True, out=buffer_bytes))

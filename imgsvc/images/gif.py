@@ -1,4 +1,4 @@
-"""GIF files, block by block."""
+"""Read and strip GIF files, block by block."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from imgsvc.images.errors import corrupt, truncated
 
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _CONTROL, _APPLICATION = 0xF9, 0xFF
-_LOOPING = re.compile(rb"(NETSCAPE2\.0|ANIMEXTS1\.0)\x03\x01..\0", re.DOTALL)
+_LOOP_EXTENSION = re.compile(rb"(NETSCAPE2\.0|ANIMEXTS1\.0)\x03\x01..\0", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One frame: its place, its colours (None: the file's), and its compressed data."""
+class GifFrame:
+    """One frame: its position, its palette (None: the global palette), and its compressed data.
+
+    `transparent` is the palette index of the transparent colour. `duration` is in milliseconds.
+    """
 
     left: int
     top: int
@@ -32,34 +35,39 @@ class Part:
 
 @dataclass(slots=True)
 class Gif:
-    """What a GIF file says of itself. `plays` is 0 for ever. `pieces` are the blocks that show."""
+    """The contents of a GIF file, without its pixels.
+
+    `play_count` 0 means endless. `visible_blocks` are the blocks that affect how the image looks.
+    """
 
     screen: tuple[int, int]
     palette: bytes | None
-    plays: int = 1
-    parts: list[Part] = field(default_factory=list)
-    pieces: list[bytes] = field(default_factory=list)
+    play_count: int = 1
+    frames: list[GifFrame] = field(default_factory=list)
+    visible_blocks: list[bytes] = field(default_factory=list)
 
     @property
     def size(self) -> tuple[int, int]:
-        """The canvas: the screen, grown where the first frame is larger, as browsers do."""
-        first = self.parts[0]
+        """The canvas size: the screen size, enlarged to hold the first frame, as in browsers."""
+        first = self.frames[0]
         return (
             max(self.screen[0], first.left + first.width),
             max(self.screen[1], first.top + first.height),
         )
 
-    def frame(self, part: Part) -> bytes:
-        """One frame as a GIF file of its own."""
-        palette = part.palette or self.palette or b""
+    def frame_file(self, frame: GifFrame) -> bytes:
+        """Return one frame as a separate GIF file."""
+        palette = frame.palette or self.palette or b""
         flags = _palette_flags(palette)
-        head = struct.pack("<6sHHBBB", b"GIF89a", part.width, part.height, flags, 0, 0) + palette
-        if part.transparent is not None:
-            head += struct.pack("<BBBBHBB", _EXTENSION, _CONTROL, 4, 1, 0, part.transparent, 0)
-        place = struct.pack(
-            "<BHHHHB", _IMAGE, 0, 0, part.width, part.height, 0x40 if part.interlaced else 0
+        header = (
+            struct.pack("<6sHHBBB", b"GIF89a", frame.width, frame.height, flags, 0, 0) + palette
         )
-        return head + place + part.data + b";"
+        if frame.transparent is not None:
+            header += struct.pack("<BBBBHBB", _EXTENSION, _CONTROL, 4, 1, 0, frame.transparent, 0)
+        descriptor = struct.pack(
+            "<BHHHHB", _IMAGE, 0, 0, frame.width, frame.height, 0x40 if frame.interlaced else 0
+        )
+        return header + descriptor + frame.data + b";"
 
 
 def _palette_flags(palette: bytes) -> int:
@@ -67,93 +75,97 @@ def _palette_flags(palette: bytes) -> int:
 
 
 def read(data: bytes) -> Gif:
-    """Read everything but the pixels. Raises `corrupt_image`."""
+    """Parse a GIF file without decoding its pixels. Raises `corrupt_image`."""
     return _Reader(data).read()
 
 
 def strip(data: bytes) -> bytes:
-    """The GIF file without comments, foreign extensions, and anything behind its end."""
-    return b"".join(read(data).pieces)
+    """Return the GIF file without comments, unknown extensions, and data after its end."""
+    return b"".join(read(data).visible_blocks)
 
 
 class _Reader:
+    """A parser of one GIF file."""
+
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = 0
+        self._position = 0
         self._control: bytes | None = None
 
     def read(self) -> Gif:
-        head = self._take(13)
-        width, height, flags = struct.unpack_from("<HHB", head, 6)
-        palette = self._palette(flags)
-        gif = Gif((width, height), palette, pieces=[b"GIF89a" + head[6:] + (palette or b"")])
-        while (kind := self._take(1)[0]) != _TRAILER:
-            if kind == _EXTENSION:
-                self._extension(gif)
-            elif kind == _IMAGE:
-                self._image(gif)
-            elif gif.parts:  # junk behind a frame ends the file, as it does in browsers
+        header = self._read_bytes(13)
+        width, height, flags = struct.unpack_from("<HHB", header, 6)
+        palette = self._read_palette(flags)
+        gif = Gif(
+            (width, height), palette, visible_blocks=[b"GIF89a" + header[6:] + (palette or b"")]
+        )
+        while (block_type := self._read_bytes(1)[0]) != _TRAILER:
+            if block_type == _EXTENSION:
+                self._read_extension(gif)
+            elif block_type == _IMAGE:
+                self._read_image(gif)
+            elif gif.frames:  # unknown data after a frame ends the file, as in browsers
                 break
             else:
-                raise corrupt("A block of the GIF file is of no known kind: the file is damaged")
-        if not gif.parts:
-            raise corrupt("The GIF file has no picture data")
-        gif.pieces.append(b";")
+                raise corrupt("The GIF file is damaged: it has a block of unknown type.")
+        if not gif.frames:
+            raise corrupt("The GIF file has no image data.")
+        gif.visible_blocks.append(b";")
         return gif
 
-    def _take(self, count: int) -> bytes:
-        piece = self._data[self._at : self._at + count]
-        if len(piece) < count:
+    def _read_bytes(self, count: int) -> bytes:
+        chunk = self._data[self._position : self._position + count]
+        if len(chunk) < count:
             raise truncated()
-        self._at += count
-        return piece
+        self._position += count
+        return chunk
 
-    def _palette(self, flags: int) -> bytes | None:
-        return self._take(6 << (flags & 7)) if flags & 0x80 else None
+    def _read_palette(self, flags: int) -> bytes | None:
+        return self._read_bytes(6 << (flags & 7)) if flags & 0x80 else None
 
     def _skip_blocks(self) -> None:
-        data, at = self._data, self._at
+        data, position = self._data, self._position
         try:
-            while data[at]:
-                at += data[at] + 1
+            while data[position]:
+                position += data[position] + 1
         except IndexError:
             raise truncated() from None
-        self._at = at + 1
+        self._position = position + 1
 
-    def _extension(self, gif: Gif) -> None:
-        start = self._at - 1
-        label = self._take(1)[0]
-        first = self._at
+    def _read_extension(self, gif: Gif) -> None:
+        start = self._position - 1
+        label = self._read_bytes(1)[0]
+        first = self._position
         self._skip_blocks()
-        body = self._data[first + 1 : self._at]
+        body = self._data[first + 1 : self._position]
         if label == _CONTROL and len(body) >= 5:
             self._control = body[:4]
-        elif label == _APPLICATION and _LOOPING.match(body):
-            duplicate_urls = int.from_bytes(body[13:15], "little")
-            gif.plays = duplicate_urls + 1 if duplicate_urls else 0
-            gif.pieces.append(self._data[start : self._at])
+        elif label == _APPLICATION and _LOOP_EXTENSION.match(body):
+            repeats = int.from_bytes(body[13:15], "little")
+            gif.play_count = repeats + 1 if repeats else 0
+            gif.visible_blocks.append(self._data[start : self._position])
 
-    def _image(self, gif: Gif) -> None:
-        start = self._at - 1
-        left, top, width, height, flags = struct.unpack("<HHHHB", self._take(9))
-        palette = self._palette(flags)
-        first = self._at
-        self._take(1)
+    def _read_image(self, gif: Gif) -> None:
+        start = self._position - 1
+        left, top, width, height, flags = struct.unpack("<HHHHB", self._read_bytes(9))
+        palette = self._read_palette(flags)
+        first = self._position
+        self._read_bytes(1)
         self._skip_blocks()
         control = self._control or bytes(4)
         self._control = None
         if any(control):
-            gif.pieces.append(b"\x21\xf9\x04" + control + b"\0")
-        gif.pieces.append(self._data[start : self._at])
+            gif.visible_blocks.append(b"\x21\xf9\x04" + control + b"\0")
+        gif.visible_blocks.append(self._data[start : self._position])
         if not width or not height:
-            raise corrupt("A frame of the GIF file has no pixels")
-        gif.parts.append(
-            Part(
+            raise corrupt("A frame of the GIF file has no pixels.")
+        gif.frames.append(
+            GifFrame(
                 *(left, top, width, height, palette, bool(flags & 0x40)),
                 transparent=control[3] if control[0] & 1 else None,
                 duration=10 * int.from_bytes(control[1:3], "little"),
                 disposal=_disposal(control[0] >> 2 & 7),
-                data=self._data[first : self._at],
+                data=self._data[first : self._position],
             )
         )
 

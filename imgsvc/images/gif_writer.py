@@ -1,7 +1,7 @@
-"""Animated and still GIFs from full frames.
+"""Write animated and still GIFs from complete frames.
 
-Pillow's own writer merges equal frames, and mends no pixel that becomes transparent again; here each
-frame is written, and holds just what changed.
+Pillow's own writer merges equal frames, and does not clear pixels that become transparent again. This
+writer stores every frame, and only the area that changed.
 """
 
 from __future__ import annotations
@@ -17,82 +17,87 @@ from imgsvc.images import palette
 from imgsvc.images.compose import Frame
 
 _MAX_HUNDREDTHS = 65_535
+"""Longest duration of a frame, in hundredths of a second."""
 _MAX_REPEATS = 65_535
-_KEEP, _CLEAR = 1, 2
-"""GIF's disposal methods."""
+_DISPOSE_KEEP, _DISPOSE_CLEAR = 1, 2
+"""GIF disposal methods: keep the frame, or clear its area."""
 
 Box = tuple[int, int, int, int]
+"""Left, top, right and bottom, in pixels."""
 
 
-def write(frames: Sequence[Frame], plays: int, colours: int) -> bytes:
-    """A GIF of the frames, each with at most `colours` (2 to 256) colours, transparency among them.
+def write(frames: Sequence[Frame], play_count: int, colours: int) -> bytes:
+    """Return a GIF of the frames.
 
-    It runs `plays` times, 0 for ever.
+    Each frame has at most `colours` (2 to 256) colours, including transparency. The animation plays
+    `play_count` times; 0 means endless.
     """
-    images = [_binary(frame.image) for frame in frames]
-    shared = palette.exact(images, colours - 1) if len(images) > 1 else None
-    if shared is not None and palette.CLEAR not in shared:
-        shared.insert(0, palette.CLEAR)
-    pieces: list[bytes] = []
+    images = [_with_binary_alpha(frame.image) for frame in frames]
+    shared_palette = palette.exact_colours(images, colours - 1) if len(images) > 1 else None
+    if shared_palette is not None and palette.TRANSPARENT not in shared_palette:
+        shared_palette.insert(0, palette.TRANSPARENT)
+    blocks: list[bytes] = []
     canvas = Image.new("RGBA", images[0].size)
     for number, image in enumerate(images):
-        following = images[number + 1] if number + 1 < len(images) else image
-        patch = _patch(canvas, image, following, first=number == 0)
-        indices = _indices(patch, shared, colours)
+        next_image = images[number + 1] if number + 1 < len(images) else image
+        patch = _patch(canvas, image, next_image, first=number == 0)
+        indices = _indices(patch, shared_palette, colours)
         if number == 0:
-            pieces += _head(image.size, indices, plays if len(images) > 1 else 1)
-        pieces += _block(indices, patch, frames[number].duration, number > 0 and shared is None)
+            blocks += _header(image.size, indices, play_count if len(images) > 1 else 1)
+        blocks += _frame_blocks(
+            indices, patch, frames[number].duration, number > 0 and shared_palette is None
+        )
         canvas = image
-        if patch.disposal == _CLEAR:
+        if patch.disposal == _DISPOSE_CLEAR:
             canvas = image.copy()
             canvas.paste((0, 0, 0, 0), patch.box)
-    return b"".join(pieces) + b";"
+    return b"".join(blocks) + b";"
 
 
 @dataclass(frozen=True, slots=True)
 class _Patch:
-    """What a frame draws: pixels, transparent where the canvas stays as it is."""
+    """The pixels that a frame draws. They are transparent where the canvas does not change."""
 
     image: Image.Image
     box: Box
     disposal: int
 
 
-def _binary(image: Image.Image) -> Image.Image:
-    """The frame as RGBA whose pixels are opaque, or transparent and black."""
+def _with_binary_alpha(image: Image.Image) -> Image.Image:
+    """Return the frame as RGBA whose pixels are either opaque, or transparent and black."""
     if image.mode != "RGBA":
         return image.convert("RGBA")
-    solid = image.getchannel("A").point([0] * 128 + [255] * 128)
-    clear = Image.new("RGBA", image.size)
+    opaque_mask = image.getchannel("A").point([0] * 128 + [255] * 128)
+    cleared = Image.new("RGBA", image.size)
     opaque = image.copy()
     opaque.putalpha(255)
-    clear.paste(opaque, mask=solid)
-    return clear
+    cleared.paste(opaque, mask=opaque_mask)
+    return cleared
 
 
 def _patch(
-    canvas: Image.Image, image: Image.Image, following: Image.Image, *, first: bool
+    canvas: Image.Image, image: Image.Image, next_image: Image.Image, *, first: bool
 ) -> _Patch:
-    changed = _where_different(canvas, image)
+    changed = _difference_mask(canvas, image)
     box = (0, 0, *image.size) if first else changed.getbbox() or (0, 0, 1, 1)
-    vanishing = ImageChops.subtract(image.getchannel("A"), following.getchannel("A")).getbbox()
+    vanishing = ImageChops.subtract(image.getchannel("A"), next_image.getchannel("A")).getbbox()
     if vanishing is not None:
-        box = _around(box, vanishing)
+        box = _union(box, vanishing)
     pixels = Image.new("RGBA", image.size)
     pixels.paste(image, mask=changed)
-    return _Patch(pixels.crop(box), box, _KEEP if vanishing is None else _CLEAR)
+    return _Patch(pixels.crop(box), box, _DISPOSE_KEEP if vanishing is None else _DISPOSE_CLEAR)
 
 
-def _where_different(one: Image.Image, other: Image.Image) -> Image.Image:
-    """A mask (0 or 255) of the pixels that differ."""
+def _difference_mask(one: Image.Image, other: Image.Image) -> Image.Image:
+    """Return a mask (0 or 255) of the pixels that differ."""
     bands = ImageChops.difference(one, other).split()
-    most = bands[0]
+    largest = bands[0]
     for band in bands[1:]:
-        most = ImageChops.lighter(most, band)
-    return most.point([0] + [255] * 255)
+        largest = ImageChops.lighter(largest, band)
+    return largest.point([0] + [255] * 255)
 
 
-def _around(one: Box, other: Box) -> Box:
+def _union(one: Box, other: Box) -> Box:
     return (
         min(one[0], other[0]),
         min(one[1], other[1]),
@@ -101,45 +106,47 @@ def _around(one: Box, other: Box) -> Box:
     )
 
 
-def _indices(patch: _Patch, shared: list[palette.Colour] | None, colours: int) -> Image.Image:
-    if shared is not None:
-        return palette.index(patch.image, shared)
+def _indices(
+    patch: _Patch, shared_palette: list[palette.Colour] | None, colours: int
+) -> Image.Image:
+    if shared_palette is not None:
+        return palette.map_to_colours(patch.image, shared_palette)
     indices = palette.reduce([patch.image], colours)[0]
-    if patch.disposal == _CLEAR and palette.CLEAR not in palette.entries(indices):
-        # Pillow clears a frame's place to the background colour unless it has a transparent one
+    if patch.disposal == _DISPOSE_CLEAR and palette.TRANSPARENT not in palette.entries(indices):
+        # Pillow clears a frame's area to the background colour if the frame has no transparent colour.
         indices = palette.reduce([patch.image], colours - 1)[0]
-        palette.with_palette(indices, [*palette.entries(indices), palette.CLEAR])
+        palette.set_palette(indices, [*palette.entries(indices), palette.TRANSPARENT])
     return indices
 
 
-def _head(size: tuple[int, int], indices: Image.Image, plays: int) -> list[bytes]:
-    """Header, screen and global colours, and how often it plays."""
-    table = _table(indices)
+def _header(size: tuple[int, int], indices: Image.Image, play_count: int) -> list[bytes]:
+    """Return the header, the screen size, the global colour table and the loop extension."""
+    table = _colour_table(indices)
     flags = 0x80 | (len(table) // 3).bit_length() - 2
-    pieces = [struct.pack("<6sHHBBB", b"GIF89a", *size, flags, 0, 0) + table]
-    if plays != 1:
-        duplicate_urls = min(plays - 1, _MAX_REPEATS) if plays else 0
-        pieces.append(
-            b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", duplicate_urls) + b"\0"
-        )
-    return pieces
+    blocks = [struct.pack("<6sHHBBB", b"GIF89a", *size, flags, 0, 0) + table]
+    if play_count != 1:
+        repeats = min(play_count - 1, _MAX_REPEATS) if play_count else 0
+        blocks.append(b"\x21\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", repeats) + b"\0")
+    return blocks
 
 
-def _table(indices: Image.Image) -> bytes:
-    """The palette as GIF has it: RGB, filled up to a power of two, 2 entries at least."""
+def _colour_table(indices: Image.Image) -> bytes:
+    """Return the palette as a GIF colour table: RGB, padded to a power of two of at least 2."""
     table = b"".join(entry[:3] for entry in palette.entries(indices))
     size = 1 << max(1, (len(table) // 3 - 1).bit_length())
     return table.ljust(3 * size, b"\0")
 
 
-def _block(indices: Image.Image, patch: _Patch, duration: float, own_table: bool) -> list[bytes]:
-    clear = [n for n, entry in enumerate(palette.entries(indices)) if entry[3] == 0]
+def _frame_blocks(
+    indices: Image.Image, patch: _Patch, duration: float, local_table: bool
+) -> list[bytes]:
+    transparent = [n for n, entry in enumerate(palette.entries(indices)) if entry[3] == 0]
     options = {
         "duration": 10 * min(round(duration / 10), _MAX_HUNDREDTHS),
         "disposal": patch.disposal,
-        "include_color_table": own_table,
+        "include_color_table": local_table,
     }
-    if clear:
-        options["transparency"] = clear[0]
-    indices.putpalette(_table(indices), "RGB")
+    if transparent:
+        options["transparency"] = transparent[0]
+    indices.putpalette(_colour_table(indices), "RGB")
     return getdata(indices, patch.box[:2], **options)

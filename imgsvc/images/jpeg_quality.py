@@ -1,9 +1,9 @@
-"""A JPEG's own quality, read from its quantisation tables.
+"""Estimate the quality of a JPEG from its quantisation tables.
 
-libjpeg makes its tables from two base tables and a quality of 1 to 100 (`jpeg_set_quality` in
-jcparam.c; the base tables are those of ITU-T T.81, annex K.1). Its rule is repeated here for every
-quality, so what libjpeg or one of its descendants wrote is recognised exactly. Tables of other makers
-get the quality whose libjpeg tables lie nearest, by least squares.
+libjpeg computes its tables from two base tables and a quality of 1 to 100 (`jpeg_set_quality` in
+jcparam.c; the base tables are those of ITU-T T.81, annex K.1). This module computes the tables of
+every quality with the same formula. The result is exact for files written by libjpeg and its forks.
+For the tables of other encoders it is the quality with the nearest libjpeg tables, by least squares.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ _CHROMINANCE = (
 # fmt: on
 _BASELINE_LIMIT = 255
 _EXTENDED_LIMIT = 32_767
+"""Largest divisors in 8-bit and 16-bit tables."""
 
 Table = Sequence[int]
-"""64 divisors in natural (row by row) order."""
+"""64 divisors in natural order (row by row)."""
 
 
 def jpeg_quality(luminance: Table, chrominance: Table | None = None) -> int:
-    """The quality, 1 to 100, of a JPEG with these quantisation tables.
+    """Return the quality, 1 to 100, of a JPEG with these quantisation tables.
 
-    `chrominance` is None where the picture has none of its own (grey, or one table for everything).
-    Exact for libjpeg's tables, with and without its clamping to 255; the nearest otherwise.
+    `chrominance` is None if the image has no separate table for it (grey images, or one table for
+    all components). The result is exact for libjpeg's tables, with and without clamping to 255, and
+    the nearest quality for others.
     """
     found = tuple(luminance) + tuple(chrominance or ())
     with_chrominance = chrominance is not None
@@ -61,7 +63,7 @@ def jpeg_quality(luminance: Table, chrominance: Table | None = None) -> int:
 
 @cache
 def _libjpeg_tables(quality: int, limit: int, with_chrominance: bool) -> tuple[int, ...]:
-    """What libjpeg writes at `quality`, luminance before chrominance."""
+    """Return the tables that libjpeg writes at `quality`, luminance before chrominance."""
     scale = 5_000 // quality if quality < 50 else 200 - 2 * quality
     base = _LUMINANCE + _CHROMINANCE if with_chrominance else _LUMINANCE
     return tuple(min(max((value * scale + 50) // 100, 1), limit) for value in base)

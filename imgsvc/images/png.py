@@ -1,4 +1,4 @@
-"""PNG files, chunk by chunk, animated ones included."""
+"""Read and strip PNG and APNG files, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -14,43 +14,58 @@ from imgsvc.images.errors import corrupt, truncated
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_PROFILE_BYTES = 4 * 2**20
-_LOOKS = {
+_VISUAL_CHUNKS = {
     *(b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"),
     *(b"acTL", b"fcTL", b"fdAT"),
     *(b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"bKGD", b"pHYs"),
 }
-"""The chunks that decide what a person sees."""
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By colour type."""
+"""The chunks that affect how the image looks."""
+
+_SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Samples per pixel, by colour type."""
+
 ADAM7 = (
     *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
-"""The passes of an interlaced picture: where each begins, and its steps across and down."""
-_INFLATED_AT_ONCE = 2**20
-_CHECKED = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+"""The passes of an interlaced image: the left and top start, and the horizontal and vertical step."""
+
+_DECOMPRESS_BYTES = 2**20
+"""Bytes that are decompressed at a time, to limit memory."""
+
+_CHECKSUMMED = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"}
+"""Chunks whose checksum must be right."""
 
 
-class Chunk(NamedTuple):
-    kind: bytes
+class PngChunk(NamedTuple):
+    """A chunk: its type, and its start and end in the file, including length and checksum."""
+
+    chunk_type: bytes
     start: int
     end: int
 
 
 @dataclass(slots=True)
-class Part:
-    """One frame of an animation: its place on the canvas and its compressed data."""
+class ApngFrame:
+    """One frame of an animation: its box on the canvas and its compressed data.
+
+    The box is left, top, right and bottom in pixels. `duration` is in milliseconds.
+    """
 
     box: tuple[int, int, int, int]
     duration: float
     disposal: Disposal
-    over: bool
+    blend: bool
     data: list[bytes] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Png:
-    """What a PNG file says of itself. `plays` is 0 for ever; `parts` are empty where it is still."""
+    """The contents of a PNG file, without its pixels.
+
+    `play_count` 0 means endless. `frames` is empty if the image is not animated. `is_srgb` means that
+    the file has an sRGB chunk.
+    """
 
     width: int
     height: int
@@ -63,15 +78,15 @@ class Png:
     exif: bytes | None = None
     gamma: int | None = None
     primaries: tuple[int, ...] | None = None
-    standard: bool = False
+    is_srgb: bool = False
     code_points: tuple[int, int] | None = None
-    plays: int = 1
+    play_count: int = 1
     data: list[bytes] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
+    frames: list[ApngFrame] = field(default_factory=list)
 
     @property
     def colour_key(self) -> tuple[int, ...] | None:
-        """The one colour that is transparent, of a grey or RGB picture; None where there is none."""
+        """The transparent colour of a grey or RGB image, or None."""
         samples = {0: 1, 2: 3}.get(self.colour_type)
         if samples is None or self.transparency is None or len(self.transparency) < 2 * samples:
             return None
@@ -79,169 +94,174 @@ class Png:
 
     @property
     def profile(self) -> bytes | None:
-        """The colour profile: embedded, or made from what stands for one; None for sRGB."""
-        if self.code_points and (made := icc.from_code_points(*self.code_points)):
-            return made
-        if self.icc is not None or self.standard:
+        """The colour profile: embedded, or built from cICP or gAMA and cHRM. None means sRGB."""
+        if self.code_points and (built := icc.from_code_points(*self.code_points)):
+            return built
+        if self.icc is not None or self.is_srgb:
             return self.icc
         return icc.from_gamma(self.gamma, self.primaries)
 
-    def still(self) -> bytes:
-        """The default picture as a PNG file of only what its pixels need."""
-        return self._file(self.width, self.height, self.data)
+    def default_image_file(self) -> bytes:
+        """Return the default image as a PNG file with only the chunks that its pixels need."""
+        return self._build_file(self.width, self.height, self.data)
 
-    def is_short(self, width: int, height: int, data: Sequence[bytes]) -> bool:
-        """Whether a picture's compressed data end before its last row does."""
-        wanted = sum(
-            rows * (1 + -(-columns * self.depth * _CHANNELS[self.colour_type] // 8))
+    def is_truncated(self, width: int, height: int, data: Sequence[bytes]) -> bool:
+        """Return whether the compressed data of an image ends before its last row."""
+        missing = sum(
+            rows * (1 + -(-columns * self.depth * _SAMPLES_PER_PIXEL[self.colour_type] // 8))
             for columns, rows in _passes(width, height, interlaced=self.header[12] == 1)
             if columns
         )
-        unpacker = zlib.decompressobj()
+        decompressor = zlib.decompressobj()
         for piece in data:
             rest = piece
-            while rest and wanted > 0:
-                wanted -= len(unpacker.decompress(rest, _INFLATED_AT_ONCE))
-                rest = unpacker.unconsumed_tail
-        return wanted > 0 and wanted > len(unpacker.flush())
+            while rest and missing > 0:
+                missing -= len(decompressor.decompress(rest, _DECOMPRESS_BYTES))
+                rest = decompressor.unconsumed_tail
+        return missing > 0 and missing > len(decompressor.flush())
 
-    def frame(self, part: Part) -> bytes:
-        """One frame as a PNG file of its own."""
-        left, top, right, bottom = part.box
-        return self._file(right - left, bottom - top, part.data)
+    def frame_file(self, frame: ApngFrame) -> bytes:
+        """Return one frame as a separate PNG file."""
+        left, top, right, bottom = frame.box
+        return self._build_file(right - left, bottom - top, frame.data)
 
-    def _file(self, width: int, height: int, data: Sequence[bytes]) -> bytes:
-        pieces = [MAGIC, _chunk(b"IHDR", struct.pack(">II", width, height) + self.header[8:13])]
+    def _build_file(self, width: int, height: int, data: Sequence[bytes]) -> bytes:
+        chunk_list = [
+            MAGIC,
+            _build_chunk(b"IHDR", struct.pack(">II", width, height) + self.header[8:13]),
+        ]
         if self.palette is not None:
-            pieces.append(_chunk(b"PLTE", self.palette))
+            chunk_list.append(_build_chunk(b"PLTE", self.palette))
         if self.transparency is not None and self.colour_type == 3:
-            pieces.append(_chunk(b"tRNS", self.transparency))
-        pieces += [_chunk(b"IDAT", piece) for piece in data]
-        pieces.append(_chunk(b"IEND", b""))
-        return b"".join(pieces)
+            chunk_list.append(_build_chunk(b"tRNS", self.transparency))
+        chunk_list += [_build_chunk(b"IDAT", piece) for piece in data]
+        chunk_list.append(_build_chunk(b"IEND", b""))
+        return b"".join(chunk_list)
 
 
 def _passes(width: int, height: int, *, interlaced: bool) -> Iterator[tuple[int, int]]:
-    """The columns and rows of a picture's passes."""
+    """Yield the numbers of columns and rows of each pass."""
     for left, top, across, down in ADAM7 if interlaced else [(0, 0, 1, 1)]:
         yield -(-(width - left) // across), -(-(height - top) // down)
 
 
-def chunks(data: bytes) -> Iterator[Chunk]:
-    """The chunks up to IEND; `start` and `end` enclose the whole chunk.
+def chunks(data: bytes) -> Iterator[PngChunk]:
+    """Yield the chunks up to IEND. `start` and `end` enclose the whole chunk.
 
-    Raises `corrupt_image` where the file ends before IEND, or a chunk that matters is damaged.
+    Raises `corrupt_image` if the file ends before IEND, or if an essential chunk is damaged.
     """
-    at = len(MAGIC)
-    kind = b""
-    while kind != b"IEND":
-        if at + 12 > len(data):
+    position = len(MAGIC)
+    chunk_type = b""
+    while chunk_type != b"IEND":
+        if position + 12 > len(data):
             raise truncated()
-        length, kind = struct.unpack_from(">I4s", data, at)
-        end = at + 12 + length
+        length, chunk_type = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
         if end > len(data):
             raise truncated()
-        if kind in _CHECKED:
-            checksum = zlib.crc32(memoryview(data)[at + 4 : end - 4])
+        if chunk_type in _CHECKSUMMED:
+            checksum = zlib.crc32(memoryview(data)[position + 4 : end - 4])
             if checksum != int.from_bytes(data[end - 4 : end], "big"):
-                raise corrupt("A checksum in the PNG file is wrong: the file is damaged")
-        yield Chunk(kind, at, end)
-        at = end
+                raise corrupt("The PNG file is damaged: a checksum is wrong.")
+        yield PngChunk(chunk_type, position, end)
+        position = end
 
 
 def read(data: bytes) -> Png:
-    """Read everything but the pixels. Raises `corrupt_image`."""
+    """Parse a PNG file without decoding its pixels. Raises `corrupt_image`."""
     png: Png | None = None
-    part: Part | None = None
-    declared = False
-    for kind, start, end in chunks(data):
+    frame: ApngFrame | None = None
+    is_animated = False
+    for chunk_type, start, end in chunks(data):
         body = data[start + 8 : end - 4]
         if png is None:
-            if kind != b"IHDR" or len(body) < 13:
-                raise corrupt("The PNG file does not begin with its header")
+            if chunk_type != b"IHDR" or len(body) < 13:
+                raise corrupt("The PNG file is damaged: it does not start with a header.")
             width, height, depth, colour_type = struct.unpack_from(">IIBB", body)
             png = Png(width, height, depth, colour_type, header=body)
-        elif kind == b"acTL" and len(body) >= 8 and not png.data:
-            declared = True
-            png.plays = int.from_bytes(body[4:8], "big")
-        elif kind == b"fcTL" and declared:
-            part = _part(body, png)
-            png.parts.append(part)
-        elif kind == b"IDAT":
+        elif chunk_type == b"acTL" and len(body) >= 8 and not png.data:
+            is_animated = True
+            png.play_count = int.from_bytes(body[4:8], "big")
+        elif chunk_type == b"fcTL" and is_animated:
+            frame = _parse_frame(body, png)
+            png.frames.append(frame)
+        elif chunk_type == b"IDAT":
             png.data.append(body)
-            if part is not None:
-                part.data.append(body)
-        elif kind == b"fdAT" and part is not None:
-            part.data.append(body[4:])
+            if frame is not None:
+                frame.data.append(body)
+        elif chunk_type == b"fdAT" and frame is not None:
+            frame.data.append(body[4:])
         else:
-            _note(png, kind, body)
+            _record_chunk(png, chunk_type, body)
     if png is None or not png.data:
-        raise corrupt("The PNG file has no picture data")
-    png.parts = [part for part in png.parts if part.data]
+        raise corrupt("The PNG file has no image data.")
+    png.frames = [frame for frame in png.frames if frame.data]
     return png
 
 
-def _part(body: bytes, png: Png) -> Part:
+def _parse_frame(body: bytes, png: Png) -> ApngFrame:
     if len(body) < 26:
-        raise corrupt("A frame header of the animated PNG is too short")
-    _, width, height, left, top, num, den, disposal, blend = struct.unpack_from(">5I2H2B", body)
+        raise corrupt("The animated PNG is damaged: a frame header is too short.")
+    _, width, height, left, top, numerator, denominator, disposal, blend = struct.unpack_from(
+        ">5I2H2B", body
+    )
     if not width or not height or left + width > png.width or top + height > png.height:
-        raise corrupt("A frame of the animated PNG lies outside of its picture")
-    return Part(
+        raise corrupt("The animated PNG is damaged: a frame is outside the image.")
+    return ApngFrame(
         (left, top, left + width, top + height),
-        1_000 * num / (den or 100),
+        1_000 * numerator / (denominator or 100),
         Disposal(min(disposal, 2)),
-        over=blend == 1,
+        blend=blend == 1,
     )
 
 
-def _note(png: Png, kind: bytes, body: bytes) -> None:
-    if kind == b"PLTE":
+def _record_chunk(png: Png, chunk_type: bytes, body: bytes) -> None:
+    if chunk_type == b"PLTE":
         png.palette = body
-    elif kind == b"tRNS":
+    elif chunk_type == b"tRNS":
         png.transparency = body
-    elif kind == b"eXIf":
+    elif chunk_type == b"eXIf":
         png.exif = body
-    elif kind == b"iCCP":
-        png.icc = _profile(body)
-    elif kind == b"cICP" and len(body) == 4:
+    elif chunk_type == b"iCCP":
+        png.icc = _decompress_profile(body)
+    elif chunk_type == b"cICP" and len(body) == 4:
         png.code_points = body[0], body[1]
-    elif kind == b"sRGB":
-        png.standard = True
-    elif kind == b"gAMA" and len(body) == 4:
+    elif chunk_type == b"sRGB":
+        png.is_srgb = True
+    elif chunk_type == b"gAMA" and len(body) == 4:
         png.gamma = int.from_bytes(body, "big")
-    elif kind == b"cHRM" and len(body) == 32:
+    elif chunk_type == b"cHRM" and len(body) == 32:
         png.primaries = struct.unpack(">8I", body)
 
 
-def _profile(body: bytes) -> bytes | None:
-    """The colour profile, or None where it is damaged or a decompression bomb."""
-    _, found, rest = body.partition(b"\0")
-    unpacker = zlib.decompressobj()
+def _decompress_profile(body: bytes) -> bytes | None:
+    """Return the colour profile, or None if it is damaged or a decompression bomb."""
+    _, separator, rest = body.partition(b"\0")
+    decompressor = zlib.decompressobj()
     try:
-        profile = unpacker.decompress(rest[1:], _MAX_PROFILE_BYTES)
+        profile = decompressor.decompress(rest[1:], _MAX_PROFILE_BYTES)
     except zlib.error:
         return None
-    return profile if found and unpacker.eof else None
+    return profile if separator and decompressor.eof else None
 
 
 def strip(data: bytes) -> bytes:
-    """The PNG file without what nobody sees, and without anything behind its end.
+    """Return the PNG file without metadata, and without data after its end.
 
-    Where the picture is not upright an EXIF chunk with nothing but the orientation stays.
+    If the image is not upright, keep an EXIF chunk with only the orientation.
     """
     kept = [MAGIC]
-    turn = 1
-    for kind, start, end in chunks(data):
-        if kind == b"eXIf":
-            turn = exif.orientation(data[start + 8 : end - 4])
-            if turn != 1:
-                kept.append(_chunk(b"eXIf", exif.only_orientation(turn)))
-        elif kind in _LOOKS:
+    orientation = 1
+    for chunk_type, start, end in chunks(data):
+        if chunk_type == b"eXIf":
+            orientation = exif.orientation(data[start + 8 : end - 4])
+            if orientation != 1:
+                kept.append(_build_chunk(b"eXIf", exif.orientation_block(orientation)))
+        elif chunk_type in _VISUAL_CHUNKS:
             kept.append(data[start:end])
     return b"".join(kept)
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
-    checksum = zlib.crc32(body, zlib.crc32(kind))
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+def _build_chunk(chunk_type: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(body, zlib.crc32(chunk_type))
+    return struct.pack(">I", len(body)) + chunk_type + body + struct.pack(">I", checksum)

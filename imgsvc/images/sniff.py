@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes: never by its name or what its server called it."""
+"""Detect the format of a file from its content, never from its name or its Content-Type."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from enum import StrEnum
 from imgsvc.images.errors import not_an_image, unsupported
 
 
-class Kind(StrEnum):
-    """The formats that can be read; each value is the format's name in a status."""
+class ImageFormat(StrEnum):
+    """The formats that can be read. Each value is the name of the format in the API."""
 
     JPEG = "jpeg"
     PNG = "png"
@@ -26,7 +26,7 @@ _BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
 
-_OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
+_UNSUPPORTED_IMAGES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"8BPS\0\x01", "PSD (Photoshop)"),
     (0, b"8BPS\0\x02", "PSB (Photoshop)"),
     (0, b"8BPS", "PSD (Photoshop)"),
@@ -66,6 +66,8 @@ _OTHER_PICTURES: tuple[tuple[int, bytes, str], ...] = (
     (4, b"\x12\xaf", "FLC (animation)"),
     (128, b"DICM", "DICOM"),
 )
+"""Image formats that cannot be compressed: offset and bytes of the signature, and the name."""
+
 _OTHER_FILES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"PK\x03\x04", "a ZIP archive or an office document"),
     (0, b"\x1f\x8b", "a gzip archive"),
@@ -79,95 +81,100 @@ _OTHER_FILES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x7fELF", "a program"),
     (0, b"MZ", "a program"),
 )
+"""Files that are not images: offset and bytes of the signature, and the description."""
+
 _ICON = re.compile(rb"\0\0([\1\2])\0[^\0]\0", re.DOTALL)
 _PCX = re.compile(rb"\x0a[\0\x02-\x05][\0\x01][\x01\x02\x04\x08]", re.DOTALL)
 _NETPBM = re.compile(rb"P[1-7Ff][\s#]+[\d#WT-]")
 _XBM = re.compile(rb"\s*(/\*.*?\*/\s*)?#define\s+\S+_width\s", re.DOTALL)
 _SVG = re.compile(rb"<(?:\w+:)?svg[\s>/]", re.IGNORECASE)
 _HTML = re.compile(rb"<(!doctype\s+html|html|head|body|title|script|meta|div)\b", re.IGNORECASE)
-_LOOKED_AT = 4_096
-_SEARCHED = 65_536
+_SIGNATURE_BYTES = 4_096
+"""Bytes at the start of a file that are checked for a signature."""
+
+_SVG_SEARCH_BYTES = 65_536
+"""Bytes at the start of an XML file that are searched for an SVG element."""
 
 
-def sniff(data: bytes) -> Kind:
-    """The format of a picture.
+def sniff(data: bytes) -> ImageFormat:
+    """Return the format of an image file.
 
-    Raises `unsupported_format` for pictures that are not read, and `not_an_image` for all else.
+    Raises `unsupported_format` for images of other formats, and `not_an_image` for other files.
     """
-    head = data[:_LOOKED_AT]
-    kind = _readable(head)
-    if kind is not None:
-        return kind
+    head = data[:_SIGNATURE_BYTES]
+    image_format = _detect_supported(head)
+    if image_format is not None:
+        return image_format
     if data.endswith(b"TRUEVISION-XFILE.\0"):
-        raise unsupported("TGA")
+        raise unsupported("TGA files")
     if icon := _ICON.match(head):
-        raise unsupported("ICO (icon)" if icon[1] == b"\1" else "CUR (cursor)")
-    for offset, magic, name in _OTHER_PICTURES:
-        if head.startswith(magic, offset):
-            raise unsupported(name)
+        raise unsupported("ICO (icon) files" if icon[1] == b"\1" else "CUR (cursor) files")
+    for offset, signature, name in _UNSUPPORTED_IMAGES:
+        if head.startswith(signature, offset):
+            raise unsupported(f"{name} files")
     if _PCX.match(head) and len(head) > 128:
-        raise unsupported("PCX")
+        raise unsupported("PCX files")
     if _NETPBM.match(head):
-        raise unsupported("PNM (Netpbm)")
+        raise unsupported("PNM (Netpbm) files")
     if _XBM.match(head):
-        raise unsupported("XBM")
+        raise unsupported("XBM files")
     if b"%PDF-" in head[:1_024]:
-        raise unsupported("PDF")
-    _reject_text(head, data[:_SEARCHED])
-    for offset, magic, name in _OTHER_FILES:
-        if head.startswith(magic, offset):
-            raise not_an_image(f"The file is {name}, not a picture")
-    raise not_an_image("The file is not a picture in any format that is known here")
+        raise unsupported("PDF files")
+    _reject_text(head, data[:_SVG_SEARCH_BYTES])
+    for offset, signature, name in _OTHER_FILES:
+        if head.startswith(signature, offset):
+            raise not_an_image(f"The file is {name}, not an image.")
+    raise not_an_image("The file is not an image in a known format.")
 
 
-def _readable(head: bytes) -> Kind | None:
+def _detect_supported(head: bytes) -> ImageFormat | None:
     if head.startswith(b"\xff\xd8\xff"):
         if head[3:4] == b"\xf7":
-            raise unsupported("JPEG-LS")
-        return Kind.JPEG
+            raise unsupported("JPEG-LS files")
+        return ImageFormat.JPEG
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return Kind.PNG
+        return ImageFormat.PNG
     if head.startswith((b"GIF87a", b"GIF89a")):
-        return Kind.GIF
+        return ImageFormat.GIF
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return Kind.WEBP
+        return ImageFormat.WEBP
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
-        return Kind.BMP
+        return ImageFormat.BMP
     if head.startswith(_TIFF) and not head.startswith(b"CR\x02", 8):
-        return Kind.TIFF
-    return _isobmff(head) if head.startswith(b"ftyp", 4) else None
+        return ImageFormat.TIFF
+    return _detect_isobmff(head) if head.startswith(b"ftyp", 4) else None
 
 
-def _isobmff(head: bytes) -> Kind | None:
-    """AVIF and HEIC by the brands of the file type box, the major one before the compatible."""
+def _detect_isobmff(head: bytes) -> ImageFormat | None:
+    """Detect AVIF and HEIC by the brands of the file type box, the major brand first."""
     end = min(int.from_bytes(head[:4], "big"), len(head))
-    brands = [head[8:12]] + [head[at : at + 4] for at in range(16, end - 3, 4)]
+    brands = [head[8:12]] + [head[position : position + 4] for position in range(16, end - 3, 4)]
     for brand in brands:
         if brand in _AVIF_BRANDS:
-            return Kind.AVIF
+            return ImageFormat.AVIF
         if brand in _HEIC_BRANDS:
-            return Kind.HEIC
+            return ImageFormat.HEIC
     if head[8:12] in {b"mif1", b"msf1"}:
-        raise unsupported("HEIF with this kind of coding")
+        raise unsupported("HEIF files of this kind")
     return None
 
 
-def _reject_text(head: bytes, more: bytes) -> None:
-    """Raise where the file is text, and say of which kind."""
+def _reject_text(head: bytes, longer_head: bytes) -> None:
+    """Raise an error that names the kind of text if the file is text."""
     text = head.lstrip(b"\xef\xbb\xbf\t\r\n ")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) and b"\0" in head:
         text = head[2:].replace(b"\0", b"").lstrip()
     if not text:
-        raise not_an_image("The file is empty")
+        raise not_an_image("The file is empty.")
     if _HTML.match(text):
         raise not_an_image(
-            "The file is a web page, not a picture; check that the URL leads to the picture itself"
+            "The file is a web page, not an image. Check that the URL points to the image itself."
         )
-    if text.startswith(b"<") and _SVG.search(more.replace(b"\0", b"")):
-        raise unsupported("SVG", "it is a drawing, not a raster picture")
+    if text.startswith(b"<") and _SVG.search(longer_head.replace(b"\0", b"")):
+        raise unsupported("SVG files")
     if text.startswith((b"<?xml", b"<")):
-        raise not_an_image("The file is XML, not a picture")
+        raise not_an_image("The file is XML, not an image.")
     if text.startswith((b"{", b"[")):
-        raise not_an_image("The file looks like JSON, not a picture")
+        raise not_an_image("The file looks like JSON, not an image.")
     if all(byte >= 32 or byte in b"\t\r\n\f\x1b" for byte in text):
-        raise not_an_image("The file is text, not a picture")
+        raise not_an_image("The file is text, not an image.")

@@ -1,4 +1,4 @@
-"""A file's metadata taken out of it, its picture as it is."""
+"""Remove metadata from an image file without re-encoding the image."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable, Mapping
 
 from imgsvc.errors import ImageError
 from imgsvc.images import gif, isobmff, jpeg, png, webp
-from imgsvc.images.sniff import Kind
+from imgsvc.images.sniff import ImageFormat
 
-_STRIPPERS: Mapping[Kind, Callable[[bytes], bytes]] = {
-    Kind.JPEG: jpeg.strip,
-    Kind.PNG: png.strip,
-    Kind.WEBP: webp.strip,
-    Kind.GIF: gif.strip,
-    Kind.AVIF: isobmff.strip,
-    Kind.HEIC: isobmff.strip,
+_STRIPPERS: Mapping[ImageFormat, Callable[[bytes], bytes]] = {
+    ImageFormat.JPEG: jpeg.strip,
+    ImageFormat.PNG: png.strip,
+    ImageFormat.WEBP: webp.strip,
+    ImageFormat.GIF: gif.strip,
+    ImageFormat.AVIF: isobmff.strip,
+    ImageFormat.HEIC: isobmff.strip,
 }
 
 
-def strip(data: bytes, kind: Kind) -> bytes:
-    """The picture's own file without metadata, never larger than `data`.
+def strip(data: bytes, image_format: ImageFormat) -> bytes:
+    """Return the file without metadata. The result is never larger than `data`.
 
-    Orientation, colour profile and animation stay. Where the file's structure cannot be followed, as
-    lenient decoders can, it is returned as it came.
+    Keep the orientation, the colour profile and the animation. If the structure of the file cannot be
+    parsed (decoders are more lenient), return the file unchanged.
     """
     try:
-        stripped = _STRIPPERS[kind](data)
+        stripped = _STRIPPERS[image_format](data)
     except (ImageError, IndexError, ValueError):
         return data
     return stripped if len(stripped) <= len(data) else data

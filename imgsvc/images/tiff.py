@@ -1,4 +1,4 @@
-"""What Pillow leaves to its callers in TIFF files."""
+"""Checks and conversions of TIFF files that Pillow does not handle."""
 
 from __future__ import annotations
 
@@ -12,68 +12,74 @@ from imgsvc.images import colour
 from imgsvc.images.errors import truncated, unsupported
 
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 258, 262, 330, 50706
-_PLACES = ((273, 279), (324, 325))
-"""The tags of offsets and byte counts, of strips and of tiles."""
+_DATA_TAGS = ((273, 279), (324, 325))
+"""The tags of offsets and byte counts: for strips, and for tiles."""
+
 _WHITE_IS_ZERO = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """The first page of a TIFF file, as its tags describe it."""
+    """The first page of a TIFF file, as described by its tags.
+
+    `bits` is the number of bits per sample. `end` is the end of the image data in the file.
+    """
 
     bits: int
     white_is_zero: bool
     end: int
 
-    def check_whole(self, size: int) -> None:
-        """Raise `corrupt_image` where picture data lies behind the end of a file of `size` bytes."""
+    def check_complete(self, size: int) -> None:
+        """Raise `corrupt_image` if image data lies beyond the end of a file of `size` bytes."""
         if self.end > size:
             raise truncated()
 
-    def pixels(self, image: Image.Image) -> Image.Image:
-        """The loaded picture, with deep greys brought to 8 bits and black made dark."""
+    def to_8_bit(self, image: Image.Image) -> Image.Image:
+        """Return the loaded image with deep grey scaled to 8 bits and inverted grey corrected."""
         if image.mode.startswith("I;16"):
-            grey = colour.scaled(image, (1 << min(self.bits, 16)) - 1)
+            grey = colour.scale_to_8_bit(image, (1 << min(self.bits, 16)) - 1)
         elif image.mode in {"I", "F"}:
-            grey = colour.ranged(image)
+            grey = colour.auto_scale_to_8_bit(image)
         else:
             return image
         return ImageChops.invert(grey) if self.white_is_zero else grey
 
 
 def has_header(data: bytes) -> bool:
-    """Whether the whole directory of the first page lies within the file."""
+    """Return whether the complete directory of the first page lies within the file."""
     order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
     if b"+" in data[2:4]:
-        offset, counter, entry = data[8:16], 8, 20
+        offset, count_size, entry_size = data[8:16], 8, 20
     else:
-        offset, counter, entry = data[4:8], 2, 12
+        offset, count_size, entry_size = data[4:8], 2, 12
     start = int.from_bytes(offset, order)
-    count = int.from_bytes(data[start : start + counter], order)
-    end = start + counter + entry * count + len(offset)
+    count = int.from_bytes(data[start : start + count_size], order)
+    end = start + count_size + entry_size * count + len(offset)
     return start >= 8 and count > 0 and end <= len(data)
 
 
-def page(image: TiffImageFile) -> Page:
-    """The opened file's first page. Raises `unsupported_format` for camera raws, whose first page is
-    but a thumbnail."""
+def read_page(image: TiffImageFile) -> Page:
+    """Return the first page of the opened file.
+
+    Raises `unsupported_format` for camera raw files, because their first page is only a thumbnail.
+    """
     tags = image.tag_v2
-    reduced = isinstance(kind := tags.get(_SUBFILE_TYPE), int) and kind & 1
-    if _DNG_VERSION in tags or (reduced and _SUB_IFDS in tags):
-        raise unsupported("A camera's raw picture")
-    bits = _numbers(tags.get(_BITS))
+    is_thumbnail = isinstance(subfile := tags.get(_SUBFILE_TYPE), int) and subfile & 1
+    if _DNG_VERSION in tags or (is_thumbnail and _SUB_IFDS in tags):
+        raise unsupported("Camera raw files")
+    bits = _as_integers(tags.get(_BITS))
     return Page(
         bits=bits[0] if bits else 1,
         white_is_zero=tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO,
-        end=max((_end(tags, *place) for place in _PLACES), default=0),
+        end=max((_data_end(tags, *pair) for pair in _DATA_TAGS), default=0),
     )
 
 
-def _end(tags: Any, offsets: int, counts: int) -> int:
-    places = zip(_numbers(tags.get(offsets)), _numbers(tags.get(counts)), strict=False)
-    return max((offset + count for offset, count in places), default=0)
+def _data_end(tags: Any, offsets: int, counts: int) -> int:
+    ranges = zip(_as_integers(tags.get(offsets)), _as_integers(tags.get(counts)), strict=False)
+    return max((offset + count for offset, count in ranges), default=0)
 
 
-def _numbers(value: object) -> tuple[int, ...]:
+def _as_integers(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, tuple) else (value,)
     return tuple(number for number in values if isinstance(number, int))
