@@ -1,7 +1,7 @@
-"""How fast the whole service is, beside the limit of the machine and its peers, interleaved.
+"""Measure the speed of the service, and compare it with the machine's limit and with other programs.
 
-Ratios of medians are what counts: figures drift from run to run and from machine to machine. Without
-arguments all of it is measured, which takes half an hour.
+Runs are interleaved. Compare ratios of medians only: absolute figures vary between runs and machines.
+Without arguments, all benchmarks run, which takes half an hour.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ OTHERS: dict[str, Callable[[Path], object]] = {
 
 
 def compare(mix: str, work: Path, available: set[str], options: argparse.Namespace) -> None:
+    """Measure all programs on one mix of images, and print the table."""
     comparison = Comparison(MIXES[mix], options.per_host, work)
     try:
         rows = comparison.rows(available)
@@ -40,24 +41,28 @@ def compare(mix: str, work: Path, available: set[str], options: argparse.Namespa
 def main() -> None:
     parser = argparse.ArgumentParser(prog="run.py bench", description=__doc__)
     known = [*MIXES, *OTHERS]
-    parser.add_argument("what", nargs="*", help=f"of {', '.join(known)} (default: all)")
-    parser.add_argument("--runs", type=int, default=3, help="of each (default 3)")
-    parser.add_argument("--per-host", type=int, default=64, help="downloads at once (default 64)")
-    parser.add_argument("--no-peers", action="store_true", help="leave sharp and img2dataset out")
-    parser.add_argument("--only", nargs="*", help="of a comparison, just these rows and imgsvc")
+    parser.add_argument(
+        "benchmarks", nargs="*", help=f"benchmarks to run: {', '.join(known)} (default: all)"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of each (default 3)")
+    parser.add_argument(
+        "--per-host", type=int, default=64, help="concurrent downloads per host (default 64)"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="skip sharp and img2dataset")
+    parser.add_argument("--only", nargs="*", help="compare only these rows with imgsvc")
     options = parser.parse_args()
-    chosen = options.what or known
-    if unknown := [what for what in chosen if what not in known]:
-        parser.error(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
-    with tempfile.TemporaryDirectory(prefix="imgsvc-bench-") as name:
-        work = Path(name)
+    chosen = options.benchmarks or known
+    if unknown := [name for name in chosen if name not in known]:
+        parser.error(f"unknown benchmark: {', '.join(unknown)} (choose from {', '.join(known)})")
+    with tempfile.TemporaryDirectory(prefix="imgsvc-bench-") as folder:
+        work = Path(folder)
         available = set() if options.no_peers or not MIXES.keys() & chosen else peers.install()
-        for what in chosen:
-            print(f"--- {what}", flush=True)
-            if what in MIXES:
-                compare(what, work, available, options)
+        for name in chosen:
+            print(f"--- {name}", flush=True)
+            if name in MIXES:
+                compare(name, work, available, options)
             else:
-                OTHERS[what](Path(tempfile.mkdtemp(dir=work)))
+                OTHERS[name](Path(tempfile.mkdtemp(dir=work)))
 
 
 if __name__ == "__main__":

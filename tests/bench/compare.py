@@ -1,4 +1,4 @@
-"""The whole service beside the limit of the machine, the leanest script, and its peers."""
+"""Compare the service with the machine's limit, a minimal script, and other programs."""
 
 from __future__ import annotations
 
@@ -15,36 +15,41 @@ from pathlib import Path
 
 from tests.bench import peers
 from tests.bench.corpus import SIZES, Mix, folder
-from tests.bench.measure import Watch, busy_seconds
+from tests.bench.measure import ProcessMonitor, busy_seconds
 from tests.bench.script import QUALITY
 from tests.origin import ROOT
 from tests.service_process import Service, table
 
-LATENCY = 0.1
-SERVICE, SCRIPT, PILLOW = "imgsvc", "leanest script", "limit: Pillow alone"
-FAR = f", {LATENCY * 1000:.0f} ms away"
+LATENCY_SECONDS = 0.1
+"""Seconds before the distant image host responds."""
+
+SERVICE, SCRIPT, PILLOW = "imgsvc", "minimal script", "limit: Pillow only"
+WITH_LATENCY = f", {LATENCY_SECONDS * 1000:.0f} ms latency"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One measured run. `bytes` are the outputs'; `own_seconds` are those without the start of a
-    program that counts as part of it.
+    """The figures of one run.
+
+    `bytes` is the total size of the outputs. `peak_pss` is in bytes. `other_cpu_seconds` is the CPU
+    time of all other processes. `warm_seconds` is the time without the program's start, for programs
+    whose `seconds` include it.
     """
 
     seconds: float
     cpu_seconds: float
     peak_pss: int
     bytes: int
-    noise: float
-    own_seconds: float | None = None
+    other_cpu_seconds: float
+    warm_seconds: float | None = None
 
 
-class Origin:
-    """A process that serves the corpus, each answer `latency` seconds after its call."""
+class ImageHost:
+    """A process that serves the corpus. Each response is sent `latency` seconds after its request."""
 
     def __init__(self, corpus: Path, latency: float) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.origin", str(corpus), str(latency)],
+            [sys.executable, "-m", "tests.bench.image_host", str(corpus), str(latency)],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,10 +64,9 @@ class Origin:
 
 @dataclass
 class Comparison:
-    """One mix of images, and all who work through it.
+    """A comparison of all programs on one mix of images.
 
-    What they write stays until the end: some file systems make the next run pay for what the one
-    before has deleted.
+    Outputs are deleted only at the end: on some file systems, deleting files slows the next run down.
     """
 
     mix: Mix
@@ -72,21 +76,22 @@ class Comparison:
 
     def __post_init__(self) -> None:
         self.corpus = folder(self.mix)
-        self.near, self.far = Origin(self.corpus, 0), Origin(self.corpus, LATENCY)
+        self.fast_host = ImageHost(self.corpus, 0)
+        self.distant_host = ImageHost(self.corpus, LATENCY_SECONDS)
 
     def close(self) -> None:
-        self.near.close()
-        self.far.close()
+        self.fast_host.close()
+        self.distant_host.close()
 
     def rows(self, available: set[str]) -> dict[str, Callable[[], Run]]:
-        """Who takes part; `available` names the peers that are installed."""
+        """Return the programs by row name. `available` names the other programs that are installed."""
         rows: dict[str, Callable[[], Run]] = {
-            SERVICE: partial(self.service, self.near),
+            SERVICE: partial(self.service, self.fast_host),
             PILLOW: self.limit,
-            "limit, optimised": partial(self.limit, optimize=True),
-            SCRIPT: partial(self.script, self.near),
-            SERVICE + FAR: partial(self.service, self.far),
-            SCRIPT + FAR: partial(self.script, self.far),
+            "limit, with optimize": partial(self.limit, optimize=True),
+            SCRIPT: partial(self.script, self.fast_host),
+            SERVICE + WITH_LATENCY: partial(self.service, self.distant_host),
+            SCRIPT + WITH_LATENCY: partial(self.script, self.distant_host),
         }
         if peers.SHARP in available:
             rows[peers.SHARP] = self.sharp
@@ -103,78 +108,78 @@ class Comparison:
     def _folder(self) -> str:
         return tempfile.mkdtemp(dir=self.work)
 
-    # --- the runners -------------------------------------------------------------------------
+    # --- programs ----------------------------------------------------------------------------
 
-    def command(self, arguments: list[str], cwd: Path = ROOT) -> Run:
-        """Run a program that prints its seconds (warm-up excluded) and bytes as JSON."""
-        noise = busy_seconds()
+    def run_program(self, arguments: list[str], cwd: Path = ROOT) -> Run:
+        """Run a program that prints its seconds (without warm-up) and bytes as JSON."""
+        other_cpu_seconds = busy_seconds()
         process = subprocess.Popen(arguments, cwd=cwd, stdout=subprocess.PIPE)
-        watch = Watch(process.pid)
+        monitor = ProcessMonitor(process.pid)
         output, _ = process.communicate(timeout=900)
-        watch.stop()
+        monitor.stop()
         if process.returncode:
-            raise RuntimeError(f"{arguments[0]} ended with {process.returncode}")
-        said = json.loads(output.splitlines()[-1])
-        noise = max(0.0, busy_seconds() - noise - watch.cpu_seconds)
+            raise RuntimeError(f"{arguments[0]} failed with exit code {process.returncode}")
+        figures = json.loads(output.splitlines()[-1])
+        other_cpu_seconds = max(0.0, busy_seconds() - other_cpu_seconds - monitor.cpu_seconds)
         return Run(
-            said["seconds"],
-            watch.cpu_seconds,
-            watch.peak_pss,
-            said["bytes"],
-            noise,
-            said.get("own_seconds"),
+            figures["seconds"],
+            monitor.cpu_seconds,
+            monitor.peak_pss,
+            figures["bytes"],
+            other_cpu_seconds,
+            figures.get("warm_seconds"),
         )
 
     def limit(self, optimize: bool = False) -> Run:
         module = ["-m", "tests.bench.limit", str(self.corpus), self.mix.name, str(int(optimize))]
-        return self.command([sys.executable, *module])
+        return self.run_program([sys.executable, *module])
 
-    def script(self, origin: Origin) -> Run:
-        module = ["-m", "tests.bench.script", origin.base, self.mix.name, str(self.per_host)]
-        return self.command([sys.executable, *module, self._folder()])
+    def script(self, host: ImageHost) -> Run:
+        module = ["-m", "tests.bench.script", host.base, self.mix.name, str(self.per_host)]
+        return self.run_program([sys.executable, *module, self._folder()])
 
     def sharp(self) -> Run:
         names = self.work / "names"
         names.write_text("\n".join(self.mix.names()))
-        arguments = [self.near.base, str(names), str(self.per_host), self._folder()]
-        return self.command(["node", str(peers.SCRIPTS / "sharp.mjs"), *arguments], peers.NODE)
+        arguments = [self.fast_host.base, str(names), str(self.per_host), self._folder()]
+        return self.run_program(["node", str(peers.SCRIPTS / "sharp.mjs"), *arguments], peers.NODE)
 
     def img2dataset(self) -> Run:
         names = self.work / "urls.txt"
-        names.write_text("\n".join(f"{self.near.base}/{name}" for name in self.mix.names()))
+        names.write_text("\n".join(f"{self.fast_host.base}/{name}" for name in self.mix.names()))
         script = str(peers.SCRIPTS / "img2dataset_run.py")
-        return self.command([str(peers.PYTHON), script, str(names), self._folder()])
+        return self.run_program([str(peers.PYTHON), script, str(names), self._folder()])
 
-    def service(self, origin: Origin) -> Run:
-        """The whole service over HTTP, from the upload to `finished`, warm."""
+    def service(self, host: ImageHost) -> Run:
+        """Run the service over HTTP, after a warm-up, from the upload until the request is finished."""
         fetch = {"per_host": self.per_host, "concurrency": max(64, self.per_host)}
         jpegs = SIZES.keys() >= self.mix.counts.keys()
         service = Service(
             Path(self._folder()),
             {
                 "fetch": {"allowed_networks": ["127.0.0.0/8"], **fetch},
-                # The others save every JPEG at the same quality; half of its own is now more, now less.
+                # The other programs use the same quality for all JPEGs, so the service does too.
                 "compress": {"workers": 0, "quality": QUALITY if jpegs else "50%"},
                 "log": {"format": "json", "level": "info"},
             },
         )
         service.start()
         try:
-            self._warm_up(service, origin)
+            self._warm_up(service, host)
             rows = [
-                (n, f"Product {n}", f"{origin.base}/{name}")
+                (n, f"Product {n}", f"{host.base}/{name}")
                 for n, name in enumerate(self.mix.names())
             ]
-            return measured(service, table(rows))
+            return measure_request(service, table(rows))
         finally:
             service.stop()
             service.close()
 
-    def _warm_up(self, service: Service, origin: Origin) -> None:
-        urls = [f"{origin.base}/{name}" for kind in self.mix.counts for name in warm_names(kind)]
+    def _warm_up(self, service: Service, host: ImageHost) -> None:
+        urls = [f"{host.base}/{name}" for kind in self.mix.counts for name in warm_names(kind)]
         service.finished(service.upload(table([(1, "warm", urls)])))
 
-    # --- the table ---------------------------------------------------------------------------
+    # --- table -------------------------------------------------------------------------------
 
     def print_table(self) -> None:
         seconds = {
@@ -185,26 +190,38 @@ class Comparison:
         print(
             f"\n{self.mix.name}: {self.mix.total} images, {self.mix.megapixels:.0f} MP, "
             f"{len(runs)} runs, medians\n\n"
-            "| what | images/s | MP/s | CPU s | peak PSS MB | MB out | imgsvc is |\n"
+            "| program | images/s | MP/s | CPU s | peak PSS MB | output MB | speed of imgsvc |\n"
             "|---|---|---|---|---|---|---|"
         )
-        for name, own in self.results.items():
-            ratio = seconds[name] / seconds[SERVICE + FAR * name.endswith(FAR)]
-            self._print_row(name, own, seconds[name], f"{ratio:.2f} ×")
-            warm = [run.own_seconds for run in own if run.own_seconds is not None]
+        for name, own_runs in self.results.items():
+            ratio = seconds[name] / seconds[SERVICE + WITH_LATENCY * name.endswith(WITH_LATENCY)]
+            self._print_row(name, own_runs, seconds[name], f"{ratio:.2f} ×")
+            warm = [run.warm_seconds for run in own_runs if run.warm_seconds is not None]
             if warm:
-                mid = statistics.median(warm)
+                median = statistics.median(warm)
                 self._print_row(
-                    f"{name} without its start", own, mid, f"{mid / seconds[SERVICE]:.2f} ×"
+                    f"{name}, without its start",
+                    own_runs,
+                    median,
+                    f"{median / seconds[SERVICE]:.2f} ×",
                 )
-        if {SERVICE + FAR, SCRIPT + FAR, SCRIPT} <= set(seconds):
-            kept = {each: seconds[each] / seconds[each + FAR] for each in (SERVICE, SCRIPT)}
+        if {SERVICE + WITH_LATENCY, SCRIPT + WITH_LATENCY, SCRIPT} <= set(seconds):
+            remaining = {
+                program: seconds[program] / seconds[program + WITH_LATENCY]
+                for program in (SERVICE, SCRIPT)
+            }
             print(
-                f"\nWith {LATENCY * 1000:.0f} ms of latency imgsvc keeps {kept[SERVICE]:.2f} of its "
-                f"rate, the script {kept[SCRIPT]:.2f}: {kept[SERVICE] / kept[SCRIPT]:.2f} of that."
+                f"\nWith {LATENCY_SECONDS * 1000:.0f} ms of latency, imgsvc reaches "
+                f"{remaining[SERVICE]:.2f} of its speed and the script {remaining[SCRIPT]:.2f}. "
+                f"The ratio is {remaining[SERVICE] / remaining[SCRIPT]:.2f}."
             )
-        noise = max(run.noise for runs in self.results.values() for run in runs)
-        print(f"\nOther processes took at most {noise:.1f} CPU s in a run (the origin included).\n")
+        most_other_cpu = max(
+            run.other_cpu_seconds for runs in self.results.values() for run in runs
+        )
+        print(
+            f"\nOther processes, including the image host, used at most {most_other_cpu:.1f} CPU s "
+            "in a run.\n"
+        )
 
     def _print_row(self, name: str, runs: list[Run], seconds: float, ratio: str) -> None:
         cpu = statistics.median(run.cpu_seconds for run in runs)
@@ -217,24 +234,26 @@ class Comparison:
 
 
 def warm_names(kind: str) -> list[str]:
-    """Images of a kind that no run asks for."""
+    """Return images of a kind that no run uses."""
     extension = "jpg" if kind not in {"png", "webp"} else kind
     return [f"{kind}/900000{n}.{extension}" for n in range(4)]
 
 
-def measured(service: Service, body: bytes) -> Run:
-    """Upload a table and wait for its end."""
+def measure_request(service: Service, body: bytes) -> Run:
+    """Upload a CSV, wait until its request is finished, and return the figures."""
     assert service.process is not None
-    noise = busy_seconds()
-    watch = Watch(service.process.pid)
-    begun = time.perf_counter()
+    other_cpu_seconds = busy_seconds()
+    monitor = ProcessMonitor(service.process.pid)
+    started = time.perf_counter()
     request_id = service.upload(body)
     path = f"/checkStatus/{request_id}?format=json&products=false&wait=60"
     while (status := service.get(path).json())["finishedAt"] is None:
         pass
-    seconds = time.perf_counter() - begun
-    watch.stop()
+    seconds = time.perf_counter() - started
+    monitor.stop()
     if status["status"] != "completed":
-        raise RuntimeError(f"the service's request ended {status['status']}")
-    noise = max(0.0, busy_seconds() - noise - watch.cpu_seconds)
-    return Run(seconds, watch.cpu_seconds, watch.peak_pss, status["bytes"]["output"], noise)
+        raise RuntimeError(f"the request ended with the status {status['status']}")
+    other_cpu_seconds = max(0.0, busy_seconds() - other_cpu_seconds - monitor.cpu_seconds)
+    return Run(
+        seconds, monitor.cpu_seconds, monitor.peak_pss, status["bytes"]["output"], other_cpu_seconds
+    )

@@ -1,4 +1,4 @@
-"""The pictures of the benchmark, cut from photographs that scikit-image ships, made once a machine."""
+"""The images of the benchmark: photographs from scikit-image, created once per machine."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from tests import sample_images
 
 SIZES = {"xs": (64, 64), "s": (500, 500), "m": (1200, 1200), "l": (2400, 1600)}
 DISTINCT = 60
-"""Different pictures of each size; a run serves each at many URLs, told apart by a trailing comment."""
+"""Number of different images of each size.
+
+A run serves each at many URLs. A number after the end of the image makes the bytes of each URL unique.
+"""
 
 
 @dataclass(frozen=True)
 class Mix:
-    """How many images of each kind a run has. Kinds are sizes of JPEGs, `png` and `webp` (size s)."""
+    """The number of images of each kind in a run.
+
+    Kinds are the sizes of JPEGs, and `png` and `webp` in size s.
+    """
 
     name: str
     counts: dict[str, int]
@@ -34,7 +40,7 @@ class Mix:
         return sum(n * _size(kind)[0] * _size(kind)[1] for kind, n in self.counts.items()) / 1e6
 
     def names(self) -> Iterator[str]:
-        """The paths of the images, kinds interleaved."""
+        """Yield the paths of the images, with the kinds interleaved."""
         kinds = [(kind, n) for kind, count in self.counts.items() for n in range(count)]
         order = sorted(kinds, key=lambda item: ((item[1] + 0.5) / self.counts[item[0]], item[0]))
         for kind, number in order:
@@ -52,7 +58,7 @@ MIXES = {
     )
 }
 TINY = Mix("tiny", {"xs": DISTINCT})
-"""Pictures so small that their own pixels cost next to nothing."""
+"""Images so small that their pixels take almost no CPU time."""
 
 
 def _size(kind: str) -> tuple[int, int]:
@@ -66,15 +72,15 @@ def _extension(kind: str) -> str:
 def _make(job: tuple[str, int, Path]) -> None:
     kind, number, file = job
     extension = _extension(kind)
-    picture = sample_images.photograph(number, *_size(kind))
-    if number % 3 == 0:  # a third are products on white
-        sheet = Image.new("RGB", picture.size, "white")
-        inner = picture.resize((picture.width * 2 // 3, picture.height * 2 // 3))
-        sheet.paste(inner, (picture.width // 6, picture.height // 6))
-        picture = sheet
+    image = sample_images.photograph(number, *_size(kind))
+    if number % 3 == 0:  # one third are products on a white background
+        background = Image.new("RGB", image.size, "white")
+        product = image.resize((image.width * 2 // 3, image.height * 2 // 3))
+        background.paste(product, (image.width // 6, image.height // 6))
+        image = background
     out = io.BytesIO()
-    options = {} if extension == "png" else {"quality": sample_images.quality_of(number)}
-    picture.save(out, sample_images.FORMATS[extension], **options)
+    options = {} if extension == "png" else {"quality": sample_images.sample_quality(number)}
+    image.save(out, sample_images.FORMATS[extension], **options)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_bytes(out.getvalue())
@@ -82,7 +88,7 @@ def _make(job: tuple[str, int, Path]) -> None:
 
 
 def folder(mix: Mix) -> Path:
-    """Make what is missing of the distinct pictures; return the folder they are in."""
+    """Create the images that are missing, and return their folder."""
     root = Path(tempfile.gettempdir()) / "imgsvc-bench-corpus"
     jobs = []
     for kind, count in mix.counts.items():

@@ -1,4 +1,4 @@
-"""A tree of processes, watched from outside: CPU seconds and peak PSS."""
+"""Measure the CPU time and the peak memory (PSS) of a process and its children."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from pathlib import Path
 
 import psutil
 
-INTERVAL = 0.1
+INTERVAL_SECONDS = 0.1
+"""Seconds between samples."""
 
 
-class Watch:
-    """Watch a process and its children until `stop`. PSS counts shared pages once."""
+class ProcessMonitor:
+    """Measure a process and its children until `stop`. PSS counts shared pages once."""
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)
         self._cpu: dict[int, float] = {}
-        self._base: dict[int, float] = {}
+        self._cpu_at_start: dict[int, float] = {}
         self.peak_pss = 0
         self._sample()
-        self._base = dict(self._cpu)
+        self._cpu_at_start = dict(self._cpu)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     @property
     def cpu_seconds(self) -> float:
-        """User and system time since the watch began, ended children included as far as seen."""
-        return sum(cpu - self._base.get(pid, 0.0) for pid, cpu in self._cpu.items())
+        """User and system time since the start. Children that ended count up to their last sample."""
+        return sum(cpu - self._cpu_at_start.get(pid, 0.0) for pid, cpu in self._cpu.items())
 
     def stop(self) -> None:
         self._stop.set()
@@ -36,7 +37,7 @@ class Watch:
         self._sample()
 
     def _run(self) -> None:
-        while not self._stop.wait(INTERVAL):
+        while not self._stop.wait(INTERVAL_SECONDS):
             self._sample()
 
     def _sample(self) -> None:
@@ -51,13 +52,14 @@ class Watch:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its children, so far."""
+    """Return the user and system time of a process and its children so far."""
     root = psutil.Process(pid)
     times = [process.cpu_times() for process in (root, *root.children(recursive=True))]
     return float(sum(each.user + each.system for each in times))
 
 
 def _pss(pid: int) -> int:
+    """Return the PSS of a process in bytes, or its RSS if the system does not report PSS."""
     rollup = Path(f"/proc/{pid}/smaps_rollup")
     if not rollup.exists():
         return int(psutil.Process(pid).memory_info().rss)
@@ -68,6 +70,6 @@ def _pss(pid: int) -> int:
 
 
 def busy_seconds() -> float:
-    """CPU seconds this machine has spent working since it started."""
+    """Return the CPU seconds that this machine was busy since it started."""
     times = psutil.cpu_times()
     return float(times.user + times.nice + times.system)

@@ -1,7 +1,7 @@
-"""The floor: the leanest script that does the job once, with none of the service's promises but fsync.
+"""A minimal script for comparison: it downloads, compresses and stores each image once.
 
-asyncio and aiohttp fetch, a tuned ProcessPoolExecutor encodes, files are synced and renamed, results
-go to SQLite in batches. No validation, no retries, no recovery, no limits.
+asyncio and aiohttp download, a tuned ProcessPoolExecutor encodes, files are synced and renamed, and
+results are written to SQLite in batches. There is no validation, retry, recovery or limit.
 
     python -m tests.bench.script BASE MIX PER_HOST OUT   prints {"seconds": …, "bytes": …}
 """
@@ -29,20 +29,22 @@ QUALITY = 45
 BATCH = 32
 
 
-def cores() -> int:
+def cpu_count() -> int:
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def tune() -> None:
-    """Keep memory between pictures instead of giving it back and faulting it in again."""
+def tune_memory() -> None:
+    """Make malloc and Pillow reuse memory instead of returning it to the system after each image."""
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        libc.mallopt(-3, 1 << 30)
-        libc.mallopt(-1, 1 << 29)
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, 1 << 29)  # M_TRIM_THRESHOLD
     Image.core.set_blocks_max(16)  # type: ignore[attr-defined]
 
 
-def halve(data: bytes, *, optimize: bool = True) -> bytes:
+def compress(data: bytes, *, optimize: bool = True) -> bytes:
+    """Return the image at about half its quality, like the service's default."""
     with Image.open(io.BytesIO(data)) as image:
         out = io.BytesIO()
         if image.format == "JPEG":
@@ -55,6 +57,7 @@ def halve(data: bytes, *, optimize: bool = True) -> bytes:
 
 
 def store(folder: Path, results: list[tuple[str, bytes]]) -> None:
+    """Write files, and sync them and their folders to disk."""
     folders = set()
     for name, data in results:
         file = folder / name
@@ -81,14 +84,17 @@ async def main(base: str, mix: str, per_host: int, out: Path) -> None:
     database.execute("CREATE TABLE results (name TEXT PRIMARY KEY, bytes INTEGER)")
     loop = asyncio.get_running_loop()
     slots = asyncio.Semaphore(per_host)
-    ahead = asyncio.Semaphore(per_host + 32)
+    unfinished = asyncio.Semaphore(per_host + 32)
     done: list[tuple[str, bytes]] = []
     total = 0
-    with ProcessPoolExecutor(cores(), initializer=tune) as pool, ThreadPoolExecutor(1) as disk:
-        warm = io.BytesIO()
-        Image.new("RGB", (64, 64)).save(warm, "JPEG")
+    with (
+        ProcessPoolExecutor(cpu_count(), initializer=tune_memory) as pool,
+        ThreadPoolExecutor(1) as disk,
+    ):
+        warm_up_image = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(warm_up_image, "JPEG")
         await asyncio.gather(
-            *(loop.run_in_executor(pool, halve, warm.getvalue()) for _ in range(8))
+            *(loop.run_in_executor(pool, compress, warm_up_image.getvalue()) for _ in range(8))
         )
 
         def commit(results: list[tuple[str, bytes]]) -> None:
@@ -106,26 +112,26 @@ async def main(base: str, mix: str, per_host: int, out: Path) -> None:
         connector = aiohttp.TCPConnector(limit=per_host)
         async with aiohttp.ClientSession(connector=connector) as session:
 
-            async def one(name: str) -> None:
+            async def process_image(name: str) -> None:
                 nonlocal total
                 try:
-                    async with slots, session.get(f"{base}/{name}") as answer:
-                        data = await answer.read()
-                    result = await loop.run_in_executor(pool, halve, data)
+                    async with slots, session.get(f"{base}/{name}") as response:
+                        data = await response.read()
+                    result = await loop.run_in_executor(pool, compress, data)
                     total += len(result)
                     done.append((name, result))
                     if len(done) >= BATCH:
                         await flush()
                 finally:
-                    ahead.release()
+                    unfinished.release()
 
-            begun = time.perf_counter()
+            started = time.perf_counter()
             async with asyncio.TaskGroup() as group:
                 for name in names:
-                    await ahead.acquire()
-                    group.create_task(one(name))
+                    await unfinished.acquire()
+                    group.create_task(process_image(name))
             await flush()
-            print(json.dumps({"seconds": time.perf_counter() - begun, "bytes": total}))
+            print(json.dumps({"seconds": time.perf_counter() - started, "bytes": total}))
     database.close()
 
 

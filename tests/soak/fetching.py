@@ -55,7 +55,7 @@ def _benchmark_origin(latency: float) -> Iterator[str]:
     """Run the origin server of the benchmark. Yield its base URL."""
     corpus(MIXES["mix"])
     origin = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.origin", str(corpus(MIXES["s"])), str(latency)],
+        [sys.executable, "-m", "tests.bench.image_host", str(corpus(MIXES["s"])), str(latency)],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Others who do the same job, installed once a machine, each in a folder of its own."""
+"""Other programs for the same task. Each is installed once per machine, in a separate folder."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PYTHON = _VENV / "bin" / "python"
 
 
 def install() -> set[str]:
-    """Install what can be, and name it; say what cannot."""
+    """Install the other programs. Return the names of those installed, and report the others."""
     available = set()
     for name, installed in ((SHARP, _install_sharp), (IMG2DATASET, _install_img2dataset)):
         if installed():
             available.add(name)
         else:
-            print(f"{name} cannot be installed here: it is left out")
+            print(f"{name} cannot be installed here and is skipped")
     return available
 
 

@@ -1,8 +1,9 @@
-"""img2dataset over the same URLs.
+"""Run img2dataset on the same URLs.
 
-python img2dataset_run.py URLS OUT   prints {"seconds": …, "own_seconds": …, "bytes": …}
+python img2dataset_run.py URLS OUT   prints {"seconds": …, "warm_seconds": …, "bytes": …}
 
-`own_seconds` go from the start of the first shard to the end of the last, as its own statistics say.
+`warm_seconds` is the time from the start of the first shard to the end of the last, according to
+img2dataset's statistics.
 """
 
 import json
@@ -10,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-begun = time.perf_counter()
+started = time.perf_counter()
 
 from img2dataset import download  # noqa: E402
 
@@ -29,9 +30,9 @@ if __name__ == "__main__":
         disable_all_reencoding=False,
         user_agent_token="bench",
     )
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     out = Path(sys.argv[2])
     total = sum(file.stat().st_size for file in out.rglob("*.jpg"))
     shards = [json.loads(file.read_text()) for file in out.rglob("*_stats.json")]
-    own = max(s["end_time"] for s in shards) - min(s["start_time"] for s in shards)
-    print(json.dumps({"seconds": seconds, "own_seconds": own, "bytes": total}))
+    warm = max(s["end_time"] for s in shards) - min(s["start_time"] for s in shards)
+    print(json.dumps({"seconds": seconds, "warm_seconds": warm, "bytes": total}))

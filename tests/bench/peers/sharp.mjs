@@ -1,4 +1,4 @@
-// sharp (libvips) with undici: fetch, encode, write. node sharp.mjs BASE NAMES_FILE CONCURRENCY OUT
+// Download, encode and write images with undici and sharp (libvips). Usage: node sharp.mjs BASE NAMES_FILE CONCURRENCY OUT
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -14,19 +14,19 @@ for (const folder of new Set(names.map(dirname))) mkdirSync(join(out, folder), {
 
 let bytes = 0;
 const encode = async (data, name) => {
-  const picture = sharp(data);
-  if (name.endsWith(".png")) return picture.png({ palette: true, colours: 128 }).toBuffer();
-  if (name.endsWith(".webp")) return picture.webp({ quality: 50 }).toBuffer();
-  return picture.jpeg({ quality: 45, optimiseCoding: true }).toBuffer();
+  const image = sharp(data);
+  if (name.endsWith(".png")) return image.png({ palette: true, colours: 128 }).toBuffer();
+  if (name.endsWith(".webp")) return image.webp({ quality: 50 }).toBuffer();
+  return image.jpeg({ quality: 45, optimiseCoding: true }).toBuffer();
 };
-const one = async (name) => {
+const processImage = async (name) => {
   const { body } = await request(`${base}/${name}`, { dispatcher });
   const result = await encode(Buffer.from(await body.arrayBuffer()), name);
   bytes += result.length;
   writeFileSync(join(out, name), result);
 };
-const begun = performance.now();
+const started = performance.now();
 const queue = names.values();
-const worker = async () => { for (const name of queue) await one(name); };
+const worker = async () => { for (const name of queue) await processImage(name); };
 await Promise.all(Array.from({ length: Number(concurrency) }, worker));
-console.log(JSON.stringify({ seconds: (performance.now() - begun) / 1000, bytes }));
+console.log(JSON.stringify({ seconds: (performance.now() - started) / 1000, bytes }));

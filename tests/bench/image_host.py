@@ -1,9 +1,9 @@
-"""An origin that costs as little as it can: the corpus in memory, answered by an asyncio protocol.
+"""An image host that uses little CPU: an asyncio protocol that serves the corpus from memory.
 
-    python -m tests.bench.origin FOLDER LATENCY_SECONDS   prints its port
+    python -m tests.bench.image_host FOLDER LATENCY_SECONDS   prints its port
 
-Each URL has bytes of its own, so that nothing can be saved by knowing them: the number of the image
-follows the file. `/…/N.jpg` serves the picture N modulo what there is.
+`/…/N.jpg` serves the image N modulo the number of images. The number N follows the file, so that the
+bytes of each URL are unique and a cache is of no use.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TYPES = {"jpg": b"image/jpeg", "png": b"image/png", "webp": b"image/webp"}
 
 
 class Bodies:
-    """The corpus, read once."""
+    """The corpus in memory."""
 
     def __init__(self, root: Path) -> None:
         self._bodies = {
@@ -28,7 +28,8 @@ class Bodies:
             if file.suffix != ".partial"
         }
 
-    def answer(self, path: str) -> tuple[bytes, ...]:
+    def response(self, path: str) -> tuple[bytes, ...]:
+        """Return the parts of the response for a path."""
         kind, _, name = path.lstrip("/").partition("/")
         number, _, extension = name.partition(".")
         body = self._bodies.get(f"{kind}/{int(number) % DISTINCT}.{extension}")
@@ -43,7 +44,7 @@ class Bodies:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; calls are answered in order, `latency` seconds after they came."""
+    """One keep-alive connection. It responds in order, `latency` seconds after each request."""
 
     def __init__(self, bodies: Bodies, latency: float) -> None:
         self._bodies = bodies
@@ -68,7 +69,7 @@ class Connection(asyncio.Protocol):
     def _send(self, path: str) -> None:
         assert self._transport is not None
         if not self._transport.is_closing():
-            for part in self._bodies.answer(path):
+            for part in self._bodies.response(path):
                 self._transport.write(part)
 
 
