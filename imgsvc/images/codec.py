@@ -81,7 +81,7 @@ def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> Dec
         return decode(data, image_format, limits)
     except (ImageError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 - a damaged file makes Pillow raise anything
+    except Exception as error:  # noqa: BLE001 - Pillow raises any exception for damaged files
         if _is_out_of_memory(error, limits, image_format):
             raise out_of_memory() from None
         raise (unsupported_variant(data, image_format) or damaged(image_format.value)) from None

@@ -72,7 +72,7 @@ def test_compress_keeps_orientation_of_kept_image(file_format: str, orientation:
 
 
 def assert_upright(data: bytes, upright: Image.Image, *, needs_transpose: bool = False) -> None:
-    """Check the image of a file. `turned` means that its EXIF orientation must be applied first."""
+    """Check the image of a file. `needs_transpose` applies its EXIF orientation first."""
     image = open_image(data)
     if needs_transpose:
         image = ImageOps.exif_transpose(image)
