@@ -20,7 +20,7 @@ from imgsvc.service import DATABASE, Service, running
 from imgsvc.storage.filesystem import output_path
 from imgsvc.table.writer import encode_rows
 
-CHUNK_BYTES = 2**18
+FILE_CHUNK_BYTES = 2**18
 """Size of the chunks in which the file is read, in bytes."""
 MARKER = ".process"
 """File that marks a data folder made by `process`.
@@ -97,7 +97,7 @@ async def _submit(service: Service, config: Config, table: Path) -> Request:
 
 
 async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+    while chunk := await asyncio.to_thread(file.read, FILE_CHUNK_BYTES):
         yield chunk
 
 

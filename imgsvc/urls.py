@@ -33,7 +33,7 @@ _EXAMPLE = "www.shop.example/0.jpg"
 _MAX_HOST_LENGTH = 253
 _MAX_INTERNATIONAL_LABEL_LENGTH = 63 - len("xn--")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*+):(//)?")
 _PARTS = re.compile(r"([^/?#]*+)([^#]*+)", re.DOTALL)
@@ -154,7 +154,7 @@ def _too_long() -> UrlError:
 
 
 def _check_characters(text: str) -> None:
-    found = _CONTROL.search(text)
+    found = _CONTROL_CHARACTER.search(text)
     if found is None:
         return
     if found[0] in "\t\r\n":

@@ -185,7 +185,7 @@ def compress_two_files_in_worker(large: str, medium: str) -> None:
 def test_worker_frees_memory_of_image_that_exceeded_memory_limit(
     tmp_path: Any, progressive: bool
 ) -> None:
-    """The second image does not fit if the pixels or the decoder's memory of the first remain."""
+    """The second image exceeds the limit if memory of the first one is still in use."""
     paths = [str(tmp_path / name) for name in ("large", "medium")]
     for path, side in zip(paths, (4_000, 2_500), strict=True):
         shades = Image.linear_gradient("L").resize((side, side)).convert("RGB")

@@ -42,6 +42,13 @@ BANNED = (
     r"rooms?",
     r"wishes",
     r"tries that|a further try|not worth a try",
+    r"judged?|hangs? up|hung up|vouch(es)?|dead origins?|faulty",
+    r"in vain|at hand|in sight|for whoever|on its way|once more|nobody",
+    r"throws? \w+ away|may well|does not fit|comes? back|holds? up|goes on|goes out|taken up",
+    r"c[ao]me to nothing|will not do|that there (is|are)|cut short|under way|trying again",
+    r"hinders?|lend|lent|manned|error of ours|sets out|gets on|came out|brought to|has gone",
+    r"by way of|near by|lest|for want of|told apart|whence|hence|thereby|upon|shall|ought",
+    r"somebody|everybody|so many|no nearer|the whole way|throwaway|foretell|time-outs?",
 )
 """Words and phrases that are not plain, or not the project's term for the thing."""
 

@@ -14,7 +14,7 @@ import pytest
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.network.circuit_breaker import MAX_WAIT_SECONDS
+from imgsvc.network.circuit_breaker import MAX_OUTAGE_SECONDS
 from imgsvc.processing import scheduler
 from tests.origin import Origin, Reply
 from tests.scheduler_harness import SchedulerHarness, open_scheduler
@@ -43,7 +43,7 @@ def open_circuit(harness: SchedulerHarness, host_url: str, seconds_ago: float) -
 
 
 def hold_lock(folder: Path) -> sqlite3.Connection:
-    """Lock the database so that nobody else can write."""
+    """Lock the database so that no other connection can write."""
     other = sqlite3.connect(folder / "imgsvc.db", isolation_level=None, timeout=20)
     other.execute("BEGIN IMMEDIATE")
     return other
@@ -121,11 +121,11 @@ async def test_images_waiting_ten_minutes_for_unreachable_host_fail_with_its_err
             lambda c: (
                 c.execute(
                     "UPDATE requests SET created_at = created_at - ? WHERE key = ?",
-                    (MAX_WAIT_SECONDS + 1, old.key),
+                    (MAX_OUTAGE_SECONDS + 1, old.key),
                 ).rowcount
             )
         )
-        open_circuit(harness, dead_host, seconds_ago=MAX_WAIT_SECONDS + 1)
+        open_circuit(harness, dead_host, seconds_ago=MAX_OUTAGE_SECONDS + 1)
         harness.breakers.start_attempt(
             host_key(dead_host), time.monotonic()
         )  # a probe is already running

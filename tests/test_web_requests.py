@@ -133,7 +133,7 @@ async def test_watch_disconnects_client_that_receives_nothing(
     http: HttpHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requests, "COMMENT_SECONDS", 0.0001)
-    monkeypatch.setattr(requests, "SEND_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(requests, "EVENT_SEND_TIMEOUT_SECONDS", 0.2)
     monkeypatch.setattr(
         requests.RequestsHandler, "_event", lambda *_: b"data: " + b"x" * 4_000_000 + b"\n\n"
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-BUSY_SECONDS = 60.0
+BACKUP_BUSY_SECONDS = 60.0
 """How long to wait for a lock of another process."""
 
 
@@ -20,7 +20,7 @@ class CopyError(Exception):
 def _opened(database: Path, mode: str) -> Iterator[sqlite3.Connection]:
     uri = f"{database.absolute().as_uri()}?mode={mode}"
     try:
-        with closing(sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS)) as connection:
+        with closing(sqlite3.connect(uri, uri=True, timeout=BACKUP_BUSY_SECONDS)) as connection:
             yield connection
     except sqlite3.Error as error:
         raise CopyError(f"cannot copy the database {database}: {error}") from error

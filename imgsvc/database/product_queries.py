@@ -21,8 +21,10 @@ CELL_CHARACTERS = 4
 """The characters that each cell of an extra column counts in addition to its text. Even an empty cell
 needs memory, though it may not be stored."""
 
-_PRODUCT = "number, serial_number, product_name, extra, first_image, image_count"
-_IMAGES = f"SELECT i.product, {mappers.IMAGE_COLUMNS}, {mappers.IMAGE_INFO_COLUMNS} FROM images i "
+_SELECT_PRODUCT = "number, serial_number, product_name, extra, first_image, image_count"
+_SELECT_IMAGES = (
+    f"SELECT i.product, {mappers.IMAGE_COLUMNS}, {mappers.IMAGE_INFO_COLUMNS} FROM images i "
+)
 
 
 def page(
@@ -34,7 +36,7 @@ def page(
     """
     products = _fill_page(
         c.execute(
-            f"SELECT {_PRODUCT} FROM products "
+            f"SELECT {_SELECT_PRODUCT} FROM products "
             "WHERE request_key = ? AND number >= ? ORDER BY number LIMIT ?",
             (request_key, first, size),
         ),
@@ -43,7 +45,7 @@ def page(
     if not products:
         return []
     found = c.execute(
-        f"{_IMAGES} LEFT JOIN files f ON f.key = i.file_key "
+        f"{_SELECT_IMAGES} LEFT JOIN files f ON f.key = i.file_key "
         "WHERE i.request_key = ? AND i.number >= ? AND i.number < ? ORDER BY i.number",
         (request_key, products[0][4], products[-1][4] + products[-1][5]),
     )
@@ -55,7 +57,7 @@ def failed_page(
 ) -> list[ProductRow]:
     """Return products with failed images, with only these images, like `page`."""
     found = c.execute(
-        f"{_IMAGES} INDEXED BY images_failed LEFT JOIN files f ON f.key = i.file_key "
+        f"{_SELECT_IMAGES} INDEXED BY images_failed LEFT JOIN files f ON f.key = i.file_key "
         "WHERE i.request_key = ? AND i.status = 'failed' AND i.number >= coalesce("
         "(SELECT first_image FROM products WHERE request_key = ? AND number = ?), 1 << 62) "
         "ORDER BY i.number LIMIT ?",
@@ -66,7 +68,7 @@ def failed_page(
         groups.pop()  # may be incomplete; the next page contains it completely
     products = _fill_page(
         c.execute(
-            f"SELECT {_PRODUCT} FROM products "
+            f"SELECT {_SELECT_PRODUCT} FROM products "
             "WHERE request_key = ? AND number IN (SELECT value FROM json_each(?)) ORDER BY number",
             (request_key, json.dumps([number for number, _ in groups[:size]])),
         ),

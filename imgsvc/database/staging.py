@@ -19,12 +19,12 @@ main thread may then hold it for milliseconds: few statements with many rows are
 fast as one statement per row."""
 
 # Columns that are mostly NULL are bound as "": binding None takes the sqlite3 module ten times as long.
-_PRODUCTS = (
+_INSERT_PRODUCTS = (
     "products (request_key, number, serial_number, product_name, first_image, image_count, extra)"
 )
-_PRODUCT = "(?1, ?, ?, ?, ?, ?, nullif(?, ''))"
-_IMAGES = "images (request_key, number, product, url, host_key, fetch_url, url_key)"
-_IMAGE = "(?1, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
+_PRODUCT_PLACEHOLDERS = "(?1, ?, ?, ?, ?, ?, nullif(?, ''))"
+_INSERT_IMAGES = "images (request_key, number, product, url, host_key, fetch_url, url_key)"
+_IMAGE_PLACEHOLDERS = "(?1, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''))"
 _VALUES_PER_ROW = 6
 """Number of values that are bound for each row, in addition to the request's key."""
 
@@ -58,8 +58,8 @@ def stage(
             fetch_url = "" if fetched == given else fetched
             image_values += (image, number, given, host_key(host_url), fetch_url, url_key)
             image += 1
-    _insert(c, _PRODUCTS, _PRODUCT, request_key, product_values)
-    _insert(c, _IMAGES, _IMAGE, request_key, image_values)
+    _insert(c, _INSERT_PRODUCTS, _PRODUCT_PLACEHOLDERS, request_key, product_values)
+    _insert(c, _INSERT_IMAGES, _IMAGE_PLACEHOLDERS, request_key, image_values)
     c.execute(
         "UPDATE requests SET products = products + ?, pending = pending + ?, "
         "duplicate_urls = duplicate_urls + ? WHERE key = ?",

@@ -84,7 +84,7 @@ def decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> Deco
 
     Raises ImageError. For damaged files, Pillow may raise any other exception.
     """
-    return _DECODERS[image_format](data, limits)
+    return _IMAGE_DECODERS[image_format](data, limits)
 
 
 def unsupported_variant(data: bytes, image_format: ImageFormat) -> ImageError | None:
@@ -341,7 +341,7 @@ def _decode_tiff(data: bytes, limits: DecodeLimits) -> DecodedImage:
         )
 
 
-_DECODERS: dict[ImageFormat, Callable[[bytes, DecodeLimits], DecodedImage]] = {
+_IMAGE_DECODERS: dict[ImageFormat, Callable[[bytes, DecodeLimits], DecodedImage]] = {
     ImageFormat.JPEG: _decode_jpeg,
     ImageFormat.PNG: _decode_png,
     ImageFormat.WEBP: _decode_webp,

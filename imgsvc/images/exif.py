@@ -8,7 +8,7 @@ from PIL import Image
 
 _TAG_ORIENTATION = 0x0112
 _TYPE_SHORT = 3
-_MAX_ENTRIES = 1_000
+_MAX_IFD_ENTRIES = 1_000
 
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -34,7 +34,7 @@ def orientation(exif: bytes | None) -> int:
     if start + 2 > len(tiff):
         return 1
     count = struct.unpack_from(f"{order}H", tiff, start)[0]
-    for offset in range(start + 2, start + 2 + 12 * min(count, _MAX_ENTRIES), 12):
+    for offset in range(start + 2, start + 2 + 12 * min(count, _MAX_IFD_ENTRIES), 12):
         if offset + 12 > len(tiff):
             break
         tag, field_type, _, value = struct.unpack_from(f"{order}HHIH", tiff, offset)

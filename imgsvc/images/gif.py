@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from imgsvc.images.compose import Disposal
 from imgsvc.images.errors import corrupt, truncated
 
-_EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
-_CONTROL, _APPLICATION = 0xF9, 0xFF
+_EXTENSION, _IMAGE_DESCRIPTOR, _TRAILER = 0x21, 0x2C, 0x3B
+_GRAPHIC_CONTROL, _APPLICATION = 0xF9, 0xFF
 _LOOP_EXTENSION = re.compile(rb"(NETSCAPE2\.0|ANIMEXTS1\.0)\x03\x01..\0", re.DOTALL)
 
 
@@ -63,9 +63,17 @@ class Gif:
             struct.pack("<6sHHBBB", b"GIF89a", frame.width, frame.height, flags, 0, 0) + palette
         )
         if frame.transparent is not None:
-            header += struct.pack("<BBBBHBB", _EXTENSION, _CONTROL, 4, 1, 0, frame.transparent, 0)
+            header += struct.pack(
+                "<BBBBHBB", _EXTENSION, _GRAPHIC_CONTROL, 4, 1, 0, frame.transparent, 0
+            )
         descriptor = struct.pack(
-            "<BHHHHB", _IMAGE, 0, 0, frame.width, frame.height, 0x40 if frame.interlaced else 0
+            "<BHHHHB",
+            _IMAGE_DESCRIPTOR,
+            0,
+            0,
+            frame.width,
+            frame.height,
+            0x40 if frame.interlaced else 0,
         )
         return header + descriptor + frame.data + b";"
 
@@ -102,7 +110,7 @@ class _Reader:
         while (block_type := self._read_bytes(1)[0]) != _TRAILER:
             if block_type == _EXTENSION:
                 self._read_extension(gif)
-            elif block_type == _IMAGE:
+            elif block_type == _IMAGE_DESCRIPTOR:
                 self._read_image(gif)
             elif gif.frames:  # unknown data after a frame ends the file, as in browsers
                 break
@@ -138,7 +146,7 @@ class _Reader:
         first = self._position
         self._skip_blocks()
         body = self._data[first + 1 : self._position]
-        if label == _CONTROL and len(body) >= 5:
+        if label == _GRAPHIC_CONTROL and len(body) >= 5:
             self._control = body[:4]
         elif label == _APPLICATION and _LOOP_EXTENSION.match(body):
             repeats = int.from_bytes(body[13:15], "little")

@@ -22,7 +22,7 @@ _MAX_REPEATS = 65_535
 _DISPOSE_KEEP, _DISPOSE_CLEAR = 1, 2
 """GIF disposal methods: keep the frame, or clear its area."""
 
-Box = tuple[int, int, int, int]
+Rectangle = tuple[int, int, int, int]
 """Left, top, right and bottom, in pixels."""
 
 
@@ -59,7 +59,7 @@ class _Patch:
     """The pixels that a frame draws. They are transparent where the canvas does not change."""
 
     image: Image.Image
-    box: Box
+    box: Rectangle
     disposal: int
 
 
@@ -97,7 +97,7 @@ def _difference_mask(one: Image.Image, other: Image.Image) -> Image.Image:
     return largest.point([0] + [255] * 255)
 
 
-def _union(one: Box, other: Box) -> Box:
+def _union(one: Rectangle, other: Rectangle) -> Rectangle:
     return (
         min(one[0], other[0]),
         min(one[1], other[1]),

@@ -14,7 +14,7 @@ from imgsvc.images.errors import corrupt, truncated
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_PROFILE_BYTES = 4 * 2**20
-_VISUAL_CHUNKS = {
+_VISUAL_PNG_CHUNKS = {
     *(b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"),
     *(b"acTL", b"fcTL", b"fdAT"),
     *(b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"sBIT", b"bKGD", b"pHYs"),
@@ -257,7 +257,7 @@ def strip(data: bytes) -> bytes:
             orientation = exif.orientation(data[start + 8 : end - 4])
             if orientation != 1:
                 kept.append(_build_chunk(b"eXIf", exif.orientation_block(orientation)))
-        elif chunk_type in _VISUAL_CHUNKS:
+        elif chunk_type in _VISUAL_PNG_CHUNKS:
             kept.append(data[start:end])
     return b"".join(kept)
 

@@ -19,7 +19,7 @@ MAX_DURATION, MAX_TOTAL_DURATION = 2**24 - 1, 2**31 - 1
 _HAS_PROFILE, _HAS_EXIF, _HAS_XMP = 0x20, 0x08, 0x04
 """Flags of the VP8X chunk."""
 
-_VISUAL_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
+_VISUAL_RIFF_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
 """The chunks that affect how the image looks."""
 
 
@@ -101,7 +101,7 @@ def strip(data: bytes) -> bytes:
     for fourcc, start, end in chunks(data):
         if fourcc == b"EXIF" and orientation == 1 and data.startswith(b"VP8X", 12):
             orientation = exif.orientation(data[start + 8 : end])
-        elif fourcc in _VISUAL_CHUNKS:
+        elif fourcc in _VISUAL_RIFF_CHUNKS:
             kept.append(data[start:end] + bytes(end - start & 1))
             has_profile = has_profile or fourcc == b"ICCP"
     if orientation != 1:

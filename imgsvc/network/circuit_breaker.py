@@ -11,7 +11,7 @@ FAILURES_TO_OPEN = 10
 """The number of failures in a row that opens a circuit."""
 PROBE_INTERVAL_SECONDS = 30.0
 """The time between two probes of a host whose circuit is open."""
-MAX_WAIT_SECONDS = 600.0
+MAX_OUTAGE_SECONDS = 600.0
 """The longest time that an image waits for a host whose circuit stays open."""
 FORGET_SECONDS = 3_600.0
 """The time without a failure after which a host's state is removed."""
@@ -106,9 +106,9 @@ class CircuitBreakers:
         state = self._hosts.get(host_key)
         if state is None or state.opened is None:
             return None
-        if min(now - state.opened, waited) < MAX_WAIT_SECONDS:
+        if min(now - state.opened, waited) < MAX_OUTAGE_SECONDS:
             return None
-        minutes = int(MAX_WAIT_SECONDS / 60)
+        minutes = int(MAX_OUTAGE_SECONDS / 60)
         return ImageError(
             state.error.code,
             f"{state.error.message} Stopped trying after {minutes} minutes.",

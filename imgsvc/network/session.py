@@ -30,11 +30,11 @@ small image that takes longer than all parsing, and 64 bodies that wait for capa
 """
 BUFFER_BYTES = 32 * 1024
 """The read buffer of a body. aiohttp stops receiving when twice this many bytes are unread."""
-MAX_HEADER_BYTES = 16 * 1024
+MAX_RESPONSE_HEADER_BYTES = 16 * 1024
 """The maximum size of a response header, and of the status line."""
 MAX_HEADERS = 128
 """The maximum number of headers in a response."""
-KEEP_ALIVE_SECONDS = 4.0
+CLIENT_KEEP_ALIVE_SECONDS = 4.0
 """How long an idle connection is kept. Common servers close it after 5 s, so this is shorter."""
 DNS_CACHE_SECONDS = 60
 """How long the addresses of a name are cached."""
@@ -70,7 +70,7 @@ def open_session(
         limit=0,
         resolver=resolver,
         ttl_dns_cache=DNS_CACHE_SECONDS,
-        keepalive_timeout=KEEP_ALIVE_SECONDS,
+        keepalive_timeout=CLIENT_KEEP_ALIVE_SECONDS,
         socket_factory=GuardedSocketFactory(None if config.proxy else rules),
     )
     return aiohttp.ClientSession(
@@ -88,8 +88,8 @@ def open_session(
         requote_redirect_url=False,
         trust_env=False,
         read_bufsize=BUFFER_BYTES,
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
+        max_line_size=MAX_RESPONSE_HEADER_BYTES,
+        max_field_size=MAX_RESPONSE_HEADER_BYTES,
         max_headers=MAX_HEADERS,
         middlewares=middlewares,
         trace_configs=[trace],

@@ -93,7 +93,7 @@ class Events:
             subscription.end()
         self._subscriptions.setdefault(request_id, set()).add(subscription)
         self._watched[request.key] = request_id
-        # The request may have changed since it was read above: read it once more.
+        # The request may have changed since it was read above: read it again.
         self.mark_changed([request.key])
         try:
             yield subscription

@@ -47,7 +47,7 @@ _BYTE_ORDER_MARKS: tuple[tuple[bytes, str], ...] = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 
-_DECODERS: dict[str, _Decode] = {
+_TEXT_DECODERS: dict[str, _Decode] = {
     "utf-8": codecs.utf_8_decode,
     "utf-16-le": codecs.utf_16_le_decode,
     "utf-16-be": codecs.utf_16_be_decode,
@@ -100,7 +100,7 @@ class Decoder:
         if self._encoding == "cp1252":
             return self._decode_windows_1252(data)
         try:
-            text, used = _DECODERS[self._encoding or "utf-8"](data, "strict", final)
+            text, used = _TEXT_DECODERS[self._encoding or "utf-8"](data, "strict", final)
         except UnicodeDecodeError as error:
             return self._decode_as_fallback(data, error)
         self._pending = data[used:]
@@ -125,7 +125,7 @@ class Decoder:
                 break
         else:
             self._encoding = "utf-8"
-        if self._encoding not in _DECODERS or _looks_like_utf16(data, marked=self._has_mark):
+        if self._encoding not in _TEXT_DECODERS or _looks_like_utf16(data, marked=self._has_mark):
             raise DecodingError(
                 FileErrorCode.BAD_ENCODING,
                 f"The file's text encoding is not supported. {_HOW_TO_SAVE_UTF8}",
@@ -134,7 +134,7 @@ class Decoder:
 
     def _decode_as_fallback(self, data: bytes, error: UnicodeDecodeError) -> str:
         """Return the text as Windows-1252 if the file may be; else raise `DecodingError`."""
-        text, _ = _DECODERS[self._encoding or "utf-8"](data[: error.start], "strict", True)
+        text, _ = _TEXT_DECODERS[self._encoding or "utf-8"](data[: error.start], "strict", True)
         if self._encoding == "utf-8" and not self._has_mark and self._only_ascii and text.isascii():
             self._encoding = "cp1252"
             return text + self._decode_windows_1252(data[error.start :], before=text)

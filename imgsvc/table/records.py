@@ -35,7 +35,7 @@ class InvalidRecord:
 Record = list[str] | InvalidRecord
 
 
-class _State(Enum):
+class _RecordState(Enum):
     START = auto()
     """Before the first character of a cell."""
     PLAIN = auto()
@@ -75,7 +75,7 @@ class RecordParser:
         self._start_record()
 
     def _start_record(self) -> None:
-        self._state = _State.START
+        self._state = _RecordState.START
         self._cells: list[str] = []
         self._cell: io.StringIO | None = None
         self._size = 0
@@ -114,7 +114,7 @@ class RecordParser:
         """Return the last record if it has no line end, at the end of the text."""
         if not self.in_record:
             return []
-        if self._state is _State.QUOTED:
+        if self._state is _RecordState.QUOTED:
             self._invalid = InvalidRecord(FileErrorCode.UNCLOSED_QUOTE, self.cell_index)
         return [self._end_record()]
 
@@ -146,11 +146,11 @@ class RecordParser:
         """Parse to the end of the record or of the text. Return the position after it."""
         begin = pos
         while pos < len(text) and not self._ended:
-            if self._state is _State.QUOTED:
+            if self._state is _RecordState.QUOTED:
                 pos = self._in_quoted_cell(text, pos)
-            elif self._state is _State.PLAIN:
+            elif self._state is _RecordState.PLAIN:
                 pos = self._in_unquoted_cell(text, pos)
-            elif self._state is _State.START:
+            elif self._state is _RecordState.START:
                 pos = self._at_cell_start(text, pos)
             else:
                 pos = self._after_quote(text, pos)
@@ -171,9 +171,9 @@ class RecordParser:
             self._cells += next(csv.reader([run[0]], delimiter=self._delimiter))[:-1]
             return run.end()
         if text[pos] == '"':
-            self._state = _State.QUOTED
+            self._state = _RecordState.QUOTED
             return pos + 1
-        self._state = _State.PLAIN
+        self._state = _RecordState.PLAIN
         return pos
 
     def _in_unquoted_cell(self, text: str, pos: int) -> int:
@@ -197,24 +197,24 @@ class RecordParser:
             self._add(inside[0].replace('""', '"'))
             end = inside.end()
         if end < len(text):
-            self._state = _State.QUOTE
+            self._state = _RecordState.QUOTE
             end += 1
         return end
 
     def _after_quote(self, text: str, pos: int) -> int:
         character = text[pos]
-        if character == '"' and self._state is _State.QUOTE:
+        if character == '"' and self._state is _RecordState.QUOTE:
             self._add(character)
-            self._state = _State.QUOTED
+            self._state = _RecordState.QUOTED
             return pos + 1
         if self._cell_end.match(character):
-            self._state = _State.PLAIN
+            self._state = _RecordState.PLAIN
             return pos
         if character in " \t":
-            self._state = _State.CLOSED
+            self._state = _RecordState.CLOSED
             return pos + 1
         self._mark_invalid(FileErrorCode.UNCLOSED_QUOTE)
-        self._state = _State.PLAIN
+        self._state = _RecordState.PLAIN
         return pos
 
     def _add(self, text: str) -> None:
@@ -224,7 +224,7 @@ class RecordParser:
             self._cell.write(text)
 
     def _end_cell(self) -> None:
-        self._state = _State.START
+        self._state = _RecordState.START
         if self._invalid is None:
             self._cells.append(self._cell.getvalue() if self._cell else "")
             self._cell = None

@@ -35,7 +35,7 @@ LINGER_SECONDS = 30.0
 """Time a client may continue to send its body after an error response, before the connection closes."""
 MAX_REQUEST_LINE_BYTES = 32 * 1024
 """Maximum length of the request line. A percent-encoded `webhookUrl` of 8,192 characters fits."""
-KEEP_ALIVE_SECONDS = 75.0
+SERVER_KEEP_ALIVE_SECONDS = 75.0
 """Idle time after which a connection is closed. Longer than the keep-alive time of most proxies."""
 
 
@@ -82,7 +82,7 @@ def create_app(context: AppContext) -> web.Application:
         handler_args={
             "auto_decompress": False,
             "handler_cancellation": True,  # Stop working when the client disconnects.
-            "keepalive_timeout": KEEP_ALIVE_SECONDS,
+            "keepalive_timeout": SERVER_KEEP_ALIVE_SECONDS,
             "lingering_time": LINGER_SECONDS,
             "max_line_size": MAX_REQUEST_LINE_BYTES,
         },

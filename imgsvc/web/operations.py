@@ -62,7 +62,7 @@ def json_content(model: type[BaseModel]) -> tuple[MediaType, ...]:
 
 STATUS_HEADERS = ("ETag", "X-Request-Status", "X-Progress", "Retry-After")
 _CSV = MediaType("text/csv")
-_IMAGES = tuple(
+_IMAGE_TYPES = tuple(
     MediaType(f"image/{name}") for name in ("jpeg", "png", "webp", "gif", "avif", "heic")
 )
 # application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
@@ -223,9 +223,9 @@ OPERATIONS = (
         "Images",
         "Download one image, from the URL in the status",
         {
-            200: ResponseSpec("The image.", _IMAGES, ("ETag",)),
+            200: ResponseSpec("The image.", _IMAGE_TYPES, ("ETag",)),
             206: ResponseSpec(
-                "The requested range of the image.", _IMAGES, ("ETag", "Content-Range")
+                "The requested range of the image.", _IMAGE_TYPES, ("ETag", "Content-Range")
             ),
             304: ResponseSpec("Not changed. An image at a URL never changes.", (), ("ETag",)),
         },

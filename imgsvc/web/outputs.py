@@ -22,7 +22,7 @@ from imgsvc.web import options
 from imgsvc.web.conditional import RangeNotSatisfiableError, etag_matches, parse_range
 from imgsvc.web.options import NoOptions
 from imgsvc.web.problems import HttpProblemError
-from imgsvc.web.spool import CHUNK_BYTES, Spool, write_chunk
+from imgsvc.web.spool import SPOOL_CHUNK_BYTES, Spool, write_chunk
 from imgsvc.web.zip_stream import UniqueNames, ZipBuilder, ZipSizer
 
 log = logging.getLogger(__name__)
@@ -220,7 +220,7 @@ async def _read_first_chunk(path: Path, offset: int, count: int) -> bytes:
     It is read before the response starts, so that a missing file gives a 404.
     """
     try:
-        return await asyncio.to_thread(_read, path, offset, min(count, CHUNK_BYTES))
+        return await asyncio.to_thread(_read, path, offset, min(count, SPOOL_CHUNK_BYTES))
     except FileNotFoundError:
         log.error("stored output missing", extra={"file": path.name})  # noqa: TRY400
         raise _no_such_image() from None
@@ -229,7 +229,7 @@ async def _read_first_chunk(path: Path, offset: int, count: int) -> bytes:
 async def _file_chunks(path: Path, offset: int, count: int) -> AsyncGenerator[bytes, None]:
     """Yield `count` bytes of a file. Raise `OSError` if it has fewer."""
     while count > 0:
-        chunk = await asyncio.to_thread(_read, path, offset, min(count, CHUNK_BYTES))
+        chunk = await asyncio.to_thread(_read, path, offset, min(count, SPOOL_CHUNK_BYTES))
         offset += len(chunk)
         count -= len(chunk)
         yield chunk
@@ -252,7 +252,7 @@ def _read_with_checksum(path: Path, size: int) -> tuple[bytes, int]:
     crc = count = 0
     first = b""
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        while chunk := file.read(SPOOL_CHUNK_BYTES):
             first = first or chunk
             crc = zlib.crc32(chunk, crc)
             count += len(chunk)

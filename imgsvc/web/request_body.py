@@ -10,7 +10,7 @@ from aiohttp import web
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.problems import HttpProblemError
 
-CHUNK_BYTES = 64 * 1024
+BODY_CHUNK_BYTES = 64 * 1024
 """Maximum chunk size. Small, so that parsing a form does not block the event loop for long."""
 _SMALL_BODY_IDLE_SECONDS = 10.0
 """Idle timeout of a small body."""
@@ -56,7 +56,7 @@ async def read_chunks(request: web.Request, idle_seconds: float) -> AsyncGenerat
     while True:
         try:
             async with asyncio.timeout(idle_seconds):
-                chunk = await request.content.read(CHUNK_BYTES)
+                chunk = await request.content.read(BODY_CHUNK_BYTES)
         except TimeoutError:
             raise ProblemError(
                 ProblemCode.UPLOAD_STALLED,

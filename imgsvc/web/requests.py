@@ -22,7 +22,7 @@ from imgsvc.web.status import StatusHandler
 
 COMMENT_SECONDS = 15.0
 """Interval after which an event stream without events sends a comment, so that proxies keep it open."""
-SEND_TIMEOUT_SECONDS = 15.0
+EVENT_SEND_TIMEOUT_SECONDS = 15.0
 """Time a client has to receive an event before it is disconnected."""
 RETRY_MILLISECONDS = 3_000
 """Time after which a browser reconnects to a closed event stream."""
@@ -97,7 +97,7 @@ class RequestsHandler:
             try:
                 async with aclosing(self._event_stream(first, subscription)) as events:
                     async for data in events:
-                        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+                        async with asyncio.timeout(EVENT_SEND_TIMEOUT_SECONDS):
                             await response.write(data)
             except TimeoutError:
                 # Unsent events would fill the memory.

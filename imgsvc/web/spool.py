@@ -16,9 +16,9 @@ from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
 
 MAX_MEMORY_BYTES = 1024 * 1024
 """Size up to which a spool stays in memory."""
-CHUNK_BYTES = 256 * 1024
+SPOOL_CHUNK_BYTES = 256 * 1024
 """Size of the chunks that are read from files and sent."""
-SEND_TIMEOUT_SECONDS = 120.0
+SPOOL_SEND_TIMEOUT_SECONDS = 120.0
 """Time a client has to receive one chunk. Slower clients are disconnected, because each keeps a file
 open or uses disk space."""
 
@@ -26,7 +26,7 @@ open or uses disk space."""
 async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
     """Send a chunk. Raise `ConnectionError` if the client does not receive it in time."""
     try:
-        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+        async with asyncio.timeout(SPOOL_SEND_TIMEOUT_SECONDS):
             await response.write(chunk)
     except TimeoutError:
         raise ConnectionResetError("the client does not receive data") from None
@@ -78,7 +78,7 @@ class Spool:
             return
         await self._flush()
         self._file.seek(0)
-        while chunk := await asyncio.to_thread(self._file.read, CHUNK_BYTES):
+        while chunk := await asyncio.to_thread(self._file.read, SPOOL_CHUNK_BYTES):
             yield chunk
 
     async def _flush(self) -> None:

@@ -37,7 +37,7 @@ PAGE_ROWS = 500
 """Number of rows that are read from the database at once."""
 SLICE_IMAGES = 500
 """Number of images that are rendered without a pause. Takes some milliseconds."""
-MAX_RETRY_AFTER_SECONDS = 30
+MAX_POLL_SECONDS = 30
 """Maximum of the `Retry-After` header."""
 _BOM = "\ufeff".encode()
 
@@ -252,7 +252,7 @@ def _headers(request: Request, variant: str) -> dict[str, str]:
 def _retry_after(request: Request) -> int:
     """Return the polling interval in seconds: a tenth of the remaining time."""
     remaining = eta_seconds(request, time.time())
-    return 2 if remaining is None else max(1, min(MAX_RETRY_AFTER_SECONDS, remaining // 10))
+    return 2 if remaining is None else max(1, min(MAX_POLL_SECONDS, remaining // 10))
 
 
 def _content_headers(status_format: StatusFormat, request: Request) -> dict[str, str]:

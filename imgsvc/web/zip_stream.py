@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 ZIP64_LIMIT = 0xFFFF_FFFF
 """Sizes and offsets from this value on need ZIP64 fields."""
-_MAX_ENTRIES = 0xFFFF
+_MAX_ZIP_ENTRIES = 0xFFFF
 """Number of entries from which on ZIP64 records are needed."""
 _UTF8_FLAG = 0x0800
 """General purpose flag: the name is UTF-8."""
@@ -89,7 +89,7 @@ class ZipBuilder:
         """Return the records that follow the central directory."""
         entries, size, offset = self._entries, self._central_bytes, self._offset
         end64 = b""
-        if entries >= _MAX_ENTRIES or size >= ZIP64_LIMIT or offset >= ZIP64_LIMIT:
+        if entries >= _MAX_ZIP_ENTRIES or size >= ZIP64_LIMIT or offset >= ZIP64_LIMIT:
             version = 3 << 8 | _ZIP64_VERSION
             end64 = struct.pack(
                 "<4sQHHLLQQQQ",
@@ -104,7 +104,7 @@ class ZipBuilder:
                 size,
                 offset,
             ) + struct.pack("<4sLQL", b"PK\6\7", 0, offset + size, 1)
-        entries = min(entries, _MAX_ENTRIES)
+        entries = min(entries, _MAX_ZIP_ENTRIES)
         end = struct.pack(
             "<4sHHHHLLH",
             b"PK\5\6",
