@@ -27,8 +27,8 @@ def settings_table() -> list[str]:
             section = line.strip("[]")
         elif line.startswith("# "):
             comment = line.removeprefix("# ")
-        elif " = " in line:
-            key, _, value = line.partition(" = ")
+        elif line.startswith("#") and " = " in line:
+            key, _, value = line.removeprefix("#").partition(" = ")
             rows.append(f"| `{section}.{key}` | `{value}` | {comment} |")
     return rows
 

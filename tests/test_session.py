@@ -395,6 +395,14 @@ async def test_name_that_only_proxy_can_resolve_is_left_to_proxy() -> None:
         assert await fetch("http://name.example/", unknown, proxy.base) == b"by proxy"
 
 
+async def test_proxy_without_address_is_not_named_in_error() -> None:
+    def lookup(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    error = await fetch_error("http://shop.example/", lookup, "http://proxy-internal.example:3128")
+    assert (error.code, error.message) == ("dns_failure", "The proxy cannot be found.")
+
+
 async def test_proxy_failure_message_names_proxy() -> None:
     lookup = lookup_table(name=["8.8.8.8"])
     with socket.socket() as unused:

@@ -41,6 +41,10 @@ class NoResponseError(aiohttp.ClientError):
     """The connection ended before a response arrived. The cause has the details."""
 
 
+class ProxyNotFoundError(aiohttp.ClientError):
+    """The name of the proxy in `fetch.proxy` cannot be resolved."""
+
+
 def one_line(text: str, limit: int = 120) -> str:
     """Return untrusted text as one line of at most `limit` visible characters."""
     text = "".join(c for c in text[: limit * 8] if c.isspace() or unicodedata.category(c)[0] != "C")
@@ -102,6 +106,8 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
                 ImageErrorCode.CORRUPT_IMAGE,
                 "The server sent a content encoding that was not requested and cannot be decoded.",
             )
+    if isinstance(error, ProxyNotFoundError):
+        return ImageError(ImageErrorCode.DNS_FAILURE, "The proxy cannot be found.")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return ImageError(ImageErrorCode.DNS_FAILURE, _dns_message(error))
     if isinstance(error, aiohttp.InvalidURL):

@@ -17,7 +17,7 @@ from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.network.addresses import AddressRules, BlockedAddressError
-from imgsvc.network.errors import NoResponseError
+from imgsvc.network.errors import NoResponseError, ProxyNotFoundError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -237,10 +237,14 @@ async def _no_implicit_retry(
     """Raise `NoResponseError` if the connection ends without a response.
 
     aiohttp would otherwise send the request again at once. The service counts its attempts and
-    waits between them.
+    waits between them. Raise `ProxyNotFoundError` if the name that cannot be resolved is the proxy's.
     """
     try:
         return await handler(request)
+    except aiohttp.ClientConnectorDNSError as error:
+        if request.proxy is not None:
+            raise ProxyNotFoundError from error
+        raise
     except aiohttp.ClientConnectorError:
         raise
     except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
