@@ -118,7 +118,7 @@ def is_full_scan(step: str) -> bool:
     return scan[1] not in SMALL and scan[2] not in PARTIAL
 
 
-async def test_no_operation_scans_a_large_table(tmp_path: Path) -> None:
+async def test_operations_scan_no_large_table(tmp_path: Path) -> None:
     statements: set[str] = set()
     async with open_database(tmp_path) as db:
         await trace(db, statements.add)

@@ -12,7 +12,7 @@ POSSESSIVE_GROUP = re.compile(r"\)(?:[*+?]|\{[\d,{}]+\})\+")
 
 
 @pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.name)
-def test_no_regular_expression_has_a_possessive_group(file: Path) -> None:
+def test_regular_expressions_have_no_possessive_group(file: Path) -> None:
     """Before 3.11.5, possessive groups that backtrack match incorrectly (python/cpython#106052).
 
     Atomic groups work.

@@ -130,7 +130,7 @@ def test_header_ignores_loose_spellings_if_exact_names_exist() -> None:
         ("Product Name,Input Image\x01 Urls", [("not_csv", None, None, None)]),
     ],
 )
-def test_header_errors(header: str, errors: Errors) -> None:
+def test_invalid_header_is_reported_with_code_and_column(header: str, errors: Errors) -> None:
     assert read_errors(f"{header}\n1,P,{A}\n" if '"' not in header else header) == errors
 
 

@@ -161,7 +161,7 @@ async def test_http_1_0_without_host_uses_socket_address(http: HttpHarness) -> N
 SHOP = "https://shop.example"
 
 
-async def test_no_cors_headers_by_default(http: HttpHarness) -> None:
+async def test_response_has_no_cors_headers_by_default(http: HttpHarness) -> None:
     response = await http.get("/listRequests", {"Origin": SHOP})
     assert not [name for name in response.headers if name.startswith("Access-Control")]
     preflight_headers = {"Origin": SHOP, "Access-Control-Request-Method": "POST"}
@@ -171,7 +171,9 @@ async def test_no_cors_headers_by_default(http: HttpHarness) -> None:
 
 
 @pytest.mark.parametrize("allowed", [SHOP, "https://Shop.example:443"])
-async def test_cors_headers_only_for_origins_in_cors_origins(tmp_path: Path, allowed: str) -> None:
+async def test_response_has_cors_headers_only_for_origins_in_cors_origins(
+    tmp_path: Path, allowed: str
+) -> None:
     server = {"cors_origins": [allowed], "api_keys": ["k"]}
     async with open_http(tmp_path, server=server) as http:
         preflight_headers = {
