@@ -218,9 +218,10 @@ def _output_url(image: ImageRow, base_url: str) -> str:
 
 
 def _error_cell(images: Sequence[ImageRow]) -> str:
+    """Return the errors of a product's images in one cell, without the final full stop of each."""
     return "; ".join(
         [
-            f"{position}: {image.error_code}: {image.error_message}"
+            f"{position}: {image.error_code}: {(image.error_message or '').removesuffix('.')}"
             for position, image in enumerate(images, 1)
             if image.error_code
         ]

@@ -216,11 +216,22 @@ def test_csv_rows_have_outputs_status_and_errors() -> None:
             f"{BASE}/images/ab.webp,,,",
             "id",
             "processing",
-            "2: http_status: 404 Not Found; 4: timeout: It took 60 s.",
+            "2: http_status: 404 Not Found; 4: timeout: It took 60 s",
             "red",
             "XL",
         )
     ]
+
+
+def test_csv_errors_have_no_final_full_stop() -> None:
+    images = (
+        replace(TIMED_OUT, error_message="Cannot find a.example. Stopped trying after 10 minutes."),
+        replace(TIMED_OUT, error_message=None),
+    )
+    ((*_, error, _, _),) = csv_rows([product(*images)], "id", BASE)
+    assert error == (
+        "1: timeout: Cannot find a.example. Stopped trying after 10 minutes; 2: timeout: "
+    )
 
 
 @given(st.lists(products, max_size=5))
