@@ -33,7 +33,7 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
     A snapshot of the database is copied first, then the images that it lists. Images never change, so
     they are hard-linked where possible. If an image is missing, its request was deleted meanwhile, and
     everything is copied again, up to `MAX_COPIES` times in total. The last copy is kept even if images
-    are still missing. Raises `BackupError` or `OSError`. Blocks.
+    are still missing. Raise `BackupError` or `OSError`. Blocks.
     """
     source = data_dir / DATABASE
     if not source.is_file():

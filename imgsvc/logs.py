@@ -51,6 +51,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return an event as one line of JSON."""
         event = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -67,6 +68,7 @@ class ConsoleFormatter(logging.Formatter):
     """Formats events as `21:34:22 warning message  key=value`, and the traceback, if any, below."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """Return an event as plain text."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = "".join(
             f"  {key}={_format_value(value)}" for key, value in _fields(record).items()

@@ -73,14 +73,17 @@ class Progress:
 
     @property
     def total(self) -> int:
+        """The number of all images."""
         return self.pending + self.processing + self.completed + self.failed + self.cancelled
 
     @property
     def done(self) -> int:
+        """The number of completed, failed and cancelled images."""
         return self.completed + self.failed + self.cancelled
 
     @property
     def finished(self) -> bool:
+        """Whether all images are done."""
         return not self.pending and not self.processing
 
     @property
@@ -124,6 +127,7 @@ class Columns:
 
     @property
     def extra(self) -> tuple[str, ...]:
+        """The names of the extra columns."""
         return tuple(
             n for n, r in zip(self.names, self.roles, strict=True) if r is ColumnRole.EXTRA
         )
@@ -239,6 +243,7 @@ class ProductRow:
 
     @property
     def progress(self) -> Progress:
+        """The number of the product's images in each state."""
         statuses = [image.status for image in self.images]
         return Progress(*map(statuses.count, ImageStatus))
 

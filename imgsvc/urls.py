@@ -69,7 +69,7 @@ class UrlError(ValueError):
 def parse_url(text: str) -> ImageUrl:
     """Validate a user's URL. Return it together with the form that is sent.
 
-    Raises `UrlError` INVALID_URL, UNSUPPORTED_SCHEME, TOO_LONG or CONTROL_CHARACTER.
+    Raise `UrlError` INVALID_URL, UNSUPPORTED_SCHEME, TOO_LONG or CONTROL_CHARACTER.
     """
     text = text.strip(WHITE_SPACE)
     slash = text.find("/", 8)
@@ -92,7 +92,7 @@ def resolve_redirect(base_url: str, location: str) -> ImageUrl:
 
     `base_url` is the URL that was fetched. Bytes of `location` that are not UTF-8 must be surrogate
     escapes; they are sent unchanged. A relative path is merged with the base's path as defined by
-    RFC 3986; everything else stays unchanged, as in `parse_url`. Raises `UrlError` as `parse_url` does.
+    RFC 3986; everything else stays unchanged, as in `parse_url`. Raise `UrlError` as `parse_url` does.
     """
     location = location.strip(WHITE_SPACE)
     if len(location) > MAX_URL_LENGTH:
@@ -107,7 +107,7 @@ def resolve_redirect(base_url: str, location: str) -> ImageUrl:
 def page_origin(url: str) -> str:
     """Return the web origin of a page as browsers write it: without the scheme's default port.
 
-    Raises `UrlError`.
+    Raise `UrlError`.
     """
     scheme, _, rest = parse_url(url).fetch_url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
@@ -212,7 +212,7 @@ def _shortened(text: str) -> str:
 
 @lru_cache(maxsize=1024)
 def _host_and_port(authority: str) -> tuple[str, int | None]:
-    """Return an authority's host, in the form that is sent, and port. Raises `UrlError`."""
+    """Return an authority's host, in the form that is sent, and port. Raise `UrlError`."""
     if "@" in authority:
         raise UrlError(
             FileErrorCode.INVALID_URL,

@@ -41,6 +41,7 @@ class RoundRobin:
         return self._hosts.get(request_key, _FIRST)
 
     def set_last_host(self, request_key: int, host_key: int) -> None:
+        """Record the host that a claim of this request used last."""
         self._hosts[request_key] = host_key
         self._hosts.move_to_end(request_key)
         while len(self._hosts) > MAX_CURSORS:
@@ -65,7 +66,7 @@ def allocate_fairly(
 ) -> Iterator[tuple[T, int]]:
     """Divide `amount` among consumers in rounds of equal allocations.
 
-    `take(consumer, allocation)` returns how much of its allocation a consumer has used. Yields each
+    `take(consumer, allocation)` returns how much of its allocation a consumer has used. Yield each
     consumer with that number, as soon as it is known. A consumer that uses less than its allocation
     is left out of the next rounds.
     """

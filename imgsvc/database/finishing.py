@@ -126,6 +126,7 @@ def finish_request(
 def count_failures(
     c: sqlite3.Connection, request_key: int, host: str, code: ImageErrorCode, count: int
 ) -> None:
+    """Add `count` to the number of the request's images that failed with this host and code."""
     c.execute(
         "INSERT INTO failures VALUES (?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET count = count + excluded.count",

@@ -149,7 +149,7 @@ class JobStore:
     async def next_due(self) -> float | None:
         """Return when the next retry is due, in Unix seconds, or None if no retry is scheduled.
 
-        Returns the current time if the last claim stopped before it had scanned everything.
+        Return the current time if the last claim stopped before it had scanned everything.
         """
         now = time.time()
         if self._more_to_scan:
@@ -206,7 +206,7 @@ class JobStore:
     async def start_cancel(self, request_id: str) -> int:
         """Mark a request as being cancelled, so that none of its images are claimed. Return its key.
 
-        Raises `ProblemError` NOT_FOUND or ALREADY_FINISHED.
+        Raise `ProblemError` NOT_FOUND or ALREADY_FINISHED.
         """
         return await self._database.write(lambda c: bulk_updates.start_cancel(c, request_id))
 

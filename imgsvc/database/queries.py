@@ -50,7 +50,7 @@ class Snapshot:
     async def products(self, offset: int, limit: int) -> list[ProductRow]:
         """Return at most `limit` products from number `offset` on, in the input's order.
 
-        Returns fewer if they are large, but at least one if there are more.
+        Return fewer if they are large, but at least one if there are more.
         """
         return await self._page(product_queries.page, offset, limit)
 
@@ -59,7 +59,7 @@ class Snapshot:
     ) -> AsyncIterator[list[ProductRow]]:
         """Yield all products in the input's order, up to `size` at a time, or fewer if they are large.
 
-        With `only_failed`, yields only products with failed images, and only these images.
+        With `only_failed`, yield only products with failed images, and only these images.
         """
         read = product_queries.failed_page if only_failed else product_queries.page
         page = await self._page(read, 0, size)
@@ -111,7 +111,7 @@ class Queries:
     ) -> tuple[list[Request], str | None]:
         """Return at most `limit` requests, newest first, and the cursor of the next page, or None.
 
-        The requests have no columns and no failures. Raises `ProblemError` INVALID_OPTION if the cursor
+        The requests have no columns and no failures. Raise `ProblemError` INVALID_OPTION if the cursor
         is invalid.
         """
         created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)

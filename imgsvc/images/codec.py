@@ -35,7 +35,7 @@ _READ_ONLY = {ImageFormat.BMP, ImageFormat.TIFF, ImageFormat.HEIC}
 def compress_image(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
     """Return the compressed image, or the source without metadata if compressing saves nothing.
 
-    `max_pixels` limits the pixels of all frames together. Raises only ImageError, with the code
+    `max_pixels` limits the pixels of all frames together. Raise only ImageError, with the code
     `not_an_image`, `unsupported_format`, `too_many_pixels`, `corrupt_image` or `out_of_memory`.
     """
     try:

@@ -49,10 +49,12 @@ class DecodedImage:
 
     @property
     def first_image(self) -> Image.Image:
+        """The first frame."""
         return self.frames[0].image
 
     @property
     def has_alpha(self) -> bool:
+        """Whether any frame has an alpha channel."""
         return any(frame.image.mode in {"LA", "RGBA"} for frame in self.frames)
 
 
@@ -82,7 +84,7 @@ class DecodeLimits:
 def decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
     """Decode all frames of an image, or only the first unless `limits.animated` is set.
 
-    Raises ImageError. For damaged files, Pillow may raise any other exception.
+    Raise ImageError. For damaged files, Pillow may raise any other exception.
     """
     return _IMAGE_DECODERS[image_format](data, limits)
 
@@ -90,7 +92,7 @@ def decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> Deco
 def unsupported_variant(data: bytes, image_format: ImageFormat) -> ImageError | None:
     """Return an `unsupported_format` error if a file is complete but of an unsupported variant.
 
-    Called for files that could not be decoded. Returns None if the file is damaged.
+    Called for files that could not be decoded. Return None if the file is damaged.
     """
     if image_format is ImageFormat.JPEG:
         name = jpeg.unsupported_coding(data)

@@ -83,7 +83,7 @@ def _palette_flags(palette: bytes) -> int:
 
 
 def read(data: bytes) -> Gif:
-    """Parse a GIF file without decoding its pixels. Raises `corrupt_image`."""
+    """Parse a GIF file without decoding its pixels. Raise `corrupt_image`."""
     return _Reader(data).read()
 
 

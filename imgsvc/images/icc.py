@@ -37,7 +37,7 @@ _BRADFORD: Matrix = (
 def from_gamma(gamma: int | None, primaries: Sequence[int] | None) -> bytes | None:
     """Return an ICC profile for the gAMA and cHRM values of a PNG, in PNG units.
 
-    `primaries` are x and y of white, red, green and blue; None means those of sRGB. Returns None if
+    `primaries` are x and y of white, red, green and blue; None means those of sRGB. Return None if
     the values mean sRGB or make no sense.
     """
     if gamma is None or not _PNG_FACTOR // 10 <= gamma <= _PNG_FACTOR * 5:
@@ -62,7 +62,7 @@ def from_gamma(gamma: int | None, primaries: Sequence[int] | None) -> bytes | No
 def from_code_points(primaries: int, transfer: int) -> bytes | None:
     """Return an ICC profile for the code points (ITU-T H.273) in a PNG's cICP or an AVIF's nclx.
 
-    Returns None for sRGB, and for colours that a profile cannot describe, such as high dynamic range.
+    Return None for sRGB, and for colours that a profile cannot describe, such as high dynamic range.
     """
     if primaries not in _WIDE_PRIMARIES or transfer not in _SRGB_LIKE_TRANSFERS:
         return None

@@ -26,7 +26,7 @@ class Box(NamedTuple):
 
 
 def boxes(data: bytes, start: int = 0, limit: int | None = None) -> Iterator[Box]:
-    """Yield the boxes between `start` and `limit`. Raises `corrupt_image` if one is incomplete."""
+    """Yield the boxes between `start` and `limit`. Raise `corrupt_image` if one is incomplete."""
     limit = len(data) if limit is None else limit
     while start + 8 <= limit:
         size, box_type = struct.unpack_from(">I4s", data, start)

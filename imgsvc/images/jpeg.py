@@ -85,7 +85,7 @@ def segments(data: bytes) -> Iterator[Segment]:
 def coded_bytes(data: bytes) -> int:
     """Return the size of the scans of the first image in `data`, in bytes.
 
-    Raises `corrupt_image` if the file ends before its EOI, or has segments that decoders do not
+    Raise `corrupt_image` if the file ends before its EOI, or has segments that decoders do not
     know.
     """
     size = 0

@@ -66,7 +66,7 @@ def reduce(images: Sequence[Image.Image], colours: int) -> list[Image.Image]:
 def exact_colours(images: Sequence[Image.Image], limit: int) -> list[Colour] | None:
     """Return all colours of the images (RGB or RGBA), sorted by alpha, the transparent ones first.
 
-    Returns None if there are more than `limit`.
+    Return None if there are more than `limit`.
     """
     found: set[Colour] = set()
     for image in images:

@@ -148,7 +148,7 @@ def _passes(width: int, height: int, *, interlaced: bool) -> Iterator[tuple[int,
 def chunks(data: bytes) -> Iterator[PngChunk]:
     """Yield the chunks up to IEND. `start` and `end` enclose the whole chunk.
 
-    Raises `corrupt_image` if the file ends before IEND, or if an essential chunk is damaged.
+    Raise `corrupt_image` if the file ends before IEND, or if an essential chunk is damaged.
     """
     position = len(MAGIC)
     chunk_type = b""
@@ -168,7 +168,7 @@ def chunks(data: bytes) -> Iterator[PngChunk]:
 
 
 def read(data: bytes) -> Png:
-    """Parse a PNG file without decoding its pixels. Raises `corrupt_image`."""
+    """Parse a PNG file without decoding its pixels. Raise `corrupt_image`."""
     png: Png | None = None
     frame: ApngFrame | None = None
     is_animated = False

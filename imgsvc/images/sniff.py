@@ -99,7 +99,7 @@ _SVG_SEARCH_BYTES = 65_536
 def sniff(data: bytes) -> ImageFormat:
     """Return the format of an image file.
 
-    Raises `unsupported_format` for images of other formats, and `not_an_image` for other files.
+    Raise `unsupported_format` for images of other formats, and `not_an_image` for other files.
     """
     head = data[:_SIGNATURE_BYTES]
     image_format = _detect_supported(head)

@@ -61,7 +61,7 @@ def has_header(data: bytes) -> bool:
 def read_page(image: TiffImageFile) -> Page:
     """Return the first page of the opened file.
 
-    Raises `unsupported_format` for camera raw files, because their first page is only a thumbnail.
+    Raise `unsupported_format` for camera raw files, because their first page is only a thumbnail.
     """
     tags = image.tag_v2
     is_thumbnail = isinstance(subfile := tags.get(_SUBFILE_TYPE), int) and subfile & 1

@@ -42,7 +42,7 @@ class WebP:
 
 
 def chunks(data: bytes) -> Iterator[RiffChunk]:
-    """Yield the chunks of the RIFF container, with headers and padding. Raises `corrupt_image`."""
+    """Yield the chunks of the RIFF container, with headers and padding. Raise `corrupt_image`."""
     limit = 8 + int.from_bytes(data[4:8], "little")
     if limit > len(data):
         raise truncated()
@@ -57,7 +57,7 @@ def chunks(data: bytes) -> Iterator[RiffChunk]:
 
 
 def read(data: bytes) -> WebP:
-    """Parse a WebP file without decoding its pixels. Raises `corrupt_image`."""
+    """Parse a WebP file without decoding its pixels. Raise `corrupt_image`."""
     size: tuple[int, int] | None = None
     frames = 0
     extended = data.startswith(b"VP8X", 12)

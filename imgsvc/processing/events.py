@@ -85,7 +85,7 @@ class Events:
     async def watch(self, request_id: str) -> AsyncIterator[Subscription]:
         """Subscribe to a request: its snapshot now and after each change, until it has finished.
 
-        Raises `ProblemError` if the id is unknown.
+        Raise `ProblemError` if the id is unknown.
         """
         request = await self._queries.request(request_id)
         subscription = Subscription(request)
@@ -108,7 +108,7 @@ class Events:
         """Return when the request's version differs from `version`, it has finished, or time is up.
 
         If `version` is None, wait until the request has finished. `timeout` is in seconds.
-        Raises `ProblemError` if the id is unknown.
+        Raise `ProblemError` if the id is unknown.
         """
         try:
             async with asyncio.timeout(timeout), self.watch(request_id) as subscription:

@@ -21,6 +21,8 @@ WRITE_TIMEOUT_SECONDS = 5.0
 
 
 class ServiceState(StrEnum):
+    """The phase of the service's lifetime."""
+
     STARTING = "starting"
     RUNNING = "running"
     STOPPING = "stopping"
@@ -28,7 +30,7 @@ class ServiceState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether the service is ready. `reasons` says why it is not; each is a sentence for people."""
+    """Whether the service is ready. `reasons` are clauses that say why it is not."""
 
     state: ServiceState
     reasons: tuple[str, ...] = ()

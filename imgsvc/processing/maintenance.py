@@ -20,7 +20,7 @@ CLEANUP_RETRY_SECONDS = 5.0
 PURGE_SLICE = 2_000
 """Rows deleted in one transaction, so that cleanup does not block other writers for long."""
 DAY = 86_400.0
-"""Seconds of a day."""
+"""Number of seconds in a day."""
 
 
 class Maintenance:

@@ -85,7 +85,7 @@ class Pipeline:
         """Fetch, compress and store the job's image.
 
         `on_fetched` is called when the source is fetched and the host's slot is free again.
-        Raises `ImageError`, `CircuitOpenError`, or `StorageFullError` if there is no free space.
+        Raise `ImageError`, `CircuitOpenError`, or `StorageFullError` if there is no free space.
         """
         claim = job.claim
         async with AsyncExitStack() as stack:

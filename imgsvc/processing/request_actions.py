@@ -49,21 +49,21 @@ class RequestActions:
     async def cancel(self, request_id: str) -> None:
         """Cancel the request's pending images and its downloads. Images at a worker are completed.
 
-        Raises `ProblemError` if the id is unknown or the request has finished.
+        Raise `ProblemError` if the id is unknown or the request has finished.
         """
         await self._run_to_end(self._start_cancel(request_id))
 
     async def retry(self, request_id: str) -> None:
         """Make the failed images of a finished request pending again.
 
-        Raises `ProblemError` if the id is unknown, the request has not finished, or no image failed.
+        Raise `ProblemError` if the id is unknown, the request has not finished, or no image failed.
         """
         await self._run_to_end(self._retry(request_id))
 
     async def delete(self, request_id: str) -> None:
         """Delete a finished request, and its files that no other request uses.
 
-        Raises `ProblemError` if the id is unknown or the request has not finished.
+        Raise `ProblemError` if the id is unknown or the request has not finished.
         """
         await self._run_to_end(self._delete(request_id))
 

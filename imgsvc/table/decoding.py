@@ -110,7 +110,7 @@ class Decoder:
     def _detect_encoding(self, data: bytes) -> bytes:
         """Set the encoding by the file's first bytes, and return the data without a byte-order mark.
 
-        Raises `DecodingError` for another file type or an unsupported encoding.
+        Raise `DecodingError` for another file type or an unsupported encoding.
         """
         start = data[:_SNIFFED_BYTES].lower()
         for signature, kind in _SIGNATURES:

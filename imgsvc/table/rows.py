@@ -46,6 +46,7 @@ class FileErrors:
         column: str | None = None,
         value: str | None = None,
     ) -> None:
+        """Record an error."""
         self.count += 1
         if len(self.first) < MAX_FILE_ERRORS:
             self.first.append(

@@ -181,7 +181,7 @@ def parse_query(model: type[Model], request: web.Request) -> Model:
 def parse(model: type[Model], pairs: Iterable[tuple[str, str]]) -> Model:
     """Return the options in name-value pairs.
 
-    Raises a `ProblemError` that lists every option that is unknown, repeated or invalid.
+    Raise a `ProblemError` that lists every option that is unknown, repeated or invalid.
     """
     received = list(pairs)
     counts = Counter(name for name, _ in received)

@@ -143,7 +143,7 @@ def _request_origin(request: web.Request) -> str:
 def _valid_host(request: web.Request) -> str:
     """Return the `Host` header, which is safe to put into a URL.
 
-    HTTP/1.0 does not require it: the socket's own address is the default. Raises `ProblemError`.
+    HTTP/1.0 does not require it: the socket's own address is the default. Raise `ProblemError`.
     """
     hosts = request.headers.getall("Host", [])
     if not hosts and request.version < (1, 1):

@@ -48,7 +48,7 @@ def declared_length(request: web.Request) -> int:
 async def read_chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[bytes, None]:
     """Yield the body as it arrives.
 
-    Raises `ProblemError` if no data arrive for `idle_seconds`, or the framing is malformed.
+    Raise `ProblemError` if no data arrive for `idle_seconds`, or the framing is malformed.
     """
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -35,7 +35,7 @@ async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
 class Spool:
     """A buffer for a response body, in memory while small, else in a scratch file.
 
-    Use it as `async with Spool(files) as spool`. Raises `StorageFullError` if the disk is full.
+    Use it as `async with Spool(files) as spool`. Raise `StorageFullError` if the disk is full.
     """
 
     def __init__(self, files: FilesystemStore) -> None:

@@ -200,7 +200,7 @@ def _too_large(limit: int) -> ProblemError:
 def _form_upload(request: web.Request) -> _FormUpload | None:
     """Return a reader for a form, or None if the body is the CSV itself.
 
-    Raises `ProblemError` if the body has another media type.
+    Raise `ProblemError` if the body has another media type.
     """
     body_type = media_type(request)
     if not body_type or body_type in RAW_TYPES:

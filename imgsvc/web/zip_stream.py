@@ -48,7 +48,7 @@ class ZipBuilder:
     def entry(self, name: str, size: int, crc: int) -> tuple[bytes, bytes]:
         """Return the local header of an entry and its central directory record.
 
-        Raises `ValueError` if the entry has 4 GiB or more.
+        Raise `ValueError` if the entry has 4 GiB or more.
         """
         if size >= ZIP64_LIMIT:
             raise ValueError("an entry must be smaller than 4 GiB")

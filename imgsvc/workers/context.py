@@ -40,10 +40,11 @@ class NeverFullSemaphore:
         self._semlock = self
 
     def acquire(self, block: bool = True, timeout: float | None = None) -> bool:
+        """Return True."""
         return True
 
     def release(self) -> None:
-        pass
+        """Do nothing."""
 
     def _is_zero(self) -> bool:
         return False

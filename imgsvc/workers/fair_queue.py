@@ -26,6 +26,7 @@ class FairQueue(Generic[_T]):
             yield from items
 
     def put(self, owner: Hashable, item: _T) -> None:
+        """Add an item behind the other items of its owner."""
         self._owners.setdefault(owner, deque()).append(item)
         self._length += 1
 
@@ -36,7 +37,7 @@ class FairQueue(Generic[_T]):
         self._length += len(requeued)
 
     def peek(self) -> _T:
-        """Return the item that `pop` would remove. Raises IndexError if the queue is empty."""
+        """Return the item that `pop` would remove. Raise IndexError if the queue is empty."""
         if self._requeued:
             return self._requeued[0]
         for items in self._owners.values():
@@ -44,7 +45,7 @@ class FairQueue(Generic[_T]):
         raise IndexError("the queue is empty")
 
     def pop(self) -> _T:
-        """Remove and return the next item; its owner becomes the last in turn. Raises IndexError."""
+        """Remove and return the next item; its owner becomes the last in turn. Raise IndexError."""
         item = self.peek()
         self._length -= 1
         if self._requeued:
@@ -65,6 +66,7 @@ class FairQueue(Generic[_T]):
             del self._owners[owner]
 
     def clear(self) -> None:
+        """Remove all items."""
         self._requeued.clear()
         self._owners.clear()
         self._length = 0

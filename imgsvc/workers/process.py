@@ -114,6 +114,7 @@ class WorkerProcess:
             asyncio.get_running_loop().add_reader(process.sentinel, self.exited.set)
 
     def unwatch(self) -> None:
+        """Stop watching the process."""
         for process in self._processes:
             asyncio.get_running_loop().remove_reader(process.sentinel)
 
@@ -172,6 +173,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int | None:
+        """The process id, or None before the process has started."""
         return self._processes[0].pid if self._processes else None
 
     def kill(self) -> None:
