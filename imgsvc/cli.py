@@ -63,7 +63,7 @@ def _main() -> int:
     except (StartupError, BackupError) as error:
         return _fail(str(error))
     except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", INTERRUPTED)
+        return _fail("Interrupted.", INTERRUPTED)
 
 
 def _fail(message: str, code: int = 1) -> int:
@@ -86,7 +86,7 @@ class _QualityType(click.ParamType[Quality]):
         try:
             return Quality.parse(value)
         except ValueError as error:
-            self.fail(str(error), param, ctx)
+            self.fail(f"{value!r} {error}.", param, ctx)
 
 
 _EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -136,7 +136,8 @@ def _client(server: str, api_key_file: Path | None) -> Client:
     """Return a client of the service. Raise `click.BadParameter` if the URL or the key is invalid."""
     if not _is_base_url(server):
         raise click.BadParameter(
-            f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080", param_hint="--server"
+            f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080.",
+            param_hint="--server",
         )
     if api_key_file is None:
         key, source = os.environ.get("IMGSVC_API_KEY", "").strip(), "IMGSVC_API_KEY"
@@ -144,7 +145,8 @@ def _client(server: str, api_key_file: Path | None) -> Client:
         key, source = api_key_file.read_text("utf-8", "replace").strip(), "--api-key-file"
     if not re.fullmatch(r"[\x21-\x7e]*", key):
         raise click.BadParameter(
-            "the API key must be one line of printable ASCII without spaces", param_hint=source
+            "The API key must be one line of printable ASCII characters without spaces.",
+            param_hint=source,
         )
     return Client(server, key or None)
 
@@ -276,8 +278,8 @@ def process(
         with progress_display(console) as show:
             status = asyncio.run(process_file(config, table, out, show))
     except KeyboardInterrupt:
-        return _fail("stopped. Run the same command to continue.", INTERRUPTED)
-    return _report(console, status, f"Saved {out}, images in {folder}")
+        return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
+    return _report(console, status, f"Saved {out}, and the images in {folder}.")
 
 
 def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -325,7 +327,7 @@ def submit(
     server: str,
     api_key_file: Path | None,
 ) -> int:
-    """Upload FILE to a running service and print the request id.
+    """Upload FILE to a running service and print the request ID.
 
     With --wait, the exit code is 0 only if every image was compressed.
     """
@@ -354,7 +356,7 @@ async def _follow(client: Client, request_id: str, out: Path | None) -> int:
             show(status)
     if out is not None:
         await client.save_csv(request_id, out)
-    return _report(console, status, f"Saved {out}" if out else None)
+    return _report(console, status, f"Saved {out}." if out else None)
 
 
 @cli.command(epilog=_examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
@@ -427,7 +429,7 @@ def check(file: Path | None) -> None:
             if value != defaults[section][key]:
                 text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
                 click.echo(f"{section}.{key} = {text}")
-    click.echo("the configuration is valid", err=True)
+    click.echo("The configuration is valid.", err=True)
 
 
 @cli.command(epilog=_examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))
@@ -442,6 +444,10 @@ def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
     copied = back_up(_load_config(file, flags).storage.data_dir, dest)
-    click.echo(f"backed up to {dest}: the database and {copied.files:,} images", err=True)
+    click.echo(f"Copied the database and {_count_images(copied.files)} to {dest}.", err=True)
     if copied.missing:
-        click.echo(f"{copied.missing:,} images that the database lists are missing", err=True)
+        click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
+
+
+def _count_images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"

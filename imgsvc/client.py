@@ -76,7 +76,7 @@ class Client:
             return dict(await response.json())
 
     async def watch(self, request_id: str) -> AsyncIterator[dict[str, Any]]:
-        """Yield the request's status, without products now and after each change until the end.
+        """Yield the request's status without products: now, and after each change until it finishes.
 
         If the service does not respond for a while, for example while it restarts, keep trying.
         """
@@ -146,18 +146,18 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             # The message of a connector error contains an address family and a TLS context.
             reason = error.strerror if isinstance(error, aiohttp.ClientConnectorError) else error
-            raise ServiceError(f"cannot reach {self._server}: {reason or 'timed out'}") from error
+            raise ServiceError(f"Cannot reach {self._server}: {reason or 'timed out'}.") from error
 
 
 def _error_from_response(url: str, response: aiohttp.ClientResponse, body: bytes) -> ServiceError:
     if "Location" in response.headers:
-        return ServiceError(f"{url} redirects to {response.headers['Location']}", response.status)
+        return ServiceError(f"{url} redirects to {response.headers['Location']}.", response.status)
     try:
         problem = json.loads(body)
     except ValueError:
         problem = {}
     if not isinstance(problem, dict) or "title" not in problem:
-        return ServiceError(f"{url} returned {response.status} {response.reason}", response.status)
+        return ServiceError(f"{url} returned {response.status} {response.reason}.", response.status)
     lines = [". ".join(filter(None, [problem["title"], problem.get("detail")]))]
     # The detail already contains the errors of options.
     lines += [_error_line(each) for each in problem.get("errors", []) if "option" not in each]

@@ -152,6 +152,8 @@ class _Section(BaseModel):
 
 
 class ServerConfig(_Section):
+    """Settings of the HTTP server and of uploads."""
+
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     public_url: HttpUrl = ""
@@ -165,12 +167,16 @@ class ServerConfig(_Section):
 
 
 class StorageConfig(_Section):
+    """Settings of the data folder."""
+
     data_dir: Annotated[Path, BeforeValidator(_path)] = Path("data")
     retention_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0
     min_free_bytes: Size = 256 * 2**20
 
 
 class FetchConfig(_Section):
+    """Settings of downloads."""
+
     concurrency: Annotated[int, Field(ge=1, le=4_096)] = 64
     per_host: Annotated[int, Field(ge=1, le=4_096)] = 16
     timeout_seconds: Seconds = 60
@@ -186,6 +192,8 @@ class FetchConfig(_Section):
 
 
 class CompressConfig(_Section):
+    """Settings of compression and of the workers."""
+
     quality: QualitySetting = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP
     progressive: bool = False
@@ -201,12 +209,16 @@ class CompressConfig(_Section):
 
 
 class WebhookConfig(_Section):
+    """Settings of webhooks."""
+
     secret: Annotated[str, AfterValidator(_webhook_secret)] = ""
     retry_delays_seconds: tuple[Seconds, ...] = (5, 60, 300, 1_800, 7_200, 18_000, 36_000)
     timeout_seconds: Seconds = 15
 
 
 class LogConfig(_Section):
+    """Settings of the log."""
+
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
 
@@ -279,9 +291,9 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from None
+        raise ConfigError(f"Cannot read the configuration {path}: {error.strerror}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
 
 
 def _merge(

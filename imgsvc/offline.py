@@ -41,8 +41,8 @@ async def process_file(
     stopped, and failed images are retried. Another file replaces the earlier one and its images.
     `on_progress` is called with each new status.
 
-    Return the status of the finished request. Raise `ProblemError`, `OSError`, and `StartupError`,
-    also if the folder belongs to a service.
+    Return the status of the finished request. Raise `ProblemError`, `OSError` or
+    `StartupError`, the last also if the folder belongs to a service.
     """
     _prepare_folder(config.storage.data_dir)
     async with running(config, listen=False) as service:
@@ -55,7 +55,7 @@ async def process_file(
         try:
             await asyncio.wait({finished, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not finished.done():
-                raise StartupError("an internal task failed; see the log")
+                raise StartupError("An internal task failed. See the log.")
             await finished
         finally:
             finished.cancel()

@@ -240,7 +240,7 @@ class Service:
 async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Service]:
     """Run the service until the block ends.
 
-    `listen`: also serve HTTP. Raises `StartupError` if the service cannot start.
+    `listen`: also serve HTTP. Raise `StartupError` if the service cannot start.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
@@ -271,7 +271,7 @@ async def _listening(service: Service) -> AsyncIterator[None]:
             await site.start()
         except OSError as error:
             raise StartupError(
-                f"cannot listen on {server.host}:{server.port}: {error.strerror}. "
+                f"Cannot listen on {server.host}:{server.port}: {error.strerror}. "
                 "If another program uses this port, choose another server.port."
             ) from None
         _warn_if_open(service.config)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.circuit_breaker import FORGET_SECONDS, MAX_HOSTS, CircuitBreakers
 
-REFUSED = ImageError(ImageErrorCode.CONNECT_FAILED, "The server refused the connection.")
+REFUSED = ImageError(ImageErrorCode.CONNECT_FAILED, "The host refused the connection.")
 A, B = 11, 22
 
 
@@ -116,14 +116,14 @@ def test_images_expire_after_ten_minutes_with_last_error() -> None:
     fail(breakers, 9, now=0)
     assert breakers.expired(A, waited=20_000, now=10_000) is None, "not open yet"
     fail(breakers, 1, now=1_000)
-    slow = ImageError(ImageErrorCode.TIMEOUT, "The server sent no data for 15 seconds.")
+    slow = ImageError(ImageErrorCode.TIMEOUT, "The host sent no data for 15 seconds.")
     breakers.record_failure(A, slow, 1_030)
     assert breakers.expired(A, waited=1_599, now=1_599) is None
     error = breakers.expired(A, waited=1_600, now=1_600)
     assert error is not None
     assert error.code == "timeout"
     assert error.message == (
-        "The server sent no data for 15 seconds. Stopped trying after 10 minutes."
+        "The host sent no data for 15 seconds. Stopped trying after 10 minutes."
     )
     assert breakers.expired(A, waited=599, now=1_799) is None, (
         "images of a later request wait 10 minutes too"

@@ -111,7 +111,7 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
         (["serve", "--prot", "1"], 2, "--prot"),
         (["process", "nothing.csv", "-o", "out.csv"], 2, "nothing.csv"),
         (["process", "--quality", "0", "here", "-o", "out.csv"], 2, "50%"),
-        (["status", "x", "--server", "http://127.0.0.1:9"], 1, "cannot reach"),
+        (["status", "x", "--server", "http://127.0.0.1:9"], 1, "Cannot reach"),
         (["status", "x", "--server", "shop.example"], 2, "--server"),
         (["status", "x", "--server", "http://127.0.0.1:99999"], 2, "--server"),
         (["status", "x", "--server", "http://[::1"], 2, "--server"),
@@ -161,7 +161,7 @@ def test_serve_reports_why_it_cannot_start(service: Service, cli: CommandLine) -
     port = service.url.rpartition(":")[2]
     port_in_use = cli.run("serve", "--port", port)
     assert port_in_use.code == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in port_in_use.err
+    assert f"Cannot listen on 127.0.0.1:{port}" in port_in_use.err
     assert "Unclosed" not in port_in_use.err
     folder_in_use = cli.run("serve", "--port", "0", "--data-dir", str(service.data_dir))
     assert folder_in_use.code == 1
@@ -444,7 +444,7 @@ def test_failed_backup_reports_why_and_leaves_no_files(cli: CommandLine, databas
     cli.write("data/imgsvc.db", database)
     result = cli.run("backup", "copy")
     assert result.code == 1
-    assert "cannot copy the database" in result.err
+    assert "Cannot copy the database" in result.err
     assert [each.name for each in cli.folder.iterdir()] == ["data"]
 
 

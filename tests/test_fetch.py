@@ -196,7 +196,7 @@ async def test_fetch_fails_at_sixth_redirect() -> None:
 async def test_redirect_to_url_that_is_not_http_fails(location: str) -> None:
     error = await fetch_error_from(redirect(location))
     assert error.code == "invalid_url"
-    assert error.message.startswith("The server redirects to an invalid URL: ")
+    assert error.message.startswith("The host redirects to an invalid URL: ")
 
 
 @pytest.mark.parametrize("status", ["300 Multiple Choices", "304 Not Modified", "305 Use Proxy"])
@@ -258,7 +258,7 @@ async def test_status_error_has_retry_after_in_seconds() -> None:
 async def test_empty_body_fails(status: str) -> None:
     assert code_and_message(await fetch_error_from(http_response(b"", status=status))) == (
         "empty_body",
-        "The server sent an empty response.",
+        "The host sent an empty response.",
     )
 
 
@@ -428,7 +428,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n"
 @pytest.mark.parametrize("handler", [silent, send_then(HEAD), send_then(HEAD + b"\r\nx")])
 async def test_silent_server_times_out_at_any_point(handler: Handler) -> None:
     error = await fetch_error_from(handler, read_timeout_seconds=0.2)
-    assert code_and_message(error) == ("timeout", "The server sent no data for 0.2 seconds.")
+    assert code_and_message(error) == ("timeout", "The host sent no data for 0.2 seconds.")
 
 
 @pytest.mark.parametrize("sent", [HEAD + b"\r\n", HEAD + b"X-Long: ", HEAD])
@@ -491,7 +491,7 @@ async def test_connecting_has_its_own_timeout() -> None:
         finally:
             for client in clients:
                 client.close()
-    assert code_and_message(error) == ("timeout", "No connection to the server within 0.2 seconds.")
+    assert code_and_message(error) == ("timeout", "No connection to the host within 0.2 seconds.")
 
 
 async def test_stalled_tls_handshake_fails_at_connect_timeout() -> None:
@@ -499,7 +499,7 @@ async def test_stalled_tls_handshake_fails_at_connect_timeout() -> None:
         # The system accepts the connection, but no TLS handshake follows.
         port = silent_server.getsockname()[1]
         error = await fetch_error(f"https://127.0.0.1:{port}/", connect_seconds=0.2)
-    assert code_and_message(error) == ("timeout", "No connection to the server within 0.2 seconds.")
+    assert code_and_message(error) == ("timeout", "No connection to the host within 0.2 seconds.")
 
 
 async def test_waiting_for_byte_budget_does_not_count_for_total_timeout() -> None:
@@ -557,7 +557,7 @@ async def test_attempt_sends_one_request_on_reused_connection(origin: Origin) ->
 async def test_missing_response_is_connect_failed(response: bytes) -> None:
     assert code_and_message(await fetch_error_from(response)) == (
         "connect_failed",
-        "The server closed the connection without a response.",
+        "The host closed the connection without a response.",
     )
 
 
@@ -577,7 +577,7 @@ async def test_missing_response_is_connect_failed(response: bytes) -> None:
 async def test_invalid_http_is_incomplete_body(response: bytes) -> None:
     assert code_and_message(await fetch_error_from(response)) == (
         "incomplete_body",
-        "The server's response is not valid HTTP, or its headers are too large.",
+        "The host's response is not valid HTTP, or its headers are too large.",
     )
 
 
@@ -602,7 +602,7 @@ async def test_refused_connection_is_connect_failed() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         error = await fetch_error(f"http://127.0.0.1:{unused.getsockname()[1]}/")
-    assert code_and_message(error) == ("connect_failed", "The server refused the connection.")
+    assert code_and_message(error) == ("connect_failed", "The host refused the connection.")
 
 
 async def test_connection_reset_before_response_is_connect_failed() -> None:
@@ -611,7 +611,7 @@ async def test_connection_reset_before_response_is_connect_failed() -> None:
 
     assert code_and_message(await fetch_error_from(handler)) == (
         "connect_failed",
-        "The server reset the connection.",
+        "The host reset the connection.",
     )
 
 

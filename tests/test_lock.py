@@ -86,7 +86,7 @@ def test_lock_data_dir_accepts_empty_output_folders_without_database(tmp_path: P
 def test_lock_data_dir_raises_startup_error_when_path_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with (
-        pytest.raises(StartupError, match=r"cannot write to storage\.data_dir"),
+        pytest.raises(StartupError, match=r"Cannot write to storage\.data_dir"),
         lock_data_dir(tmp_path / "data", DATABASE),
     ):
         pass
@@ -124,5 +124,5 @@ def test_lock_data_dir_raises_startup_error_when_folder_is_read_only(subfolder: 
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         ).stdout
         folder.chmod(0o755)
-    assert "cannot write to storage.data_dir" in output
+    assert "Cannot write to storage.data_dir" in output
     assert "Permission denied" in output

@@ -17,29 +17,29 @@ PAGE = b"<!DOCTYPE html>\n<html><head><title>\n Sign in &ndash; Google Drive </t
         (
             "text/html",
             PAGE,
-            'The server sent text/html ("Sign in – Google Drive") instead of an image.',
+            'The host sent text/html ("Sign in – Google Drive") instead of an image.',
         ),
-        ("text/html", b"<html>", "The server sent text/html instead of an image."),
-        ("text/html", b"<title></title>", "The server sent text/html instead of an image."),
+        ("text/html", b"<html>", "The host sent text/html instead of an image."),
+        ("text/html", b"<title></title>", "The host sent text/html instead of an image."),
         (
             "text/html",
             b"<TITLE lang=de>Gr\xc3\xbc\xc3\x9fe</TITLE>",
-            'The server sent text/html ("Grüße") instead of an image.',
+            'The host sent text/html ("Grüße") instead of an image.',
         ),
         (
             "text/html",
             b"<title>\xff\x00\x1b[31m</title>",
-            'The server sent text/html ("�[31m") instead of an image.',
+            'The host sent text/html ("�[31m") instead of an image.',
         ),
-        ("application/json", b"{}", "The server sent application/json instead of an image."),
-        ("", b"hello", "The server sent an unknown file type instead of an image."),
-        ("image/png", b"hello", "The server sent image/png, but the data is not an image."),
+        ("application/json", b"{}", "The host sent application/json instead of an image."),
+        ("", b"hello", "The host sent an unknown file type instead of an image."),
+        ("image/png", b"hello", "The host sent image/png, but the data is not an image."),
         (
             "image/png",
             PAGE,
-            'The server sent a web page as image/png ("Sign in – Google Drive") instead of an image.',
+            'The host sent a web page as image/png ("Sign in – Google Drive") instead of an image.',
         ),
-        ("text/html\r\nX: y", b"", "The server sent text/html X: y instead of an image."),
+        ("text/html\r\nX: y", b"", "The host sent text/html X: y instead of an image."),
     ],
 )
 def test_describe_non_image_names_content_type_and_page_title(
@@ -55,7 +55,7 @@ def test_describe_non_image_is_short_and_on_one_line_for_any_response(
     message = describe_non_image(content_type, b"<title>" + data if has_title else data)
     assert len(message) < 200
     assert message.isprintable()
-    assert message.startswith("The server sent ")
+    assert message.startswith("The host sent ")
 
 
 @given(st.text(max_size=2_000), st.integers(5, 200))

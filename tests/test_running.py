@@ -94,7 +94,7 @@ async def test_start_with_used_port_fails_and_releases_the_folder(tmp_path: Path
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with pytest.raises(StartupError, match="cannot listen"):
+        with pytest.raises(StartupError, match="Cannot listen"):
             async with running(config_in(tmp_path, port=taken.getsockname()[1])):
                 pass
     async with running(config_in(tmp_path)) as service:

@@ -443,7 +443,7 @@ async def test_self_signed_certificate_is_tls_error(certificate: Path) -> None:
         error = await fetch_error(f"https://127.0.0.1:{origin.port}/")
     assert (error.code, error.message) == (
         "tls_error",
-        "The server's certificate is not valid: self-signed certificate.",
+        "The host's certificate is not valid: self-signed certificate.",
     )
 
 
@@ -460,7 +460,7 @@ async def test_server_without_tls_is_tls_error() -> None:
         server.close()
         assert origin.heads == []
     assert error.code == "tls_error"
-    assert error.message.startswith("Cannot open a secure connection to the server")
+    assert error.message.startswith("Cannot open a secure connection to the host")
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -156,11 +156,11 @@ async def test_network_error_is_in_result() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         dead = f"http://127.0.0.1:{unused.getsockname()[1]}/"
-        assert (await send(dead)).error == "The server refused the connection."
+        assert (await send(dead)).error == "The host refused the connection."
     async with raw_origin(b"") as origin:
         assert (
             await send(origin.base)
-        ).error == "The server closed the connection without a response."
+        ).error == "The host closed the connection without a response."
         assert len(origin.heads) == 1, "aiohttp must not send it again"
     async with raw_origin(b"nonsense\r\n\r\n") as origin:
         assert "not valid HTTP" in ((await send(origin.base)).error or "")

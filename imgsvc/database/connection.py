@@ -99,7 +99,7 @@ class Database:
     async def open(cls, path: Path) -> Database:
         """Open the database file, or create it, and apply missing migrations.
 
-        Raises `StartupError` if the file is not a database, has a newer schema, or cannot be opened.
+        Raise `StartupError` if the file is not a database, has a newer schema, or cannot be opened.
         """
         connections: list[_Connection] = []
         try:
@@ -111,7 +111,7 @@ class Database:
         except (sqlite3.Error, DatabaseUnavailableError, OSError) as error:
             await _close(connections)
             raise StartupError(
-                f"cannot open the database {path}: {error}. Check that the file is not damaged, that "
+                f"Cannot open the database {path}: {error}. Check that the file is not damaged, that "
                 "its disk is not full, and that this user can write to the file and its folder."
             ) from error
         except BaseException:
@@ -130,7 +130,7 @@ class Database:
         a durable commit follows: the WAL is one sequence, and a sync includes everything before it.
 
         Once started, the transaction runs to its end even if the caller is cancelled. If another
-        process has locked the database, this waits. Raises `DatabaseFullError` or
+        process has locked the database, this waits. Raise `DatabaseFullError` or
         `DatabaseUnavailableError`.
         """
         return await _run_when_unlocked(self._writer, partial(_write, transaction, durable))
@@ -138,7 +138,7 @@ class Database:
     async def read(self, transaction: Transaction[T]) -> T:
         """Run `transaction` on one snapshot, in parallel to writes.
 
-        Raises `DatabaseUnavailableError`.
+        Raise `DatabaseUnavailableError`.
         """
         reader = await self._idle_readers.get()
         try:
@@ -150,7 +150,7 @@ class Database:
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Callable[[Transaction[T]], Awaitable[T]]]:
-        """Hold one snapshot for several reads. Yields a function that runs a read on it.
+        """Hold one snapshot for several reads. Yield a function that runs a read on it.
 
         The WAL cannot be truncated meanwhile: hold the snapshot briefly, and never wait for a client.
         """

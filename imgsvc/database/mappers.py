@@ -123,7 +123,7 @@ def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...
     if row is None:
         raise ProblemError(
             ProblemCode.NOT_FOUND,
-            "There is no request with this id. It may have been deleted, or the id is incomplete.",
+            "There is no request with this ID. It may have been deleted, or the ID is incomplete.",
         )
     return row
 
@@ -143,10 +143,12 @@ def waiting_images(c: sqlite3.Connection) -> int:
 
 
 def columns_text(columns: Columns) -> str:
+    """Return the columns as JSON."""
     return json.dumps([columns.names, columns.roles, columns.extra_positions], ensure_ascii=False)
 
 
 def columns_from(text: str) -> Columns:
+    """Return the columns in a text that `columns_text` returned."""
     names, roles, extra_positions = json.loads(text)
     return Columns(tuple(names), tuple(map(ColumnRole, roles)), tuple(extra_positions))
 

@@ -15,7 +15,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     """Apply all migrations that the database does not have yet.
 
     Each migration is one transaction: after a crash the database has one version or the next, nothing
-    in between. Raises `StartupError` if SQLite is too old, or if the schema is newer than this program.
+    in between. Raise `StartupError` if SQLite is too old, or if the schema is newer than this program.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise StartupError(
@@ -26,7 +26,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):
         raise StartupError(
-            f"the database has schema version {version}, but this version of imgsvc supports only "
+            f"The database has schema version {version}, but this version of imgsvc supports only "
             f"versions up to {len(steps)}. Install the newer version of imgsvc that last used this "
             "database, or set storage.data_dir to another folder."
         )

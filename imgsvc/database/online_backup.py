@@ -23,17 +23,17 @@ def _opened(database: Path, mode: str) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(uri, uri=True, timeout=BACKUP_BUSY_SECONDS)) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise CopyError(f"cannot copy the database {database}: {error}") from error
+        raise CopyError(f"Cannot copy the database {database}: {error}.") from error
 
 
 def copy_database(source: Path, dest: Path) -> None:
     """Copy a snapshot of the database `source` to `dest`, which must not exist. Blocks.
 
-    Writers can continue meanwhile. When this returns, the copy is synced to the disk. Raises OSError or
+    Writers can continue meanwhile. When this returns, the copy is synced to the disk. Raise OSError or
     `CopyError`.
     """
     if dest.exists():
-        raise FileExistsError(f"{dest} already exists")
+        raise FileExistsError(f"{dest} already exists.")
     with _opened(source, "rw") as connection:
         connection.execute("VACUUM INTO ?", (str(dest),))
     for path, flags in ((dest, os.O_RDWR), (dest.parent, os.O_RDONLY)):
@@ -45,7 +45,7 @@ def copy_database(source: Path, dest: Path) -> None:
 
 
 def stored_names(database: Path) -> Iterator[str]:
-    """Yield the names of all stored files in a database. Blocks. Raises `CopyError`."""
+    """Yield the names of all stored files in a database. Blocks. Raise `CopyError`."""
     with _opened(database, "ro") as connection:
         for (name,) in connection.execute("SELECT name FROM files ORDER BY name"):
             yield name

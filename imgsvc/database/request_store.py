@@ -69,9 +69,9 @@ class RequestStore:
     ) -> Request:
         """Make a staged request visible and claimable. When this returns, it survives a power cut.
 
-        `idempotency` is an Idempotency-Key and the fingerprint of the upload. Raises `ProblemError`
+        `idempotency` is an Idempotency-Key and the fingerprint of the upload. Raise `ProblemError`
         TOO_MUCH_WAITING if more than `max_waiting` images would be pending, or IDEMPOTENCY_KEY_BUSY if
-        another request has just used the key. Raises LookupError if no such request with images is
+        another request has just used the key. Raise LookupError if no such request with images is
         staged.
         """
         key, fingerprint = idempotency or (None, None)
@@ -152,7 +152,7 @@ class RequestStore:
     async def mark_deleting(self, request_id: str) -> int:
         """Hide a finished request permanently. Return its key. `purge_slice` deletes its rows later.
 
-        Raises `ProblemError` NOT_FOUND or NOT_FINISHED.
+        Raise `ProblemError` NOT_FOUND or NOT_FINISHED.
         """
         return await self._database.write(lambda c: deletion.mark_deleting(c, request_id))
 
@@ -194,7 +194,7 @@ def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) ->
     if pending + added > max_waiting:
         raise ProblemError(
             ProblemCode.TOO_MUCH_WAITING,
-            f"Too many pending images: {pending:,} are pending already, this table has {added:,}, and "
+            f"{pending:,} images are already pending, this file has {added:,}, and "
             f"the limit is {max_waiting:,} (server.max_waiting_images). Try again later.",
             retry_after=RETRY_AFTER_SECONDS,
         )

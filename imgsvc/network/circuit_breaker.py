@@ -16,7 +16,7 @@ MAX_OUTAGE_SECONDS = 600.0
 FORGET_SECONDS = 3_600.0
 """The time without a failure after which a host's state is removed."""
 MAX_HOSTS = 10_000
-"""The maximum number of hosts with state. Above it, the hosts whose last failure is oldest go."""
+"""The maximum number of hosts with state. Above it, the states with the oldest failures are removed."""
 
 FAILURE_CODES = frozenset(
     {ImageErrorCode.CONNECT_FAILED, ImageErrorCode.DNS_FAILURE, ImageErrorCode.TIMEOUT}

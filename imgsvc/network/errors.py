@@ -1,6 +1,6 @@
 """Turns network errors into error codes and messages.
 
-Text from servers is cleaned with `one_line` before a message quotes it.
+Text from hosts is cleaned with `one_line` before a message quotes it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from imgsvc.network.addresses import BlockedAddressError
 log = logging.getLogger(__name__)
 
 _CONNECT_MESSAGES = {
-    errno.ECONNREFUSED: "The server refused the connection.",
-    errno.ECONNRESET: "The server reset the connection.",
-    errno.ECONNABORTED: "The server closed the connection.",
-    errno.EPIPE: "The server closed the connection.",
-    errno.EHOSTUNREACH: "The server cannot be reached.",
-    errno.ENETUNREACH: "The server's network cannot be reached.",
-    errno.EADDRNOTAVAIL: "The server's address cannot be reached.",
+    errno.ECONNREFUSED: "The host refused the connection.",
+    errno.ECONNRESET: "The host reset the connection.",
+    errno.ECONNABORTED: "The host closed the connection.",
+    errno.EPIPE: "The host closed the connection.",
+    errno.EHOSTUNREACH: "The host cannot be reached.",
+    errno.ENETUNREACH: "The host's network cannot be reached.",
+    errno.EADDRNOTAVAIL: "The host's address cannot be reached.",
 }
 _TITLE = re.compile(rb"(?i)<title[^>]{0,200}>([^<]{1,1000})")
 _PAGE = re.compile(rb"(?is)\s*(<!--.{0,500}?-->\s*)?<(!doctype html|html|head|body)\b")
@@ -68,19 +68,19 @@ def format_seconds(count: float) -> str:
 def describe_non_image(content_type: str, data: bytes) -> str:
     """Return a message that describes a response that is not an image.
 
-    For example: `The server sent text/html ("Sign in") instead of an image.` `content_type` is the
-    server's media type, or "" if there was none.
+    For example: `The host sent text/html ("Sign in") instead of an image.` `content_type` is the
+    host's media type, or "" if there was none.
     """
     head = data[:_TITLE_SEARCH_BYTES]
     kind = one_line(content_type, 60)
     if kind.startswith("image/"):
         if not _PAGE.match(head):
-            return f"The server sent {kind}, but the data is not an image."
+            return f"The host sent {kind}, but the data is not an image."
         kind = f"a web page as {kind}"
     found = _TITLE.search(head)
     title = one_line(html.unescape(found[1].decode("utf-8", "replace")), 80) if found else ""
     quoted_title = title and f' ("{title}")'
-    return f"The server sent {kind or 'an unknown file type'}{quoted_title} instead of an image."
+    return f"The host sent {kind or 'an unknown file type'}{quoted_title} instead of an image."
 
 
 def to_image_error(error: Exception, *, headers_received: bool = False) -> ImageError:
@@ -104,7 +104,7 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
         if isinstance(cause, ContentEncodingError):
             return ImageError(
                 ImageErrorCode.CORRUPT_IMAGE,
-                "The server sent a content encoding that was not requested and cannot be decoded.",
+                "The host sent a content encoding that was not requested and cannot be decoded.",
             )
     if isinstance(error, ProxyNotFoundError):
         return ImageError(ImageErrorCode.DNS_FAILURE, "The proxy cannot be found.")
@@ -120,7 +120,7 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
     ):
         return ImageError(
             ImageErrorCode.INCOMPLETE_BODY,
-            "The server's response is not valid HTTP, or its headers are too large.",
+            "The host's response is not valid HTTP, or its headers are too large.",
         )
     if headers_received and isinstance(error, (aiohttp.ClientError, OSError)):
         return ImageError(
@@ -129,7 +129,7 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
         )
     if any(isinstance(cause, OSError) and cause.errno == errno.ETIMEDOUT for cause in chain):
         return ImageError(
-            ImageErrorCode.TIMEOUT, "The server did not respond within the system's time limit."
+            ImageErrorCode.TIMEOUT, "The host did not respond within the system's time limit."
         )
     message = _connect_message(error, chain)
     if message is not None:
@@ -159,18 +159,18 @@ def _connect_message(error: Exception, chain: list[BaseException]) -> str | None
         if isinstance(cause, OSError) and cause.errno in _CONNECT_MESSAGES:
             return _CONNECT_MESSAGES[cause.errno]
     if isinstance(error, NoResponseError):
-        return "The server closed the connection without a response."
+        return "The host closed the connection without a response."
     if isinstance(error, (aiohttp.ClientConnectionError, OSError)):
-        return "Cannot connect to the server."
+        return "Cannot connect to the host."
     return None
 
 
 def _tls_message(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         reason = one_line(error.verify_message or "it could not be verified").rstrip(".")
-        return f"The server's certificate is not valid: {reason}."
+        return f"The host's certificate is not valid: {reason}."
     reason = one_line((error.reason or "").replace("_", " ").lower())
-    return "Cannot open a secure connection to the server" + (reason and f": {reason}") + "."
+    return "Cannot open a secure connection to the host" + (reason and f": {reason}") + "."
 
 
 def _dns_message(error: aiohttp.ClientConnectorDNSError) -> str:

@@ -34,7 +34,7 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True, slots=True)
 class ResponseBody:
-    """The fetched bytes. `content_type` is the server's media type without parameters, or ""."""
+    """The fetched bytes. `content_type` is the host's media type without parameters, or ""."""
 
     data: bytes
     content_type: str
@@ -94,7 +94,7 @@ class Fetcher:
             raise self._too_large()
         data = await self._read_chunk(response, share, timeout)
         if not data:
-            raise ImageError(ImageErrorCode.EMPTY_BODY, "The server sent an empty response.")
+            raise ImageError(ImageErrorCode.EMPTY_BODY, "The host sent an empty response.")
         if more := await self._read_chunk(response, share, timeout):
             # BytesIO.getvalue() does not copy the bytes; joining a list of chunks would.
             with io.BytesIO() as buffer:
@@ -130,17 +130,16 @@ class Fetcher:
         """Return the message for the timeout that has expired."""
         config = self._config
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return f"No connection to the server within {format_seconds(config.connect_seconds)}."
+            return f"No connection to the host within {format_seconds(config.connect_seconds)}."
         if isinstance(error, aiohttp.SocketTimeoutError):
-            return f"The server sent no data for {format_seconds(config.read_timeout_seconds)}."
+            return f"The host sent no data for {format_seconds(config.read_timeout_seconds)}."
         return f"The download took longer than {format_seconds(config.timeout_seconds)}."
 
 
 class RedirectChain:
     """The redirects from a URL to the final response.
 
-    `redirected` is true if a redirect has been followed. `headers_received` is true if the headers
-    of the response to the last request have arrived.
+    `headers_received` is true if the headers of the response to the last request have arrived.
     """
 
     def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
@@ -151,6 +150,7 @@ class RedirectChain:
 
     @property
     def redirected(self) -> bool:
+        """Whether a redirect has been followed."""
         return self._redirects > 0
 
     async def resolve(self) -> aiohttp.ClientResponse:
@@ -171,7 +171,7 @@ class RedirectChain:
     async def _get(self, target: URL) -> aiohttp.ClientResponse:
         """Send the request and return the response.
 
-        After a redirect, the request may reuse the connection of the redirect. Some servers close
+        After a redirect, the request may reuse the connection of the redirect. Some hosts close
         that connection without notice. The request is then sent again, within the same attempt.
         """
         while True:
@@ -194,7 +194,7 @@ class RedirectChain:
         except UrlError as error:
             raise ImageError(
                 ImageErrorCode.INVALID_URL,
-                f"The server redirects to an invalid URL: {error.message}",
+                f"The host redirects to an invalid URL: it {error.message}.",
             ) from None
         self._redirects += 1
 
@@ -248,7 +248,7 @@ def _declared_size(response: aiohttp.ClientResponse) -> int:
 async def _wait_for_capacity(share: Share, count: int, timeout: asyncio.Timeout) -> None:
     """Acquire `count` bytes of the budget, and stop the timeout while waiting for them.
 
-    The wait does not count because it is not caused by the image's server.
+    The wait does not count because it is not caused by the image's host.
     """
     now = asyncio.get_running_loop().time
     remaining = (timeout.when() or now()) - now()

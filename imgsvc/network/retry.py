@@ -13,7 +13,7 @@ FIRST_DELAY_SECONDS = 1.0
 MAX_DELAY_SECONDS = 60.0
 """The limit of the doubled delay, before it is varied at random."""
 MAX_RETRY_AFTER_SECONDS = 300.0
-"""The limit of the delay that a server may request with `Retry-After`."""
+"""The limit of the delay that a host may request with `Retry-After`."""
 
 TRANSIENT_CODES = frozenset(
     {

@@ -62,8 +62,10 @@ class WebhookSender:
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._post(delivery)
-        except (UrlError, ImageError) as error:
-            return SendResult(ok=False, error=f"Invalid webhook URL: {error.message}")
+        except UrlError as error:
+            return SendResult(ok=False, error=f"Invalid webhook URL: it {error.message}.")
+        except ImageError as error:
+            return SendResult(ok=False, error=error.message)
         except TimeoutError:
             return SendResult(
                 ok=False, error=f"No response within {format_seconds(self._timeout)}."

@@ -252,7 +252,7 @@ class Scheduler:
                 claim,
                 claim.attempts + 1,
                 ImageErrorCode.INTERNAL,
-                "internal error; see the service log",
+                "Internal error. See the service log.",
             )
 
     def _on_fetched(self, job: ImageJob) -> None:
@@ -342,7 +342,7 @@ class Scheduler:
         try:
             await self._delete_orphans(names)
         except Exception:
-            log.exception("unused files could not be deleted: %s", names)
+            log.exception("orphaned files could not be deleted: %s", names)
 
     async def _wait_until_committed(self) -> None:
         while self._uncommitted:

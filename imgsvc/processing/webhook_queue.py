@@ -121,7 +121,7 @@ class WebhookQueue:
                 else webhook_retry_delay(attempts, self._config.retry_delays_seconds)
             )
             next_at = None if delay is None else time.time() + delay
-            error = result.error or "the receiver did not accept it"
+            error = result.error or "The receiver did not accept the webhook."
             await self._store.record_failure(delivery.delivery_id, error, next_at)
             log.warning("webhook failed", extra=extra | {"error": error, "retry_in_seconds": delay})
         self._metrics.webhooks.labels("delivered" if result.ok else "failed").inc()

@@ -82,7 +82,7 @@ class _Put:
         elif self.error.errno in _FULL:
             self.done.set_exception(StorageFullError(_reason(self.error)))
         else:
-            reason = f"the output could not be stored: {_reason(self.error)}"
+            reason = f"The output could not be stored: {_reason(self.error)}."
             self.done.set_exception(ImageError(ImageErrorCode.STORAGE_FAILED, reason))
 
 
@@ -106,7 +106,7 @@ class FilesystemStore:
         """Store an output. When this returns, the output survives a power cut.
 
         Calls that arrive during a sync are stored together as the next group. A cancelled call leaves
-        no file. Raises `StorageFullError`, or `ImageError` with the code `storage_failed`.
+        no file. Raise `StorageFullError`, or `ImageError` with the code `storage_failed`.
         """
         put = _Put(name, self.path(name), self._temporary(name), data)
         self._waiting.append(put)

@@ -21,14 +21,14 @@ def lock_data_dir(data_dir: Path, database: str) -> Iterator[None]:
     """Lock the data folder for this process. Create it with mode 0700 if it does not exist.
 
     `database` is the name of the database file in the folder. The operating system releases the lock
-    when the process ends, even if it crashes. Raises `StartupError` if another process holds the lock,
+    when the process ends, even if it crashes. Raise `StartupError` if another process holds the lock,
     if the folder cannot be written, or if it has outputs but no database.
     """
     try:
         fd = _open(data_dir)
     except OSError as error:
         raise StartupError(
-            f"cannot write to storage.data_dir ({data_dir}): {error.strerror}. "
+            f"Cannot write to storage.data_dir ({data_dir}): {error.strerror}. "
             "Set storage.data_dir to a folder that this user can write to."
         ) from None
     try:
@@ -64,7 +64,7 @@ def _acquire(fd: int, data_dir: Path) -> None:
     except OSError as error:
         if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
             raise StartupError(
-                f"cannot lock storage.data_dir ({data_dir}): {error.strerror}. "
+                f"Cannot lock storage.data_dir ({data_dir}): {error.strerror}. "
                 "Set storage.data_dir to a folder on a file system that supports file locks."
             ) from None
         pid = os.pread(fd, 32, 0).decode("ascii", "replace").strip()

@@ -76,7 +76,7 @@ RAW_UPLOAD_TYPES = (
 
 TAGS = {
     "Requests": "Upload a CSV, follow its progress, and download the result.",
-    "Images": "Download the compressed images.",
+    "Images": "Download the outputs: the compressed images.",
     "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
     "Operations": "Health checks and metrics for running the service.",
 }
@@ -206,10 +206,10 @@ OPERATIONS = (
         "/downloadImages/{requestId}",
         "downloadImages",
         "Images",
-        "Download all finished images as a ZIP",
+        "Download all outputs as a ZIP",
         {
             200: ResponseSpec(
-                "The images, named after their products, and `errors.csv` if any image failed.",
+                "The outputs, named after their products, and `errors.csv` if any image failed.",
                 (MediaType("application/zip"),),
                 ("Content-Disposition",),
             )
@@ -221,13 +221,13 @@ OPERATIONS = (
         "/images/{file}",
         "image",
         "Images",
-        "Download one image, from the URL in the status",
+        "Download one output, from its URL in the status",
         {
-            200: ResponseSpec("The image.", _IMAGE_TYPES, ("ETag",)),
+            200: ResponseSpec("The output.", _IMAGE_TYPES, ("ETag",)),
             206: ResponseSpec(
-                "The requested range of the image.", _IMAGE_TYPES, ("ETag", "Content-Range")
+                "The requested range of the output.", _IMAGE_TYPES, ("ETag", "Content-Range")
             ),
-            304: ResponseSpec("Not changed. An image at a URL never changes.", (), ("ETag",)),
+            304: ResponseSpec("Not changed. The output at a URL never changes.", (), ("ETag",)),
         },
         headers=("If-None-Match", "Range"),
         errors=(C.NOT_FOUND, C.RANGE_NOT_SATISFIABLE),
@@ -359,7 +359,7 @@ HEADERS: Mapping[str, Mapping[str, object]] = {
         "schema": {"type": "string"},
     },
     "Content-Range": {
-        "description": "Position of the range in the image.",
+        "description": "Position of the range in the output.",
         "schema": {"type": "string"},
     },
     "Set-Cookie": {"description": "The session cookie.", "schema": {"type": "string"}},

@@ -198,7 +198,7 @@ async def _spooled_lines(spool: Spool) -> AsyncGenerator[bytes, None]:
 def _requested_range(request: web.Request, etag: str, size: int) -> tuple[int, int] | None:
     """Return the requested range's offset and length, or None for the whole file.
 
-    Raises `ProblemError` if the range lies outside the file.
+    Raise `ProblemError` if the range lies outside the file.
     """
     if request.method != "GET" or "Range" not in request.headers:
         return None
@@ -209,7 +209,7 @@ def _requested_range(request: web.Request, etag: str, size: int) -> tuple[int, i
     except RangeNotSatisfiableError:
         raise HttpProblemError(
             ProblemCode.RANGE_NOT_SATISFIABLE,
-            f"The range is outside the image, which has {size} bytes.",
+            f"The range is outside the output, which has {size} bytes.",
             headers={"Content-Range": f"bytes */{size}"},
         ) from None
 
@@ -247,7 +247,7 @@ def _read(path: Path, offset: int, count: int) -> bytes:
 def _read_with_checksum(path: Path, size: int) -> tuple[bytes, int]:
     """Return the first chunk of a file and the CRC-32 of the whole file.
 
-    Raises `OSError` if the file cannot be read or does not have `size` bytes.
+    Raise `OSError` if the file cannot be read or does not have `size` bytes.
     """
     crc = count = 0
     first = b""

@@ -177,8 +177,8 @@ class ImageDetail(ResponseModel):
     kept: Annotated[
         bool | None,
         Field(
-            description="True if the output is the unchanged source, because compressing would not "
-            "have made it smaller."
+            description="True if the output is the source without its metadata, because compressing "
+            "would not have made it smaller."
         ),
     ]
 

@@ -76,6 +76,7 @@ class WorkerState:
     def compress_batch(
         self, first: int, images: Sequence[tuple[bytes, CompressionSettings]]
     ) -> list[Result]:
+        """Compress images in order. `first` is the position of the first image."""
         results: list[Result] = []
         for position, (data, settings) in enumerate(images, first):
             if position < self.revoked.value:
@@ -97,8 +98,8 @@ class WorkerState:
         except MemoryError:
             return ImageError(
                 ImageErrorCode.OUT_OF_MEMORY,
-                "compression needs more than the memory limit of a worker, "
-                f"{self.setup.memory_bytes >> 20} MiB",
+                "The image needs more memory than a worker may use: "
+                f"{self.setup.memory_bytes >> 20} MiB (compress.worker_memory_bytes).",
             )
         except Exception as error:  # noqa: BLE001 - the main process logs it
             return UnexpectedFailure(type(error).__name__, traceback.format_exc())

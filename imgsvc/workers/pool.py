@@ -102,7 +102,7 @@ class WorkerPool:
     async def compress(
         self, data: bytes, settings: CompressionSettings, *, owner: Hashable = None
     ) -> CompressedImage:
-        """Compress an image. Owners are served in turn. Raises `ImageError` or `PoolClosedError`.
+        """Compress an image. Owners are served in turn. Raise `ImageError` or `PoolClosedError`.
 
         If the call is cancelled, the image is not started; if it has been started, its output is
         discarded.
@@ -201,7 +201,7 @@ class WorkerPool:
                 job.alone = True
             self._requeue(jobs)
         elif isinstance(error, MemoryError):
-            _fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "the worker ran out of memory on this image")
+            _fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "The worker ran out of memory on this image.")
         else:
             for job in jobs:
                 _resolve(
@@ -358,7 +358,7 @@ def _resolve(job: CompressionJob, result: CompressedImage | ImageError | Unexpec
             result.name,
             extra={"traceback": result.traceback},
         )
-        message = f"internal error ({result.name}); see the service log"
+        message = f"Internal error ({result.name}). See the service log."
         _fail([job], ImageErrorCode.INTERNAL, message)
 
 
@@ -370,12 +370,13 @@ def _fail(jobs: Iterable[CompressionJob], code: ImageErrorCode, message: str) ->
 def _quarantine(job: CompressionJob, code: int | None) -> None:
     """Fail an image permanently, because workers crashed on it."""
     times = max(job.record.crashes, job.record.unattributed)
-    message = f"the worker crashed {times} times on this image ({_exit_name(code)})"
+    message = f"The worker crashed {times} times on this image ({_exit_name(code)})."
     _fail([job], ImageErrorCode.COMPRESS_CRASHED, message)
 
 
 def _timeout_message(seconds: float) -> str:
-    return f"compression took longer than {seconds:g} s and was stopped"
+    unit = "second" if seconds == 1 else "seconds"
+    return f"Compression took longer than {seconds:g} {unit} and was stopped."
 
 
 def _exit_name(code: int | None) -> str:

@@ -54,7 +54,7 @@ def test_request_page_follows_retry_and_delete_in_another_window(
     expect(first.page.locator(".card.completed")).to_have_count(3)
     assert service.call("DELETE", f"/deleteRequest/{request_id}").status == 204
     first.page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
-    expect(first.page.get_by_role("alert")).to_contain_text("There is no request with this id")
+    expect(first.page.get_by_role("alert")).to_contain_text("There is no request with this ID")
     expect(first.cards).to_have_count(0)
 
 

@@ -67,7 +67,7 @@ const ERRORS = {
   dns_failure: "Host not found",
   connect_failed: "Connection failed",
   tls_error: "No secure connection",
-  timeout: "Took too long",
+  timeout: "Download timed out",
   http_status: "Host error",
   too_many_redirects: "Too many redirects",
   too_large: "File too large",

@@ -110,7 +110,7 @@ async function checkFile(file, context) {
     }
   }
   if (context.signal.aborted) return;
-  card.showResult(counts ? `${plural(counts.products, "product")}, ${plural(counts.images, "image")}` : "Checked during upload", counts);
+  card.showResult(counts ? `${plural(counts.products, "product")}, ${plural(counts.images, "image")}` : "Will be checked during the upload", counts);
   const form = optionsForm(counts ? `Compress ${plural(counts.images, "image")}` : "Upload and compress", (options) =>
     submit(file, options, context));
   body.replaceChildren(form);

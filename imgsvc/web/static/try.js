@@ -126,7 +126,7 @@ async function sendCall(apiCall, box, signal) {
     content.append(h("details", {}, h("summary", {}, "Headers"), h("pre", { tabindex: "0" }, headers)));
     await showBody(response, content);
   } catch (error) {
-    status.textContent = signal.aborted ? "Stopped." : `The request failed: ${error.message}`;
+    status.textContent = signal.aborted ? "Stopped." : `The API call failed: ${error.message}`;
   }
 }
 
