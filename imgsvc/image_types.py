@@ -1,4 +1,4 @@
-"""Data types of image compression: its settings and its results."""
+"""Data types of image compression: the table of formats, its settings and its results."""
 
 from __future__ import annotations
 
@@ -8,14 +8,69 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
+@dataclass(frozen=True, slots=True)
+class FormatTraits:
+    """What the rest of the program needs to know about an image format.
+
+    `title` is its name on the page. `selectable` means that users can choose it as the format of
+    outputs. `kept` means that a source can be an output without its metadata; other formats are always
+    converted, because they are unsuitable for web pages. `animated` means that the service reads and
+    writes animations. `max_side` is the largest width and height that can be written, in pixels.
+    """
+
+    name: str
+    title: str
+    extension: str
+    media_type: str
+    selectable: bool = False
+    kept: bool = True
+    animated: bool = False
+    max_side: int = 2**31 - 1
+
+    @property
+    def is_output(self) -> bool:
+        """Whether outputs can have this format."""
+        return self.kept or self.selectable
+
+
+class ImageFormat(StrEnum):
+    """The table of formats that can be read: one row for each. Values are the names in the API.
+
+    `imgsvc/images/formats/NAME.py` reads and writes the format NAME. Files are compared with the
+    signatures of the formats in this order. Sources of the largest sides: `JPEG_MAX_DIMENSION` of
+    libjpeg, the WebP format, and the largest side that libavif and the viewers based on it decode.
+    """
+
+    traits: FormatTraits
+
+    def __new__(cls, traits: FormatTraits) -> ImageFormat:
+        member = str.__new__(cls, traits.name)
+        member._value_ = traits.name
+        member.traits = traits
+        return member
+
+    JPEG = FormatTraits("jpeg", "JPEG", "jpg", "image/jpeg", selectable=True, max_side=65_500)
+    WEBP = FormatTraits(
+        "webp", "WebP", "webp", "image/webp", selectable=True, animated=True, max_side=16_383
+    )
+    AVIF = FormatTraits(
+        "avif", "AVIF", "avif", "image/avif", selectable=True, animated=True, max_side=32_768
+    )
+    PNG = FormatTraits("png", "PNG", "png", "image/png", selectable=True, animated=True)
+    GIF = FormatTraits("gif", "GIF", "gif", "image/gif", animated=True)
+    HEIC = FormatTraits("heic", "HEIC", "heic", "image/heic")
+    BMP = FormatTraits("bmp", "BMP", "bmp", "image/bmp", kept=False)
+    TIFF = FormatTraits("tiff", "TIFF", "tif", "image/tiff", kept=False)
+
+
 class OutputFormat(StrEnum):
-    """The format of an output. `KEEP` is the format of its source."""
+    """The format of an output: a selectable image format, or `KEEP`, the format of its source.
+
+    The members come from the table, so type checkers know only `KEEP`. Use `OutputFormat("webp")`.
+    """
 
     KEEP = "keep"
-    JPEG = "jpeg"
-    WEBP = "webp"
-    AVIF = "avif"
-    PNG = "png"
+    vars().update({each.name: each.value for each in ImageFormat if each.traits.selectable})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +153,12 @@ class StoredFile:
 
 
 EXTENSIONS: Mapping[str, str] = {
-    "jpeg": "jpg",
-    "png": "png",
-    "webp": "webp",
-    "gif": "gif",
-    "avif": "avif",
-    "heic": "heic",
+    each.value: each.traits.extension for each in ImageFormat if each.traits.is_output
 }
 """The file name extension of each output format."""
 
 
 MEDIA_TYPES: Mapping[str, str] = {
-    "jpg": "image/jpeg",
-    "png": "image/png",
-    "webp": "image/webp",
-    "gif": "image/gif",
-    "avif": "image/avif",
-    "heic": "image/heic",
+    each.traits.extension: each.traits.media_type for each in ImageFormat if each.traits.is_output
 }
 """The media type of each output extension."""

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
-from imgsvc.images import png
+from imgsvc.image_types import CompressionSettings, ImageFormat, OutputFormat, Quality
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.images.sniff import ImageFormat, sniff
+from imgsvc.images.formats import png_chunks
+from imgsvc.images.sniff import sniff
 from tests.image_assertions import (
     compress,
     encode_animation,
@@ -364,7 +364,7 @@ def test_compress_accepts_complete_jpeg_that_ends_in_grey(
 def test_compress_rejects_truncated_animation(file_format: str) -> None:
     data = encode_animation([photograph(n, 80, 60) for n in range(4)], file_format)
     for share in (0.4, 0.7, 0.95):
-        for target in (OutputFormat.KEEP, OutputFormat.JPEG):
+        for target in (OutputFormat.KEEP, OutputFormat("jpeg")):
             error = compress_error(data[: int(len(data) * share)], format=target)
             assert error.code is ImageErrorCode.CORRUPT_IMAGE
 
@@ -388,7 +388,7 @@ def test_compress_accepts_complete_png_that_ends_in_black() -> None:
 def test_compress_detects_missing_row_of_interlaced_png(width: int, height: int) -> None:
     rows = [
         bytes(1 + 3 * len(range(left, width, across)))
-        for left, top, across, down in png.ADAM7
+        for left, top, across, down in png_chunks.ADAM7
         for _ in range(top, height, down)
         if left < width
     ]
@@ -404,7 +404,7 @@ def png_from_rows(width: int, height: int, rows: bytes, *, interlaced: bool) -> 
     """Return an RGB PNG with these rows, even if they do not match its header."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, interlaced)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return png.MAGIC + b"".join(
+    return png_chunks.MAGIC + b"".join(
         struct.pack(">I", len(body))
         + chunk_type
         + body

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from imgsvc.images import isobmff, png
-from imgsvc.images.decode import DecodeLimits, decode
+from imgsvc.images import isobmff
+from imgsvc.images.formats import CODECS, png_chunks
+from imgsvc.images.formats.base import DecodeLimits
 from imgsvc.images.sniff import sniff
 from tests.image_assertions import (
     compress,
@@ -154,7 +155,7 @@ def test_decode_png_reads_every_kind_of_transparency(kind: str) -> None:
 
 def decode_first(data: bytes) -> Image.Image:
     """Return the first frame as the service decodes it."""
-    return decode(data, sniff(data), DecodeLimits(10**6, animated=True)).first_image
+    return CODECS[sniff(data)].decode(data, DecodeLimits(10**6, animated=True)).first_image
 
 
 def transparent_png(kind: str) -> tuple[Image.Image, bytes]:
@@ -198,7 +199,7 @@ def raw_png(depth: int, colour_type: int, row: bytes, key: bytes) -> bytes:
     """Return a PNG of 64 × 64 pixels whose rows are all equal, with the transparent colour `key`."""
     head = struct.pack(">IIBBBBB", 64, 64, depth, colour_type, 0, 0, 0)
     body = zlib.compress((b"\0" + row) * 64)
-    out = png.MAGIC
+    out = png_chunks.MAGIC
     for kind, data in ((b"IHDR", head), (b"tRNS", key), (b"IDAT", body), (b"IEND", b"")):
         out += len(data).to_bytes(4, "big") + kind + data
         out += zlib.crc32(kind + data).to_bytes(4, "big")

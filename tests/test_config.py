@@ -215,7 +215,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
     assert config.server.max_upload_bytes == 1500
     assert config.fetch.allowed_networks == ("10.0.0.0/8", "fd00::/8")
     assert config.compress.settings.quality == Quality(70, relative=False)
-    assert config.compress.format is OutputFormat.WEBP
+    assert config.compress.format is OutputFormat("webp")
     assert config.compress.progressive is True
     assert config.webhook.retry_delays_seconds == (0.5, 2)
 

@@ -17,10 +17,10 @@ from PIL import Image, ImageCms
 
 from imgsvc.errors import ImageError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
-from imgsvc.images import fast_jpeg
 from imgsvc.images.codec import compress_image
-from imgsvc.images.decode import DecodeLimits, decode
-from imgsvc.images.sniff import ImageFormat
+from imgsvc.images.formats import fast_jpeg
+from imgsvc.images.formats.base import DecodeLimits
+from imgsvc.images.formats.jpeg import decode
 from tests.image_assertions import encode_image, open_image
 from tests.origin import ROOT
 from tests.sample_images import photograph
@@ -58,7 +58,7 @@ FILES = [jpeg(size, **variant) for size in SIZES for variant in VARIANTS]
 def uses_fast_path(data: bytes) -> bool:
     """Return whether the file is decoded on the fast path."""
     limits = DecodeLimits(MAX_PIXELS, animated=False, allow_pixel_array=True)
-    return decode(data, ImageFormat.JPEG, limits).pixel_array is not None
+    return decode(data, limits).pixel_array is not None
 
 
 @contextmanager
@@ -136,7 +136,8 @@ def test_decode_uses_pillow_for_other_jpegs(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"progressive": True}, {"format": OutputFormat.WEBP}, {"format": OutputFormat.PNG}]
+    "options",
+    [{"progressive": True}, {"format": OutputFormat("webp")}, {"format": OutputFormat("png")}],
 )
 def test_compress_uses_pillow_for_progressive_and_other_formats(options: dict[str, Any]) -> None:
     data = jpeg((130, 90))
@@ -163,7 +164,8 @@ def test_compress_keeps_profile_of_several_segments() -> None:
 def test_codec_uses_pillow_if_numpy_cannot_be_imported(tmp_path: Path, error: str) -> None:
     """numpy raises RuntimeError on a processor that is too old for its wheels."""
     (tmp_path / "numpy.py").write_text(f"raise {error}('not here')")
-    code = "from imgsvc.images import codec, fast_jpeg as f; codec.warm_up(); print(f.AVAILABLE)"
+    code = "from imgsvc.images import codec; codec.warm_up(); "
+    code += "from imgsvc.images.formats import fast_jpeg; print(fast_jpeg.AVAILABLE)"
     process = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},

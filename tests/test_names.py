@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "imgsvc"
 
 INTERFACES = {
-    "MAX_SIDE": "each image format's own limit of width and height, in pixels",
+    "CODEC": "each image format's codec",
     "T": "a type variable",
     "_T": "a type variable",
     "__all__": "Python's own",

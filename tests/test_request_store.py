@@ -60,7 +60,7 @@ async def row_counts(db: DatabaseHarness) -> dict[str, int]:
 async def test_accept_keeps_staged_columns_options_and_products_unchanged(
     db: DatabaseHarness,
 ) -> None:
-    settings = CompressionSettings(Quality.parse("70"), OutputFormat.WEBP, progressive=True)
+    settings = CompressionSettings(Quality.parse("70"), OutputFormat("webp"), progressive=True)
     options = RequestOptions(settings, "https://me.example/hook?a=1")
     rows = [
         Product(2, "=1+1", " é\n", product(0, ["http://a.example/1 2.jpg"]).images, ("", '"')),

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 
-from imgsvc.images import exif, jpeg
-from imgsvc.images.sniff import ImageFormat
-from imgsvc.images.strip import strip
+from imgsvc.image_types import ImageFormat
+from imgsvc.images import exif
+from imgsvc.images.formats import CODECS, jpeg
 from tests.image_assertions import encode_animation, encode_image, open_image, read_frames
 from tests.sample_images import photograph
 
@@ -22,6 +22,10 @@ PHOTO.info = {}
 SECRET = b"51.4779N 0.0015W"
 FRAMES = [photograph(number, 60, 40) for number in range(3)]
 PROFILE = b"p" * 36 + b"acsp" + b"q" * 100
+
+
+def strip(data: bytes, image_format: ImageFormat) -> bytes:
+    return CODECS[image_format].strip(data)
 
 
 def exif_with_secret(orientation: int = 1) -> Image.Exif:

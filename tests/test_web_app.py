@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgsvc.processing.health import ServiceState
-from imgsvc.web.static_files import STATIC
+from imgsvc.web.static_files import FORMATS_MODULE, STATIC
 from tests.http_harness import ROWS, HttpHarness, csv_body, open_http
 
 UNKNOWN = "0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1"
@@ -78,6 +79,20 @@ async def test_static_route_serves_only_files_of_static_folder(http: HttpHarness
             assert (response.status, response.body) == (200, file.read_bytes())
     for path in ("..%2fapp.py", "%2fetc%2fpasswd", "", "nothing"):
         assert (await http.get(f"/static/{path}")).status == 404
+
+
+async def test_page_gets_selectable_formats_from_server(http: HttpHarness) -> None:
+    response = await http.get(f"/static/{FORMATS_MODULE}")
+    assert response.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    match = re.fullmatch(r"export const OUTPUT_FORMATS = (.*);\n", response.body.decode())
+    assert match is not None
+    assert json.loads(match[1]) == [
+        ["jpeg", "JPEG"],
+        ["webp", "WebP"],
+        ["avif", "AVIF"],
+        ["png", "PNG"],
+    ]
+    assert FORMATS_MODULE in (STATIC / "options.js").read_text()
 
 
 async def test_page_links_are_relative_and_resolve(http: HttpHarness) -> None:

@@ -8,28 +8,25 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from PIL import AvifImagePlugin, Image, TiffImagePlugin
+from PIL import Image
 
 from imgsvc.errors import ImageError
-from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo, OutputFormat
-from imgsvc.images.decode import DecodedImage, DecodeLimits, decode, unsupported_variant
-from imgsvc.images.encode import encode, fits_format_limits, supports_animation
-from imgsvc.images.errors import damaged, out_of_memory
-from imgsvc.images.sniff import ImageFormat, sniff
-from imgsvc.images.strip import strip
+from imgsvc.image_types import (
+    CompressedImage,
+    CompressionSettings,
+    ImageFormat,
+    ImageInfo,
+    OutputFormat,
+)
+from imgsvc.images.errors import damaged, out_of_memory, unsupported
+from imgsvc.images.formats import CODECS
+from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings
+from imgsvc.images.sniff import sniff
 
-_NEVER_KEPT = {ImageFormat.BMP, ImageFormat.TIFF}
-"""Formats that are always converted, because they are unsuitable for web pages."""
-
-_PEAK_BYTES_PER_PIXEL = dict.fromkeys(ImageFormat, 16) | {
-    ImageFormat.WEBP: 20,
-    ImageFormat.AVIF: 30,
-    ImageFormat.HEIC: 30,
-}
-"""Peak memory of decoding or encoding, in bytes per pixel. Measured, then rounded up."""
-
-_READ_ONLY = {ImageFormat.BMP, ImageFormat.TIFF, ImageFormat.HEIC}
-"""Formats that can be read but are never written."""
+_PILLOW_SETTINGS = (
+    (Image, "MAX_IMAGE_PIXELS", None),  # the service's own limit is checked before decoding
+    *(setting for codec in CODECS.values() for setting in codec.pillow_settings),
+)
 
 
 def compress_image(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
@@ -58,54 +55,58 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     requested = _requested_format(image_format, settings.format)
     limits = DecodeLimits(
         max_pixels,
-        animated=supports_animation(requested or ImageFormat.JPEG),
+        animated=(requested or ImageFormat.JPEG).traits.animated,
         allow_pixel_array=requested is ImageFormat.JPEG and not settings.progressive,
     )
     decoded = _decode(data, image_format, limits)
     output_format = _output_format(decoded, requested)
-    if output_format is image_format and supports_animation(image_format) and not limits.animated:
+    if output_format is image_format and image_format.traits.animated and not limits.animated:
         # The image is too large for JPEG, so it stays animated: decode all its frames.
         limits.animated = True
         decoded = _decode(data, image_format, limits)
     quality = settings.quality.resolve(decoded.quality)
-    output = _encode(decoded, output_format, quality, limits, progressive=settings.progressive)
-    if image_format not in _NEVER_KEPT and len(output) >= decoded.min_stripped_bytes:
-        stripped = strip(data, image_format)
+    encode_settings = EncodeSettings(quality, settings.progressive)
+    output = _encode(decoded, output_format, encode_settings, limits)
+    if image_format.traits.kept and len(output) >= decoded.min_stripped_bytes:
+        stripped = CODECS[image_format].strip(data)
         if len(output) >= len(stripped):
             return _build_result(data, stripped, decoded, image_format, None)
     return _build_result(data, output, decoded, output_format, quality)
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
+    codec = CODECS[image_format]
     try:
-        return decode(data, image_format, limits)
+        return codec.decode(data, limits)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # noqa: BLE001 - Pillow raises any exception for damaged files
-        if _is_out_of_memory(error, limits, image_format):
+        if _is_out_of_memory(error, limits, codec):
             raise out_of_memory() from None
-        raise (unsupported_variant(data, image_format) or damaged(image_format.value)) from None
+        variant = codec.unsupported_variant(data)
+        raise (unsupported(variant) if variant else damaged(image_format)) from None
 
 
 def _encode(
     decoded: DecodedImage,
     image_format: ImageFormat,
-    quality: int,
+    settings: EncodeSettings,
     limits: DecodeLimits,
-    *,
-    progressive: bool,
 ) -> bytes:
+    codec = CODECS[image_format]
+    if codec.encode is None:
+        raise ValueError(f"{image_format} cannot be written")
     try:
-        return encode(decoded, image_format, quality, progressive=progressive)
+        return codec.encode(decoded, settings)
     except MemoryError:
         raise
     except Exception as error:
-        if _is_out_of_memory(error, limits, image_format):
+        if _is_out_of_memory(error, limits, codec):
             raise out_of_memory() from None
         raise
 
 
-def _is_out_of_memory(error: Exception, limits: DecodeLimits, image_format: ImageFormat) -> bool:
+def _is_out_of_memory(error: Exception, limits: DecodeLimits, codec: Codec) -> bool:
     """Return whether a codec failed because the worker reached its memory limit.
 
     libjpeg and others report a lack of memory like damage. Therefore allocate the memory that the
@@ -115,7 +116,7 @@ def _is_out_of_memory(error: Exception, limits: DecodeLimits, image_format: Imag
     if "memory" in str(error).lower():
         return True
     try:
-        bytearray(limits.declared_pixels * _PEAK_BYTES_PER_PIXEL[image_format])
+        bytearray(limits.declared_pixels * codec.peak_bytes_per_pixel)
     except MemoryError:
         return True
     return False
@@ -123,22 +124,29 @@ def _is_out_of_memory(error: Exception, limits: DecodeLimits, image_format: Imag
 
 def _requested_format(image_format: ImageFormat, setting: OutputFormat) -> ImageFormat | None:
     """Return the output format, or None if it depends on the decoded image."""
-    if setting is not OutputFormat.KEEP:
-        return ImageFormat(setting.value)
-    return None if image_format in _READ_ONLY else image_format
+    selected = ImageFormat.__members__.get(setting.name)
+    if selected is not None:
+        return selected
+    return image_format if CODECS[image_format].encode else None
 
 
 def _output_format(decoded: DecodedImage, requested: ImageFormat | None) -> ImageFormat:
     """Return the output format: the requested one if the image fits its limits, else a fallback."""
-    if requested is not None and fits_format_limits(requested, decoded):
+    if requested is not None and _fits(requested, decoded):
         return requested
-    if decoded.image_format not in _READ_ONLY:
+    if CODECS[decoded.image_format].encode:
         return decoded.image_format
     return (
         ImageFormat.PNG
-        if decoded.has_alpha or not fits_format_limits(ImageFormat.JPEG, decoded)
+        if decoded.has_alpha or not _fits(ImageFormat.JPEG, decoded)
         else ImageFormat.JPEG
     )
+
+
+def _fits(image_format: ImageFormat, decoded: DecodedImage) -> bool:
+    """Return whether the format allows an image of this size, and such an animation."""
+    within_side = max(decoded.first_image.size) <= image_format.traits.max_side
+    return within_side and CODECS[image_format].fits(decoded)
 
 
 def _build_result(
@@ -164,20 +172,14 @@ def _build_result(
 
 @contextmanager
 def _configured_pillow() -> Iterator[None]:
-    """Configure Pillow while an image is compressed, and restore its settings afterwards.
-
-    Turn off its pixel limit (ours is checked before decoding), its AVIF threads and its warnings.
-    Read all TIFFs with libtiff, because Pillow's reader of uncompressed TIFFs reads 16-bit planes
-    as 8-bit planes.
-    """
-    pillow_limits = Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS
-    read_libtiff = TiffImagePlugin.READ_LIBTIFF
-    Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = None, 1
-    TiffImagePlugin.READ_LIBTIFF = True
+    """Configure Pillow while an image is compressed, and restore its settings afterwards."""
+    previous = [getattr(module, name) for module, name, _ in _PILLOW_SETTINGS]
+    for module, name, value in _PILLOW_SETTINGS:
+        setattr(module, name, value)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        Image.MAX_IMAGE_PIXELS, AvifImagePlugin.DEFAULT_MAX_THREADS = pillow_limits
-        TiffImagePlugin.READ_LIBTIFF = read_libtiff
+        for (module, name, _), value in zip(_PILLOW_SETTINGS, previous, strict=True):
+            setattr(module, name, value)

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 from imgsvc.images.errors import truncated
 
-MAX_SIDE = 32_768
-"""The largest width and height, in pixels, that libavif and the viewers based on it decode."""
+_BRANDS = dict.fromkeys((b"avif", b"avis"), "avif") | dict.fromkeys(
+    (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"), "heic"
+)
+"""The formats of the brands in the file type box."""
 
 _REPEAT_FLAG = 1
 """Flag of an edit list that repeats."""
@@ -23,6 +25,15 @@ class Box(NamedTuple):
     box_type: bytes
     start: int
     end: int
+
+
+def kind(head: bytes) -> str | None:
+    """Return the format of the first known brand, the major brand first: "avif", "heic" or None."""
+    if not head.startswith(b"ftyp", 4):
+        return None
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = [head[8:12]] + [head[position : position + 4] for position in range(16, end - 3, 4)]
+    return next((_BRANDS[brand] for brand in brands if brand in _BRANDS), None)
 
 
 def boxes(data: bytes, start: int = 0, limit: int | None = None) -> Iterator[Box]:

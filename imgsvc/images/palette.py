@@ -43,6 +43,11 @@ Colour = bytes
 TRANSPARENT: Colour = b"\0\0\0\0"
 
 
+def colour_count(quality: int) -> int:
+    """Return the number of colours for a quality of 1 to 100: that percentage of 256, at least 2."""
+    return max(2, 256 * quality // 100)
+
+
 def reduce(images: Sequence[Image.Image], colours: int) -> list[Image.Image]:
     """Convert images (L, LA, RGB or RGBA, of equal size) to mode P, with one shared palette.
 

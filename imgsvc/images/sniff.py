@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
 
+from imgsvc.image_types import ImageFormat
 from imgsvc.images.errors import not_an_image, unsupported
-
-
-class ImageFormat(StrEnum):
-    """The formats that can be read. Each value is the name of the format in the API."""
-
-    JPEG = "jpeg"
-    PNG = "png"
-    WEBP = "webp"
-    GIF = "gif"
-    AVIF = "avif"
-    BMP = "bmp"
-    TIFF = "tiff"
-    HEIC = "heic"
-
-
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_BMP_HEADER_SIZES = {12, 16, 40, 52, 56, 64, 108, 124}
-_AVIF_BRANDS = {b"avif", b"avis"}
-_HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"}
+from imgsvc.images.formats import CODECS
 
 _UNSUPPORTED_IMAGES: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\xff\xd8\xff\xf7", "JPEG-LS"),
     (0, b"8BPS\0\x01", "PSD (Photoshop)"),
     (0, b"8BPS\0\x02", "PSB (Photoshop)"),
     (0, b"8BPS", "PSD (Photoshop)"),
@@ -102,9 +85,11 @@ def sniff(data: bytes) -> ImageFormat:
     Raise `unsupported_format` for images of other formats, and `not_an_image` for other files.
     """
     head = data[:_SIGNATURE_BYTES]
-    image_format = _detect_supported(head)
+    image_format = next((each for each, codec in CODECS.items() if codec.matches(head)), None)
     if image_format is not None:
         return image_format
+    if head.startswith((b"ftypmif1", b"ftypmsf1"), 4):
+        raise unsupported("HEIF files of this kind")
     if data.endswith(b"TRUEVISION-XFILE.\0"):
         raise unsupported("TGA files")
     if icon := _ICON.match(head):
@@ -125,38 +110,6 @@ def sniff(data: bytes) -> ImageFormat:
         if head.startswith(signature, offset):
             raise not_an_image(f"The file is {name}, not an image.")
     raise not_an_image("The file is not an image in a known format.")
-
-
-def _detect_supported(head: bytes) -> ImageFormat | None:
-    if head.startswith(b"\xff\xd8\xff"):
-        if head[3:4] == b"\xf7":
-            raise unsupported("JPEG-LS files")
-        return ImageFormat.JPEG
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return ImageFormat.PNG
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return ImageFormat.GIF
-    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
-        return ImageFormat.WEBP
-    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
-        return ImageFormat.BMP
-    if head.startswith(_TIFF) and not head.startswith(b"CR\x02", 8):
-        return ImageFormat.TIFF
-    return _detect_isobmff(head) if head.startswith(b"ftyp", 4) else None
-
-
-def _detect_isobmff(head: bytes) -> ImageFormat | None:
-    """Detect AVIF and HEIC by the brands of the file type box, the major brand first."""
-    end = min(int.from_bytes(head[:4], "big"), len(head))
-    brands = [head[8:12]] + [head[position : position + 4] for position in range(16, end - 3, 4)]
-    for brand in brands:
-        if brand in _AVIF_BRANDS:
-            return ImageFormat.AVIF
-        if brand in _HEIC_BRANDS:
-            return ImageFormat.HEIC
-    if head[8:12] in {b"mif1", b"msf1"}:
-        raise unsupported("HEIF files of this kind")
-    return None
 
 
 def _reject_text(head: bytes, longer_head: bytes) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from imgsvc.errors import ProblemCode
+from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.web import responses
 from imgsvc.web.options import ListQuery, NoOptions, Options, StatusQuery, UploadFields
 
@@ -62,9 +63,7 @@ def json_content(model: type[BaseModel]) -> tuple[MediaType, ...]:
 
 STATUS_HEADERS = ("ETag", "X-Request-Status", "X-Progress", "Retry-After")
 _CSV = MediaType("text/csv")
-_IMAGE_TYPES = tuple(
-    MediaType(f"image/{name}") for name in ("jpeg", "png", "webp", "gif", "avif", "heic")
-)
+_IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
 # application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
 # the OpenAPI document cannot send them.
 RAW_UPLOAD_TYPES = (
@@ -310,7 +309,7 @@ PARAMETERS: Mapping[str, Mapping[str, object]] = {
         "description": "File name of the output: the last part of its URL.",
         "schema": {
             "type": "string",
-            "pattern": "^([0-9a-f]{2}){16,17}\\.(jpg|png|webp|gif|avif|heic)$",
+            "pattern": f"^([0-9a-f]{{2}}){{16,17}}\\.({'|'.join(MEDIA_TYPES)})$",
         },
     },
     "Idempotency-Key": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.image_types import ImageFormat
 from imgsvc.web.conditional import etag_matches
 
 STATIC = Path(__file__).parent / "static"
@@ -31,6 +33,10 @@ _TYPES = {
 }
 
 
+FORMATS_MODULE = "output-formats.js"
+"""A file of the page that is generated from the table of image formats."""
+
+
 @dataclass(frozen=True, slots=True)
 class _StaticFile:
     body: bytes
@@ -42,10 +48,11 @@ class StaticFilesHandler:
 
     def __init__(self, folder: Path = STATIC) -> None:
         self._files = {
-            path.relative_to(folder).as_posix(): _load(path)
+            path.relative_to(folder).as_posix(): _static_file(path.read_bytes(), path.suffix)
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix in _TYPES
         }
+        self._files[FORMATS_MODULE] = _static_file(_formats_module().encode(), ".js")
 
     async def index(self, request: web.Request) -> web.Response:
         """`GET /`"""
@@ -69,10 +76,15 @@ class StaticFilesHandler:
         return web.Response(body=file.body, headers=file.headers)
 
 
-def _load(path: Path) -> _StaticFile:
-    body = path.read_bytes()
+def _formats_module() -> str:
+    """Return a module for the page: the values and titles of the formats that users can select."""
+    formats = [[each.value, each.traits.title] for each in ImageFormat if each.traits.selectable]
+    return f"export const OUTPUT_FORMATS = {json.dumps(formats)};\n"
+
+
+def _static_file(body: bytes, suffix: str) -> _StaticFile:
     headers = {
-        "Content-Type": _TYPES[path.suffix],
+        "Content-Type": _TYPES[suffix],
         "ETag": f'"{hashlib.sha256(body).hexdigest()[:24]}"',
         "Cache-Control": "no-cache",
         "Content-Security-Policy": PAGE_POLICY,

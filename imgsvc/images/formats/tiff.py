@@ -1,15 +1,26 @@
-"""Checks and conversions of TIFF files that Pillow does not handle."""
+"""The TIFF format, with checks and conversions that Pillow does not handle."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, TiffImagePlugin
 from PIL.TiffImagePlugin import TiffImageFile
 
+from imgsvc.image_types import ImageFormat
 from imgsvc.images import colour
 from imgsvc.images.errors import truncated, unsupported
+from imgsvc.images.formats.base import (
+    Codec,
+    DecodedImage,
+    DecodeLimits,
+    rejected_variant,
+    single_frame,
+)
+
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 _SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 258, 262, 330, 50706
 _DATA_TAGS = ((273, 279), (324, 325))
@@ -83,3 +94,36 @@ def _data_end(tags: Any, offsets: int, counts: int) -> int:
 def _as_integers(value: object) -> tuple[int, ...]:
     values = value if isinstance(value, tuple) else (value,)
     return tuple(number for number in values if isinstance(number, int))
+
+
+def matches(head: bytes) -> bool:
+    """Return whether a file starts like a TIFF, but not like a CR2 (camera raw)."""
+    return head.startswith(_TIFF_SIGNATURES) and not head.startswith(b"CR\x02", 8)
+
+
+def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    """Decode the first page of a TIFF."""
+    if not has_header(data):
+        raise truncated()
+    with TiffImageFile(io.BytesIO(data)) as image:
+        limits.check(*image.size)
+        page = read_page(image)
+        page.check_complete(len(data))
+        image.load()
+        return single_frame(
+            ImageFormat.TIFF, *colour.normalise(page.to_8_bit(image), image.info.get("icc_profile"))
+        )
+
+
+def unsupported_variant(data: bytes) -> str | None:
+    """Return what is unsupported if the file has a valid header that Pillow rejects, or None."""
+    return rejected_variant(data, ImageFormat.TIFF, TiffImageFile) if has_header(data) else None
+
+
+# Pillow's own reader of uncompressed TIFFs reads 16-bit planes as 8-bit planes, so libtiff reads all.
+CODEC = Codec(
+    matches,
+    decode,
+    unsupported_variant=unsupported_variant,
+    pillow_settings=((TiffImagePlugin, "READ_LIBTIFF", True),),
+)

@@ -1,20 +1,38 @@
-"""Read and strip WebP files, chunk by chunk."""
+"""The WebP format."""
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from PIL.WebPImagePlugin import WebPImageFile
+
+from imgsvc.image_types import ImageFormat
 from imgsvc.images import exif
 from imgsvc.images.errors import corrupt, truncated
+from imgsvc.images.formats.base import (
+    Codec,
+    DecodedImage,
+    DecodeLimits,
+    EncodeSettings,
+    animation_options,
+    normalised,
+    save,
+    single_frame,
+    with_pillow_frames,
+)
 
-MAX_SIDE = 16_383
-"""The largest width and height of a WebP image, in pixels."""
-
-MAX_DURATION, MAX_TOTAL_DURATION = 2**24 - 1, 2**31 - 1
+_MAX_DURATION, _MAX_TOTAL_DURATION = 2**24 - 1, 2**31 - 1
 """The longest durations, in milliseconds: of one frame, and of the animation (a limit of libwebp)."""
+
+_MAX_LOOPS = 65_535
+"""Largest loop count."""
+
+_METHOD = 4
+"""Effort of libwebp, from 0 (fast) to 6."""
 
 _HAS_PROFILE, _HAS_EXIF, _HAS_XMP = 0x20, 0x08, 0x04
 """Flags of the VP8X chunk."""
@@ -113,3 +131,41 @@ def strip(data: bytes) -> bytes:
         kept[0] = kept[0][:8] + bytes([flags]) + kept[0][9:]
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def matches(head: bytes) -> bool:
+    """Return whether a file starts like a WebP."""
+    return head.startswith(b"RIFF") and head[8:12] == b"WEBP"
+
+
+def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    """Decode a WebP."""
+    file = read(data)
+    limits.check(file.width, file.height, file.frames)
+    orientation = exif.orientation(file.exif)
+    with WebPImageFile(io.BytesIO(data)) as image:
+        limits.check(*image.size, image.n_frames)
+        if image.n_frames == 1:
+            return single_frame(ImageFormat.WEBP, *normalised(image), orientation)
+        decoded = DecodedImage(ImageFormat.WEBP, [], play_count=image.info.get("loop", 0))
+        return with_pillow_frames(decoded, image, limits, orientation)
+
+
+def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
+    """Return the image as a lossy WebP."""
+    frames, icc = decoded.frames_as_rgb()
+    options: dict[str, Any] = {"quality": settings.quality, "method": _METHOD, "icc_profile": icc}
+    if len(frames) > 1:
+        options |= animation_options(frames) | {"loop": min(decoded.play_count, _MAX_LOOPS)}
+    return save(frames[0].image, "WEBP", **options)
+
+
+def fits(decoded: DecodedImage) -> bool:
+    """Return whether the durations of an animation are within the limits."""
+    durations = [frame.duration for frame in decoded.frames]
+    return len(durations) == 1 or (
+        max(durations) <= _MAX_DURATION and sum(durations) <= _MAX_TOTAL_DURATION
+    )
+
+
+CODEC = Codec(matches, decode, encode, strip, fits, peak_bytes_per_pixel=20)

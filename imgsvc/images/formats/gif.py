@@ -1,13 +1,27 @@
-"""Read and strip GIF files, block by block."""
+"""The GIF format. `gif_writer.py` writes it."""
 
 from __future__ import annotations
 
+import io
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from imgsvc.images.compose import Disposal
+from PIL.GifImagePlugin import GifImageFile
+
+from imgsvc.image_types import ImageFormat
+from imgsvc.images import palette
+from imgsvc.images.compose import Disposal, Layer, compose
 from imgsvc.images.errors import corrupt, truncated
+from imgsvc.images.formats import gif_writer
+from imgsvc.images.formats.base import (
+    Codec,
+    DecodedImage,
+    DecodeLimits,
+    EncodeSettings,
+    with_frames,
+)
 
 _EXTENSION, _IMAGE_DESCRIPTOR, _TRAILER = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL, _APPLICATION = 0xF9, 0xFF
@@ -180,3 +194,40 @@ class _Reader:
 
 def _disposal(method: int) -> Disposal:
     return {2: Disposal.BACKGROUND, 3: Disposal.PREVIOUS}.get(method, Disposal.NONE)
+
+
+def matches(head: bytes) -> bool:
+    """Return whether a file starts like a GIF."""
+    return head.startswith((b"GIF87a", b"GIF89a"))
+
+
+def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    """Decode a GIF."""
+    file = read(data)
+    size = file.size
+    limits.check(*size, len(file.frames))
+    for frame in file.frames:
+        limits.check(frame.width, frame.height)
+
+    def layers() -> Iterator[Layer]:
+        for frame in file.frames:
+            with GifImageFile(io.BytesIO(file.frame_file(frame))) as image:
+                image.load()
+                pixels = image.convert("RGBA")
+            offset = (frame.left, frame.top)
+            yield Layer(pixels, offset, frame.disposal, True, frame.duration)
+
+    return with_frames(
+        DecodedImage(ImageFormat.GIF, [], play_count=file.play_count),
+        compose(size, layers()),
+        limits,
+    )
+
+
+def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
+    """Return the image as a GIF. The quality is the percentage of 256 colours."""
+    colours = palette.colour_count(settings.quality)
+    return gif_writer.write(decoded.frames, decoded.play_count, colours)
+
+
+CODEC = Codec(matches, decode, encode, strip)

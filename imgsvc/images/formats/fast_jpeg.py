@@ -7,7 +7,8 @@ rows to libjpeg-turbo without copying. Pillow still reads the header, and decode
 from __future__ import annotations
 
 import os
-from typing import Any
+
+from imgsvc.images.formats.base import PixelArray
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's linear algebra is not used
 try:
@@ -20,9 +21,6 @@ except (
     AVAILABLE = False
 else:
     AVAILABLE = True
-
-PixelArray = Any
-"""A numpy array of bytes with the shape (height, width, 3). The last axis is red, green, blue."""
 
 
 def decode(data: bytes, width: int, height: int) -> PixelArray | None:

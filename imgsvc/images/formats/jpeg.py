@@ -1,17 +1,30 @@
-"""Read and strip JPEG files, segment by segment."""
+"""The JPEG format. `fast_jpeg.py` reads and writes ordinary files without Pillow."""
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from imgsvc.errors import ImageError
-from imgsvc.images import exif
-from imgsvc.images.errors import corrupt, truncated
+from PIL.JpegImagePlugin import JpegImageFile
 
-MAX_SIDE = 65_500
-"""The largest width and height in pixels: JPEG_MAX_DIMENSION of libjpeg."""
+from imgsvc.errors import ImageError
+from imgsvc.image_types import ImageFormat
+from imgsvc.images import colour, exif
+from imgsvc.images.compose import Frame
+from imgsvc.images.errors import corrupt, truncated
+from imgsvc.images.formats import fast_jpeg
+from imgsvc.images.formats.base import (
+    Codec,
+    DecodedImage,
+    DecodeLimits,
+    EncodeSettings,
+    normalised,
+    save,
+    single_frame,
+)
+from imgsvc.images.jpeg_quality import jpeg_quality
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _APP0, _APP1, _APP2, _APP14, _APP15, _COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
@@ -186,3 +199,77 @@ def _is_metadata(data: bytes, segment: Segment) -> bool:
     kept_ids = {_APP0: b"JFIF\0", _APP2: _PROFILE_ID, _APP14: b"Adobe"}
     kept_id = kept_ids.get(segment.marker)
     return kept_id is None or not data.startswith(kept_id, segment.start + 4)
+
+
+def matches(head: bytes) -> bool:
+    """Return whether a file starts like a JPEG, but not like a JPEG-LS."""
+    return head.startswith(b"\xff\xd8\xff") and head[3:4] != b"\xf7"
+
+
+def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    """Decode a JPEG, or the first image of an MPO."""
+    with JpegImageFile(io.BytesIO(data)) as image:
+        limits.check(*image.size)
+        quality = _quality(image)
+        orientation = exif.orientation(image.info.get("exif"))
+        if limits.allow_pixel_array and image.mode == "RGB" and orientation == 1:
+            decoded = _decode_fast(data, image, quality)
+            if decoded is not None:
+                return decoded
+        image.load()
+        if _is_fill_colour(image.getpixel((image.width - 1, image.height - 1))):
+            with JpegImageFile(io.BytesIO(with_extra_coded_data(data))) as extended:
+                extended.load()
+                if extended.tobytes() != image.tobytes():
+                    raise truncated()
+        return single_frame(ImageFormat.JPEG, *normalised(image), orientation, quality)
+
+
+def _decode_fast(data: bytes, image: JpegImageFile, quality: int | None) -> DecodedImage | None:
+    """Decode a JPEG into a pixel array. Return None if Pillow has to decode it."""
+    try:
+        size = coded_bytes(data)
+    except ImageError:
+        return None
+    pixel_array = fast_jpeg.decode(data, *image.size)
+    if pixel_array is None or _is_fill_colour(tuple(pixel_array[-1, -1].tolist())):
+        return None
+    icc = colour.rgb_profile(image.info.get("icc_profile"))
+    return DecodedImage(
+        ImageFormat.JPEG,
+        [Frame(image)],
+        icc,
+        quality,
+        pixel_array=pixel_array,
+        min_stripped_bytes=size,
+    )
+
+
+def _is_fill_colour(pixel: float | tuple[int, ...] | None) -> bool:
+    """Return whether the last pixel has the grey that libjpeg uses for missing coded data."""
+    return set(pixel if isinstance(pixel, tuple) else (pixel,)) <= {127, 128}
+
+
+def _quality(image: JpegImageFile) -> int | None:
+    tables = image.quantization
+    used = list(dict.fromkeys(layer[3] for layer in image.layer if layer[3] in tables))
+    return jpeg_quality(*(tables[number] for number in used[:2])) if used else None
+
+
+def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
+    """Return the first frame as a JPEG, on white if it has transparency."""
+    if decoded.pixel_array is not None:
+        data = fast_jpeg.encode(decoded.pixel_array, settings.quality, decoded.min_stripped_bytes)
+        return with_profile(data, decoded.icc)
+    image = colour.flatten_on_white(decoded.first_image)
+    return save(
+        image,
+        "JPEG",
+        quality=settings.quality,
+        optimize=True,
+        progressive=settings.progressive,
+        icc_profile=decoded.icc,
+    )
+
+
+CODEC = Codec(matches, decode, encode, strip, unsupported_variant=unsupported_coding)

@@ -1,0 +1,82 @@
+"""The AVIF format. `isobmff.py` parses its container."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from PIL import AvifImagePlugin
+
+from imgsvc.image_types import ImageFormat
+from imgsvc.images import exif, icc, isobmff
+from imgsvc.images.formats.base import (
+    Codec,
+    DecodedImage,
+    DecodeLimits,
+    EncodeSettings,
+    animation_options,
+    normalised,
+    save,
+    single_frame,
+    with_pillow_frames,
+)
+
+_SPEED = 8
+_SPEED_SMALL = 6
+_SMALL_PIXELS = 100_000
+"""Pixels of all frames up to which the slower speed is used, which takes little time for them."""
+
+
+def matches(head: bytes) -> bool:
+    """Return whether a file starts like an AVIF."""
+    return isobmff.kind(head) == "avif"
+
+
+def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    """Decode an AVIF."""
+    isobmff.check_complete(data)
+    # Strip the metadata first: Pillow rejects an image whose metadata is damaged.
+    with AvifImagePlugin.AvifImageFile(io.BytesIO(CODEC.strip(data))) as image:
+        limits.check(*image.size, image.n_frames)
+        orientation = exif.orientation(image.info.get("exif"))
+        if "icc_profile" not in image.info and (points := isobmff.code_points(data)):
+            image.info["icc_profile"] = icc.from_code_points(*points)
+        if image.n_frames == 1:
+            return single_frame(ImageFormat.AVIF, *normalised(image), orientation)
+        return with_pillow_frames(
+            DecodedImage(ImageFormat.AVIF, [], play_count=isobmff.play_count(data)),
+            image,
+            limits,
+            orientation,
+        )
+
+
+def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
+    """Return the image as a lossy AVIF."""
+    small = (
+        decoded.first_image.width * decoded.first_image.height * len(decoded.frames)
+        <= _SMALL_PIXELS
+    )
+    speed = _SPEED_SMALL if small else _SPEED
+    options: dict[str, Any] = {"quality": settings.quality, "speed": speed, "max_threads": 1}
+    frames, icc = decoded.frames, decoded.icc
+    if decoded.first_image.mode != "L":
+        frames, icc = decoded.frames_as_rgb()
+    if len(frames) > 1:
+        options |= animation_options(frames)
+    data = save(frames[0].image, "AVIF", icc_profile=icc or b"", **options)
+    return (
+        isobmff.with_play_count(data, decoded.play_count)
+        if len(decoded.frames) > 1 and decoded.play_count
+        else data
+    )
+
+
+CODEC = Codec(
+    matches,
+    decode,
+    encode,
+    isobmff.strip,
+    peak_bytes_per_pixel=30,
+    pillow_settings=((AvifImagePlugin, "DEFAULT_MAX_THREADS", 1),),
+)
