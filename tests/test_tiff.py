@@ -7,7 +7,7 @@ import struct
 import numpy as np
 import pytest
 
-from tests.image_assertions import compress, mean_difference, open_image
+from tests.image_assertions import compress, encode_animation, mean_difference, open_image
 from tests.sample_images import photograph
 
 PHOTO = photograph(5, 96, 64)
@@ -33,3 +33,13 @@ def test_compress_reads_tiff_with_separate_16_bit_planes(mode: str, photometric:
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     data = head + pixels + lists + struct.pack("<H", len(tags)) + entries + bytes(4)
     assert mean_difference(open_image(compress(data, 95).data), PHOTO) < 5
+
+
+@pytest.mark.parametrize("target", ["keep", "jpeg", "webp", "avif", "png"])
+def test_compress_ignores_damaged_second_page_of_tiff(target: str) -> None:
+    grey = PHOTO.convert("L")
+    grey.info = {}  # a profile would be converted
+    data = bytearray(encode_animation([grey, grey], "TIFF"))
+    second = data.rindex(struct.pack("<HHII", 257, 4, 1, grey.height))
+    struct.pack_into("<H", data, second, 60_000)  # instead of the tag of the height
+    assert mean_difference(open_image(compress(bytes(data), 95, target).data), grey) < 5

@@ -110,9 +110,10 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         page = read_page(image)
         page.check_complete(len(data))
         image.load()
-        return single_frame(
-            ImageFormat.TIFF, *colour.normalise(page.to_8_bit(image), image.info.get("icc_profile"))
-        )
+        # A copy has only this page. Pillow's encoders may read all pages of an opened file.
+        pixels = image.copy() if image.tag_v2.next else image
+        icc = image.info.get("icc_profile")
+        return single_frame(ImageFormat.TIFF, *colour.normalise(page.to_8_bit(pixels), icc))
 
 
 def unsupported_variant(data: bytes) -> str | None:
