@@ -100,13 +100,13 @@ def _is_damaged(_: bytes) -> str | None:
 class Codec:
     """Everything about one image format: the object `CODEC` of its module.
 
-    `matches` returns whether a file, of which it gets the first bytes, is of this format. `decode` and
-    `encode` may raise any exception of Pillow for damaged files. `encode` is None if the format is
-    only read, and `remove_metadata` is None if sources of this format are always converted.
-    `fits` returns whether the format allows such an animation; the table has the largest side.
-    `unsupported_variant` returns what is unsupported if a file that cannot be decoded is complete, or
-    None if it is damaged. `peak_bytes_per_pixel` is the peak memory of decoding or encoding: measured,
-    then rounded up. `pillow_settings` are a module, a name in it and a value, set during compression.
+    `matches` returns whether a file is of this format, given its first bytes. `decode` may raise any
+    exception for damaged files. `encode` is None if the format is only read. `remove_metadata` is None
+    if the format has no metadata, or if sources of this format are always converted. `fits` returns
+    whether the format allows such an animation; the largest side is in the table.
+    `unsupported_variant` names the variant of a complete file that cannot be decoded, or returns None
+    if the file is damaged. `peak_bytes_per_pixel` is the peak memory of decoding or encoding, measured
+    and rounded up. `pillow_settings` (module, name, value) are set while an image is compressed.
     """
 
     matches: Callable[[bytes], bool]
