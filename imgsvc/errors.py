@@ -113,7 +113,10 @@ def _rebuild_image_error(
 
 
 class ProblemCode(StrEnum):
-    """Reasons why the service rejects an API call. `web/problems.py` maps each to an HTTP status."""
+    """Reasons why the service rejects an API call.
+
+    `web/http/problems.py` maps each to an HTTP status.
+    """
 
     INVALID_CSV = "invalid-csv"
     INVALID_OPTION = "invalid-option"

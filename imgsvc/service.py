@@ -45,7 +45,7 @@ from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.web.app import AppContext, create_app
-from imgsvc.web.server import Runner
+from imgsvc.web.http.server import Runner
 from imgsvc.workers.pool import WorkerPool
 
 log = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ import pytest
 
 from imgsvc.config import ServerConfig
 from imgsvc.web.app import Access, routes
-from imgsvc.web.auth import ApiKeys
-from imgsvc.web.health import HealthHandler
-from imgsvc.web.openapi import openapi_document
-from imgsvc.web.operations import OPERATIONS, RAW_UPLOAD_TYPES
-from imgsvc.web.options import ListQuery, StatusQuery, UploadFields
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.problems import PROBLEMS
-from imgsvc.web.responses import RequestList, StatusResponse
-from imgsvc.web.uploads import RAW_TYPES
+from imgsvc.web.handlers.health import HealthHandler
+from imgsvc.web.handlers.uploads import RAW_TYPES
+from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.problems import PROBLEMS
+from imgsvc.web.routes import OPERATIONS, RAW_UPLOAD_TYPES
+from imgsvc.web.schema.openapi import openapi_document
+from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.schema.responses import RequestList, StatusResponse
 from tests.http_harness import HttpHarness, open_http
 
 KEYS = {"api_keys": ["k"]}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from imgsvc.web.multipart import FormError, FormParser, PartEnd, PartStart
+from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
 
 Part = tuple[str, bool, bytes]
 

@@ -18,18 +18,19 @@ from imgsvc.processing.events import Events
 from imgsvc.processing.health import Health
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.storage.filesystem import FilesystemStore
-from imgsvc.web.auth import ApiKeys, SessionHandler
-from imgsvc.web.health import HealthHandler
-from imgsvc.web.openapi import ApiDocs
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.outputs import OutputsHandler
-from imgsvc.web.problems import Handler, HttpProblemError, problem_middleware
-from imgsvc.web.request_body import defer_100_continue
-from imgsvc.web.requests import RequestsHandler
-from imgsvc.web.response_headers import response_headers_handler
-from imgsvc.web.static_files import StaticFilesHandler
-from imgsvc.web.status import StatusHandler
-from imgsvc.web.uploads import UploadHandler
+from imgsvc.web.handlers.health import HealthHandler
+from imgsvc.web.handlers.outputs import OutputsHandler
+from imgsvc.web.handlers.requests import RequestsHandler
+from imgsvc.web.handlers.sessions import SessionHandler
+from imgsvc.web.handlers.static_files import StaticFilesHandler
+from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.handlers.uploads import UploadHandler
+from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.problems import Handler, HttpProblemError, problem_middleware
+from imgsvc.web.http.request_body import defer_100_continue
+from imgsvc.web.http.response_headers import response_headers_handler
+from imgsvc.web.schema.openapi import ApiDocs
 
 LINGER_SECONDS = 30.0
 """Time a client may continue to send its body after an error response, before the connection closes."""

@@ -13,8 +13,11 @@ from pydantic.json_schema import models_json_schema
 
 from imgsvc import __version__
 from imgsvc.errors import ProblemCode
-from imgsvc.web.auth import COOKIE
-from imgsvc.web.operations import (
+from imgsvc.web.http.api_keys import COOKIE
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.problems import MEDIA_TYPE, PROBLEMS
+from imgsvc.web.postman import collection
+from imgsvc.web.routes import (
     HEADERS,
     OPERATIONS,
     PARAMETERS,
@@ -23,11 +26,8 @@ from imgsvc.web.operations import (
     Operation,
     ResponseSpec,
 )
-from imgsvc.web.options import Options
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.postman import collection
-from imgsvc.web.problems import MEDIA_TYPE, PROBLEMS
-from imgsvc.web.responses import ProblemReport, json_response
+from imgsvc.web.schema.options import Options
+from imgsvc.web.schema.responses import ProblemReport, json_response
 
 Json = dict[str, Any]
 

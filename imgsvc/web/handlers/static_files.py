@@ -10,9 +10,9 @@ from pathlib import Path
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.web.conditional import etag_matches
+from imgsvc.web.http.conditional import etag_matches
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent.parent / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src * data: blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"

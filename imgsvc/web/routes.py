@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pydantic import BaseModel
 
 from imgsvc.errors import ProblemCode
-from imgsvc.web import responses
-from imgsvc.web.options import ListQuery, NoOptions, Options, StatusQuery, UploadFields
+from imgsvc.web.schema import responses
+from imgsvc.web.schema.options import ListQuery, NoOptions, Options, StatusQuery, UploadFields
 
 C = ProblemCode
 

@@ -15,10 +15,10 @@ from imgsvc.models import Request
 from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.serializers import summary_json
-from imgsvc.web import options
-from imgsvc.web.options import ListQuery, NoOptions
-from imgsvc.web.responses import json_response
-from imgsvc.web.status import StatusHandler
+from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.schema import options
+from imgsvc.web.schema.options import ListQuery, NoOptions
+from imgsvc.web.schema.responses import json_response
 
 COMMENT_SECONDS = 15.0
 """Interval after which an event stream without events sends a comment, so that proxies keep it open."""
