@@ -44,7 +44,8 @@ from imgsvc.serializers import webhook_body
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
-from imgsvc.web.app import AppContext, create_app
+from imgsvc.web.app import create_app
+from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import Runner
 from imgsvc.workers.pool import WorkerPool
 

@@ -1,70 +1,55 @@
-"""The operations, parameters and headers of the OpenAPI document, apart from the models' schemas."""
+"""The route table: one row for each route. To add a route, write its handler and add a row here.
+
+A property that only some routes have, such as the role that a key needs, is a new column of `Route`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-
-from pydantic import BaseModel
-
-from imgsvc.errors import ProblemCode
+from imgsvc.errors import ProblemCode as Code
+from imgsvc.image_types import MEDIA_TYPES
+from imgsvc.web.context import AppContext
+from imgsvc.web.handlers.api_docs import ApiDocsHandler
+from imgsvc.web.handlers.health import HealthHandler
+from imgsvc.web.handlers.outputs import OutputsHandler
+from imgsvc.web.handlers.requests import RequestsHandler
+from imgsvc.web.handlers.sessions import SessionHandler
+from imgsvc.web.handlers.static_files import StaticFilesHandler
+from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.handlers.uploads import UploadHandler
+from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
-from imgsvc.web.schema.options import ListQuery, NoOptions, Options, StatusQuery, UploadFields
-
-C = ProblemCode
-
-
-@dataclass(frozen=True, slots=True)
-class MediaType:
-    """One content type of a response. `model` is None if the content is not JSON."""
-
-    name: str
-    model: type[BaseModel] | None = None
+from imgsvc.web.schema.openapi import openapi_document
+from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseSpec:
-    """A successful response: its description, content types and headers."""
+class Handlers:
+    """The handlers of all routes, with the components that they use."""
 
-    description: str
-    content: tuple[MediaType, ...] = ()
-    headers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """An OpenAPI operation.
-
-    `responses` has the successful responses by HTTP status; `errors` the problem codes that not all
-    operations share. `request_body` has a model, or None for raw text, by media type. A `public`
-    operation needs no API key.
-    """
-
-    method: str
-    path: str
-    operation_id: str
-    tag: str
-    summary: str
-    responses: Mapping[int, ResponseSpec]
-    description: str = ""
-    query: type[Options] = NoOptions
-    headers: tuple[str, ...] = ()
-    errors: tuple[ProblemCode, ...] = ()
-    request_body: Mapping[str, type[BaseModel] | None] = field(default_factory=dict)
-    public: bool = False
-    available_while_starting: bool = False
+    def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
+        config, queries, files = context.config, context.queries, context.files
+        self.uploads = UploadHandler(config, context.intake, origin_policy)
+        self.status = StatusHandler(config, queries, context.events, files, origin_policy)
+        self.requests = RequestsHandler(queries, context.actions, context.events, self.status)
+        self.outputs = OutputsHandler(queries, files)
+        self.sessions = SessionHandler(keys, origin_policy)
+        self.health = HealthHandler(context.health, context.metrics)
+        self.api_docs = ApiDocsHandler(
+            origin_policy, lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys))
+        )
+        self.static_files = StaticFilesHandler()
 
 
-def json_content(model: type[BaseModel]) -> tuple[MediaType, ...]:
-    """Return the content of a JSON response."""
-    return (MediaType("application/json", model),)
+TAGS = {
+    "Requests": "Upload a CSV, follow its progress, and download the result.",
+    "Images": "Download the compressed images.",
+    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
+    "Operations": "Health checks and metrics for running the service.",
+}
+"""Groups of routes in the OpenAPI document, and their descriptions."""
 
-
-STATUS_HEADERS = ("ETag", "X-Request-Status", "X-Progress", "Retry-After")
-_CSV = MediaType("text/csv")
-_IMAGE_TYPES = tuple(
-    MediaType(f"image/{name}") for name in ("jpeg", "png", "webp", "gif", "avif", "heic")
-)
 # application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
 # the OpenAPI document cannot send them.
 RAW_UPLOAD_TYPES = (
@@ -73,76 +58,76 @@ RAW_UPLOAD_TYPES = (
     "application/octet-stream",
     "application/x-www-form-urlencoded",
 )
+_IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
 
-TAGS = {
-    "Requests": "Upload a CSV, follow its progress, and download the result.",
-    "Images": "Download the compressed images.",
-    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
-    "Operations": "Health checks and metrics for running the service.",
-}
-
-OPERATIONS = (
-    Operation(
-        "post",
+ROUTES: tuple[Route[Handlers], ...] = (
+    Route(
+        "POST",
         "/processImages",
-        "processImages",
-        "Requests",
-        "Upload a CSV of products with image URLs",
-        {
-            200: ResponseSpec("Dry run: the CSV is valid.", json_content(responses.DryRunResult)),
-            201: ResponseSpec(
-                "Accepted and stored.",
-                json_content(responses.AcceptedUpload),
-                ("Location", "Idempotent-Replayed"),
-            ),
-        },
+        lambda handlers: handlers.uploads.process_images,
+        tag="Requests",
+        operation_id="processImages",
+        summary="Upload a CSV of products with image URLs",
         description="Send the CSV as the body, and options in the query string. Or send a form: its "
         "one part with a file name is the CSV, and its other fields are options. The columns `Product "
         "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
         "returned unchanged.",
         query=UploadFields,
-        headers=("Idempotency-Key",),
-        errors=(
-            C.INVALID_CSV,
-            C.INVALID_BODY,
-            C.UPLOAD_STALLED,
-            C.IDEMPOTENCY_KEY_BUSY,
-            C.TOO_LARGE,
-            C.TOO_MANY_IMAGES,
-            C.UNSUPPORTED_MEDIA_TYPE,
-            C.IDEMPOTENCY_KEY_REUSED,
-            C.TOO_MUCH_WAITING,
-            C.STORAGE_FULL,
-        ),
+        request_headers=(p.IDEMPOTENCY_KEY,),
         request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
-    ),
-    Operation(
-        "get",
-        "/checkStatus/{requestId}",
-        "checkStatus",
-        "Requests",
-        "Get the status of a request, as CSV or JSON",
-        {
-            200: ResponseSpec(
-                "The status. `Accept` or `format` selects the format; the default is CSV.",
-                (_CSV, *json_content(responses.StatusResponse)),
-                (*STATUS_HEADERS, "Content-Disposition"),
-            ),
-            304: ResponseSpec(
-                "Not changed since the version in `If-None-Match`.", (), STATUS_HEADERS
+        responses={
+            200: ResponseSpec("Dry run: the CSV is valid.", json_content(responses.DryRunResult)),
+            201: ResponseSpec(
+                "Accepted and stored.",
+                json_content(responses.AcceptedUpload),
+                (p.LOCATION, p.IDEMPOTENT_REPLAYED),
             ),
         },
-        query=StatusQuery,
-        headers=("If-None-Match",),
-        errors=(C.NOT_FOUND,),
+        errors=(
+            Code.INVALID_CSV,
+            Code.INVALID_BODY,
+            Code.UPLOAD_STALLED,
+            Code.IDEMPOTENCY_KEY_BUSY,
+            Code.TOO_LARGE,
+            Code.TOO_MANY_IMAGES,
+            Code.UNSUPPORTED_MEDIA_TYPE,
+            Code.IDEMPOTENCY_KEY_REUSED,
+            Code.TOO_MUCH_WAITING,
+            Code.STORAGE_FULL,
+        ),
     ),
-    Operation(
-        "get",
+    Route(
+        "GET",
+        "/checkStatus/{requestId}",
+        lambda handlers: handlers.status.check_status,
+        tag="Requests",
+        operation_id="checkStatus",
+        summary="Get the status of a request, as CSV or JSON",
+        path_parameters=(p.REQUEST_ID,),
+        query=StatusQuery,
+        request_headers=(p.IF_NONE_MATCH,),
+        responses={
+            200: ResponseSpec(
+                "The status. `Accept` or `format` selects the format; the default is CSV.",
+                (MediaType("text/csv"), *json_content(responses.StatusResponse)),
+                (*p.STATUS_HEADERS, p.CONTENT_DISPOSITION),
+            ),
+            304: ResponseSpec(
+                "Not changed since the version in `If-None-Match`.", (), p.STATUS_HEADERS
+            ),
+        },
+        errors=(Code.NOT_FOUND,),
+    ),
+    Route(
+        "GET",
         "/watchStatus/{requestId}",
-        "watchStatus",
-        "Requests",
-        "Follow the progress of a request (server-sent events)",
-        {
+        lambda handlers: handlers.requests.watch_status,
+        tag="Requests",
+        operation_id="watchStatus",
+        summary="Follow the progress of a request (server-sent events)",
+        path_parameters=(p.REQUEST_ID,),
+        request_headers=(p.LAST_EVENT_ID,),
+        responses={
             200: ResponseSpec(
                 "`progress` events, then one `finished` event. The data of each event is the status "
                 "JSON without `products`.",
@@ -150,221 +135,174 @@ OPERATIONS = (
             ),
             204: ResponseSpec("The request has finished and `Last-Event-ID` is its last event."),
         },
-        headers=("Last-Event-ID",),
-        errors=(C.NOT_FOUND,),
+        errors=(Code.NOT_FOUND,),
     ),
-    Operation(
-        "get",
+    Route(
+        "GET",
         "/listRequests",
-        "listRequests",
-        "Requests",
-        "List requests, newest first",
-        {200: ResponseSpec("One page of requests.", json_content(responses.RequestList))},
+        lambda handlers: handlers.requests.list_requests,
+        tag="Requests",
+        operation_id="listRequests",
+        summary="List requests, newest first",
         query=ListQuery,
+        responses={200: ResponseSpec("One page of requests.", json_content(responses.RequestList))},
     ),
-    Operation(
-        "post",
+    Route(
+        "POST",
         "/cancelRequest/{requestId}",
-        "cancelRequest",
-        "Requests",
-        "Cancel a request",
-        {
-            200: ResponseSpec(
-                "The new status.", json_content(responses.StatusResponse), STATUS_HEADERS
-            )
-        },
+        lambda handlers: handlers.requests.cancel_request,
+        tag="Requests",
+        operation_id="cancelRequest",
+        summary="Cancel a request",
         description="Cancels all images that are waiting or being downloaded. Images in a worker are "
         "completed, and finished images stay. Then the request is finished and its webhook is sent.",
-        errors=(C.NOT_FOUND, C.ALREADY_FINISHED),
-    ),
-    Operation(
-        "post",
-        "/retryFailed/{requestId}",
-        "retryFailed",
-        "Requests",
-        "Retry failed images",
-        {
-            202: ResponseSpec(
-                "The new status.", json_content(responses.StatusResponse), STATUS_HEADERS
+        path_parameters=(p.REQUEST_ID,),
+        responses={
+            200: ResponseSpec(
+                "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
             )
         },
+        errors=(Code.NOT_FOUND, Code.ALREADY_FINISHED),
+    ),
+    Route(
+        "POST",
+        "/retryFailed/{requestId}",
+        lambda handlers: handlers.requests.retry_failed,
+        tag="Requests",
+        operation_id="retryFailed",
+        summary="Retry failed images",
         description="The request runs again. When it has finished, its webhook is sent again.",
-        errors=(C.NOT_FOUND, C.NOT_FINISHED, C.NOTHING_FAILED),
+        path_parameters=(p.REQUEST_ID,),
+        responses={
+            202: ResponseSpec(
+                "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
+            )
+        },
+        errors=(Code.NOT_FOUND, Code.NOT_FINISHED, Code.NOTHING_FAILED),
     ),
-    Operation(
-        "delete",
+    Route(
+        "DELETE",
         "/deleteRequest/{requestId}",
-        "deleteRequest",
-        "Requests",
-        "Delete a finished request",
-        {204: ResponseSpec("Deleted.")},
+        lambda handlers: handlers.requests.delete_request,
+        tag="Requests",
+        operation_id="deleteRequest",
+        summary="Delete a finished request",
         description="Also deletes the stored images that no other request uses.",
-        errors=(C.NOT_FOUND, C.NOT_FINISHED),
+        path_parameters=(p.REQUEST_ID,),
+        responses={204: ResponseSpec("Deleted.")},
+        errors=(Code.NOT_FOUND, Code.NOT_FINISHED),
     ),
-    Operation(
-        "get",
+    Route(
+        "GET",
         "/downloadImages/{requestId}",
-        "downloadImages",
-        "Images",
-        "Download all finished images as a ZIP",
-        {
+        lambda handlers: handlers.outputs.download_images,
+        tag="Images",
+        operation_id="downloadImages",
+        summary="Download all finished images as a ZIP",
+        path_parameters=(p.REQUEST_ID,),
+        responses={
             200: ResponseSpec(
                 "The images, named after their products, and `errors.csv` if any image failed.",
                 (MediaType("application/zip"),),
-                ("Content-Disposition",),
+                (p.CONTENT_DISPOSITION,),
             )
         },
-        errors=(C.NOT_FOUND, C.STORAGE_FULL),
+        errors=(Code.NOT_FOUND, Code.STORAGE_FULL),
     ),
-    Operation(
-        "get",
+    Route(
+        "GET",
         "/images/{file}",
-        "image",
-        "Images",
-        "Download one image, from the URL in the status",
-        {
-            200: ResponseSpec("The image.", _IMAGE_TYPES, ("ETag",)),
+        lambda handlers: handlers.outputs.image,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="image",
+        summary="Download one image, from the URL in the status",
+        path_parameters=(p.FILE,),
+        request_headers=(p.IF_NONE_MATCH, p.RANGE),
+        responses={
+            200: ResponseSpec("The image.", _IMAGE_TYPES, (p.ETAG,)),
             206: ResponseSpec(
-                "The requested range of the image.", _IMAGE_TYPES, ("ETag", "Content-Range")
+                "The requested range of the image.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
             ),
-            304: ResponseSpec("Not changed. An image at a URL never changes.", (), ("ETag",)),
+            304: ResponseSpec("Not changed. An image at a URL never changes.", (), (p.ETAG,)),
         },
-        headers=("If-None-Match", "Range"),
-        errors=(C.NOT_FOUND, C.RANGE_NOT_SATISFIABLE),
-        public=True,
-        available_while_starting=True,
+        errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
-    Operation(
-        "post",
+    Route(
+        "POST",
         "/session",
-        "signIn",
-        "Sessions",
-        "Sign in",
-        {
+        lambda handlers: handlers.sessions.sign_in,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="signIn",
+        summary="Sign in",
+        request_body={"application/json": responses.ApiKeyLogin},
+        responses={
             204: ResponseSpec(
                 "Signed in. The session cookie is accepted wherever the key is.",
                 (),
-                ("Set-Cookie",),
+                (p.SET_COOKIE,),
             )
         },
-        request_body={"application/json": responses.ApiKeyLogin},
         errors=(
-            C.INVALID_BODY,
-            C.UNAUTHORIZED,
-            C.UPLOAD_STALLED,
-            C.TOO_LARGE,
-            C.UNSUPPORTED_MEDIA_TYPE,
+            Code.INVALID_BODY,
+            Code.UNAUTHORIZED,
+            Code.UPLOAD_STALLED,
+            Code.TOO_LARGE,
+            Code.UNSUPPORTED_MEDIA_TYPE,
         ),
-        public=True,
-        available_while_starting=True,
     ),
-    Operation(
-        "delete",
+    Route(
+        "DELETE",
         "/session",
-        "signOut",
-        "Sessions",
-        "Sign out",
-        {204: ResponseSpec("Signed out. The cookie is deleted.", (), ("Set-Cookie",))},
-        public=True,
-        available_while_starting=True,
+        lambda handlers: handlers.sessions.sign_out,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="signOut",
+        summary="Sign out",
+        responses={204: ResponseSpec("Signed out. The cookie is deleted.", (), (p.SET_COOKIE,))},
     ),
-    Operation(
-        "get",
+    Route(
+        "GET",
         "/health/live",
-        "live",
-        "Operations",
-        "Check liveness",
-        {200: ResponseSpec("The process is running.", json_content(responses.HealthStatus))},
-        public=True,
-        available_while_starting=True,
-    ),
-    Operation(
-        "get",
-        "/health/ready",
-        "ready",
-        "Operations",
-        "Check readiness",
-        {200: ResponseSpec("Ready to process requests.", json_content(responses.HealthStatus))},
-        errors=(C.UNAVAILABLE,),
-        public=True,
-        available_while_starting=True,
-    ),
-    Operation(
-        "get",
-        "/metrics",
-        "metrics",
-        "Operations",
-        "Get metrics for Prometheus",
-        {200: ResponseSpec("Metrics in the Prometheus text format.", (MediaType("text/plain"),))},
-        available_while_starting=True,
-    ),
-)
-"""All operations, except the web pages and the API documents themselves."""
-
-PARAMETERS: Mapping[str, Mapping[str, object]] = {
-    "requestId": {
-        "description": "ID of the request, from the response to the upload.",
-        "schema": {"type": "string", "format": "uuid"},
-    },
-    "file": {
-        "description": "File name of the output: the last part of its URL.",
-        "schema": {
-            "type": "string",
-            "pattern": "^([0-9a-f]{2}){16,17}\\.(jpg|png|webp|gif|avif|heic)$",
+        lambda handlers: handlers.health.live,
+        Access.SUPERVISOR,
+        tag="Operations",
+        operation_id="live",
+        summary="Check liveness",
+        responses={
+            200: ResponseSpec("The process is running.", json_content(responses.HealthStatus))
         },
-    },
-    "Idempotency-Key": {
-        "description": "Makes an upload safe to repeat: the same key with the same CSV and options "
-        "returns the first response again. 1 to 255 printable ASCII characters.",
-        "schema": {"type": "string", "pattern": "^[!-~]([ -~]{0,253}[!-~])?$"},
-    },
-    "If-None-Match": {
-        "description": "`ETag` of an earlier response.",
-        "schema": {"type": "string"},
-    },
-    "Last-Event-ID": {
-        "description": "ID of the last event received. Browsers send it when they reconnect.",
-        "schema": {"type": "string"},
-    },
-    "Range": {"description": "Byte range, such as `bytes=0-1023`.", "schema": {"type": "string"}},
-}
-
-HEADERS: Mapping[str, Mapping[str, object]] = {
-    "Location": {
-        "description": "URL of the request's status.",
-        "schema": {"type": "string", "format": "uri-reference"},
-    },
-    "Idempotent-Replayed": {
-        "description": "`true` if this is the response to an earlier upload with the same key.",
-        "schema": {"type": "string", "enum": ["true"]},
-    },
-    "ETag": {
-        "description": "Identifies this version of the response.",
-        "schema": {"type": "string"},
-    },
-    "X-Request-Status": {
-        "description": "Status of the request.",
-        "schema": {"type": "string"},
-    },
-    "X-Progress": {
-        "description": "`done/total`, in images. Failed and cancelled images count as done.",
-        "schema": {"type": "string", "pattern": "^[0-9]+/[0-9]+$"},
-    },
-    "Retry-After": {
-        "description": "Seconds to wait before the next API call.",
-        "schema": {"type": "integer", "minimum": 0},
-    },
-    "Content-Disposition": {
-        "description": "Suggested file name.",
-        "schema": {"type": "string"},
-    },
-    "Content-Range": {
-        "description": "Position of the range in the image.",
-        "schema": {"type": "string"},
-    },
-    "Set-Cookie": {"description": "The session cookie.", "schema": {"type": "string"}},
-    "WWW-Authenticate": {
-        "description": "Accepted way to send an API key.",
-        "schema": {"type": "string"},
-    },
-}
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        lambda handlers: handlers.health.ready,
+        Access.SUPERVISOR,
+        tag="Operations",
+        operation_id="ready",
+        summary="Check readiness",
+        responses={
+            200: ResponseSpec("Ready to process requests.", json_content(responses.HealthStatus))
+        },
+        errors=(Code.UNAVAILABLE,),
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        lambda handlers: handlers.health.metrics,
+        Access.OPERATOR,
+        tag="Operations",
+        operation_id="metrics",
+        summary="Get metrics for Prometheus",
+        responses={
+            200: ResponseSpec("Metrics in the Prometheus text format.", (MediaType("text/plain"),))
+        },
+    ),
+    Route("GET", "/openapi.json", lambda handlers: handlers.api_docs.openapi, Access.PUBLIC),
+    Route("GET", "/postman.json", lambda handlers: handlers.api_docs.postman, Access.PUBLIC),
+    Route("GET", "/docs", lambda handlers: handlers.static_files.docs, Access.PUBLIC),
+    Route("GET", "/static/{path:.+}", lambda handlers: handlers.static_files.static, Access.PUBLIC),
+    Route("GET", "/", lambda handlers: handlers.static_files.index, Access.PUBLIC),
+)
+"""All routes. The API documents and the web pages are not in the OpenAPI document."""

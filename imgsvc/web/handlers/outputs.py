@@ -80,7 +80,7 @@ class OutputsHandler:
     async def download_images(self, request: web.Request) -> web.StreamResponse:
         """`GET /downloadImages/{requestId}`"""
         options.parse_query(NoOptions, request)
-        request_id = request.match_info["request_id"]
+        request_id = request.match_info["requestId"]
         headers = {
             "Content-Type": "application/zip",
             "Content-Disposition": f'attachment; filename="{request_id}.zip"',

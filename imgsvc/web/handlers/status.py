@@ -68,7 +68,7 @@ class StatusHandler:
         accept = ",".join(request.headers.getall("Accept", []))
         status_format = query.format or negotiate_format(accept)
         variant = self._variant(status_format, query, request)
-        request_id = request.match_info["request_id"]
+        request_id = request.match_info["requestId"]
         current = await self._queries.request(request_id)
         if_none_match = ",".join(request.headers.getall("If-None-Match", []))
         if query.wait and current.finished_at is None:

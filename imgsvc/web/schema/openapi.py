@@ -1,33 +1,21 @@
-"""The OpenAPI 3.1 document: the operations combined with the schemas of the models."""
+"""The OpenAPI 3.1 document: the route table combined with the schemas of the models."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aiohttp import web
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from imgsvc import __version__
 from imgsvc.errors import ProblemCode
 from imgsvc.web.http.api_keys import COOKIE
-from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import MEDIA_TYPE, PROBLEMS
-from imgsvc.web.postman import collection
-from imgsvc.web.routes import (
-    HEADERS,
-    OPERATIONS,
-    PARAMETERS,
-    TAGS,
-    MediaType,
-    Operation,
-    ResponseSpec,
-)
+from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema.options import Options
-from imgsvc.web.schema.responses import ProblemReport, json_response
+from imgsvc.web.schema.responses import ProblemReport, WebhookEvent
+from imgsvc.web.schema.route import MediaType, Parameter, ResponseSpec, Route
 
 Json = dict[str, Any]
 
@@ -53,100 +41,111 @@ _EXAMPLE_CSV = (
 )
 
 
-class ApiDocs:
-    """Serves the OpenAPI document and the Postman collection with the service's own URL in them."""
+def openapi_document(
+    routes: Iterable[Route[Any]], tags: Mapping[str, str], *, with_keys: bool
+) -> Json:
+    """Return the OpenAPI document of the routes that have a tag, without `servers`.
 
-    def __init__(self, origin_policy: OriginPolicy, *, with_keys: bool) -> None:
-        self._origin_policy = origin_policy
-        self._with_keys = with_keys
-
-    async def openapi(self, request: web.Request) -> web.Response:
-        """`GET /openapi.json`"""
-        servers = [{"url": self._origin_policy.base_url(request)}]
-        document = json.loads(_cached_document(with_keys=self._with_keys))
-        return json_response(document | {"servers": servers})
-
-    async def postman(self, request: web.Request) -> web.Response:
-        """`GET /postman.json`"""
-        return json_response(collection(self._origin_policy.base_url(request)))
-
-
-@cache
-def _cached_document(*, with_keys: bool) -> str:
-    return json.dumps(openapi_document(with_keys=with_keys))
-
-
-def openapi_document(*, with_keys: bool) -> Json:
-    """Return the OpenAPI document without `servers`.
-
-    Security schemes and 401 responses are included only if `with_keys`.
+    `tags` has the description of each tag. Security schemes and 401 responses are included only if
+    `with_keys`.
     """
-    models = {
-        media_type.model
-        for operation in OPERATIONS
-        for response in operation.responses.values()
-        for media_type in response.content
-    }
-    body_models = {
-        model
-        for operation in OPERATIONS
-        for media_type, model in operation.request_body.items()
-        if media_type != _FORM
-    }
-    models |= body_models
-    models.add(ProblemReport)
-    sorted_models = sorted((m for m in models if m is not None), key=lambda m: m.__name__)
-    schemas = models_json_schema(
-        [(m, "validation" if m in body_models else "serialization") for m in sorted_models],
-        ref_template=_REF,
-    )[1]["$defs"]
+    documented = [route for route in routes if route.tag]
     paths: dict[str, Json] = {}
-    for operation in OPERATIONS:
-        operation_object = _operation(operation, with_keys=with_keys)
-        paths.setdefault(operation.path, {})[operation.method] = operation_object
-    components: Json = {"schemas": schemas}
+    for route in documented:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(
+            route, with_keys=with_keys
+        )
+    components: Json = {"schemas": _schemas(documented)}
     if with_keys:
         components["securitySchemes"] = _SECURITY
     return {
         "openapi": "3.1.0",
         "info": {"title": "imgsvc", "version": __version__, "description": _DESCRIPTION},
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in tags.items()],
         "paths": paths,
+        "webhooks": {"request.finished": {"post": _finished_webhook()}},
         "components": components,
     }
 
 
-def _operation(operation: Operation, *, with_keys: bool) -> Json:
-    result: Json = {
-        "operationId": operation.operation_id,
-        "tags": [operation.tag],
-        "summary": operation.summary,
-        "parameters": list(_parameters(operation)),
-        "responses": _responses(operation, with_keys=with_keys),
+def _schemas(routes: Sequence[Route[Any]]) -> Json:
+    """Return the JSON schemas of all models in the document, by name."""
+    received = {
+        model
+        for route in routes
+        for media_type, model in route.request_body.items()
+        if model is not None and media_type != _FORM
     }
-    if operation.description:
-        result["description"] = operation.description
-    if operation.request_body:
+    sent = {
+        media_type.model
+        for route in routes
+        for response in route.responses.values()
+        for media_type in response.content
+        if media_type.model is not None
+    }
+    sent |= {ProblemReport, WebhookEvent}
+    models = sorted(received | sent, key=lambda m: m.__name__)
+    schemas: Json = models_json_schema(
+        [(m, "validation" if m in received else "serialization") for m in models],
+        ref_template=_REF,
+    )[1]["$defs"]
+    return schemas
+
+
+def _finished_webhook() -> Json:
+    parameters = [
+        _parameter(p.WEBHOOK_ID, "header", required=True),
+        _parameter(p.WEBHOOK_TIMESTAMP, "header", required=True),
+        _parameter(p.WEBHOOK_SIGNATURE, "header", required=False),
+    ]
+    return {
+        "operationId": "requestFinished",
+        "summary": "A request has finished",
+        "description": "Sent to the `webhookUrl` of the upload each time that the request finishes, "
+        "also after a retry. Headers and signature follow the Standard Webhooks specification. Any "
+        "response but 2xx, or none, is a failed attempt. Failed attempts are repeated, except after a "
+        "410.",
+        "parameters": parameters,
+        "requestBody": {"required": True, "content": {"application/json": _content(WebhookEvent)}},
+        "responses": {"2XX": {"description": "The event is delivered."}},
+    }
+
+
+def _operation(route: Route[Any], *, with_keys: bool) -> Json:
+    result: Json = {
+        "operationId": route.operation_id,
+        "tags": [route.tag],
+        "summary": route.summary,
+        "parameters": list(_parameters(route)),
+        "responses": _responses(route, with_keys=with_keys),
+    }
+    if route.description:
+        result["description"] = route.description
+    if route.request_body:
         result["requestBody"] = {
             "required": True,
             "content": {
                 media_type: _request_content(media_type, model)
-                for media_type, model in operation.request_body.items()
+                for media_type, model in route.request_body.items()
             },
         }
     if with_keys:
-        result["security"] = [] if operation.public else [{name: []} for name in _SECURITY]
+        result["security"] = [{name: []} for name in _SECURITY] if route.access.needs_key else []
     return result
 
 
-def _parameters(operation: Operation) -> Iterable[Json]:
-    for part in operation.path.split("/"):
-        if part.startswith("{"):
-            name = part.strip("{}")
-            yield {"name": name, "in": "path", "required": True, **PARAMETERS[name]}
-    yield from _query_parameters(operation.query)
-    for name in operation.headers:
-        yield {"name": name, "in": "header", "required": False, **PARAMETERS[name]}
+def _parameters(route: Route[Any]) -> Iterable[Json]:
+    yield from (_parameter(each, "path", required=True) for each in route.path_parameters)
+    yield from _query_parameters(route.query)
+    yield from (_parameter(each, "header", required=False) for each in route.request_headers)
+
+
+def _parameter(parameter: Parameter, location: str, *, required: bool) -> Json:
+    return {"name": parameter.name, "in": location, "required": required, **_described(parameter)}
+
+
+def _described(parameter: Parameter) -> Json:
+    return {"description": parameter.description, "schema": parameter.schema}
 
 
 def _query_parameters(model: type[Options]) -> Iterable[Json]:
@@ -178,7 +177,7 @@ def _request_content(media_type: str, model: type[BaseModel] | None) -> Json:
     if model is None:
         return {"schema": {"type": "string"}, "example": _EXAMPLE_CSV}
     if media_type != _FORM:
-        return {"schema": _reference(model)}
+        return _content(model)
     schema: Json = {"type": "object", "properties": {}, "required": ["file"]}
     schema["properties"]["file"] = {"type": "string", "contentMediaType": "text/csv"}
     for parameter in _query_parameters(model):  # type: ignore[arg-type]
@@ -186,16 +185,16 @@ def _request_content(media_type: str, model: type[BaseModel] | None) -> Json:
     return {"schema": schema, "encoding": {"file": {"contentType": "text/csv"}}}
 
 
-def _responses(operation: Operation, *, with_keys: bool) -> Json:
-    responses = {str(status): _response(spec) for status, spec in operation.responses.items()}
+def _responses(route: Route[Any], *, with_keys: bool) -> Json:
+    responses = {str(status): _response(spec) for status, spec in route.responses.items()}
     problems: dict[int, list[str]] = {}
-    for code in _problem_codes(operation, with_keys=with_keys):
+    for code in _problem_codes(route, with_keys=with_keys):
         status, title = PROBLEMS[code]
         problems.setdefault(status, []).append(f"{title} (`{code}`)")
     for status in sorted(problems):
-        headers = ("Retry-After",) if status in {408, 409, 429, 503} else ()
+        headers = (p.RETRY_AFTER,) if status in {408, 409, 429, 503} else ()
         if status == 401:
-            headers = ("WWW-Authenticate",)
+            headers = (p.WWW_AUTHENTICATE,)
         spec = ResponseSpec(
             ". ".join(problems[status]) + ".", (MediaType(MEDIA_TYPE, ProblemReport),), headers
         )
@@ -203,14 +202,14 @@ def _responses(operation: Operation, *, with_keys: bool) -> Json:
     return responses
 
 
-def _problem_codes(operation: Operation, *, with_keys: bool) -> Iterable[ProblemCode]:
-    """Return the problem codes of an operation: its own, and those that operations share."""
-    codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *operation.errors]
-    if not operation.path.startswith("/health"):
+def _problem_codes(route: Route[Any], *, with_keys: bool) -> Iterable[ProblemCode]:
+    """Return the problem codes of a route: its own, and those that follow from the other columns."""
+    codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *route.errors]
+    if not route.access.any_host:
         codes.append(ProblemCode.FOREIGN_ORIGIN)
-    if with_keys and not operation.public:
+    if with_keys and route.access.needs_key:
         codes.append(ProblemCode.UNAUTHORIZED)
-    if not operation.available_while_starting:
+    if route.access.needs_running_service:
         codes += [ProblemCode.INVALID_OPTION, ProblemCode.UNAVAILABLE]
     return dict.fromkeys(codes)
 
@@ -219,13 +218,13 @@ def _response(spec: ResponseSpec) -> Json:
     response: Json = {"description": spec.description}
     if spec.content:
         response["content"] = {
-            media_type.name: {"schema": _reference(media_type.model) if media_type.model else {}}
+            media_type.name: _content(media_type.model) if media_type.model else {"schema": {}}
             for media_type in spec.content
         }
     if spec.headers:
-        response["headers"] = {name: dict(HEADERS[name]) for name in spec.headers}
+        response["headers"] = {header.name: _described(header) for header in spec.headers}
     return response
 
 
-def _reference(model: type[BaseModel]) -> Json:
-    return {"$ref": _REF.format(model=model.__name__)}
+def _content(model: type[BaseModel]) -> Json:
+    return {"schema": {"$ref": _REF.format(model=model.__name__)}}
