@@ -33,7 +33,8 @@ class FileError:
 
     `row` is the record's number as a spreadsheet program shows it (the header is 1), and `column` the
     column's name as the header spells it. Both are None if the error concerns the whole file. `value`
-    is the invalid text, shortened.
+    is the invalid text, shortened. `cells` are the row's cells, shortened: those of the columns in
+    `ProblemError.columns`, then the surplus ones. It is None if the row has no readable cells.
     """
 
     code: FileErrorCode
@@ -41,6 +42,7 @@ class FileError:
     row: int | None = None
     column: str | None = None
     value: str | None = None
+    cells: tuple[str, ...] | None = None
 
 
 class ImageErrorCode(StrEnum):
@@ -113,7 +115,10 @@ def _rebuild_image_error(
 
 
 class ProblemCode(StrEnum):
-    """Reasons why the service rejects an API call. `web/problems.py` maps each to an HTTP status."""
+    """Reasons why the service rejects an API call.
+
+    `web/http/problems.py` maps each to an HTTP status.
+    """
 
     INVALID_CSV = "invalid-csv"
     INVALID_OPTION = "invalid-option"
@@ -143,7 +148,8 @@ class ProblemError(Exception):
     """The service rejects an API call.
 
     `detail` says what is wrong, where, and what to do. If a table is invalid, `errors` are its first
-    100 errors and `error_count` is the number of all. `retry_after` is in seconds.
+    100 errors, `error_count` is the number of all, and `columns` are the names of the columns that the
+    cells of `errors` are from. `retry_after` is in seconds.
     """
 
     def __init__(
@@ -153,6 +159,7 @@ class ProblemError(Exception):
         *,
         errors: Sequence[FileError] = (),
         error_count: int | None = None,
+        columns: Sequence[str] = (),
         retry_after: int | None = None,
     ) -> None:
         super().__init__(code, detail)
@@ -160,6 +167,7 @@ class ProblemError(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.error_count = len(self.errors) if error_count is None else error_count
+        self.columns = tuple(columns)
         self.retry_after = retry_after
 
     def __str__(self) -> str:

@@ -282,6 +282,7 @@ class _Upload:
                 f"Fix {'them' if count > 1 else 'it'} and upload again.",
                 errors=self._reader.errors,
                 error_count=count,
+                columns=self._reader.shown_columns,
             )
 
     async def _accept(self, options: UploadOptions, idempotency_key: str | None) -> Request:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv6Address, ip_address
 
 import idna
 
@@ -102,6 +102,15 @@ def resolve_redirect(base_url: str, location: str) -> ImageUrl:
         location = _resolve_reference(base_url, location)
     url = _parse(location)
     return ImageUrl(url.fetch_url, url.fetch_url, url.host_url)
+
+
+def is_loopback(name: str) -> bool:
+    """Return whether a host name or IP address is loopback."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        name = name.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
 
 
 def page_origin(url: str) -> str:

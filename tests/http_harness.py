@@ -25,7 +25,7 @@ from imgsvc.models import Claim, Completed, Failed
 from imgsvc.processing.health import ServiceState
 from imgsvc.service import DATABASE, Service
 from imgsvc.web.app import create_app
-from imgsvc.web.server import Runner
+from imgsvc.web.http.server import Runner
 from tests.service_process import table
 
 ROWS = ((1, "Lamp, desk", ["http://a.example/w_1,h_1/1.jpg", "http://b.example/2.jpg"], "red"),)

@@ -207,5 +207,5 @@ def comparisons(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         calls += 1
         return compare(a, b)
 
-    monkeypatch.setattr("imgsvc.web.auth.hmac.compare_digest", counted)
+    monkeypatch.setattr("imgsvc.web.http.api_keys.hmac.compare_digest", counted)
     return lambda: calls

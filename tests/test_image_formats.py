@@ -122,15 +122,17 @@ from aiohttp.test_utils import make_mocked_request
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.images.codec import compress_image
 from imgsvc.images.sniff import sniff
-from imgsvc.web.openapi import openapi_document
-from imgsvc.web.static_files import FORMATS_MODULE, StaticFilesHandler
+from imgsvc.web.handlers.static_files import FORMATS_MODULE, StaticFilesHandler
+from imgsvc.web.routes import ROUTES, TAGS
+from imgsvc.web.schema.openapi import openapi_document
 
 photo, *files = sys.argv[1:]
 settings = CompressionSettings(Quality(50, relative=True), OutputFormat("demo"))
 data = compress_image(open(photo, "rb").read(), settings, 10**6).data
 page = make_mocked_request("GET", "/", match_info={"path": FORMATS_MODULE})
-image = openapi_document(with_keys=False)["paths"]["/images/{file}"]["get"]
-upload = openapi_document(with_keys=False)["paths"]["/processImages"]["post"]
+paths = openapi_document(ROUTES, TAGS, with_keys=False)["paths"]
+image = paths["/images/{file}"]["get"]
+upload = paths["/processImages"]["post"]
 jpeg = CompressionSettings(format=OutputFormat("jpeg"))
 print(json.dumps({
     "sniffed": [sniff(data), *(sniff(open(file, "rb").read()) for file in files)],

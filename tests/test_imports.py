@@ -43,6 +43,7 @@ LIBRARIES: dict[str, set[str]] = {
     "click": {"cli"},
     "rich": {"cli", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
+    "multipart": {"web"},
     "multiprocessing": {"workers"},
     "prometheus_client": {"metrics", "web"},
 }

@@ -7,24 +7,21 @@ import re
 import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from imgsvc.config import ServerConfig
-from imgsvc.web.app import Access, routes
-from imgsvc.web.auth import ApiKeys
-from imgsvc.web.health import HealthHandler
-from imgsvc.web.openapi import openapi_document
-from imgsvc.web.operations import OPERATIONS, RAW_UPLOAD_TYPES
-from imgsvc.web.options import ListQuery, StatusQuery, UploadFields
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.problems import PROBLEMS
-from imgsvc.web.responses import RequestList, StatusResponse
-from imgsvc.web.uploads import RAW_TYPES
+from imgsvc.network.webhooks import sign
+from imgsvc.web.handlers.uploads import RAW_TYPES
+from imgsvc.web.http.problems import PROBLEMS
+from imgsvc.web.routes import RAW_UPLOAD_TYPES, ROUTES, TAGS
+from imgsvc.web.schema import openapi
+from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.schema.responses import RequestList, StatusResponse, WebhookEvent
 from tests.http_harness import HttpHarness, open_http
 
 KEYS = {"api_keys": ["k"]}
+DOCUMENTED = [route for route in ROUTES if route.tag]
 UNDOCUMENTED_PATHS = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
 
 
@@ -42,22 +39,42 @@ def references(node: Any) -> set[str]:
     return set().union(*map(references, node)) if isinstance(node, list) else set()
 
 
-async def test_operations_match_routes_and_their_access(http: HttpHarness) -> None:
-    context = http.service.app_context
-    origin_policy, keys = OriginPolicy(ServerConfig()), ApiKeys([])
-    health = HealthHandler(context.health, context.metrics)
-    table = routes(context, origin_policy, keys, health)
-    served = {
-        (route.method.lower(), route.path.replace("request_id", "requestId")): route.access
-        for route in table
-        if route.path not in UNDOCUMENTED_PATHS
+def openapi_document(*, with_keys: bool) -> dict[str, Any]:
+    return openapi.openapi_document(ROUTES, TAGS, with_keys=with_keys)
+
+
+def test_document_has_every_route_but_the_pages_and_documents() -> None:
+    documented = {
+        (method.upper(), path)
+        for path, item in openapi_document(with_keys=False)["paths"].items()
+        for method in item
     }
-    documented = {(o.method, o.path): o for o in OPERATIONS}
-    assert served.keys() == documented.keys()
-    for method_and_path, access in served.items():
-        operation = documented[method_and_path]
-        assert operation.public is (access in {Access.PUBLIC, Access.SUPERVISOR})
-        assert operation.available_while_starting is (access is not Access.API)
+    assert documented == {(route.method, route.path) for route in DOCUMENTED}
+    assert {route.path for route in ROUTES if not route.tag} == UNDOCUMENTED_PATHS
+
+
+def test_documented_routes_are_described_completely() -> None:
+    ids = [route.operation_id for route in DOCUMENTED]
+    assert len(set(ids)) == len(ids)
+    for route in DOCUMENTED:
+        assert route.tag in TAGS
+        assert route.operation_id
+        assert route.summary
+        assert route.responses
+        in_path = re.findall(r"{(\w+)}", route.path)
+        assert [parameter.name for parameter in route.path_parameters] == in_path
+
+
+def test_document_describes_the_webhook() -> None:
+    webhooks = openapi_document(with_keys=False)["webhooks"]
+    (event,) = webhooks
+    assert event == get_args(WebhookEvent.model_fields["type"].annotation)[0]
+    content = webhooks[event]["post"]["requestBody"]["content"]
+    assert content == {
+        "application/json": {"schema": {"$ref": "#/components/schemas/WebhookEvent"}}
+    }
+    headers = {parameter["name"] for parameter in webhooks[event]["post"]["parameters"]}
+    assert headers == sign(b"key", "id", 0, b"").keys()
 
 
 def test_document_defines_exactly_the_referenced_schemas() -> None:
@@ -131,7 +148,7 @@ async def test_responses_match_their_models(http: HttpHarness) -> None:
 
 async def test_postman_collection_uses_existing_operations(http: HttpHarness) -> None:
     collection = (await http.get("/postman.json")).json()
-    documented = {(o.method.upper(), re.sub(r"{\w+}", "*", o.path)) for o in OPERATIONS}
+    documented = {(route.method, re.sub(r"{\w+}", "*", route.path)) for route in DOCUMENTED}
     used = set()
     for item in collection["item"]:
         url = item["request"]["url"]

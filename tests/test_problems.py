@@ -13,8 +13,8 @@ import pytest
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
 from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
 from imgsvc.storage.filesystem import StorageFullError
-from imgsvc.web.problems import PROBLEMS, problem_response
-from imgsvc.web.responses import ProblemReport
+from imgsvc.web.http.problems import PROBLEMS, problem_response
+from imgsvc.web.schema.responses import ProblemReport
 from tests.http_harness import HttpHarness, open_http
 
 JSON = "application/problem+json"
@@ -150,7 +150,7 @@ async def test_response_is_aborted_when_error_occurs_after_start(
         raise error
 
     request_id = await http.upload()
-    monkeypatch.setattr("imgsvc.web.requests.RequestsHandler._event", fail)
+    monkeypatch.setattr("imgsvc.web.handlers.requests.RequestsHandler._event", fail)
     api_call = f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n"
     response = b""
     with suppress(ConnectionResetError):

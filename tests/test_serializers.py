@@ -39,7 +39,7 @@ from imgsvc.serializers import (
 )
 from imgsvc.table.cells import split_urls
 from imgsvc.table.writer import encode_rows
-from imgsvc.web.responses import (
+from imgsvc.web.schema.responses import (
     AcceptedUpload,
     ProductDetail,
     RequestState,

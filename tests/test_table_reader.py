@@ -633,3 +633,59 @@ def test_header_of_many_columns_is_scanned_once(header: str, rest: str, size: in
         reader.feed(rest[start : start + (size or len(rest))].encode())
     reader.close()
     assert reader.error_count > 0
+
+
+# --- the cells of invalid rows -------------------------------------------------------------------
+
+
+def error_cells(table: str) -> tuple[tuple[str, ...], list[tuple[str, ...] | None]]:
+    """Return the shown columns of an invalid table, and the cells of each error."""
+    assert read_errors(table)
+    reader = read(table)[1]
+    return reader.shown_columns, [error.cells for error in reader.errors]
+
+
+def test_error_has_cells_of_its_row() -> None:
+    columns, cells = error_cells(
+        f'Colour,,Product Name,Input Image Urls\nred,x,Lamp,{A}\n\n"a, b",,,ftp://x\nred,,Mug,y\n'
+    )
+    assert columns == ("Colour", "Product Name", "Input Image Urls")
+    assert cells == [("a, b", "", "ftp://x"), ("a, b", "", "ftp://x"), ("red", "Mug", "y")]
+
+
+def test_row_with_another_number_of_cells_has_cells() -> None:
+    columns, cells = error_cells(
+        f"Product Name,Input Image Urls,Colour\nLamp\nLamp,{A},red,x\nA\x01B,{A},red\n"
+    )
+    assert columns == ("Product Name", "Input Image Urls", "Colour")
+    assert cells == [("Lamp", "", ""), ("Lamp", A, "red", "x"), ("A\x01B", A, "red")]
+
+
+def test_surplus_cells_of_urls_are_one_cell() -> None:
+    columns, cells = error_cells(f"Product Name;Input Image Urls\nLamp;{A};{B};ftp://x;; \n")
+    assert columns == ("Product Name", "Input Image Urls")
+    assert cells == [("Lamp", f"{A};{B};ftp://x")]
+
+
+def test_error_without_readable_cells_has_none() -> None:
+    _, cells = error_cells(f'{HEADER}1,"Lamp"x,{A}\n2,,{A}\n')
+    assert cells == [None, ("2", "", A)]
+    assert error_cells("Title,Where\n1,2\n") == ((), [None, None])
+
+
+def test_cells_of_errors_are_limited() -> None:
+    names = [f"Column {n}" for n in range(300)]
+    urls = " ".join(f"https://a.example/{n}.jpg" for n in range(100)) + " ftp://x/y"
+    table = f"{','.join(names)},Product Name,Input Image Urls\n{'x' * 999}{',' * 300},{urls}\n"
+    columns, (for_name, for_url) = error_cells(table)
+    assert columns == (*names[:48], "Product Name", "Input Image Urls")
+    for cells in (for_name, for_url):
+        assert cells is not None
+        assert len(cells) == 50
+        assert cells[0] == "x" * 198 + "…"
+        assert all(len(cell) <= 200 for cell in cells)
+    assert for_name is not None
+    assert for_name[-1].startswith("https://a.example/0.jpg ")
+    assert for_url is not None
+    assert for_url[-1].startswith("…")
+    assert for_url[-1].endswith("https://a.example/99.jpg ftp://x/y")

@@ -12,6 +12,7 @@ from yarl import URL
 
 from imgsvc.urls import (
     UrlError,
+    is_loopback,
     page_origin,
     parse_url,
     redact,
@@ -350,3 +351,24 @@ def test_page_origin_is_written_as_browsers_do(url: str, origin: str) -> None:
 )
 def test_redact_removes_credentials_query_and_fragment(url: str, redacted: str) -> None:
     assert redact(url) == redacted
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("localhost", True),
+        ("LOCALHOST.", True),
+        ("app.localhost", True),
+        ("", False),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("10.0.0.1", False),
+        ("mylocalhost", False),
+        ("localhost.example", False),
+    ],
+)
+def test_is_loopback_knows_addresses_and_names(name: str, expected: bool) -> None:
+    assert is_loopback(name) is expected

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.web.conditional import (
+from imgsvc.web.http.conditional import (
     RangeNotSatisfiableError,
     etag_matches,
     negotiate_format,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from imgsvc.web import requests
+from imgsvc.web.handlers import requests
 from tests.http_harness import ROWS, HttpHarness, open_http
 from tests.waiting import wait_until
 

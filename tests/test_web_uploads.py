@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from imgsvc.web.schema.responses import ProblemReport
 from tests.http_harness import ROWS, HttpHarness, csv_body, open_http
 from tests.waiting import wait_until
 
@@ -267,13 +268,24 @@ async def test_invalid_csv_returns_all_errors(http: HttpHarness) -> None:
     assert problem["type"] == "urn:imgsvc:problem:invalid-csv"
     assert problem["errorCount"] == 2
     assert [set(each) for each in problem["errors"]] == 2 * [
-        {"row", "column", "code", "message", "value"}
+        {"row", "column", "code", "message", "value", "cells"}
     ]
+    assert problem["columns"] == ["S. No.", "Product Name", "Input Image Urls", "Colour"]
+    assert [each["cells"] for each in problem["errors"]] == 2 * [
+        ["1", "", "ftp://x.example/1.jpg", ""]
+    ]
+    ProblemReport.model_validate_json(response.body, strict=True)
     assert {(e["row"], e["column"], e["code"]) for e in problem["errors"]} == {
         (2, "Product Name", "empty_value"),
         (2, "Input Image Urls", "unsupported_scheme"),
     }
     assert await request_count(http) == 0
+
+
+async def test_problem_without_valid_header_has_no_columns(http: HttpHarness) -> None:
+    problem = (await http.post("/processImages", b"Title,Where\r\n1,2\r\n", CSV)).problem()
+    assert "columns" not in problem
+    assert [each["cells"] for each in problem["errors"]] == [None, None]
 
 
 async def test_idempotency_key_is_bound_only_by_201(http: HttpHarness) -> None:

@@ -11,8 +11,8 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.web import zip_stream
-from imgsvc.web.zip_stream import UniqueNames, ZipBuilder, ZipSizer, safe_name
+from imgsvc.web.http import zip_stream
+from imgsvc.web.http.zip_stream import UniqueNames, ZipBuilder, ZipSizer, safe_name
 
 TIMESTAMP = datetime(2026, 7, 3, 12, 34, 56, tzinfo=UTC).timestamp()
 

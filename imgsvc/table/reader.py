@@ -15,10 +15,10 @@ from imgsvc.table.columns import (
     read_header,
 )
 from imgsvc.table.decoding import HOW_TO_SAVE_CSV, Decoder, DecodingError
+from imgsvc.table.file_errors import FileErrors, RowExcerpts
 from imgsvc.table.records import InvalidRecord, Record, RecordParser
 from imgsvc.table.rows import (
     CONTROL,
-    FileErrors,
     RowReader,
     add_control_character,
     add_invalid_record,
@@ -43,6 +43,7 @@ class TableReader:
         self._detector = DelimiterDetector()
         self._parser: RecordParser | None = None
         self._rows: RowReader | None = None
+        self._excerpts: RowExcerpts | None = None
         self._delimiter = ","
         self._row = 0
         self._errors = FileErrors()
@@ -62,6 +63,11 @@ class TableReader:
     def errors(self) -> list[FileError]:
         """The first 100 errors, in the table's order."""
         return self._errors.first
+
+    @property
+    def shown_columns(self) -> tuple[str, ...]:
+        """The names of the columns that the cells of `errors` are from, or () without a header."""
+        return self._excerpts.columns if self._excerpts else ()
 
     @property
     def error_count(self) -> int:
@@ -152,11 +158,14 @@ class TableReader:
 
     def _read_rows(self, rows: RowReader, complete: list[Record], products: list[Product]) -> None:
         may_have_control = self._may_have_control
+        listed_errors = len(self._errors.first)
         for row, record in enumerate(complete, self._row + 1):
             if isinstance(record, InvalidRecord):
                 rows.add_invalid(row, record)
             elif (product := rows.read(row, record, may_have_control=may_have_control)) is not None:
                 products.append(product)
+        if len(self._errors.first) > listed_errors and self._excerpts is not None:
+            self._errors.add_cells(self._row + 1, complete, self._excerpts)
         self._row += len(complete)
 
     def _read_header(self, record: Record) -> None:
@@ -185,6 +194,7 @@ class TableReader:
             for cell in control:
                 add_control_character(self._errors, row, cell, cell.strip() or None)
             self._rows = RowReader(layout, self._delimiter, self._errors)
+            self._excerpts = RowExcerpts(layout, self._delimiter)
         else:
             for error in layout:
                 self._errors.add(error.code, error.message, error.row, error.column)

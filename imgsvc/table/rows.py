@@ -5,21 +5,18 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 
-from imgsvc.errors import FileError, FileErrorCode
+from imgsvc.errors import FileErrorCode
 from imgsvc.models import Columns, ImageUrl, Product
 from imgsvc.table.cells import split_urls
 from imgsvc.table.columns import Layout, is_blank
+from imgsvc.table.file_errors import FileErrors
 from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, InvalidRecord
 from imgsvc.urls import WHITE_SPACE, UrlError, parse_url
 
-MAX_FILE_ERRORS = 100
-"""Maximum number of errors that are kept. All are counted."""
 MAX_URLS = 1_000
 """Maximum number of URLs in a row."""
 MAX_NAME_LENGTH = 512
 """Maximum length of a product name, in characters, after trimming."""
-MAX_VALUE_LENGTH = 100
-"""Maximum length of an invalid value, and of its column's name, in an error; in characters."""
 
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """Control characters that no cell may contain. Quoted cells may contain tabs and line breaks."""
@@ -29,35 +26,6 @@ _DELIMITER_EXAMPLES = {
     ";": 'a semicolon, e.g. "Mug; blue"',
     "\t": "a tab",
 }
-
-
-class FileErrors:
-    """Collects the errors of a table in its order: the first 100, and the number of all."""
-
-    def __init__(self) -> None:
-        self.first: list[FileError] = []
-        self.count = 0
-
-    def add(
-        self,
-        code: FileErrorCode,
-        message: str,
-        row: int | None = None,
-        column: str | None = None,
-        value: str | None = None,
-    ) -> None:
-        """Record an error."""
-        self.count += 1
-        if len(self.first) < MAX_FILE_ERRORS:
-            self.first.append(
-                FileError(
-                    code, message, row, column and _shortened(column), value and _shortened(value)
-                )
-            )
-
-
-def _shortened(value: str) -> str:
-    return value if len(value) <= MAX_VALUE_LENGTH else f"{value[: MAX_VALUE_LENGTH - 1]}…"
 
 
 class RowReader:

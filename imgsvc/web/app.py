@@ -1,35 +1,20 @@
-"""The aiohttp application: routes, access rules and middlewares."""
+"""The aiohttp application: mounts the route table with its access rules, and the middlewares."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import Enum
-
 from aiohttp import web
 from aiohttp.typedefs import Middleware
-from prometheus_client import CollectorRegistry
 
-from imgsvc.config import Config
-from imgsvc.database.queries import Queries
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.intake import Intake
-from imgsvc.processing.events import Events
-from imgsvc.processing.health import Health
-from imgsvc.processing.request_actions import RequestActions
-from imgsvc.storage.filesystem import FilesystemStore
-from imgsvc.web.auth import ApiKeys, SessionHandler
-from imgsvc.web.health import HealthHandler
-from imgsvc.web.openapi import ApiDocs
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.outputs import OutputsHandler
-from imgsvc.web.problems import Handler, HttpProblemError, problem_middleware
-from imgsvc.web.request_body import defer_100_continue
-from imgsvc.web.requests import RequestsHandler
-from imgsvc.web.response_headers import response_headers_handler
-from imgsvc.web.static_files import StaticFilesHandler
-from imgsvc.web.status import StatusHandler
-from imgsvc.web.uploads import UploadHandler
+from imgsvc.web.context import AppContext
+from imgsvc.web.handlers.health import HealthHandler
+from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.problems import Handler, HttpProblemError, problem_middleware
+from imgsvc.web.http.request_body import defer_100_continue
+from imgsvc.web.http.response_headers import response_headers_handler
+from imgsvc.web.routes import ROUTES, Handlers
+from imgsvc.web.schema.route import Access
 
 LINGER_SECONDS = 30.0
 """Time a client may continue to send its body after an error response, before the connection closes."""
@@ -39,44 +24,11 @@ SERVER_KEEP_ALIVE_SECONDS = 75.0
 """Idle time after which a connection is closed. Longer than the keep-alive time of most proxies."""
 
 
-@dataclass(frozen=True, slots=True)
-class AppContext:
-    """The components that the HTTP layer uses."""
-
-    config: Config
-    intake: Intake
-    queries: Queries
-    actions: RequestActions
-    files: FilesystemStore
-    events: Events
-    health: Callable[[], Health]
-    metrics: CollectorRegistry
-
-
-class Access(Enum):
-    """Who may call a route, and in which service states."""
-
-    API = "API key required, only while the service is running"
-    OPERATOR = "API key required, in any state"
-    PUBLIC = "no API key, in any state"
-    SUPERVISOR = "no API key, in any state, with any Host header"
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """An HTTP method and path, their handler, and who may call it."""
-
-    method: str
-    path: str
-    handler: Handler
-    access: Access = Access.API
-
-
 def create_app(context: AppContext) -> web.Application:
     """Return the application. It starts no task, and does not close the components in `context`."""
     origin_policy = OriginPolicy(context.config.server)
     keys = ApiKeys(context.config.server.api_keys)
-    health = HealthHandler(context.health, context.metrics)
+    handlers = Handlers(context, origin_policy, keys)
     app = web.Application(
         middlewares=[problem_middleware, _preflight_middleware(origin_policy)],
         handler_args={
@@ -88,11 +40,10 @@ def create_app(context: AppContext) -> web.Application:
         },
     )
     app.on_response_prepare.append(response_headers_handler(origin_policy))
-    access_control = _AccessControl(origin_policy, keys, health)
-    table = routes(context, origin_policy, keys, health)
+    access_control = _AccessControl(origin_policy, keys, handlers.health)
     # A proxy may or may not remove the path prefix.
     for prefix in dict.fromkeys([origin_policy.path_prefix, ""]):
-        _add_routes(app, prefix, table, access_control)
+        _add_routes(app, prefix, handlers, access_control)
     if origin_policy.path_prefix:
         app.router.add_get(
             origin_policy.path_prefix, _redirect_to_slash, expect_handler=defer_100_continue
@@ -104,43 +55,6 @@ def create_app(context: AppContext) -> web.Application:
         expect_handler=defer_100_continue,
     )
     return app
-
-
-def routes(
-    context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys, health: HealthHandler
-) -> list[Route]:
-    """Return all routes. Each GET route also accepts HEAD."""
-    status = StatusHandler(
-        context.config, context.queries, context.events, context.files, origin_policy
-    )
-    requests = RequestsHandler(context.queries, context.actions, context.events, status)
-    outputs = OutputsHandler(context.queries, context.files)
-    uploads = UploadHandler(context.config, context.intake, origin_policy)
-    sessions = SessionHandler(keys, origin_policy)
-    api_docs = ApiDocs(origin_policy, with_keys=bool(keys))
-    static_files = StaticFilesHandler()
-    public = Access.PUBLIC
-    return [
-        Route("POST", "/processImages", uploads.process_images),
-        Route("GET", "/checkStatus/{request_id}", status.check_status),
-        Route("GET", "/watchStatus/{request_id}", requests.watch_status),
-        Route("GET", "/listRequests", requests.list_requests),
-        Route("POST", "/cancelRequest/{request_id}", requests.cancel_request),
-        Route("POST", "/retryFailed/{request_id}", requests.retry_failed),
-        Route("DELETE", "/deleteRequest/{request_id}", requests.delete_request),
-        Route("GET", "/downloadImages/{request_id}", outputs.download_images),
-        Route("GET", "/images/{file}", outputs.image, public),
-        Route("POST", "/session", sessions.sign_in, public),
-        Route("DELETE", "/session", sessions.sign_out, public),
-        Route("GET", "/health/live", health.live, Access.SUPERVISOR),
-        Route("GET", "/health/ready", health.ready, Access.SUPERVISOR),
-        Route("GET", "/metrics", health.metrics, Access.OPERATOR),
-        Route("GET", "/openapi.json", api_docs.openapi, public),
-        Route("GET", "/postman.json", api_docs.postman, public),
-        Route("GET", "/docs", static_files.docs, public),
-        Route("GET", "/static/{path:.+}", static_files.static, public),
-        Route("GET", "/", static_files.index, public),
-    ]
 
 
 class _AccessControl:
@@ -155,10 +69,10 @@ class _AccessControl:
         """Return a handler that raises `ProblemError` unless `access` allows the API call."""
 
         async def protected(request: web.Request) -> web.StreamResponse:
-            self._origin_policy.check(request, any_host=access is Access.SUPERVISOR)
-            if access in {Access.API, Access.OPERATOR}:
+            self._origin_policy.check(request, any_host=access.any_host)
+            if access.needs_key:
                 self._keys.check(request)
-            if access is Access.API:
+            if access.needs_running_service:
                 self._health.require_running()
             return await handler(request)
 
@@ -166,15 +80,14 @@ class _AccessControl:
 
 
 def _add_routes(
-    app: web.Application, prefix: str, table: list[Route], access_control: _AccessControl
+    app: web.Application, prefix: str, handlers: Handlers, access_control: _AccessControl
 ) -> None:
     """Add the routes under `prefix`, and a 405 response for other methods of their paths."""
     allowed: dict[str, list[str]] = {}
-    for route in table:
-        methods = [route.method, "HEAD"] if route.method == "GET" else [route.method]
-        allowed.setdefault(route.path, []).extend(methods)
-        for method in methods:
-            handler = access_control.protect(route.handler, route.access)
+    for route in ROUTES:
+        handler = access_control.protect(route.handler(handlers), route.access)
+        allowed.setdefault(route.path, []).extend(route.methods)
+        for method in route.methods:
             app.router.add_route(
                 method, prefix + route.path, handler, expect_handler=defer_100_continue
             )

@@ -130,7 +130,44 @@ def test_file_errors_hide_empty_columns(open_page: OpenPage, service: Service) -
     expect(errors.locator("td.invalid")).to_have_text(["ftp://shop.example/1.jpg", "empty"])
     ui.choose_file(f"Product Name,Input Image Urls\r\nLamp,{urls},ftp://x/y\r\n".encode())
     expect(errors.locator("mark")).to_have_text("ftp://x/y")
-    expect(errors.locator("thead th")).to_have_count(2 + 40 + 1)
+    expect(errors.locator("td.invalid")).to_contain_text("https://shop.example/99.jpg")
+    # The server joins the cells of a list of URLs without quotes.
+    expect(errors.locator("thead th")).to_have_count(2 + 2)
+
+
+def test_file_errors_show_the_invalid_column_of_a_wide_file(
+    open_page: OpenPage, service: Service
+) -> None:
+    ui = open_page(service.url)
+    other = ",".join(f"Column {n}" for n in range(200))
+    ui.choose_file(f"{other},Product Name,Input Image Urls\r\n{',' * 200},ftp://x/y\r\n".encode())
+    errors = ui.page.locator(".file-errors")
+    expect(errors.locator("mark")).to_have_text("ftp://x/y")
+    expect(errors.locator("thead th")).to_have_count(2 + 50)
+    expect(errors.locator("td.invalid")).to_have_text(["empty", "ftp://x/y"])
+
+
+def test_file_errors_show_every_invalid_url_of_a_long_cell(
+    open_page: OpenPage, service: Service
+) -> None:
+    ui = open_page(service.url)
+    urls = [f"https://shop.example/{n}.jpg" for n in range(100)]
+    urls[10], urls[90] = "ftp://x/10", "ftp://x/90"
+    ui.choose_file(table([(1, "Lamp", urls)]))
+    marks = ui.page.locator(".file-errors td.invalid mark")
+    expect(marks).to_have_text(["ftp://x/10", "ftp://x/90"])
+
+
+def test_file_errors_show_surplus_cells(open_page: OpenPage, service: Service) -> None:
+    ui = open_page(service.url)
+    ui.choose_file(
+        b"Product Name,Input Image Urls,Colour\r\nLamp,blue,https://shop.example/1.jpg,red\r\n"
+    )
+    errors = ui.page.locator(".file-errors")
+    expect(errors.locator("thead th")).to_have_text(
+        ["Row", "Problem", "Product Name", "Input Image Urls", "Colour", "–"]
+    )
+    expect(errors.locator("tbody td").last).to_have_text("red")
 
 
 def test_file_level_errors_are_shown_as_a_list(open_page: OpenPage, service: Service) -> None:

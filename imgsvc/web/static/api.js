@@ -11,7 +11,7 @@ export function url(path, query = {}) {
   return result;
 }
 
-/** An error response of the API (RFC 9457), or no response at all (`status` 0). `errors` lists the single errors. */
+/** An error response of the API (RFC 9457), or no response at all (`status` 0). `errors` lists the single errors, `columns` the columns of their cells. */
 export class ProblemError extends Error {
   constructor(status, body = {}) {
     super(body.detail || body.title || `The server returned status ${status}.`);
@@ -20,6 +20,7 @@ export class ProblemError extends Error {
     this.title = body.title || "Something went wrong";
     this.errors = Array.isArray(body.errors) ? body.errors : [];
     this.errorCount = body.errorCount ?? this.errors.length;
+    this.columns = Array.isArray(body.columns) ? body.columns : [];
   }
 }
 

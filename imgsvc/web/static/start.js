@@ -141,7 +141,7 @@ async function showProblem(problem, file, context, retry) {
   const { area, signal } = context;
   if (signal.aborted) return;
   const hasFileErrors = problem.code === "invalid-csv" && problem.errors.length > 0;
-  const panel = hasFileErrors ? await (await import("./file-errors.js")).fileErrorsPanel(problem, file) : problemPanel(problem, retry);
+  const panel = hasFileErrors ? (await import("./file-errors.js")).fileErrorsPanel(problem, file.name) : problemPanel(problem, retry);
   if (signal.aborted) return;
   showDropZone(context);
   area.prepend(panel);

@@ -18,12 +18,12 @@ from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.models import ProductRow, Request
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.table.writer import encode_rows
-from imgsvc.web import options
-from imgsvc.web.conditional import RangeNotSatisfiableError, etag_matches, parse_range
-from imgsvc.web.options import NoOptions
-from imgsvc.web.problems import HttpProblemError
-from imgsvc.web.spool import SPOOL_CHUNK_BYTES, Spool, write_chunk
-from imgsvc.web.zip_stream import UniqueNames, ZipBuilder, ZipSizer
+from imgsvc.web.http.conditional import RangeNotSatisfiableError, etag_matches, parse_range
+from imgsvc.web.http.problems import HttpProblemError
+from imgsvc.web.http.spool import SPOOL_CHUNK_BYTES, Spool, write_chunk
+from imgsvc.web.http.zip_stream import UniqueNames, ZipBuilder, ZipSizer
+from imgsvc.web.schema import options
+from imgsvc.web.schema.options import NoOptions
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class OutputsHandler:
     async def download_images(self, request: web.Request) -> web.StreamResponse:
         """`GET /downloadImages/{requestId}`"""
         options.parse_query(NoOptions, request)
-        request_id = request.match_info["request_id"]
+        request_id = request.match_info["requestId"]
         headers = {
             "Content-Type": "application/zip",
             "Content-Disposition": f'attachment; filename="{request_id}.zip"',

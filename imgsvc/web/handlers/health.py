@@ -10,8 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from imgsvc.errors import ProblemCode
 from imgsvc.processing.health import Health, ServiceState
-from imgsvc.web.problems import HttpProblemError
-from imgsvc.web.responses import json_response
+from imgsvc.web.http.problems import HttpProblemError
+from imgsvc.web.schema.responses import json_response
 
 
 class HealthHandler:

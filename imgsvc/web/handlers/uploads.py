@@ -14,13 +14,13 @@ from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import Intake, UploadOptions, UploadResult
 from imgsvc.models import RequestOptions
 from imgsvc.serializers import accepted_json
-from imgsvc.web import options
-from imgsvc.web.multipart import FormError, FormParser, PartEnd, PartStart
-from imgsvc.web.options import UploadFields
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.problems import HttpProblemError
-from imgsvc.web.request_body import declared_length, media_type, read_chunks, reject_encoding
-from imgsvc.web.responses import json_response
+from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.problems import HttpProblemError
+from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
+from imgsvc.web.schema import options
+from imgsvc.web.schema.options import UploadFields
+from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
 """Content type that curl sends by default."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.web.problems import HttpProblemError
+from imgsvc.web.http.problems import HttpProblemError
 
 BODY_CHUNK_BYTES = 64 * 1024
 """Maximum chunk size. Small, so that parsing a form does not block the event loop for long."""

@@ -7,8 +7,8 @@ import logging
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.web.problems import problem_response
-from imgsvc.web.response_headers import add_security_headers
+from imgsvc.web.http.problems import problem_response
+from imgsvc.web.http.response_headers import add_security_headers
 
 log = logging.getLogger(__name__)
 

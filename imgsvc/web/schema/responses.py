@@ -51,6 +51,14 @@ class ErrorItem(ResponseModel):
     code: Annotated[str, Field(description="Error code. Stable, for programs.")]
     message: Annotated[str, Field(description="What is wrong and how to fix it, for people.")]
     value: Annotated[str | None, Field(description="The invalid value, shortened.")]
+    cells: Annotated[
+        list[str] | None,
+        Field(
+            description="The row's cells in the columns of `columns`, then its surplus cells, all "
+            "shortened. Null if the row cannot be divided into cells, and for errors outside the rows. "
+            "Absent for options."
+        ),
+    ] = None
     option: Annotated[
         str | None, Field(description="Name of the invalid option. Absent for errors of a file.")
     ] = None
@@ -69,6 +77,13 @@ class ProblemReport(ResponseModel):
     ] = None
     error_count: Annotated[
         int | None, Field(description="Total number of errors, including those not listed.")
+    ] = None
+    columns: Annotated[
+        list[str] | None,
+        Field(
+            description="Names of the file's columns that `cells` are from: at most 50 of those with a "
+            "name, always with the ones that the service reads. Absent without a valid header."
+        ),
     ] = None
 
 

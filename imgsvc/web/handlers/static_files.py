@@ -12,9 +12,9 @@ from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import ImageFormat
-from imgsvc.web.conditional import etag_matches
+from imgsvc.web.http.conditional import etag_matches
 
-STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent.parent / "static"
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src * data: blob:; "
     "connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
@@ -26,6 +26,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
     ".csv": "text/csv; charset=utf-8",
+    ".json": "application/json",
     ".png": "image/png",
     ".ico": "image/x-icon",
     ".webmanifest": "application/manifest+json",

@@ -26,12 +26,12 @@ from imgsvc.serializers import (
 )
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.table.writer import encode_rows
-from imgsvc.web import options
-from imgsvc.web.conditional import etag_matches, negotiate_format
-from imgsvc.web.options import StatusFormat, StatusQuery
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.responses import json_response
-from imgsvc.web.spool import Spool, write_chunk
+from imgsvc.web.http.conditional import etag_matches, negotiate_format
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.spool import Spool, write_chunk
+from imgsvc.web.schema import options
+from imgsvc.web.schema.options import StatusFormat, StatusQuery
+from imgsvc.web.schema.responses import json_response
 
 PAGE_ROWS = 500
 """Number of rows that are read from the database at once."""
@@ -68,7 +68,7 @@ class StatusHandler:
         accept = ",".join(request.headers.getall("Accept", []))
         status_format = query.format or negotiate_format(accept)
         variant = self._variant(status_format, query, request)
-        request_id = request.match_info["request_id"]
+        request_id = request.match_info["requestId"]
         current = await self._queries.request(request_id)
         if_none_match = ",".join(request.headers.getall("If-None-Match", []))
         if query.wait and current.finished_at is None:

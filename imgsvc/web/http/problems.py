@@ -85,6 +85,8 @@ def problem_response(problem: ProblemError) -> web.Response:
     if problem.errors:
         body["errors"] = [file_error_json(error) for error in problem.errors]
         body["errorCount"] = problem.error_count
+    if problem.columns:
+        body["columns"] = list(problem.columns)
     if isinstance(problem, HttpProblemError):
         headers |= problem.headers
         if problem.error_items:
@@ -106,6 +108,7 @@ def file_error_json(error: FileError) -> dict[str, object]:
         "code": error.code,
         "message": error.message,
         "value": error.value,
+        "cells": None if error.cells is None else list(error.cells),
     }
 
 

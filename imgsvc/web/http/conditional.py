@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from imgsvc.web.options import StatusFormat
+from imgsvc.web.schema.options import StatusFormat
 
 _OFFERED_TYPES = {StatusFormat.CSV: ("text", "csv"), StatusFormat.JSON: ("application", "json")}
 _Q_VALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")

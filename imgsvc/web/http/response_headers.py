@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 
 from aiohttp import web
 
-from imgsvc.web.origin_policy import OriginPolicy
-from imgsvc.web.problems import RESPONSE_STARTED
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.http.problems import RESPONSE_STARTED
 
 SERVER = "imgsvc"
 _FIXED_HEADERS = {

@@ -24,7 +24,7 @@ from imgsvc.errors import ProblemCode
 from imgsvc.image_types import OutputFormat, Quality
 from imgsvc.models import RequestStatus
 from imgsvc.urls import UrlError, parse_url
-from imgsvc.web.problems import HttpProblemError
+from imgsvc.web.http.problems import HttpProblemError
 
 MAX_WAIT_SECONDS = 60
 """Maximum of the option `wait`."""

@@ -15,10 +15,10 @@ from imgsvc.models import Request
 from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.serializers import summary_json
-from imgsvc.web import options
-from imgsvc.web.options import ListQuery, NoOptions
-from imgsvc.web.responses import json_response
-from imgsvc.web.status import StatusHandler
+from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.schema import options
+from imgsvc.web.schema.options import ListQuery, NoOptions
+from imgsvc.web.schema.responses import json_response
 
 COMMENT_SECONDS = 15.0
 """Interval after which an event stream without events sends a comment, so that proxies keep it open."""
@@ -53,27 +53,27 @@ class RequestsHandler:
     async def cancel_request(self, request: web.Request) -> web.StreamResponse:
         """`POST /cancelRequest/{requestId}`"""
         options.parse_query(NoOptions, request)
-        request_id = request.match_info["request_id"]
+        request_id = request.match_info["requestId"]
         await self._actions.cancel(request_id)
         return await self._status.send_status(request, request_id, status=200)
 
     async def retry_failed(self, request: web.Request) -> web.StreamResponse:
         """`POST /retryFailed/{requestId}`"""
         options.parse_query(NoOptions, request)
-        request_id = request.match_info["request_id"]
+        request_id = request.match_info["requestId"]
         await self._actions.retry(request_id)
         return await self._status.send_status(request, request_id, status=202)
 
     async def delete_request(self, request: web.Request) -> web.Response:
         """`DELETE /deleteRequest/{requestId}`"""
         options.parse_query(NoOptions, request)
-        await self._actions.delete(request.match_info["request_id"])
+        await self._actions.delete(request.match_info["requestId"])
         return web.Response(status=204)
 
     async def watch_status(self, request: web.Request) -> web.StreamResponse:
         """`GET /watchStatus/{requestId}`"""
         options.parse_query(NoOptions, request)
-        async with self._events.watch(request.match_info["request_id"]) as subscription:
+        async with self._events.watch(request.match_info["requestId"]) as subscription:
             first = await anext(subscription, None)
             last_event_id = request.headers.get("Last-Event-ID")
             if first is None or (

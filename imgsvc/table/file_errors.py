@@ -1,0 +1,109 @@
+"""The errors of a table, with the cells of the rows that they are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from imgsvc.errors import FileError, FileErrorCode
+from imgsvc.table.columns import Layout
+from imgsvc.table.records import InvalidRecord, Record
+from imgsvc.urls import WHITE_SPACE
+
+MAX_FILE_ERRORS = 100
+"""Maximum number of errors that are kept. All are counted."""
+MAX_VALUE_LENGTH = 100
+"""Maximum length of an invalid value, and of its column's name, in an error; in characters."""
+MAX_SHOWN_CELLS = 50
+"""Maximum number of cells of an invalid row that are kept."""
+MAX_CELL_LENGTH = 200
+"""Maximum length of such a cell, in characters."""
+
+
+class FileErrors:
+    """Collects the errors of a table in its order: the first 100, and the number of all."""
+
+    def __init__(self) -> None:
+        self.first: list[FileError] = []
+        self.count = 0
+
+    def add(
+        self,
+        code: FileErrorCode,
+        message: str,
+        row: int | None = None,
+        column: str | None = None,
+        value: str | None = None,
+    ) -> None:
+        """Record an error."""
+        self.count += 1
+        if len(self.first) < MAX_FILE_ERRORS:
+            self.first.append(
+                FileError(
+                    code, message, row, column and _shortened(column), value and _shortened(value)
+                )
+            )
+
+    def add_cells(self, first_row: int, records: Sequence[Record], excerpts: RowExcerpts) -> None:
+        """Add the cells of these records, the first of which has the number `first_row`."""
+        for number, error in enumerate(self.first):
+            if error.cells is not None or error.row is None:
+                continue
+            index = error.row - first_row
+            if 0 <= index < len(records):
+                record = records[index]
+                if not isinstance(record, InvalidRecord):
+                    cells = excerpts.cells(record, error.value)
+                    self.first[number] = replace(error, cells=cells)
+
+
+class RowExcerpts:
+    """Selects the cells of invalid rows that are shown with their errors.
+
+    `columns` are the names of the columns that are shown: at most `MAX_SHOWN_CELLS` of those with a
+    name, the serial number, the product name and the URLs always among them.
+    """
+
+    def __init__(self, layout: Layout, delimiter: str) -> None:
+        self._layout = layout
+        self._delimiter = delimiter
+        standard = {n for n in (layout.serial, layout.name, layout.urls) if n is not None}
+        others = [
+            n
+            for n, name in enumerate(layout.names)
+            if name.strip(WHITE_SPACE) and n not in standard
+        ]
+        self._positions = sorted([*standard, *others[: MAX_SHOWN_CELLS - len(standard)]])
+        self.columns = tuple(
+            _shortened(layout.names[n].strip(WHITE_SPACE)) for n in self._positions
+        )
+
+    def cells(self, record: list[str], value: str | None) -> tuple[str, ...]:
+        """Return the row's cells in `columns`, then its surplus cells up to the last that is not blank.
+
+        Surplus cells that belong to a list of URLs are joined with it. Of a long cell, the part around
+        the invalid value is returned.
+        """
+        width, end = len(self._layout.names), len(record)
+        while end > width and not record[end - 1].strip(WHITE_SPACE):
+            end -= 1
+        record = record[:end]
+        if self._layout.urls_are_last and end > width:
+            record = [*record[: width - 1], self._delimiter.join(record[width - 1 :])]
+        shown = [record[n] if n < len(record) else "" for n in self._positions]
+        shown += record[width:][: MAX_SHOWN_CELLS - len(shown)]
+        return tuple(_excerpt(cell, value) for cell in shown)
+
+
+def _shortened(value: str) -> str:
+    return value if len(value) <= MAX_VALUE_LENGTH else f"{value[: MAX_VALUE_LENGTH - 1]}…"
+
+
+def _excerpt(cell: str, value: str | None) -> str:
+    """Return a cell, or the part of it around the value if it is long. An ellipsis marks each cut."""
+    if len(cell) <= MAX_CELL_LENGTH:
+        return cell
+    found = cell.find(value.removesuffix("…")) if value else 0
+    start = max(0, found - MAX_CELL_LENGTH // 4)
+    end = start + MAX_CELL_LENGTH - 2
+    return f"{'…' if start else ''}{cell[start:end]}{'…' if end < len(cell) else ''}"

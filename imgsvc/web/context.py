@@ -1,0 +1,30 @@
+"""The components of the service that the web layer uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from imgsvc.config import Config
+from imgsvc.database.queries import Queries
+from imgsvc.intake import Intake
+from imgsvc.processing.events import Events
+from imgsvc.processing.health import Health
+from imgsvc.processing.request_actions import RequestActions
+from imgsvc.storage.filesystem import FilesystemStore
+
+
+@dataclass(frozen=True, slots=True)
+class AppContext:
+    """The components that the HTTP layer uses."""
+
+    config: Config
+    intake: Intake
+    queries: Queries
+    actions: RequestActions
+    files: FilesystemStore
+    events: Events
+    health: Callable[[], Health]
+    metrics: CollectorRegistry

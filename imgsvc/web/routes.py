@@ -1,0 +1,308 @@
+"""The route table: one row for each route. To add a route, write its handler and add a row here.
+
+A property that only some routes have, such as the role that a key needs, is a new column of `Route`.
+"""
+
+from __future__ import annotations
+
+from imgsvc.errors import ProblemCode as Code
+from imgsvc.image_types import MEDIA_TYPES
+from imgsvc.web.context import AppContext
+from imgsvc.web.handlers.api_docs import ApiDocsHandler
+from imgsvc.web.handlers.health import HealthHandler
+from imgsvc.web.handlers.outputs import OutputsHandler
+from imgsvc.web.handlers.requests import RequestsHandler
+from imgsvc.web.handlers.sessions import SessionHandler
+from imgsvc.web.handlers.static_files import StaticFilesHandler
+from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.handlers.uploads import UploadHandler
+from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.origin_policy import OriginPolicy
+from imgsvc.web.schema import parameters as p
+from imgsvc.web.schema import responses
+from imgsvc.web.schema.openapi import openapi_document
+from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
+
+
+class Handlers:
+    """The handlers of all routes, with the components that they use."""
+
+    def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
+        config, queries, files = context.config, context.queries, context.files
+        self.uploads = UploadHandler(config, context.intake, origin_policy)
+        self.status = StatusHandler(config, queries, context.events, files, origin_policy)
+        self.requests = RequestsHandler(queries, context.actions, context.events, self.status)
+        self.outputs = OutputsHandler(queries, files)
+        self.sessions = SessionHandler(keys, origin_policy)
+        self.health = HealthHandler(context.health, context.metrics)
+        self.api_docs = ApiDocsHandler(
+            origin_policy, lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys))
+        )
+        self.static_files = StaticFilesHandler()
+
+
+TAGS = {
+    "Requests": "Upload a CSV, follow its progress, and download the result.",
+    "Images": "Download the outputs: the compressed images.",
+    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
+    "Operations": "Health checks and metrics for running the service.",
+}
+"""Groups of routes in the OpenAPI document, and their descriptions."""
+
+# application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
+# the OpenAPI document cannot send them.
+RAW_UPLOAD_TYPES = (
+    "text/csv",
+    "text/plain",
+    "application/octet-stream",
+    "application/x-www-form-urlencoded",
+)
+_IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
+
+ROUTES: tuple[Route[Handlers], ...] = (
+    Route(
+        "POST",
+        "/processImages",
+        lambda handlers: handlers.uploads.process_images,
+        tag="Requests",
+        operation_id="processImages",
+        summary="Upload a CSV of products with image URLs",
+        description="Send the CSV as the body, and options in the query string. Or send a form: its "
+        "one part with a file name is the CSV, and its other fields are options. The columns `Product "
+        "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
+        "returned unchanged.",
+        query=UploadFields,
+        request_headers=(p.IDEMPOTENCY_KEY,),
+        request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
+        responses={
+            200: ResponseSpec("Dry run: the CSV is valid.", json_content(responses.DryRunResult)),
+            201: ResponseSpec(
+                "Accepted and stored.",
+                json_content(responses.AcceptedUpload),
+                (p.LOCATION, p.IDEMPOTENT_REPLAYED),
+            ),
+        },
+        errors=(
+            Code.INVALID_CSV,
+            Code.INVALID_BODY,
+            Code.UPLOAD_STALLED,
+            Code.IDEMPOTENCY_KEY_BUSY,
+            Code.TOO_LARGE,
+            Code.TOO_MANY_IMAGES,
+            Code.UNSUPPORTED_MEDIA_TYPE,
+            Code.IDEMPOTENCY_KEY_REUSED,
+            Code.TOO_MUCH_WAITING,
+            Code.STORAGE_FULL,
+        ),
+    ),
+    Route(
+        "GET",
+        "/checkStatus/{requestId}",
+        lambda handlers: handlers.status.check_status,
+        tag="Requests",
+        operation_id="checkStatus",
+        summary="Get the status of a request, as CSV or JSON",
+        path_parameters=(p.REQUEST_ID,),
+        query=StatusQuery,
+        request_headers=(p.IF_NONE_MATCH,),
+        responses={
+            200: ResponseSpec(
+                "The status. `Accept` or `format` selects the format; the default is CSV.",
+                (MediaType("text/csv"), *json_content(responses.StatusResponse)),
+                (*p.STATUS_HEADERS, p.CONTENT_DISPOSITION),
+            ),
+            304: ResponseSpec(
+                "Not changed since the version in `If-None-Match`.", (), p.STATUS_HEADERS
+            ),
+        },
+        errors=(Code.NOT_FOUND,),
+    ),
+    Route(
+        "GET",
+        "/watchStatus/{requestId}",
+        lambda handlers: handlers.requests.watch_status,
+        tag="Requests",
+        operation_id="watchStatus",
+        summary="Follow the progress of a request (server-sent events)",
+        path_parameters=(p.REQUEST_ID,),
+        request_headers=(p.LAST_EVENT_ID,),
+        responses={
+            200: ResponseSpec(
+                "`progress` events, then one `finished` event. The data of each event is the status "
+                "JSON without `products`.",
+                (MediaType("text/event-stream"),),
+            ),
+            204: ResponseSpec("The request has finished and `Last-Event-ID` is its last event."),
+        },
+        errors=(Code.NOT_FOUND,),
+    ),
+    Route(
+        "GET",
+        "/listRequests",
+        lambda handlers: handlers.requests.list_requests,
+        tag="Requests",
+        operation_id="listRequests",
+        summary="List requests, newest first",
+        query=ListQuery,
+        responses={200: ResponseSpec("One page of requests.", json_content(responses.RequestList))},
+    ),
+    Route(
+        "POST",
+        "/cancelRequest/{requestId}",
+        lambda handlers: handlers.requests.cancel_request,
+        tag="Requests",
+        operation_id="cancelRequest",
+        summary="Cancel a request",
+        description="Cancels all images that are waiting or being downloaded. Images in a worker are "
+        "completed, and finished images stay. Then the request is finished and its webhook is sent.",
+        path_parameters=(p.REQUEST_ID,),
+        responses={
+            200: ResponseSpec(
+                "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
+            )
+        },
+        errors=(Code.NOT_FOUND, Code.ALREADY_FINISHED),
+    ),
+    Route(
+        "POST",
+        "/retryFailed/{requestId}",
+        lambda handlers: handlers.requests.retry_failed,
+        tag="Requests",
+        operation_id="retryFailed",
+        summary="Retry failed images",
+        description="The request runs again. When it has finished, its webhook is sent again.",
+        path_parameters=(p.REQUEST_ID,),
+        responses={
+            202: ResponseSpec(
+                "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
+            )
+        },
+        errors=(Code.NOT_FOUND, Code.NOT_FINISHED, Code.NOTHING_FAILED),
+    ),
+    Route(
+        "DELETE",
+        "/deleteRequest/{requestId}",
+        lambda handlers: handlers.requests.delete_request,
+        tag="Requests",
+        operation_id="deleteRequest",
+        summary="Delete a finished request",
+        description="Also deletes the stored images that no other request uses.",
+        path_parameters=(p.REQUEST_ID,),
+        responses={204: ResponseSpec("Deleted.")},
+        errors=(Code.NOT_FOUND, Code.NOT_FINISHED),
+    ),
+    Route(
+        "GET",
+        "/downloadImages/{requestId}",
+        lambda handlers: handlers.outputs.download_images,
+        tag="Images",
+        operation_id="downloadImages",
+        summary="Download all outputs as a ZIP",
+        path_parameters=(p.REQUEST_ID,),
+        responses={
+            200: ResponseSpec(
+                "The outputs, named after their products, and `errors.csv` if any image failed.",
+                (MediaType("application/zip"),),
+                (p.CONTENT_DISPOSITION,),
+            )
+        },
+        errors=(Code.NOT_FOUND, Code.STORAGE_FULL),
+    ),
+    Route(
+        "GET",
+        "/images/{file}",
+        lambda handlers: handlers.outputs.image,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="image",
+        summary="Download one output, from its URL in the status",
+        path_parameters=(p.FILE,),
+        request_headers=(p.IF_NONE_MATCH, p.RANGE),
+        responses={
+            200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
+            206: ResponseSpec(
+                "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
+            ),
+            304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
+        },
+        errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
+    ),
+    Route(
+        "POST",
+        "/session",
+        lambda handlers: handlers.sessions.sign_in,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="signIn",
+        summary="Sign in",
+        request_body={"application/json": responses.ApiKeyLogin},
+        responses={
+            204: ResponseSpec(
+                "Signed in. The session cookie is accepted wherever the key is.",
+                (),
+                (p.SET_COOKIE,),
+            )
+        },
+        errors=(
+            Code.INVALID_BODY,
+            Code.UNAUTHORIZED,
+            Code.UPLOAD_STALLED,
+            Code.TOO_LARGE,
+            Code.UNSUPPORTED_MEDIA_TYPE,
+        ),
+    ),
+    Route(
+        "DELETE",
+        "/session",
+        lambda handlers: handlers.sessions.sign_out,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="signOut",
+        summary="Sign out",
+        responses={204: ResponseSpec("Signed out. The cookie is deleted.", (), (p.SET_COOKIE,))},
+    ),
+    Route(
+        "GET",
+        "/health/live",
+        lambda handlers: handlers.health.live,
+        Access.SUPERVISOR,
+        tag="Operations",
+        operation_id="live",
+        summary="Check liveness",
+        responses={
+            200: ResponseSpec("The process is running.", json_content(responses.HealthStatus))
+        },
+    ),
+    Route(
+        "GET",
+        "/health/ready",
+        lambda handlers: handlers.health.ready,
+        Access.SUPERVISOR,
+        tag="Operations",
+        operation_id="ready",
+        summary="Check readiness",
+        responses={
+            200: ResponseSpec("Ready to process requests.", json_content(responses.HealthStatus))
+        },
+        errors=(Code.UNAVAILABLE,),
+    ),
+    Route(
+        "GET",
+        "/metrics",
+        lambda handlers: handlers.health.metrics,
+        Access.OPERATOR,
+        tag="Operations",
+        operation_id="metrics",
+        summary="Get metrics for Prometheus",
+        responses={
+            200: ResponseSpec("Metrics in the Prometheus text format.", (MediaType("text/plain"),))
+        },
+    ),
+    Route("GET", "/openapi.json", lambda handlers: handlers.api_docs.openapi, Access.PUBLIC),
+    Route("GET", "/postman.json", lambda handlers: handlers.api_docs.postman, Access.PUBLIC),
+    Route("GET", "/docs", lambda handlers: handlers.static_files.docs, Access.PUBLIC),
+    Route("GET", "/static/{path:.+}", lambda handlers: handlers.static_files.static, Access.PUBLIC),
+    Route("GET", "/", lambda handlers: handlers.static_files.index, Access.PUBLIC),
+)
+"""All routes. The API documents and the web pages are not in the OpenAPI document."""
