@@ -20,6 +20,7 @@ from typing import TypeVar
 from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.waiting import wait_for_event
 from imgsvc.workers import resources
 from imgsvc.workers.context import worker_context
 from imgsvc.workers.crash_policy import CrashPolicy
@@ -262,9 +263,8 @@ class WorkerPool:
     async def _back_off(self, failures: int) -> None:
         """Wait before the next attempt to start a worker. The second attempt follows at once."""
         if failures > 1:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_FIRST_START_DELAY * 2**failures, _MAX_START_DELAY)):
-                    await self._closing.wait()
+            delay = min(_FIRST_START_DELAY * 2**failures, _MAX_START_DELAY)
+            await wait_for_event(self._closing, delay)
 
     async def _run(self, worker: WorkerProcess) -> None:
         """Send images to a worker until it ends, then handle the images that it held."""
