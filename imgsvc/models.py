@@ -182,6 +182,16 @@ class DeliveryState:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """Totals: unfinished requests, their pending and processing images, and webhooks to send."""
+
+    requests: int
+    pending: int
+    processing: int
+    webhooks: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailureCount:
     """The number of images of one host that failed with one code."""
 

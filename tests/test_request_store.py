@@ -20,6 +20,7 @@ from imgsvc.database.index_keys import host_key, host_name, host_url_of
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
+    Backlog,
     ColumnRole,
     Columns,
     Failed,
@@ -156,7 +157,7 @@ async def test_staged_request_is_invisible_and_not_claimed(db: DatabaseHarness) 
         assert refusal.value.code is ProblemCode.NOT_FOUND
     assert await db.queries.list_requests() == ([], None)
     assert await db.claim() == []
-    assert await db.job_store.waiting() == 0
+    assert await db.queries.backlog() == Backlog(0, 0, 0, 0)
     view = await db.database.read(lambda c: c.execute("SELECT * FROM ProcessImage").fetchall())
     assert view == []
 

@@ -20,7 +20,6 @@ from typing import Any, Generic, TypeVar
 import aiosqlite
 
 from imgsvc.database.migrate import migrate
-from imgsvc.database.online_backup import copy_database
 from imgsvc.errors import DependencyError, StartupError
 
 log = logging.getLogger(__name__)
@@ -205,10 +204,6 @@ class Database:
             raise DatabaseUnavailableError(
                 f"the database did not complete a write within {timeout:.0f} s"
             ) from None
-
-    async def backup(self, dest: Path) -> None:
-        """Copy a snapshot of the database to `dest`, which must not exist, while it is in use."""
-        await asyncio.to_thread(copy_database, self.path, dest)
 
 
 async def _connect(path: Path, set_up: Transaction[None]) -> _Connection:

@@ -54,7 +54,6 @@ class WorkerPool:
 
     def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
         self.workers = config.workers or resources.cores()
-        self.worker_exits = 0
         self._timeout_seconds = config.timeout_seconds
         self._watch_interval = min(SLOW_SECONDS / 2, config.timeout_seconds / 10)
         memory = config.worker_memory_bytes or resources.worker_share(
@@ -94,11 +93,6 @@ class WorkerPool:
     def busy(self) -> int:
         """The number of workers that have images."""
         return sum(1 for worker in self._running if worker.batches)
-
-    @property
-    def waiting(self) -> int:
-        """The number of images that are not sent to a worker yet."""
-        return len(self._waiting) + len(self._delayed)
 
     async def compress(
         self, data: bytes, settings: CompressionSettings, *, owner: Hashable = None
@@ -278,7 +272,6 @@ class WorkerPool:
         if self._closing.is_set():
             self._fail_closed(job for b in worker.batches for job in b.jobs if job is not None)
             return
-        self.worker_exits += 1
         log.warning(
             "a worker ended unexpectedly", extra={"exit": _exit_name(code), "pid": worker.pid}
         )
