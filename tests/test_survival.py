@@ -190,7 +190,7 @@ def test_start_without_database_in_folder_with_outputs_fails(
     kept = stored_files(service)
     for file in service.data_dir.glob("imgsvc.db*"):
         file.unlink()
-    with pytest.raises(AssertionError, match="holds images"):
+    with pytest.raises(AssertionError, match="contains images"):
         service.start()
     assert stored_files(service) == kept
 

@@ -19,12 +19,14 @@ import pytest
 from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.workers.main import NICENESS
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
 from tests.origin import ROOT
 from tests.sample_images import encoded
 from tests.waiting import block_until, wait_until
 
 SETTINGS = CompressionSettings()
+MAX_NICE = 19
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -258,11 +260,13 @@ async def test_memory_limit_fails_only_that_image_and_worker_continues(
     async with open_pool(1, worker_memory_bytes=300 * 2**20) as pool:
         work = [
             asyncio.create_task(pool.compress(images.data("small", f"eat={100 << 20}"), SETTINGS)),
-            asyncio.create_task(pool.compress(images.data("large", f"eat={400 << 20}"), SETTINGS)),
             asyncio.create_task(pool.compress(images.data("again", f"eat={100 << 20}"), SETTINGS)),
+            # The last of its batch: a busy machine makes others slow, and moves what is before them.
+            asyncio.create_task(pool.compress(images.data("large", f"eat={400 << 20}"), SETTINGS)),
         ]
-        assert await error_code(work.pop(1)) == ImageErrorCode.OUT_OF_MEMORY
+        assert await error_code(work.pop()) == ImageErrorCode.OUT_OF_MEMORY
         await asyncio.gather(*work)
+        await pool.compress(images.data("after", f"eat={100 << 20}"), SETTINGS)
         assert images.attempts("large") == 1
         assert worker_exits(caplog) == 0
 
@@ -564,5 +568,5 @@ async def test_workers_have_lower_priority_than_main_process(images: Images) -> 
     async with open_pool(1) as pool:
         output = await pool.compress(images.data("a", "nice"), SETTINGS)
         nice, score = map(int, output.data.split())
-        assert nice > os.nice(0)
+        assert nice == min(MAX_NICE, os.nice(0) + NICENESS)
         assert score > 0
