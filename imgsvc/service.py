@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from ipaddress import ip_address
 
 from aiohttp import web
 
@@ -45,6 +44,7 @@ from imgsvc.serializers import webhook_body
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
+from imgsvc.urls import is_loopback
 from imgsvc.web.app import AppContext, create_app
 from imgsvc.web.server import Runner
 from imgsvc.workers.pool import WorkerPool
@@ -287,19 +287,12 @@ async def _listening(service: Service) -> AsyncIterator[None]:
 
 
 def _warn_if_open(config: Config) -> None:
-    if not config.server.api_keys and not _is_loopback(config.server.host):
+    if not config.server.api_keys and not is_loopback(config.server.host):
         log.warning(
             "ANYONE WHO CAN REACH THIS ADDRESS CAN USE THE SERVICE: it listens on %s without API "
             "keys. Set server.api_keys, or listen on 127.0.0.1.",
             config.server.host,
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _raise_file_limit() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from ipaddress import AddressValueError, IPv6Address
+from ipaddress import AddressValueError, IPv6Address, ip_address
 
 import idna
 
@@ -111,6 +111,31 @@ def page_origin(url: str) -> str:
     """
     scheme, _, rest = parse_url(url).fetch_url.partition("://")
     return f"{scheme}://{rest.partition('/')[0]}"
+
+
+def host_url_of(url: str) -> str:
+    """Return the `scheme://host:port` of a URL in its fetchable ASCII form."""
+    scheme, _, rest = url.partition("://")
+    end = next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))
+    host = rest[:end].lower()
+    if ":" not in host.rpartition("]")[2]:
+        host += ":443" if scheme == "https" else ":80"
+    return f"{scheme}://{host}"
+
+
+def host_name(host_url: str) -> str:
+    """Return the host name of a `scheme://host:port`, with the port unless it is the default one."""
+    scheme, _, rest = host_url.partition("://")
+    return rest.removesuffix(":443" if scheme == "https" else ":80")
+
+
+def is_loopback(name: str) -> bool:
+    """Return whether a host name or IP address is loopback."""
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        name = name.lower().rstrip(".")
+        return name == "localhost" or name.endswith(".localhost")
 
 
 def redact(url: str) -> str:

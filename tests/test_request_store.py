@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from imgsvc.database import migrate
 from imgsvc.database.bloom_filter import BloomFilter
-from imgsvc.database.index_keys import host_key, host_name, host_url_of
+from imgsvc.database.index_keys import host_key
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
@@ -30,7 +30,7 @@ from imgsvc.models import (
     RequestOptions,
     RequestStatus,
 )
-from imgsvc.urls import parse_url
+from imgsvc.urls import host_name, host_url_of, parse_url
 from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database, product
 
 OPTIONS = RequestOptions(CompressionSettings())

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.urls import page_origin
+from imgsvc.urls import is_loopback, page_origin
 
 UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 """HTTP methods that change state."""
@@ -117,15 +117,6 @@ class OriginPolicy:
     def _is_own_host(self, host: str) -> bool:
         name = urlsplit(f"//{host}").hostname or ""
         return is_loopback(name) or (bool(self._public_host) and name == self._public_host)
-
-
-def is_loopback(name: str) -> bool:
-    """Return whether a host name or IP address is loopback."""
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        name = name.lower().rstrip(".")
-        return name == "localhost" or name.endswith(".localhost")
 
 
 def _is_ipv6(text: str) -> bool:
