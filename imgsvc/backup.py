@@ -7,6 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgsvc.atomic_write import atomic_write
 from imgsvc.database.online_backup import CopyError, copy_database, stored_names
 from imgsvc.service import DATABASE
 from imgsvc.storage.filesystem import output_path
@@ -43,22 +44,19 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
         )
     if dest.exists():
         raise BackupError(f"{dest} already exists. Choose a new folder.")
-    partial = dest.absolute().with_name(f".{dest.name}.partial")
     try:
-        for _ in range(MAX_COPIES):
-            if partial.exists():
-                shutil.rmtree(partial)
-            partial.mkdir(mode=0o700, parents=True)
-            copy_database(source, partial / DATABASE)
-            backup = _copy_images(data_dir, partial)
-            if not backup.missing:
-                break
-        os.sync()
-        partial.rename(dest)
+        with atomic_write(dest) as partial:
+            for _ in range(MAX_COPIES):
+                if partial.exists():
+                    shutil.rmtree(partial)
+                partial.mkdir(mode=0o700, parents=True)
+                copy_database(source, partial / DATABASE)
+                backup = _copy_images(data_dir, partial)
+                if not backup.missing:
+                    break
+            os.sync()
     except CopyError as error:
         raise BackupError(str(error)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return backup
 
 

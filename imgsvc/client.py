@@ -14,6 +14,9 @@ from urllib.parse import quote
 
 import aiohttp
 
+from imgsvc.atomic_write import atomic_write
+from imgsvc.errors import file_error_lines
+
 _LONG_POLL_SECONDS = 30
 """Maximum time that one status call waits for a change."""
 _RECONNECT_SECONDS = 120
@@ -116,14 +119,9 @@ class Client:
         async with self._request(
             "GET", f"/checkStatus/{quote(request_id, safe='')}", params={"format": "csv"}
         ) as response:
-            partial = out.with_name(f".{out.name}.partial")
-            try:
-                with partial.open("wb") as file:
-                    async for chunk in response.content.iter_chunked(2**16):
-                        file.write(chunk)
-                partial.replace(out)
-            finally:
-                partial.unlink(missing_ok=True)
+            with atomic_write(out) as partial, partial.open("wb") as file:
+                async for chunk in response.content.iter_chunked(2**16):
+                    file.write(chunk)
 
     @asynccontextmanager
     async def _request(
@@ -160,13 +158,10 @@ def _error_from_response(url: str, response: aiohttp.ClientResponse, body: bytes
         return ServiceError(f"{url} returned {response.status} {response.reason}.", response.status)
     lines = [". ".join(filter(None, [problem["title"], problem.get("detail")]))]
     # The detail already contains the errors of options.
-    lines += [_error_line(each) for each in problem.get("errors", []) if "option" not in each]
-    if (more := problem.get("errorCount", 0) - len(lines) + 1) > 0 and len(lines) > 1:
-        lines.append(f"  and {more} more")
+    errors = [
+        (error.get("row"), error.get("column"), str(error.get("message")))
+        for error in problem.get("errors", [])
+        if "option" not in error
+    ]
+    lines += file_error_lines(errors, problem.get("errorCount", 0))
     return ServiceError("\n".join(lines), response.status, problem)
-
-
-def _error_line(error: Mapping[str, Any]) -> str:
-    parts = [("row", error.get("row")), ("column", error.get("column"))]
-    position = ", ".join(f"{name} {value}" for name, value in parts if value is not None)
-    return f"  {position or 'the file'}: {error.get('message')}"

@@ -22,10 +22,12 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
+    ByteSize,
     ConfigDict,
     Field,
     PlainSerializer,
     PrivateAttr,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -44,22 +46,24 @@ RENAMED_KEYS = {
     "webhook.pauses_seconds": "webhook.retry_delays_seconds",
 }
 """Keys that were renamed, old name to new name. The old names still work."""
-_SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_BYTE_SIZE = TypeAdapter(ByteSize)
 
 
 def parse_size(value: object) -> object:
     """Return the number of bytes of a size such as `"256 MiB"`.
 
     Return a value that is not a string unchanged; pydantic validates it. Raise `ValueError` if the
-    string is not a size.
+    string is not a size. Pydantic's `ByteSize` knows the units, but reads only the start of a text
+    ("1,5 GB" as 1), so its form is checked first.
     """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([A-Za-z]*)", value.strip())
-    if match is None or match[2].lower() not in _SIZE_UNITS:
-        raise ValueError('must be a number of bytes, or a size such as "256 MiB"')
-    return int(float(match[1]) * _SIZE_UNITS[match[2].lower()])
+    try:
+        if re.fullmatch(r"\s*[0-9]{1,15}(\.[0-9]{1,9})?\s*[A-Za-z]*\s*", value):
+            return int(_BYTE_SIZE.validate_python(value))
+    except ValidationError:
+        pass
+    raise ValueError('must be a number of bytes, or a size such as "256 MiB"')
 
 
 def _http_url_or_empty(value: str) -> str:

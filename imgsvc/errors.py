@@ -45,6 +45,21 @@ class FileError:
     cells: tuple[str, ...] | None = None
 
 
+def file_error_lines(errors: Sequence[tuple[int | None, str | None, str]], count: int) -> list[str]:
+    """Return a line for each error in a table, and one for the rest of `count` errors.
+
+    The errors are row, column and message, as in `FileError`.
+    """
+    lines = []
+    for row, column, message in errors:
+        position = [f"row {row}"] if row is not None else []
+        position += [f"column {column}"] if column is not None else []
+        lines.append(f"  {', '.join(position) or 'the file'}: {message}")
+    if errors and count > len(errors):
+        lines.append(f"  and {count - len(errors):,} more")
+    return lines
+
+
 class ImageErrorCode(StrEnum):
     """Reasons why an image cannot be fetched, compressed or stored."""
 

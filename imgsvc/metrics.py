@@ -46,6 +46,20 @@ class Metrics:
         self.webhooks = Counter(
             "imgsvc_webhooks", "Webhook attempts, by outcome.", ["outcome"], registry=self.registry
         )
+        self.requests_unfinished = Gauge(
+            "imgsvc_requests_unfinished", "Unfinished requests.", registry=self.registry
+        )
+        self.images_pending = Gauge(
+            "imgsvc_images_pending", "Images that wait for processing.", registry=self.registry
+        )
+        self.images_processing = Gauge(
+            "imgsvc_images_processing", "Images with the status processing.", registry=self.registry
+        )
+        self.webhooks_pending = Gauge(
+            "imgsvc_webhooks_pending",
+            "Webhooks that are not delivered yet.",
+            registry=self.registry,
+        )
         self.fetch_seconds = self._histogram("fetch", "Time to fetch an image.")
         self.wait_seconds = self._histogram("wait", "Time an image waited for a download slot.")
         self.compress_seconds = self._histogram(

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
+
+SECONDS_PER_DAY = 86_400.0
+StatusJson = Mapping[str, Any]
+"""A request's status, in the JSON form of the API."""
 
 
 class ImageStatus(StrEnum):
@@ -179,6 +183,16 @@ class DeliveryState:
     status: str
     attempts: int
     last_error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Totals: unfinished requests, their pending and processing images, and webhooks to send."""
+
+    requests: int
+    pending: int
+    processing: int
+    webhooks: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,19 +6,25 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import aiofiles
+
+from imgsvc.atomic_write import atomic_write
 from imgsvc.config import Config
 from imgsvc.errors import StartupError
 from imgsvc.intake import UploadOptions
-from imgsvc.models import ProductRow, Request, RequestOptions
+from imgsvc.models import ProductRow, Request, RequestOptions, StatusJson
 from imgsvc.serializers import STATUS_COLUMNS, csv_header, csv_rows, status_json
 from imgsvc.service import DATABASE, Service, running
 from imgsvc.storage.filesystem import output_path
 from imgsvc.table.writer import encode_rows
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncBufferedReader
 
 FILE_CHUNK_BYTES = 2**18
 """Size of the chunks in which the file is read, in bytes."""
@@ -27,9 +33,6 @@ MARKER = ".process"
 
 A folder without it belongs to a service, whose requests must not be deleted.
 """
-
-StatusJson = Mapping[str, Any]
-"""A request's status, in the JSON form of the API."""
 
 
 async def process_file(
@@ -80,13 +83,15 @@ async def _submit(service: Service, config: Config, table: Path) -> Request:
     If the file was submitted before with the same settings, return that request.
     """
     options = UploadOptions(RequestOptions(config.compress.settings))
-    with table.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.seek(0)
+    async with aiofiles.open(table, "rb") as file:
+        digest = hashlib.sha256()
+        async for chunk in _chunks(file):
+            digest.update(chunk)
+        await file.seek(0)
         accepted = await service.intake.upload(
             _chunks(file),
             lambda: options,
-            idempotency_key=f"{digest} {config.compress.settings}",
+            idempotency_key=f"{digest.hexdigest()} {config.compress.settings}",
         )
     request = accepted.request
     if request is None:
@@ -96,8 +101,8 @@ async def _submit(service: Service, config: Config, table: Path) -> Request:
     return request
 
 
-async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, FILE_CHUNK_BYTES):
+async def _chunks(file: AsyncBufferedReader) -> AsyncIterator[bytes]:
+    while chunk := await file.read(FILE_CHUNK_BYTES):
         yield chunk
 
 
@@ -133,20 +138,18 @@ async def _write_csv(service: Service, request_id: str, out: Path) -> StatusJson
 
     An existing file is replaced only after the whole CSV has been written.
     """
-    partial = out.with_name(f".{out.name}.partial")
     folder = _relative_to(out, service.config.storage.data_dir)
-    try:
-        async with service.queries.open(request_id) as snapshot:
+    with atomic_write(out) as partial:
+        async with (
+            service.queries.open(request_id) as snapshot,
+            aiofiles.open(partial, "wb") as file,
+        ):
             request = snapshot.request
-            with partial.open("wb") as file:
-                file.write(encode_rows([csv_header(request.columns)]))
-                async for products in snapshot.pages():
-                    urls = [await _output_urls(service, folder, each) for each in products]
-                    rows = csv_rows(products, request_id, "")
-                    file.write(encode_rows(_replace_output_urls(rows, urls)))
-        partial.replace(out)
-    finally:
-        partial.unlink(missing_ok=True)
+            await file.write(encode_rows([csv_header(request.columns)]))
+            async for products in snapshot.pages():
+                urls = [await _output_urls(service, folder, each) for each in products]
+                rows = csv_rows(products, request_id, "")
+                await file.write(encode_rows(_replace_output_urls(rows, urls)))
     return status_json(request, time.time())
 
 

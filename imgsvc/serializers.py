@@ -13,7 +13,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from imgsvc.models import ColumnRole, Columns, ImageRow, ProductRow, Progress, Request
+from imgsvc.models import (
+    SECONDS_PER_DAY,
+    ColumnRole,
+    Columns,
+    ImageRow,
+    ProductRow,
+    Progress,
+    Request,
+)
 from imgsvc.table.cells import (
     INPUT_IMAGE_URLS,
     OUTPUT_COLUMNS,
@@ -24,7 +32,6 @@ from imgsvc.table.cells import (
 
 Json = dict[str, Any]
 
-SECONDS_PER_DAY = 86_400.0
 STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
 """The first columns of the status CSV. The other columns of the input follow them."""
 

@@ -31,6 +31,7 @@ from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
+from imgsvc.processing.backlog import BacklogMonitor
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.host_limiter import HostLimiter
@@ -162,6 +163,7 @@ class Service:
         """Recover the state that an earlier process left, then start all components."""
         self._register_gauges()
         self._start_task(self.monitor.watch(), "health monitor")
+        self._start_task(BacklogMonitor(self.queries, self.metrics).watch(), "backlog monitor")
         await self._recover()
         await self._pool.start()
         self._start_task(self.events.publish(), "events")

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from imgsvc.errors import ProblemError
-
-StatusJson = Mapping[str, Any]
-"""A request's status, in the JSON form of the API."""
+from imgsvc.errors import ProblemError, file_error_lines
+from imgsvc.models import StatusJson
 
 
 @contextmanager
@@ -68,14 +65,8 @@ def failure_lines(status: StatusJson) -> list[str]:
 
 def problem_lines(problem: ProblemError) -> list[str]:
     """Return the lines that describe a problem: its detail, then a line for each error in the file."""
-    lines = [problem.detail]
-    for error in problem.errors:
-        position = [f"row {error.row}"] if error.row is not None else []
-        position += [f"column {error.column}"] if error.column is not None else []
-        lines.append(f"  {', '.join(position) or 'the file'}: {error.message}")
-    if (more := problem.error_count - len(problem.errors)) > 0:
-        lines.append(f"  and {more:,} more")
-    return lines
+    errors = [(error.row, error.column, error.message) for error in problem.errors]
+    return [problem.detail, *file_error_lines(errors, problem.error_count)]
 
 
 def format_bytes(size: int) -> str:

@@ -122,6 +122,22 @@ def page_origin(url: str) -> str:
     return f"{scheme}://{rest.partition('/')[0]}"
 
 
+def host_url_of(url: str) -> str:
+    """Return the `scheme://host:port` of a URL in its fetchable ASCII form."""
+    scheme, _, rest = url.partition("://")
+    end = next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))
+    host = rest[:end].lower()
+    if ":" not in host.rpartition("]")[2]:
+        host += ":443" if scheme == "https" else ":80"
+    return f"{scheme}://{host}"
+
+
+def host_name(host_url: str) -> str:
+    """Return the host name of a `scheme://host:port`, with the port unless it is the default one."""
+    scheme, _, rest = host_url.partition("://")
+    return rest.removesuffix(":443" if scheme == "https" else ":80")
+
+
 def redact(url: str) -> str:
     """Return a URL, or any text, for logs: without user name, password, query and fragment."""
     visible = re.split(r"[?#]", url, maxsplit=1)[0]

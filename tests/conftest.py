@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from tests.origin import Origin
 from tests.service_process import Service
 
 StartService = Callable[..., Service]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started by `nohup` or in the background of a script. Child processes would inherit this and ignore
+    # Ctrl-C. They do not inherit a handler.
+    signal.signal(signal.SIGINT, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

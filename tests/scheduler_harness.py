@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-import pytest
 
 from imgsvc.config import CompressConfig, FetchConfig
 from imgsvc.metrics import Metrics
@@ -166,8 +165,3 @@ async def open_scheduler(
             await pool.close(0)
             await session.close()
             await harness.files.close()
-
-
-def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
-    """Return whether a log message contains this text."""
-    return any(text in record.getMessage() for record in caplog.get_records("call"))

@@ -8,6 +8,7 @@ import random
 import pytest
 
 from imgsvc.network.byte_budget import ByteBudget, Share
+from tests.byte_budget_probe import free_bytes
 
 
 async def run_pending_tasks() -> None:
@@ -20,10 +21,10 @@ async def test_share_releases_its_bytes_when_block_ends() -> None:
     with budget.share("a") as first, budget.share("b") as other:
         assert first.try_acquire(30)
         assert other.try_acquire(50)
-        assert budget.used == 80
+        assert free_bytes(budget) == 20
         assert not other.try_acquire(30)
         assert first.try_acquire(20)
-    assert budget.used == 0
+    assert free_bytes(budget) == 100
 
 
 async def test_host_holds_at_most_three_quarters_of_budget() -> None:
@@ -49,7 +50,7 @@ async def test_first_waiting_share_exceeds_limit_and_next_waits_for_its_release(
     with first:
         pass
     await waiting
-    assert budget.used == 50 + 25 + 40
+    assert [share.held for share in (first, second, full)] == [0, 25 + 40, 50]
 
 
 async def test_waiting_share_acquires_bytes_when_capacity_is_released() -> None:
@@ -63,7 +64,7 @@ async def test_waiting_share_acquires_bytes_when_capacity_is_released() -> None:
     with holder:
         pass
     await waiting
-    assert budget.used == 80
+    assert free_bytes(budget) == 20
 
 
 async def test_cancelled_wait_holds_no_bytes_and_does_not_block_others() -> None:
@@ -84,28 +85,30 @@ async def test_cancelled_wait_holds_no_bytes_and_does_not_block_others() -> None
     with privileged:
         pass
     await other
-    assert budget.used == 10
+    assert free_bytes(budget) == 90
 
 
 async def test_all_bodies_complete_when_each_is_larger_than_budget() -> None:
     """The limit is the total and one image more. Without the privilege, this is a deadlock."""
     total, size = 1_000, 1_600
     budget, peak, completed = ByteBudget(total), 0, 0
+    shares = []
     random_source = random.Random(1)
 
     async def download(number: int) -> None:
         nonlocal peak, completed
         with budget.share(str(number % 5)) as share:
+            shares.append(share)
             while share.held < size:
                 count = min(random_source.randrange(1, 200), size - share.held)
                 if not share.try_acquire(count):
                     await share.acquire(count)
-                peak = max(peak, budget.used)
+                peak = max(peak, sum(each.held for each in shares))
                 await asyncio.sleep(0)
             completed += 1
 
     async with asyncio.timeout(30):
         await asyncio.gather(*(download(n) for n in range(40)))
     assert completed == 40
-    assert budget.used == 0
+    assert free_bytes(budget) == total
     assert total < peak <= total + size

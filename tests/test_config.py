@@ -237,7 +237,9 @@ def test_parse_size_reads_units(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "-1", "1 TiBs", "1e9", "1,5 MiB", "9" * 400, "٣ MiB"])
+@pytest.mark.parametrize(
+    "text", ["", "MiB", "-1", "1 TiBs", "1e9", "1,5 MiB", "1.2.3 MB", "9" * 400, "٣ MiB"]
+)
 def test_parse_size_raises_if_text_is_not_a_size(text: str) -> None:
     with pytest.raises(ValueError, match="256 MiB"):
         parse_size(text)

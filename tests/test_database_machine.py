@@ -84,7 +84,8 @@ class Machine(RuleBasedStateMachine):
         for _ in range(1_000):
             for claim in await self.db.claim(now=1e12):
                 await self.db.job_store.finish([completed(claim)])
-            if not await self.db.job_store.waiting():
+            backlog = await self.db.queries.backlog()
+            if not backlog.pending + backlog.processing:
                 break
         requests, _ = await self.db.queries.list_requests(limit=1_000)
         assert all(request.finished_at is not None for request in requests)

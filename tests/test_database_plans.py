@@ -45,7 +45,6 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
     await db.job_store.find_file(b"x" * 32, CompressionSettings())
     await db.job_store.next_due()
-    await db.job_store.waiting()
     await db.job_store.in_flight_tokens()
     await db.job_store.recover()
     host = host_key("http://b.example:80")
@@ -88,7 +87,7 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     files = [image.file for row in rows for image in row.images if image.file]
     assert await db.queries.public_file(files[0])
     await db.queries.version(request_id)
-    await db.queries.counts()
+    await db.queries.backlog()
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)

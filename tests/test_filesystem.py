@@ -221,15 +221,6 @@ async def test_sweep_removes_only_temporary_files_and_outputs_of_tokens(
     assert names_below(tmp_path) == before - removed
 
 
-async def test_scratch_removes_file_after_block(files: FilesystemStore, tmp_path: Path) -> None:
-    with files.scratch() as path:
-        path.write_text("rows")
-        assert path.is_relative_to(tmp_path)
-    with pytest.raises(LookupError), files.scratch() as path:
-        raise LookupError
-    assert names_below(tmp_path) == set()
-
-
 async def test_put_raises_image_error_after_close(tmp_path: Path) -> None:
     files = FilesystemStore(tmp_path)
     await files.close()

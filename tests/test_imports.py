@@ -13,7 +13,18 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "imgsvc"
 
-LEAVES = {"", "models", "image_types", "errors", "config", "urls", "logs", "metrics"}
+LEAVES = {
+    "",
+    "models",
+    "image_types",
+    "errors",
+    "config",
+    "urls",
+    "logs",
+    "metrics",
+    "waiting",
+    "atomic_write",
+}
 CORE = {"table", "database", "network", "images", "workers", "storage"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
@@ -38,6 +49,7 @@ LIBRARIES: dict[str, set[str]] = {
     "imagecodecs": {"images"},
     "aiohttp.web": {"web", "service", "demo"},
     "aiohttp": {"web", "service", "demo", "network", "client"},
+    "aiofiles": {"storage", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database"},
     "click": {"cli"},

@@ -19,6 +19,7 @@ from imgsvc.database.job_store import JobStore, host_key
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
+    Backlog,
     Cancelled,
     Claim,
     Completed,
@@ -506,15 +507,15 @@ async def test_finish_stores_error_message_with_lone_surrogate(db: DatabaseHarne
     assert row.images[0].error_message == "404 N?t Found"
 
 
-async def test_waiting_counts_pending_and_processing_images(db: DatabaseHarness) -> None:
-    assert await db.job_store.waiting() == 0
+async def test_backlog_counts_pending_and_processing_images(db: DatabaseHarness) -> None:
+    assert await db.queries.backlog() == Backlog(0, 0, 0, 0)
     await db.accept(urls(4))
     claims = await db.claim(limit=3)
-    assert await db.job_store.waiting() == 4
+    assert await db.queries.backlog() == Backlog(1, 1, 3, 0)
     await db.job_store.finish(
         [completed(claims[0]), failed(claims[1]), Requeued(claims[2], 1, 5.0)]
     )
-    assert await db.job_store.waiting() == 2
+    assert await db.queries.backlog() == Backlog(1, 2, 0, 0)
 
 
 # --- recovery, unreachable hosts, cancelling, retrying ---------------------------------------------

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from imgsvc.config import StorageConfig
-from imgsvc.models import Request
+from imgsvc.models import SECONDS_PER_DAY, Request
 from imgsvc.processing import maintenance as module
-from imgsvc.processing.maintenance import DAY, Maintenance
+from imgsvc.processing.maintenance import Maintenance
 from imgsvc.storage.filesystem import FilesystemStore
 from tests.database_harness import DatabaseHarness, open_database
 from tests.waiting import wait_until
@@ -142,7 +142,7 @@ async def test_only_requests_past_their_retention_are_removed(tmp_path: Path) ->
                 c.execute(
                     "UPDATE requests SET created_at = ?, finished_at = finished_at - ? "
                     "WHERE key = ?",
-                    (time.time() - 9 * DAY, ago * DAY, request.key),
+                    (time.time() - 9 * SECONDS_PER_DAY, ago * SECONDS_PER_DAY, request.key),
                 ).rowcount
                 for request, ago in ((old, 7.01), (young, 6.99), (waiting, 0))
             ]
@@ -198,7 +198,13 @@ async def test_failed_cleanup_is_retried(
 
 @pytest.mark.parametrize(
     ("days", "seconds"),
-    [(0, 600.0), (30, 600.0), (1 / 24, 360.0), (10 / DAY, 1.0), (1 / DAY, 1.0)],
+    [
+        (0, 600.0),
+        (30, 600.0),
+        (1 / 24, 360.0),
+        (10 / SECONDS_PER_DAY, 1.0),
+        (1 / SECONDS_PER_DAY, 1.0),
+    ],
 )
 async def test_cleanup_interval_depends_on_retention(
     tmp_path: Path, days: float, seconds: float

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from imgsvc.database import product_queries
-from imgsvc.database.queries import Counts
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
+    Backlog,
     ColumnRole,
     Columns,
     Failed,
@@ -309,14 +309,14 @@ async def test_request_shows_only_largest_failure_counts(db: DatabaseHarness) ->
     assert failures[0] == FailureCount("h77.example", ImageErrorCode.TIMEOUT, 2)
 
 
-async def test_counts_includes_only_unfinished_requests_and_webhooks_to_send(
+async def test_backlog_includes_only_unfinished_requests_and_webhooks_to_send(
     db: DatabaseHarness,
 ) -> None:
-    assert await db.queries.counts() == Counts(0, 0, 0, 0)
+    assert await db.queries.backlog() == Backlog(0, 0, 0, 0)
     await db.accept(table_rows(3), webhook="http://me/")
     claims = await db.claim(limit=1)
-    assert await db.queries.counts() == Counts(1, 2, 1, 0)
+    assert await db.queries.backlog() == Backlog(1, 2, 1, 0)
     while claims:
         await db.complete(claims)
         claims = await db.claim()
-    assert await db.queries.counts() == Counts(0, 0, 0, 1)
+    assert await db.queries.backlog() == Backlog(0, 0, 0, 1)

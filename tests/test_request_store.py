@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from imgsvc.database import migrate
 from imgsvc.database.bloom_filter import BloomFilter
-from imgsvc.database.index_keys import host_key, host_name, host_url_of
+from imgsvc.database.index_keys import host_key
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
+    Backlog,
     ColumnRole,
     Columns,
     Failed,
@@ -29,7 +30,7 @@ from imgsvc.models import (
     RequestOptions,
     RequestStatus,
 )
-from imgsvc.urls import parse_url
+from imgsvc.urls import host_name, host_url_of, parse_url
 from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database, product
 
 OPTIONS = RequestOptions(CompressionSettings())
@@ -156,7 +157,7 @@ async def test_staged_request_is_invisible_and_not_claimed(db: DatabaseHarness) 
         assert refusal.value.code is ProblemCode.NOT_FOUND
     assert await db.queries.list_requests() == ([], None)
     assert await db.claim() == []
-    assert await db.job_store.waiting() == 0
+    assert await db.queries.backlog() == Backlog(0, 0, 0, 0)
     view = await db.database.read(lambda c: c.execute("SELECT * FROM ProcessImage").fetchall())
     assert view == []
 

@@ -19,7 +19,7 @@ TIMESTAMP = datetime(2026, 7, 3, 12, 34, 56, tzinfo=UTC).timestamp()
 
 def build(entries: list[tuple[str, bytes]]) -> bytes:
     """Return an archive, after checking that its size was computed correctly."""
-    out, directory, sizer = b"", b"", ZipSizer()
+    out, directory, sizer = bytearray(), bytearray(), ZipSizer()
     builder = ZipBuilder(TIMESTAMP)
     for name, data in entries:
         sizer.add(name, len(data))
@@ -28,7 +28,7 @@ def build(entries: list[tuple[str, bytes]]) -> bytes:
         directory += central
     out += directory + builder.end()
     assert len(out) == sizer.total_bytes()
-    return out
+    return bytes(out)
 
 
 def check(data: bytes, entries: list[tuple[str, bytes]]) -> None:

@@ -19,12 +19,14 @@ import pytest
 from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.workers.main import NICENESS
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
 from tests.origin import ROOT
 from tests.sample_images import encoded
 from tests.waiting import block_until, wait_until
 
 SETTINGS = CompressionSettings()
+MAX_NICE = 19
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
@@ -68,6 +70,11 @@ async def error_code(work: asyncio.Future[CompressedImage]) -> ImageErrorCode:
     with pytest.raises(ImageError) as caught:
         await work
     return caught.value.code
+
+
+def worker_exits(caplog: pytest.LogCaptureFixture) -> int:
+    """Return how many workers have ended unexpectedly, according to the log."""
+    return sum(record.message == "a worker ended unexpectedly" for record in caplog.records)
 
 
 def parents() -> dict[int, int]:
@@ -174,7 +181,7 @@ async def test_result_that_cannot_be_sent_fails_only_its_image(images: Images) -
 
 @pytest.mark.parametrize("actions", ["exit", "signal=SIGSEGV", "signal=SIGABRT", "signal=SIGKILL"])
 async def test_image_that_crashes_three_workers_is_quarantined_and_others_complete(
-    images: Images, actions: str
+    images: Images, actions: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_pool(1) as pool:
         first = asyncio.create_task(pool.compress(images.data("first", "sleep=0.1"), SETTINGS))
@@ -193,7 +200,7 @@ async def test_image_that_crashes_three_workers_is_quarantined_and_others_comple
         assert images.attempts("bad") == 3
         # Images in the batch of the first crash are retried once. After that, the bad image is alone.
         assert max(images.attempts(f"good{i}") for i in range(12)) == 2
-        assert pool.worker_exits == 3
+        assert worker_exits(caplog) == 3
         assert (await pool.compress(images.data("after"), SETTINGS)).data == b"done"
 
 
@@ -222,7 +229,7 @@ async def test_all_crashing_images_are_quarantined_and_others_complete(images: I
 
 @pytest.mark.parametrize("actions", ["hang", "hold"])
 async def test_timeout_kills_hanging_worker_and_fails_only_its_image(
-    images: Images, actions: str
+    images: Images, actions: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_pool(1, timeout_seconds=0.5) as pool:
         work = [
@@ -234,30 +241,34 @@ async def test_timeout_kills_hanging_worker_and_fails_only_its_image(
         assert await error_code(work.pop(3)) == ImageErrorCode.COMPRESS_TIMEOUT
         assert len(await asyncio.gather(*work)) == 7
         assert images.attempts("i3") == 1
-        assert pool.worker_exits == 1
+        assert worker_exits(caplog) == 1
 
 
-async def test_timeout_applies_to_each_image_not_to_batch(images: Images) -> None:
+async def test_timeout_applies_to_each_image_not_to_batch(
+    images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_pool(1, timeout_seconds=0.6) as pool:
         work = [pool.compress(images.data(f"i{i}", "sleep=0.15"), SETTINGS) for i in range(12)]
         assert len(await asyncio.gather(*work)) == 12
-        assert pool.worker_exits == 0
+        assert worker_exits(caplog) == 0
 
 
 @linux_only
 async def test_memory_limit_fails_only_that_image_and_worker_continues(
-    images: Images,
+    images: Images, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_pool(1, worker_memory_bytes=300 * 2**20) as pool:
         work = [
             asyncio.create_task(pool.compress(images.data("small", f"eat={100 << 20}"), SETTINGS)),
-            asyncio.create_task(pool.compress(images.data("large", f"eat={400 << 20}"), SETTINGS)),
             asyncio.create_task(pool.compress(images.data("again", f"eat={100 << 20}"), SETTINGS)),
+            # The last of its batch: a busy machine makes others slow, and moves what is before them.
+            asyncio.create_task(pool.compress(images.data("large", f"eat={400 << 20}"), SETTINGS)),
         ]
-        assert await error_code(work.pop(1)) == ImageErrorCode.OUT_OF_MEMORY
+        assert await error_code(work.pop()) == ImageErrorCode.OUT_OF_MEMORY
         await asyncio.gather(*work)
+        await pool.compress(images.data("after", f"eat={100 << 20}"), SETTINGS)
         assert images.attempts("large") == 1
-        assert pool.worker_exits == 0
+        assert worker_exits(caplog) == 0
 
 
 async def test_images_behind_slow_image_move_to_another_worker(images: Images) -> None:
@@ -277,7 +288,9 @@ async def test_images_behind_slow_image_move_to_another_worker(images: Images) -
         assert images.attempts("i0") == 1
 
 
-async def test_image_cancelled_while_waiting_is_never_compressed(images: Images) -> None:
+async def test_image_cancelled_while_waiting_is_never_compressed(
+    images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
     gate = images.path("gate")
     async with open_pool(1) as pool:
         work = [
@@ -285,17 +298,16 @@ async def test_image_cancelled_while_waiting_is_never_compressed(images: Images)
             for i in range(4)
         ]
         await wait_until(lambda: images.attempts("i0"), "the first image to start")
-        assert pool.waiting == 2
         assert pool.busy == 1
+        assert not any(images.attempts(f"i{i}") for i in (1, 2, 3))
         work[3].cancel()
         with pytest.raises(asyncio.CancelledError):
             await work[3]
-        assert pool.waiting == 1
         work[0].cancel()  # started: it is compressed and its output discarded
         gate.touch()
         await asyncio.gather(*work[1:3])
         assert images.attempts("i3") == 0
-        assert pool.worker_exits == 0
+        assert worker_exits(caplog) == 0
 
 
 # --- workers that end for other reasons ----------------------------------------------------------
@@ -324,7 +336,9 @@ async def test_randomly_killed_workers_fail_no_image(images: Images) -> None:
 
 
 @linux_only
-async def test_images_complete_after_fork_server_is_killed(images: Images) -> None:
+async def test_images_complete_after_fork_server_is_killed(
+    images: Images, caplog: pytest.LogCaptureFixture
+) -> None:
     padding = "x" * 200_000  # more than a pipe holds
     async with open_pool(2) as pool:
         work = [
@@ -340,7 +354,7 @@ async def test_images_complete_after_fork_server_is_killed(images: Images) -> No
         assert len(await asyncio.gather(*work)) == 30
         assert len(workers) == 2
         await wait_until(lambda: not alive(workers), "the old workers to end")
-        assert pool.worker_exits == 2
+        assert worker_exits(caplog) == 2
 
 
 async def test_pool_is_unhealthy_until_its_workers_start(
@@ -554,5 +568,5 @@ async def test_workers_have_lower_priority_than_main_process(images: Images) -> 
     async with open_pool(1) as pool:
         output = await pool.compress(images.data("a", "nice"), SETTINGS)
         nice, score = map(int, output.data.split())
-        assert nice > os.nice(0)
+        assert nice == min(MAX_NICE, os.nice(0) + NICENESS)
         assert score > 0

@@ -19,9 +19,9 @@ from imgsvc.database.finishing import (
     count_failures,
     finish_request,
 )
-from imgsvc.database.index_keys import host_name, host_url_of
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.models import ImageStatus
+from imgsvc.urls import host_name, host_url_of
 
 _PENDING_IMAGES = (
     "SELECT number, coalesce(fetch_url, url) FROM images INDEXED BY images_waiting "

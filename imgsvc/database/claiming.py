@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from imgsvc.database.index_keys import host_url_of, text_key
+from imgsvc.database.index_keys import text_key
 from imgsvc.database.mappers import settings_from
 from imgsvc.models import Claim
+from imgsvc.urls import host_url_of
 
 T = TypeVar("T")
 

@@ -15,12 +15,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import aiosqlite
 
 from imgsvc.database.migrate import migrate
-from imgsvc.database.online_backup import copy_database
 from imgsvc.errors import DependencyError, StartupError
 
 log = logging.getLogger(__name__)
@@ -69,18 +68,49 @@ class DatabaseFullError(DatabaseUnavailableError):
     """The disk that contains the database is full. Nothing was changed."""
 
 
-class _Connection(aiosqlite.Connection):
+class _Script(Generic[T]):
+    """A transaction in place of an SQL script, and its result."""
+
+    __slots__ = ("result", "transaction")
+
+    def __init__(self, transaction: Transaction[T]) -> None:
+        self.transaction = transaction
+        self.result: T
+
+
+class _SQLiteConnection(sqlite3.Connection):
+    """A SQLite connection whose scripts can be functions.
+
+    aiosqlite passes a script to this class in the connection's thread. Thus a whole function runs there
+    with one switch between threads, and only public methods of both libraries are called.
+    """
+
+    def executescript(self, script: str | _Script[Any], /) -> sqlite3.Cursor:
+        if isinstance(script, str):
+            return super().executescript(script)
+        script.result = script.transaction(self)
+        return self.cursor()
+
+
+class _Connection:
     """An aiosqlite connection that runs whole functions in its thread, one after the other.
 
     `locked` is True while the connection waits for a lock of another process.
     """
 
-    locked = False
+    def __init__(self, connection: aiosqlite.Connection) -> None:
+        self._connection = connection
+        self.locked = False
 
     async def run(self, transaction: Transaction[T]) -> T:
         """Run `transaction` to its end, even if the caller is cancelled meanwhile."""
-        result: T = await self._execute(transaction, self._conn)  # type: ignore[no-untyped-call]
-        return result
+        script = _Script(transaction)
+        await self._connection.executescript(script)
+        return script.result
+
+    async def close(self) -> None:
+        """Finish the transactions that have been requested, and close the connection."""
+        await self._connection.close()
 
 
 class Database:
@@ -175,17 +205,13 @@ class Database:
                 f"the database did not complete a write within {timeout:.0f} s"
             ) from None
 
-    async def backup(self, dest: Path) -> None:
-        """Copy a snapshot of the database to `dest`, which must not exist, while it is in use."""
-        await asyncio.to_thread(copy_database, self.path, dest)
-
 
 async def _connect(path: Path, set_up: Transaction[None]) -> _Connection:
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-
-    connection = _Connection(connect, 64)
-    await connection
+    connection = _Connection(
+        await aiosqlite.connect(
+            path, timeout=BUSY_SECONDS, isolation_level=None, factory=_SQLiteConnection
+        )
+    )
     try:
         await _run_when_unlocked(connection, set_up)
     except BaseException:

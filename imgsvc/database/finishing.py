@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 
 from imgsvc.database import mappers
 from imgsvc.database.claiming import new_token
-from imgsvc.database.index_keys import host_name
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
 from imgsvc.models import (
@@ -30,6 +29,7 @@ from imgsvc.models import (
     Requeued,
     check_transition,
 )
+from imgsvc.urls import host_name
 
 log = logging.getLogger(__name__)
 

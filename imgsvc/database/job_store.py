@@ -165,10 +165,6 @@ class JobStore:
 
         return await self._database.read(query)
 
-    async def waiting(self) -> int:
-        """Return the total number of pending and processing images."""
-        return await self._database.read(mappers.waiting_images)
-
     async def requests_waiting_for(self, host_key: int) -> list[tuple[int, float]]:
         """Return the keys of requests with pending images of a host, and since when they wait.
 

@@ -12,14 +12,13 @@ import sqlite3
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 from imgsvc.database import mappers, product_queries
 from imgsvc.database.connection import Database
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import StoredFile
-from imgsvc.models import ProductRow, Request, RequestStatus
+from imgsvc.models import Backlog, ProductRow, Request, RequestStatus
 
 T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
@@ -28,16 +27,6 @@ _POSITION = struct.Struct(">dq")
 _NEWEST = (2.0**62, 0)
 """A position in a list is the time when a request was accepted, and its key. This one is before all."""
 _FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Totals: unfinished requests, their pending and processing images, and webhooks to send."""
-
-    requests: int
-    pending: int
-    processing: int
-    webhooks: int
 
 
 class Snapshot:
@@ -154,17 +143,17 @@ class Queries:
         stored = await self._database.read(query)
         return stored if stored is not None and stored.name.endswith(f".{match[2]}") else None
 
-    async def counts(self) -> Counts:
-        """Return the totals of unfinished requests, images and webhooks."""
+    async def backlog(self) -> Backlog:
+        """Return the unfinished requests, images and webhooks, from the requests' counters."""
 
-        def query(c: sqlite3.Connection) -> Counts:
+        def query(c: sqlite3.Connection) -> Backlog:
             row = c.execute(
                 "SELECT count(*), coalesce(sum(pending), 0), coalesce(sum(processing), 0), "
                 "(SELECT count(*) FROM deliveries WHERE status = 'pending') "
                 "FROM requests INDEXED BY requests_unfinished "
                 "WHERE stage = 'accepted' AND finished_at IS NULL"
             ).fetchone()
-            return Counts(*row)
+            return Backlog(*row)
 
         return await self._database.read(query)
 

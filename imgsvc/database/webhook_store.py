@@ -10,9 +10,9 @@ from collections import Counter
 from itertools import starmap
 
 from imgsvc.database.connection import Database
-from imgsvc.database.index_keys import host_url_of
 from imgsvc.database.mappers import storable
 from imgsvc.models import Delivery
+from imgsvc.urls import host_url_of
 
 MAX_SCANNED = 2_000
 """Maximum number of due deliveries that are scanned for different receivers: a few milliseconds."""

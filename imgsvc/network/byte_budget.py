@@ -26,11 +26,6 @@ class ByteBudget:
         self._waiting: dict[Share, tuple[int, asyncio.Future[None]]] = {}
         self._privileged: Share | None = None
 
-    @property
-    def used(self) -> int:
-        """Return the number of bytes held now."""
-        return self._used
-
     def share(self, host: str) -> Share:
         """Return the share of one image. Use it as a context manager."""
         return Share(self, host)

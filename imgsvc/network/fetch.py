@@ -24,7 +24,7 @@ from imgsvc.network.errors import (
 )
 from imgsvc.network.retry import parse_retry_after
 from imgsvc.network.session import ConnectionInfo
-from imgsvc.urls import UrlError, resolve_redirect
+from imgsvc.urls import UrlError, host_url_of, resolve_redirect
 
 __all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
 
@@ -60,8 +60,7 @@ class Fetcher:
         `url` is in the form in which it is sent. The bytes count against the budget until the block
         ends. All timeouts start with this call.
         """
-        host_url = "/".join(url.split("/", 3)[:3])
-        with self._budget.share(host_url) as share:
+        with self._budget.share(host_url_of(url)) as share:
             yield await self._download(url, share)
 
     async def _download(self, url: str, share: Share) -> ResponseBody:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from imgsvc.database.queries import Queries
 from imgsvc.errors import ProblemError
 from imgsvc.models import Request
+from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
@@ -141,9 +142,7 @@ class Events:
             changed, self._changed = self._changed, set()
             for key in changed:
                 await self._publish_one(key)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PUBLISH_SECONDS):
-                    await self._urgent.wait()
+            await wait_for_event(self._urgent, PUBLISH_SECONDS)
 
     async def _publish_one(self, key: int) -> None:
         request_id = self._watched.get(key)

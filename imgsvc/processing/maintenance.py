@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 from imgsvc.config import StorageConfig
 from imgsvc.database.request_store import RequestStore
+from imgsvc.models import SECONDS_PER_DAY
 from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
@@ -19,8 +21,6 @@ CLEANUP_RETRY_SECONDS = 5.0
 """Delay before a failed cleanup is repeated."""
 PURGE_SLICE = 2_000
 """Rows deleted in one transaction, so that cleanup does not block other writers for long."""
-DAY = 86_400.0
-"""Number of seconds in a day."""
 
 
 class Maintenance:
@@ -36,7 +36,7 @@ class Maintenance:
         self._request_store = request_store
         self._files = files
         self._config = config
-        self._interval_seconds = _interval_seconds(config.retention_days * DAY)
+        self._interval_seconds = _interval_seconds(config.retention_days * SECONDS_PER_DAY)
         self._wake = asyncio.Event()
         self._purging = asyncio.Lock()
 
@@ -48,11 +48,7 @@ class Maintenance:
         """Clean up at intervals and when woken, for as long as the service runs."""
         pause = 0.0
         while True:
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await wait_for_event(self._wake, pause)
             self._wake.clear()
             try:
                 await self._expire()
@@ -84,7 +80,7 @@ class Maintenance:
     async def _expire(self) -> None:
         days = self._config.retention_days
         if days:
-            count = await self._request_store.hide_expired(time.time() - days * DAY)
+            count = await self._request_store.hide_expired(time.time() - days * SECONDS_PER_DAY)
             if count:
                 log.info("requests have passed their retention period", extra={"count": count})
 

@@ -23,6 +23,7 @@ from imgsvc.network.retry import retry_delay
 from imgsvc.processing.pipeline import CircuitOpenError, ImageJob, Pipeline
 from imgsvc.storage.filesystem import StorageFullError
 from imgsvc.urls import redact
+from imgsvc.waiting import wait_for_event
 from imgsvc.workers.pool import PoolClosedError
 
 log = logging.getLogger(__name__)
@@ -151,12 +152,7 @@ class Scheduler:
     # --- claiming ----------------------------------------------------------------------------
 
     async def _sleep(self, pause: float) -> None:
-        try:
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        if self._jobs and not self._stopping:
+        if await wait_for_event(self._wake, pause) and self._jobs and not self._stopping:
             await asyncio.sleep(BATCH_WINDOW_SECONDS)
 
     async def _claim(self) -> float:

@@ -14,6 +14,7 @@ from imgsvc.metrics import Metrics
 from imgsvc.models import Delivery
 from imgsvc.network.retry import webhook_retry_delay
 from imgsvc.network.webhooks import WebhookSender
+from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +67,7 @@ class WebhookQueue:
                 except Exception:
                     log.exception("reading due webhooks failed; retrying")
                     pause = 5.0
-                try:
-                    async with asyncio.timeout(pause):
-                        await self._wake.wait()
-                except TimeoutError:
-                    continue
+                await wait_for_event(self._wake, pause)
         finally:
             for task in self._sending.values():
                 task.cancel()

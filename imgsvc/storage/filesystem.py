@@ -13,20 +13,22 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import EXTENSIONS
 from imgsvc.storage.fsync import begin_sync, sync_file, sync_folder
+from imgsvc.storage.scratch import Scratch
 
 OUTPUTS = "outputs"
 _TMP = "tmp"
 _TOKEN = re.compile(r"([0-9a-f]{2}){16,17}")
 _NAME = re.compile(rf"{_TOKEN.pattern}\.({'|'.join(sorted(set(EXTENSIONS.values())))})")
 _TEMPORARY = re.compile(rf"({_TOKEN.pattern}\.[a-z]+|scratch)\.[0-9a-f]{{16}}\.tmp")
+"""Temporary files, also the scratch files of version 1.0."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 GROUP = 64
 """Maximum number of files that are written and synced together. Each is an open file meanwhile."""
@@ -95,6 +97,7 @@ class FilesystemStore:
         for folder in (data_dir, data_dir / OUTPUTS, self._tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="imgsvc-files")
+        self.scratch = Scratch(self._tmp)
         self._waiting: list[_Put] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -139,24 +142,12 @@ class FilesystemStore:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._threads, self._sweep, in_flight_tokens)
 
-    @contextmanager
-    def scratch(self) -> Iterator[Path]:
-        """Create a temporary file and yield its path. It is removed after the block.
-
-        If the process ends within the block, the next start removes it.
-        """
-        path = self._temporary("scratch")
-        path.touch(mode=0o600, exist_ok=False)
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
-
     async def close(self) -> None:
         """Wait for pending writes, and stop the threads."""
         if self._flushing is not None:
             await asyncio.wait({self._flushing})
         self._threads.shutdown()
+        self.scratch.close()
 
     def _temporary(self, name: str) -> Path:
         return self._tmp / f"{name}.{secrets.token_hex(8)}.tmp"

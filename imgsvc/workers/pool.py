@@ -20,6 +20,7 @@ from typing import TypeVar
 from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.waiting import wait_for_event
 from imgsvc.workers import resources
 from imgsvc.workers.context import worker_context
 from imgsvc.workers.crash_policy import CrashPolicy
@@ -53,7 +54,6 @@ class WorkerPool:
 
     def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
         self.workers = config.workers or resources.cores()
-        self.worker_exits = 0
         self._timeout_seconds = config.timeout_seconds
         self._watch_interval = min(SLOW_SECONDS / 2, config.timeout_seconds / 10)
         memory = config.worker_memory_bytes or resources.worker_share(
@@ -93,11 +93,6 @@ class WorkerPool:
     def busy(self) -> int:
         """The number of workers that have images."""
         return sum(1 for worker in self._running if worker.batches)
-
-    @property
-    def waiting(self) -> int:
-        """The number of images that are not sent to a worker yet."""
-        return len(self._waiting) + len(self._delayed)
 
     async def compress(
         self, data: bytes, settings: CompressionSettings, *, owner: Hashable = None
@@ -262,9 +257,8 @@ class WorkerPool:
     async def _back_off(self, failures: int) -> None:
         """Wait before the next attempt to start a worker. The second attempt follows at once."""
         if failures > 1:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(_FIRST_START_DELAY * 2**failures, _MAX_START_DELAY)):
-                    await self._closing.wait()
+            delay = min(_FIRST_START_DELAY * 2**failures, _MAX_START_DELAY)
+            await wait_for_event(self._closing, delay)
 
     async def _run(self, worker: WorkerProcess) -> None:
         """Send images to a worker until it ends, then handle the images that it held."""
@@ -278,7 +272,6 @@ class WorkerPool:
         if self._closing.is_set():
             self._fail_closed(job for b in worker.batches for job in b.jobs if job is not None)
             return
-        self.worker_exits += 1
         log.warning(
             "a worker ended unexpectedly", extra={"exit": _exit_name(code), "pid": worker.pid}
         )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import threading
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack
+from contextlib import suppress
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
 from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncBufferedReader
 
 MAX_MEMORY_BYTES = 1024 * 1024
 """Size up to which a spool stays in memory."""
@@ -39,13 +41,10 @@ class Spool:
     """
 
     def __init__(self, files: FilesystemStore) -> None:
-        self._files = files
+        self._scratch = files.scratch
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
-        self._file: BinaryIO | None = None
-        self._stack = ExitStack()
-        self._lock = threading.Lock()  # A thread may still run after its caller is cancelled.
-        self._closed = False
+        self._file: AsyncBufferedReader | None = None
         self.size = 0
 
     async def __aenter__(self) -> Self:
@@ -59,9 +58,8 @@ class Spool:
     ) -> None:
         self._buffer.clear()
         if self._file is not None:
-            await asyncio.shield(asyncio.to_thread(self._close))
-        else:
-            self._closed = True
+            with suppress(OSError):  # the disk is full; the content is no longer needed
+                await asyncio.shield(self._file.close())
 
     async def write(self, data: bytes) -> None:
         """Append bytes."""
@@ -76,30 +74,21 @@ class Spool:
         if self._file is None:
             yield b"".join(self._buffer)
             return
-        await self._flush()
-        self._file.seek(0)
-        while chunk := await asyncio.to_thread(self._file.read, SPOOL_CHUNK_BYTES):
+        file = await self._flush()
+        await file.seek(0)
+        while chunk := await file.read(SPOOL_CHUNK_BYTES):
             yield chunk
 
-    async def _flush(self) -> None:
+    async def _flush(self) -> AsyncBufferedReader:
+        """Write the buffer to the scratch file, and return the file."""
         buffered, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        await asyncio.to_thread(self._append, buffered)
-
-    def _append(self, parts: list[bytes]) -> None:
-        with self._lock:
-            if self._closed:
-                return
-            try:
-                if self._file is None:
-                    path = self._stack.enter_context(self._files.scratch())
-                    self._file = self._stack.enter_context(path.open("w+b"))
-                self._file.writelines(parts)
-            except OSError as error:
-                if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                    raise StorageFullError(str(error)) from error
-                raise
-
-    def _close(self) -> None:
-        with self._lock:
-            self._closed = True
-            self._stack.close()
+        try:
+            if self._file is None:
+                self._file = await self._scratch.open()
+            await self._file.writelines(buffered)
+            await self._file.flush()
+        except OSError as error:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise StorageFullError(str(error)) from error
+            raise
+        return self._file

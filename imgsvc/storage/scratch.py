@@ -1,0 +1,35 @@
+"""Scratch files: temporary files of this process in the data folder."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aiofiles import tempfile
+
+if TYPE_CHECKING:
+    from aiofiles.threadpool.binary import AsyncBufferedReader
+
+SCRATCH_THREADS = 4
+"""Threads that read and write scratch files. Slow look-ups of host names cannot delay them."""
+
+
+class Scratch:
+    """Creates scratch files in a folder. Call `close` at the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._threads = ThreadPoolExecutor(SCRATCH_THREADS, thread_name_prefix="imgsvc-scratch")
+
+    async def open(self) -> AsyncBufferedReader:
+        """Open an empty file for writing and reading. Close it with `await file.close()`.
+
+        Where the file system allows it the file has no name. So the system frees it when it is closed,
+        and when this process ends for any reason.
+        """
+        return await tempfile.TemporaryFile(dir=self._folder, executor=self._threads)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown()
