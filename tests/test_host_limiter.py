@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.processing.host_limiter import HostLimiter
 
 
@@ -36,7 +37,7 @@ class Downloads:
         await self._run_loop()
 
     async def _download(self, name: str) -> None:
-        async with self._host_limiter.acquire(name[0]):
+        async with self._host_limiter.assign(ord(name[0])).download():
             self.active.append(name)
             try:
                 await self._finish_events[name].wait()
@@ -49,7 +50,7 @@ class Downloads:
 
 
 async def test_limiter_bounds_downloads_per_host_and_in_all() -> None:
-    downloads = Downloads(HostLimiter(concurrency=3, per_host=2))
+    downloads = Downloads(HostLimiter(3, 2, CircuitBreakers()))
     await downloads.start("a1", "a2", "a3", "b1", "b2")
     assert downloads.active == ["a1", "a2", "b1"]
     await downloads.finish("a1")
@@ -59,13 +60,13 @@ async def test_limiter_bounds_downloads_per_host_and_in_all() -> None:
 
 
 async def test_downloads_that_wait_for_their_host_hold_no_shared_slot() -> None:
-    downloads = Downloads(HostLimiter(concurrency=2, per_host=1))
+    downloads = Downloads(HostLimiter(2, 1, CircuitBreakers()))
     await downloads.start(*(f"a{n}" for n in range(50)), "b0")
     assert downloads.active == ["a0", "b0"]
 
 
 async def test_slots_of_a_host_are_assigned_first_come_first_served() -> None:
-    downloads = Downloads(HostLimiter(concurrency=8, per_host=1))
+    downloads = Downloads(HostLimiter(8, 1, CircuitBreakers()))
     names = [f"a{n}" for n in range(5)]
     await downloads.start(*names)
     for name in names:
@@ -75,7 +76,7 @@ async def test_slots_of_a_host_are_assigned_first_come_first_served() -> None:
 
 @pytest.mark.parametrize("cancelled", ["a1", "a2", "a3"])
 async def test_cancelled_download_frees_its_slot(cancelled: str) -> None:
-    host_limiter = HostLimiter(concurrency=2, per_host=1)
+    host_limiter = HostLimiter(2, 1, CircuitBreakers())
     downloads = Downloads(host_limiter)
     await downloads.start("a1", "a2", "a3")
     await downloads.cancel(cancelled)
@@ -88,10 +89,10 @@ async def test_cancelled_download_frees_its_slot(cancelled: str) -> None:
 
 
 async def test_host_without_downloads_is_forgotten() -> None:
-    host_limiter = HostLimiter(concurrency=2, per_host=1)
+    host_limiter = HostLimiter(2, 1, CircuitBreakers())
     downloads = Downloads(host_limiter)
     await downloads.start("a1", "a2", "b1")
     await downloads.cancel("a2")
     await downloads.finish("a1", "b1")
     assert not host_limiter._hosts
-    assert not host_limiter._users
+    assert host_limiter.free_slots == host_limiter.max_slots

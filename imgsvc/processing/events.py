@@ -63,8 +63,9 @@ class Events:
     without watchers are never read.
     """
 
-    def __init__(self, snapshots: Queries) -> None:
-        self._queries = snapshots
+    def __init__(self, queries: Queries, publish_seconds: float = PUBLISH_SECONDS) -> None:
+        self._queries = queries
+        self._publish_seconds = publish_seconds
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._watched: dict[int, str] = {}
         self._changed: set[int] = set()
@@ -142,7 +143,7 @@ class Events:
             for key in changed:
                 await self._publish_one(key)
             with suppress(TimeoutError):
-                async with asyncio.timeout(PUBLISH_SECONDS):
+                async with asyncio.timeout(self._publish_seconds):
                     await self._urgent.wait()
 
     async def _publish_one(self, key: int) -> None:

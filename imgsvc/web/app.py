@@ -17,7 +17,8 @@ from imgsvc.intake import Intake
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import Health
 from imgsvc.processing.request_actions import RequestActions
-from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.base import ImageStore
+from imgsvc.storage.scratch import Scratch
 from imgsvc.web.auth import ApiKeys, SessionHandler
 from imgsvc.web.health import HealthHandler
 from imgsvc.web.openapi import ApiDocs
@@ -47,7 +48,8 @@ class AppContext:
     intake: Intake
     queries: Queries
     actions: RequestActions
-    files: FilesystemStore
+    store: ImageStore
+    scratch: Scratch
     events: Events
     health: Callable[[], Health]
     metrics: CollectorRegistry
@@ -111,10 +113,10 @@ def routes(
 ) -> list[Route]:
     """Return all routes. Each GET route also accepts HEAD."""
     status = StatusHandler(
-        context.config, context.queries, context.events, context.files, origin_policy
+        context.config, context.queries, context.events, context.scratch, origin_policy
     )
     requests = RequestsHandler(context.queries, context.actions, context.events, status)
-    outputs = OutputsHandler(context.queries, context.files)
+    outputs = OutputsHandler(context.queries, context.store, context.scratch)
     uploads = UploadHandler(context.config, context.intake, origin_policy)
     sessions = SessionHandler(keys, origin_policy)
     api_docs = ApiDocs(origin_policy, with_keys=bool(keys))

@@ -12,7 +12,8 @@ from typing import BinaryIO, Self
 
 from aiohttp import web
 
-from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
+from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.scratch import Scratch
 
 MAX_MEMORY_BYTES = 1024 * 1024
 """Size up to which a spool stays in memory."""
@@ -35,11 +36,11 @@ async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
 class Spool:
     """A buffer for a response body, in memory while small, else in a scratch file.
 
-    Use it as `async with Spool(files) as spool`. Raise `StorageFullError` if the disk is full.
+    Use it as `async with Spool(scratch) as spool`. Raises `StorageFullError` if the disk is full.
     """
 
-    def __init__(self, files: FilesystemStore) -> None:
-        self._files = files
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self._file: BinaryIO | None = None
@@ -91,7 +92,7 @@ class Spool:
                 return
             try:
                 if self._file is None:
-                    path = self._stack.enter_context(self._files.scratch())
+                    path = self._stack.enter_context(self._scratch.file())
                     self._file = self._stack.enter_context(path.open("w+b"))
                 self._file.writelines(parts)
             except OSError as error:
