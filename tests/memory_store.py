@@ -32,7 +32,7 @@ class MemoryStore:
         finally:
             self.partial.discard(name)
         if self._closed or name in self.broken:
-            raise ImageError(ImageErrorCode.STORAGE_FAILED, "the output could not be stored")
+            raise ImageError(ImageErrorCode.STORAGE_FAILED, "The output could not be stored.")
         self.outputs[name] = data
 
     async def read(self, name: str, offset: int, count: int) -> bytes:

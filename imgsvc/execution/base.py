@@ -31,7 +31,7 @@ class Fetched(Protocol):
     async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
         """Compress the source, and store the output under the name `output_name(token, …)`.
 
-        Owners are served in turn. A call that fails or is cancelled leaves no output. Raises
+        Owners are served in turn. A call that fails or is cancelled leaves no output. Raise
         `ImageError`, `StorageFullError`, or `ExecutionInterruptedError`.
         """
 
@@ -54,7 +54,7 @@ class Executor(Protocol):
     def fetch(self, claim: Claim) -> AbstractAsyncContextManager[Fetched]:
         """Fetch the source of a claimed image. Its bytes are dropped when the block ends.
 
-        Leaving the block does not wait, so it cannot be cancelled. Raises `ImageError` if the source
+        Leaving the block does not wait, so it cannot be cancelled. Raise `ImageError` if the source
         cannot be fetched, or `ExecutionInterruptedError`.
         """
 

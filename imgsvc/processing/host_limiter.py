@@ -103,7 +103,7 @@ class HostSlot:
         """Wait until the image may be downloaded: first come, first served. Then release the slot.
 
         An image first waits for its host, and only then for all hosts together. So images that wait
-        for a slow host do not delay others. Raises `CircuitOpenError` if the host's circuit is open,
+        for a slow host do not delay others. Raise `CircuitOpenError` if the host's circuit is open,
         unless this is the probe.
         """
         try:

@@ -97,7 +97,7 @@ class JobRunner:
                 claim,
                 claim.attempts + 1,
                 ImageErrorCode.INTERNAL,
-                "internal error; see the service log",
+                "Internal error. See the service log.",
             )
         finally:
             job.stage = Stage.DONE

@@ -30,18 +30,18 @@ class ImageStore(Protocol):
     async def put(self, name: str, data: bytes) -> None:
         """Store an output. When this returns, the output survives a power cut.
 
-        A call that fails or is cancelled leaves no output. Raises `StorageFullError` if there is no
+        A call that fails or is cancelled leaves no output. Raise `StorageFullError` if there is no
         free space, or `ImageError` with the code `storage_failed` for any other reason.
         """
 
     async def read(self, name: str, offset: int, count: int) -> bytes:
         """Return at most `count` bytes of an output from `offset` on: fewer only at its end.
 
-        Raises `FileNotFoundError` if there is no such output, or `OSError` if it cannot be read.
+        Raise `FileNotFoundError` if there is no such output, or `OSError` if it cannot be read.
         """
 
     async def delete(self, names: Iterable[str]) -> None:
-        """Delete outputs permanently. Names without an output are ignored. Raises `OSError`."""
+        """Delete outputs permanently. Names without an output are ignored. Raise `OSError`."""
 
     async def list_names(self, prefix: str = "", after: str = "", limit: int = 1_000) -> list[str]:
         """Return the names that start with `prefix` and follow `after`, in order, at most `limit`."""

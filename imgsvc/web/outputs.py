@@ -162,7 +162,7 @@ class OutputsHandler:
     async def _first_chunk_and_checksum(self, name: str, size: int) -> tuple[bytes, int]:
         """Return the first chunk of an output and the CRC-32 of the whole output.
 
-        Raises `OSError` if the output cannot be read or does not have `size` bytes.
+        Raise `OSError` if the output cannot be read or does not have `size` bytes.
         """
         first = chunk = await self._store.read(name, 0, SPOOL_CHUNK_BYTES)
         crc, count = zlib.crc32(chunk), len(chunk)

@@ -36,7 +36,7 @@ async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
 class Spool:
     """A buffer for a response body, in memory while small, else in a scratch file.
 
-    Use it as `async with Spool(scratch) as spool`. Raises `StorageFullError` if the disk is full.
+    Use it as `async with Spool(scratch) as spool`. Raise `StorageFullError` if the disk is full.
     """
 
     def __init__(self, scratch: Scratch) -> None:
