@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
 
-from imgsvc.network.circuit_breaker import CircuitBreakers
-from imgsvc.processing.host_limiter import HostLimiter
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.network.circuit_breaker import (
+    FAILURES_TO_OPEN,
+    PROBE_INTERVAL_SECONDS,
+    CircuitBreakers,
+)
+from imgsvc.processing.host_limiter import CircuitOpenError, HostLimiter
 
 
 class Downloads:
@@ -96,3 +102,48 @@ async def test_host_without_downloads_is_forgotten() -> None:
     await downloads.finish("a1", "b1")
     assert not host_limiter._hosts
     assert host_limiter.free_slots == host_limiter.max_slots
+
+
+# --- slots and circuits ---------------------------------------------------------------------------
+
+
+async def test_twice_as_many_images_as_downloads_may_be_claimed() -> None:
+    host_limiter = HostLimiter(3, 2, CircuitBreakers())
+    slots = [host_limiter.assign(key) for key in (1, 1, 1, 2)]
+    assert (host_limiter.free_slots, host_limiter.max_slots) == (2, 6)
+    assert [host_limiter.free_slots_of(key) for key in (1, 2, 3)] == [1, 3, 4]
+    slots += [host_limiter.assign(1), host_limiter.assign(1)]
+    assert host_limiter.free_slots_of(1) == 0
+    for slot in slots:
+        slot.release()
+    assert host_limiter.free_slots == 6
+
+
+async def test_slot_is_released_once_and_then_images_may_be_claimed() -> None:
+    host_limiter = HostLimiter(1, 1, CircuitBreakers())
+    slot = host_limiter.assign(1)
+    assert not host_limiter.claimable.is_set()
+    async with slot.download():
+        assert host_limiter.free_slots == 1
+    assert host_limiter.claimable.is_set()
+    slot.release()
+    assert host_limiter.free_slots == 2
+
+
+async def test_host_with_open_circuit_gets_one_slot_for_a_due_probe() -> None:
+    breakers = CircuitBreakers()
+    host_limiter = HostLimiter(8, 4, breakers)
+    waiting = host_limiter.assign(1)
+    refused = ImageError(ImageErrorCode.CONNECT_FAILED, "refused")
+    for _ in range(FAILURES_TO_OPEN):
+        breakers.record_failure(1, refused, time.monotonic() - PROBE_INTERVAL_SECONDS)
+    with pytest.raises(CircuitOpenError):
+        async with waiting.download():
+            pass
+    assert host_limiter.free_slots_of(1) == 1
+    probe = host_limiter.assign(1)
+    assert (waiting.probe, probe.probe) == (False, True)
+    assert host_limiter.free_slots_of(1) == 0
+    async with probe.download():
+        breakers.record_success(1)
+    assert host_limiter.free_slots_of(1) == 8
