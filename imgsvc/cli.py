@@ -24,7 +24,7 @@ from imgsvc.config import Config, LogConfig, load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.image_types import OutputFormat, Quality
 from imgsvc.offline import process_file
-from imgsvc.service import serve as run_service
+from imgsvc.serve import serve as run_service
 from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
 
 log = logging.getLogger(__name__)

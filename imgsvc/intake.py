@@ -7,24 +7,38 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
 from imgsvc.models import Product, Request, RequestOptions
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.table.reader import TableReader
 
 log = logging.getLogger(__name__)
 
-STAGED_ROWS = 1_000
-"""Maximum number of rows written in one transaction. It takes a few milliseconds, so an upload does
-not delay other writes."""
-STAGED_BYTES = 128 * 1024
-"""Rows are written after this many bytes of the table, even if they are fewer than `STAGED_ROWS`.
-This limits the memory used by rows with many images or long cells."""
 FEED_BYTES = 32 * 1024
 """Bytes parsed between two yields to the event loop, so that a large chunk does not delay responses."""
+
+
+class Wakeable(Protocol):
+    """A component that looks for new work when it is woken."""
+
+    def wake(self) -> None:
+        """Look for new work now."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagingLimits:
+    """The limits of a transaction that writes rows of an upload."""
+
+    rows: int = 1_000
+    """Maximum number of rows. They take a few milliseconds, so uploads do not delay other writes."""
+    size: int = 128 * 1024
+    """Rows are written after this many bytes of the table, even if they are fewer than `rows`. This
+    limits the memory used by rows with many images or long cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +67,28 @@ class UploadResult:
 class Intake:
     """Accepts uploads.
 
-    `has_free_space` returns whether the disk has free space. `on_accepted` is called after a request is
-    accepted, `on_discarded` after a rejected upload whose staged rows have to be deleted.
+    It wakes `scheduler` after a request is accepted, and `maintenance` after a rejected upload whose
+    staged rows have to be deleted.
     """
 
     def __init__(
         self,
-        uploads: RequestStore,
+        request_store: RequestStore,
         config: ServerConfig,
         metrics: Metrics,
+        disk_space: DiskSpace,
         *,
-        has_free_space: Callable[[], bool],
-        on_accepted: Callable[[], None],
-        on_discarded: Callable[[], None],
+        scheduler: Wakeable,
+        maintenance: Wakeable,
+        limits: StagingLimits = StagingLimits(),
     ) -> None:
-        self._uploads = uploads
+        self._request_store = request_store
         self._config = config
         self._metrics = metrics
-        self._has_free_space = has_free_space
-        self._on_accepted = on_accepted
-        self._on_discarded = on_discarded
+        self._disk_space = disk_space
+        self._scheduler = scheduler
+        self._maintenance = maintenance
+        self._limits = limits
         self._keys_in_progress: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = False
@@ -107,7 +123,7 @@ class Intake:
                 self._tasks.discard(task)
         self._metrics.uploads.labels(_outcome(result)).inc()
         if result.request is not None and not result.replayed:
-            self._on_accepted()
+            self._scheduler.wake()
         return result
 
     def stop(self) -> None:
@@ -119,7 +135,7 @@ class Intake:
     def _check_open(self) -> None:
         if self._stopping:
             raise _stopping()
-        if not self._has_free_space():
+        if not self._disk_space.has_free_space():
             raise ProblemError(
                 ProblemCode.STORAGE_FULL,
                 "The storage is full. Free disk space on the server, then upload again.",
@@ -133,7 +149,7 @@ class Intake:
         idempotency_key: str | None,
     ) -> UploadResult:
         if idempotency_key is None:
-            return await self._new_upload().run(chunks, options, None)
+            return await self._new_upload(chunks, options, None)
         if idempotency_key in self._keys_in_progress:
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_BUSY,
@@ -142,9 +158,9 @@ class Intake:
             )
         self._keys_in_progress.add(idempotency_key)
         try:
-            bound = await self._uploads.find_idempotent(idempotency_key)
+            bound = await self._request_store.find_idempotent(idempotency_key)
             if bound is None:
-                return await self._new_upload().run(chunks, options, idempotency_key)
+                return await self._new_upload(chunks, options, idempotency_key)
         finally:
             self._keys_in_progress.discard(idempotency_key)
         return await self._replay(chunks, options, *bound)
@@ -170,30 +186,47 @@ class Intake:
             )
         return UploadResult(request, request.products, request.progress.total, replayed=True)
 
-    def _new_upload(self) -> _Upload:
-        return _Upload(self._uploads, self._config, self._before_commit, self._on_discarded)
+    async def _new_upload(
+        self,
+        chunks: AsyncIterator[bytes],
+        options: Callable[[], UploadOptions],
+        idempotency_key: str | None,
+    ) -> UploadResult:
+        upload = _Upload(self._request_store, self._config, self._limits)
+        accepted = False
+        try:
+            await upload.read(chunks, store=not options().dry_run)
+            final_options = options()
+            upload.check()
+            if final_options.dry_run:
+                return upload.result(None)
+            # A commit that has begun always completes. If a stop cancelled the task now, the response
+            # would wrongly say that the upload was rejected.
+            if (task := asyncio.current_task()) is not None:
+                self._tasks.discard(task)
+            request = await upload.accept(final_options, idempotency_key)
+            accepted = True
+        finally:
+            if not accepted and upload.staged:
+                await asyncio.shield(self._discard(upload))
+        return upload.result(request)
 
-    def _before_commit(self) -> None:
-        # A commit that has begun always completes. If a stop cancelled the task now, the response would
-        # wrongly say that the upload was rejected.
-        if (task := asyncio.current_task()) is not None:
-            self._tasks.discard(task)
+    async def _discard(self, upload: _Upload) -> None:
+        try:
+            await upload.discard()
+        finally:
+            self._maintenance.wake()
 
 
 class _Upload:
     """One upload. Its rows are staged under a request that stays hidden until it is accepted."""
 
     def __init__(
-        self,
-        uploads: RequestStore,
-        config: ServerConfig,
-        before_commit: Callable[[], None],
-        on_discarded: Callable[[], None],
+        self, request_store: RequestStore, config: ServerConfig, limits: StagingLimits
     ) -> None:
-        self._uploads = uploads
+        self._request_store = request_store
         self._config = config
-        self._before_commit = before_commit
-        self._on_discarded = on_discarded
+        self._limits = limits
         self._reader = TableReader(max_images=config.max_images_per_request)
         self._digest = hashlib.sha256()
         self._rows: list[Product] = []
@@ -201,27 +234,17 @@ class _Upload:
         self._begin_task: asyncio.Task[int] | None = None
         self._staging_task: asyncio.Task[None] | None = None
 
-    async def run(
-        self,
-        chunks: AsyncIterator[bytes],
-        options: Callable[[], UploadOptions],
-        idempotency_key: str | None,
-    ) -> UploadResult:
-        accepted = False
-        try:
-            await self._read(chunks, store=not options().dry_run)
-            final_options = options()
-            self._check_table()
-            if final_options.dry_run:
-                return UploadResult(None, self._reader.products, self._reader.images)
-            request = await self._accept(final_options, idempotency_key)
-            accepted = True
-        finally:
-            if not accepted and self._begin_task is not None:
-                await asyncio.shield(self._discard(self._begin_task))
+    @property
+    def staged(self) -> bool:
+        """Whether rows have been staged, or are being staged."""
+        return self._begin_task is not None
+
+    def result(self, request: Request | None) -> UploadResult:
+        """Return the result of this upload."""
         return UploadResult(request, self._reader.products, self._reader.images)
 
-    async def _read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
+    async def read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
+        """Read the table to its end, and stage its rows if `store` is set."""
         async for chunk in chunks:
             self._digest.update(chunk)
             for start in range(0, len(chunk), FEED_BYTES):
@@ -243,37 +266,40 @@ class _Upload:
             await asyncio.sleep(0)
             return
         self._rows += rows
-        while len(self._rows) >= STAGED_ROWS or (
-            self._rows and (last or self._unstaged_bytes >= STAGED_BYTES)
+        count = self._limits.rows
+        while len(self._rows) >= count or (
+            self._rows and (last or self._unstaged_bytes >= self._limits.size)
         ):
-            batch, self._rows = self._rows[:STAGED_ROWS], self._rows[STAGED_ROWS:]
+            batch, self._rows = self._rows[:count], self._rows[count:]
             self._unstaged_bytes = 0
             await self._stage(batch)
         await asyncio.sleep(0)
 
     async def _stage(self, rows: list[Product]) -> None:
         if self._begin_task is None:
-            self._begin_task = asyncio.create_task(self._uploads.begin())
+            self._begin_task = asyncio.create_task(self._request_store.begin())
         # If this task is cancelled here, the request still begins, and its key is needed to discard it.
         request_key = await asyncio.shield(self._begin_task)
         await self._wait_for_staging()
         # Read the next rows while these are written.
-        self._staging_task = asyncio.create_task(self._uploads.stage(request_key, rows))
+        self._staging_task = asyncio.create_task(self._request_store.stage(request_key, rows))
 
     async def _wait_for_staging(self) -> None:
         staging_task, self._staging_task = self._staging_task, None
         if staging_task is not None:
             await staging_task
 
-    async def _discard(self, begin_task: asyncio.Task[int]) -> None:
-        request_key = await begin_task
+    async def discard(self) -> None:
+        """Mark the staged rows for deletion. Call this only if rows have been staged."""
+        assert self._begin_task is not None, "rows are staged"  # noqa: S101
+        request_key = await self._begin_task
         try:
             await self._wait_for_staging()
         finally:
-            await self._uploads.discard(request_key)
-            self._on_discarded()
+            await self._request_store.discard(request_key)
 
-    def _check_table(self) -> None:
+    def check(self) -> None:
+        """Raise `ProblemError` with all errors of the table, if it has any."""
         count = self._reader.error_count
         if count:
             raise ProblemError(
@@ -285,15 +311,15 @@ class _Upload:
                 columns=self._reader.shown_columns,
             )
 
-    async def _accept(self, options: UploadOptions, idempotency_key: str | None) -> Request:
+    async def accept(self, options: UploadOptions, idempotency_key: str | None) -> Request:
+        """Accept the request with all its rows, in one transaction."""
         columns = self._reader.columns
         assert columns is not None, "a valid table has columns"  # noqa: S101
         assert self._begin_task is not None, "a valid table has rows"  # noqa: S101
         idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _fingerprint(self._digest.digest(), options))
-        self._before_commit()
-        request = await self._uploads.accept(
+        request = await self._request_store.accept(
             self._begin_task.result(),
             columns,
             options.request_options,

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
-import os
-import resource
-import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
+import aiohttp
 from aiohttp import web
 
-from imgsvc.config import Config
+from imgsvc.config import Config, FetchConfig
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.queries import Queries
 from imgsvc.database.request_store import RequestStore
 from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.errors import StartupError
+from imgsvc.execution.base import Executor
+from imgsvc.execution.local import LocalExecutor
 from imgsvc.intake import Intake
 from imgsvc.metrics import Metrics
-from imgsvc.models import FinishedRequest
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.circuit_breaker import CircuitBreakers
@@ -32,18 +31,24 @@ from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
+from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.host_limiter import HostLimiter
+from imgsvc.processing.job import JobRunner
+from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
-from imgsvc.processing.pipeline import Pipeline
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
+from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
+from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
+from imgsvc.storage.scratch import Scratch
 from imgsvc.urls import is_loopback
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
@@ -56,12 +61,6 @@ DATABASE = "imgsvc.db"
 """The name of the database file in `data_dir`."""
 MAX_FETCHED_BYTES = 40 * 2**20
 """Maximum size of all sources that are fetched and not yet compressed."""
-FETCHED_AHEAD_PER_WORKER = 16
-"""Images that may be fetched ahead for each worker: two full batches of small images."""
-MAX_OPEN_FILES = 65_536
-GC_THRESHOLD = 10_000
-"""New objects that trigger a garbage collection. High, because reading a large table creates many
-objects and leaves no garbage."""
 RECOVERY_RETRY_SECONDS = 1.0
 """Delay before the recovery at startup is repeated while the database accepts no writes."""
 CLOSE_SECONDS = 3.0
@@ -72,6 +71,69 @@ RESPONSE_GRACE_SECONDS = 0.5
 """Time that active responses get to finish at shutdown, and the same time again to be aborted."""
 
 
+@dataclass
+class Processing:
+    """The Image Processing Service, wired from the parts that it connects.
+
+    Claims go from the scheduler to the jobs; outcomes go from the jobs to the results.
+    """
+
+    config: FetchConfig
+    job_store: JobStore
+    executor: Executor
+    store: ImageStore
+    events: Events
+    webhook_queue: WebhookQueue
+    disk_space: DiskSpace
+    metrics: Metrics
+    limits: ProcessingLimits = field(default_factory=ProcessingLimits)
+
+    def __post_init__(self) -> None:
+        config, limits = self.config, self.limits
+        self.breakers = CircuitBreakers()
+        self.results = ResultWriter(
+            self.job_store,
+            duplicates := Duplicates(self.job_store),
+            self.store,
+            events=self.events,
+            webhook_queue=self.webhook_queue,
+            metrics=self.metrics,
+            limits=limits,
+        )
+        self.scheduler = Scheduler(
+            self.job_store,
+            JobRunner(
+                self.executor,
+                duplicates,
+                self.breakers,
+                self.metrics,
+                max_attempts=config.attempts,
+                limits=limits,
+            ),
+            self.results,
+            host_limiter=HostLimiter(config.concurrency, config.per_host, self.breakers),
+            breakers=self.breakers,
+            disk_space=self.disk_space,
+            limits=limits,
+        )
+        self.unreachable_hosts = UnreachableHosts(
+            self.job_store, self.breakers, self.results, limits
+        )
+
+
+def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
+    """Return the store of outputs that the configuration selects."""
+    return FilesystemStore(config.storage.data_dir, disk_space)
+
+
+def create_executor(
+    config: Config, session: aiohttp.ClientSession, store: ImageStore, metrics: Metrics
+) -> Executor:
+    """Return the executor that the configuration selects."""
+    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
+    return LocalExecutor(fetcher, WorkerPool(config.compress), store, metrics)
+
+
 class Service:
     """All components of one service. Use `running` to create and run one."""
 
@@ -79,71 +141,53 @@ class Service:
         self.config = config
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._processing: asyncio.Task[None] | None = None
+        self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self.metrics = metrics = Metrics()
         self.queries = Queries(database)
         self.events = events = Events(self.queries)
-        self._database = database
-        self._disk_space = disk_space = DiskSpace(
-            config.storage.data_dir, config.storage.min_free_bytes
+        storage = config.storage
+        self._disk_space = disk_space = DiskSpace(storage.data_dir, storage.min_free_bytes)
+        self._scratch = Scratch(storage.data_dir)
+        self.store = store = create_store(config, disk_space)
+        self._session = session = open_session(
+            config.fetch, AddressRules(config.fetch.allowed_networks)
         )
-        self.files = files = FilesystemStore(config.storage.data_dir)
+        self._executor = executor = create_executor(config, session, store, metrics)
+        self.monitor = HealthMonitor(database, executor, disk_space)
         self._request_store = request_store = RequestStore(database)
         self._job_store = job_store = JobStore(
-            database, partial(webhook_body, retention_days=config.storage.retention_days)
+            database, partial(webhook_body, retention_days=storage.retention_days)
         )
-        self._pool = pool = WorkerPool(config.compress)
-        self.monitor = HealthMonitor(database, pool, has_free_space=disk_space.has_free_space)
-        self._maintenance = Maintenance(request_store, files, config.storage)
-        rules = AddressRules(config.fetch.allowed_networks)
-        self._session = session = open_session(config.fetch, rules)
-        self._breakers = breakers = CircuitBreakers()
-        fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
-        self._webhook_queue = WebhookQueue(
+        self._webhook_queue = webhook_queue = WebhookQueue(
             WebhookStore(database),
             WebhookSender(session, config.webhook),
             config.webhook,
-            metrics,
-            mark_changed=events.mark_changed,
-        )
-        pipeline = Pipeline(
-            job_store,
-            fetcher,
-            pool,
-            files,
-            host_limiter=HostLimiter(config.fetch.concurrency, config.fetch.per_host),
+            events=events,
             metrics=metrics,
-            has_free_space=disk_space.has_free_space,
-            may_fetch=breakers.may_fetch,
         )
-        self.scheduler = scheduler = Scheduler(
-            job_store,
-            pipeline,
-            breakers,
-            config.fetch,
-            metrics,
-            fetched_ahead=FETCHED_AHEAD_PER_WORKER * pool.workers,
-            has_free_space=disk_space.has_free_space,
-            mark_changed=events.mark_changed,
-            on_finished=self._on_finished,
-            delete_orphans=self._maintenance.delete_orphans,
+        self._processing = processing = Processing(
+            config.fetch, job_store, executor, store, events, webhook_queue, disk_space, metrics
         )
+        self._scheduler = scheduler = processing.scheduler
+        self._maintenance = maintenance = Maintenance(request_store, store, storage)
         self.actions = RequestActions(
-            job_store, request_store, scheduler, self._maintenance, mark_changed=events.mark_changed
+            job_store,
+            request_store,
+            scheduler,
+            maintenance,
+            results=processing.results,
+            events=events,
+            limits=processing.limits,
         )
         self.intake = Intake(
             request_store,
             config.server,
             metrics,
-            has_free_space=disk_space.has_free_space,
-            on_accepted=scheduler.wake,
-            on_discarded=self._maintenance.wake,
+            disk_space,
+            scheduler=scheduler,
+            maintenance=maintenance,
         )
-
-    def _on_finished(self, requests: Sequence[FinishedRequest]) -> None:
-        self.events.mark_changed((request.request_key for request in requests), urgent=True)
-        self._webhook_queue.wake()
 
     @property
     def app_context(self) -> AppContext:
@@ -153,7 +197,8 @@ class Service:
             intake=self.intake,
             queries=self.queries,
             actions=self.actions,
-            files=self.files,
+            store=self.store,
+            scratch=self._scratch,
             events=self.events,
             health=self.monitor.health,
             metrics=self.metrics.registry,
@@ -165,10 +210,11 @@ class Service:
         self._start_task(self.monitor.watch(), "health monitor")
         self._start_task(BacklogMonitor(self.queries, self.metrics).watch(), "backlog monitor")
         await self._recover()
-        await self._pool.start()
+        await self._executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
-        self._processing = self._start_task(self.scheduler.process_queue(), "scheduler")
+        self._process_queue = self._start_task(self._scheduler.process_queue(), "scheduler")
+        self._start_task(self._processing.unreachable_hosts.run(), "unreachable hosts")
         self._start_task(self._webhook_queue.run(), "webhooks")
         self._start_task(self.actions.resume(), "cancellations")
         self.monitor.state = ServiceState.RUNNING
@@ -177,7 +223,8 @@ class Service:
         """Clean up what an earlier process left, retrying while the database accepts no writes."""
         while True:
             try:
-                await self.files.sweep(await self._job_store.in_flight_tokens())
+                self._scratch.sweep()
+                await self.store.sweep(await self._job_store.in_flight_tokens())
                 await self._job_store.recover()
                 await self._request_store.discard_abandoned()
             except DatabaseUnavailableError:  # the health monitor reports it
@@ -192,18 +239,19 @@ class Service:
         self.intake.stop()
         self.events.close()
         await self.actions.close()
-        await self.scheduler.stop(deadline - time.monotonic())
-        if self._processing is not None:
-            await asyncio.wait({self._processing}, timeout=COMMIT_GRACE_SECONDS)
+        await self._scheduler.stop(deadline - time.monotonic())
+        if self._process_queue is not None:
+            await asyncio.wait({self._process_queue}, timeout=COMMIT_GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._pool.close(max(0.0, deadline - time.monotonic()))
+        await self._executor.close(max(0.0, deadline - time.monotonic()))
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
-        await self.files.close()
+        await self.store.close()
+        self._scratch.close()
 
     async def ended(self) -> None:
         """Return when a component has failed: the service cannot continue."""
@@ -224,18 +272,19 @@ class Service:
             self._ended.set()
 
     def _register_gauges(self) -> None:
-        self.metrics.gauge(
+        gauge = self.metrics.gauge
+        gauge(
             "in_flight",
             "Images being fetched, compressed or stored.",
-            lambda: self.scheduler.in_flight,
+            lambda: self._scheduler.in_flight,
         )
-        self.metrics.gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
-        self.metrics.gauge(
-            "free_bytes", "Free disk space for data_dir, in bytes.", self._disk_space.free
-        )
-        self.metrics.gauge("workers", "Worker processes.", lambda: self._pool.workers)
-        self.metrics.gauge(
-            "workers_busy", "Worker processes that are compressing images.", lambda: self._pool.busy
+        gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
+        gauge("free_bytes", "Free disk space for data_dir, in bytes.", self._disk_space.free)
+        gauge("workers", "Worker processes.", lambda: self._executor.workers)
+        gauge(
+            "workers_busy",
+            "Worker processes that are compressing images.",
+            lambda: self._executor.busy,
         )
 
 
@@ -294,64 +343,3 @@ def _warn_if_open(config: Config) -> None:
             "keys. Set server.api_keys, or listen on 127.0.0.1.",
             config.server.host,
         )
-
-
-def _raise_file_limit() -> None:
-    """Raise this process's limit of open files: each connection to a host is an open file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _collect_garbage_less_often() -> None:
-    """Shorten the garbage collector's pauses of the event loop.
-
-    Exclude the objects that exist now, which live until the program ends, and collect less often.
-    """
-    gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-
-
-async def serve(config: Config) -> int:
-    """Run the service until SIGTERM or SIGINT; return the exit code, 1 if a component has failed.
-
-    A second signal exits at once.
-    """
-    _raise_file_limit()
-    _collect_garbage_less_often()
-    loop = asyncio.get_running_loop()
-    stop_requested, started = asyncio.Event(), asyncio.Event()
-    serving = asyncio.create_task(_serve_until(stop_requested, config, started))
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop_requested.is_set():
-            os._exit(128 + number)
-        log.info("stopping", extra={"signal": number.name})
-        stop_requested.set()
-        if not started.is_set():  # The start may be waiting, for example for a locked database.
-            serving.cancel()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        await serving
-    except asyncio.CancelledError:
-        if not stop_requested.is_set():
-            raise
-    log.info("stopped")
-    return 0 if stop_requested.is_set() else 1
-
-
-async def _serve_until(
-    stop_requested: asyncio.Event, config: Config, started: asyncio.Event
-) -> None:
-    async with running(config) as service:
-        started.set()
-        waits = {
-            asyncio.create_task(stop_requested.wait()),
-            asyncio.create_task(service.ended()),
-        }
-        _, pending = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()

@@ -101,10 +101,10 @@ class HttpHarness:
         return await self.job_store.claim(limit, lambda _: limit, time.time())
 
     async def complete(self, claims: Sequence[Claim], data: bytes = b"x" * 400) -> None:
-        """Store an output of these bytes for each claim, as the pipeline does."""
+        """Store an output of these bytes for each claim, as a job does."""
         info = ImageInfo(1_000, len(data), 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
         for claim in claims:
-            await self.service.files.put(f"{claim.token}.jpg", data)
+            await self.service.store.put(f"{claim.token}.jpg", data)
         outcomes = [
             Completed(claim, claim.token.encode(), f"{claim.token}.jpg", info) for claim in claims
         ]

@@ -7,92 +7,103 @@ file that a script names counts the attempts to compress it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
-from imgsvc.config import CompressConfig, FetchConfig
+from imgsvc.config import CompressConfig, FetchConfig, WebhookConfig
+from imgsvc.database.queries import Queries
+from imgsvc.execution.base import Executor
+from imgsvc.execution.local import LocalExecutor
 from imgsvc.metrics import Metrics
-from imgsvc.models import FinishedRequest, Request
+from imgsvc.models import Request
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
-from imgsvc.processing.host_limiter import HostLimiter
-from imgsvc.processing.pipeline import Pipeline
-from imgsvc.processing.scheduler import Scheduler
+from imgsvc.network.webhooks import WebhookSender
+from imgsvc.processing.events import Events
+from imgsvc.processing.limits import ProcessingLimits
+from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.service import Processing
+from imgsvc.storage.base import ImageStore
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.workers.pool import WorkerPool
 from tests.database_harness import DatabaseHarness, open_database
 from tests.waiting import wait_until
 
 
-class SchedulerHarness:
-    """A scheduler and its components. `changed_requests` and `finished` collect what it publishes.
+class SwitchableDisk(DiskSpace):
+    """A disk that a test fills. `error`: raised instead of an answer."""
 
-    `space_to_claim`, `space_to_store`: whether the disk has free space for a claim, and for an output.
-    `bug`: raised instead of returning `space_to_store`.
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__(data_dir, 0)
+        self.full = False
+        self.error: Exception | None = None
+
+    def has_free_space(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        return not self.full
+
+
+class RecordedEvents(Events):
+    """Events that also record the keys of changed and of finished requests."""
+
+    def __init__(self, queries: Queries) -> None:
+        super().__init__(queries)
+        self.changed: list[int] = []
+        self.finished: list[int] = []
+
+    def mark_changed(self, request_keys: Iterable[int], *, urgent: bool = False) -> None:
+        keys = list(request_keys)
+        (self.finished if urgent else self.changed).extend(keys)
+        super().mark_changed(keys, urgent=urgent)
+
+
+class SchedulerHarness:
+    """A scheduler and its components, wired as in the service.
+
+    `claim_disk`, `store_disk`: the disk that a claim checks, and the one that the store checks.
     """
 
     def __init__(
         self,
         folder: Path,
         db: DatabaseHarness,
-        pool: WorkerPool,
-        session: aiohttp.ClientSession,
-        fetch: FetchConfig,
+        processing: Processing,
+        events: RecordedEvents,
+        store_disk: SwitchableDisk,
     ) -> None:
         self.folder = folder
         self.db = db
-        self.pool = pool
-        self.files = FilesystemStore(folder)
-        self.breakers = CircuitBreakers()
-        self.metrics = Metrics()
-        self.space_to_claim = self.space_to_store = True
-        self.bug: Exception | None = None
-        self.changed_requests: list[int] = []
-        self.finished: list[FinishedRequest] = []
-        self.pipeline = Pipeline(
-            db.job_store,
-            Fetcher(session, fetch, ByteBudget(2**20)),
-            pool,
-            self.files,
-            host_limiter=HostLimiter(fetch.concurrency, fetch.per_host),
-            metrics=self.metrics,
-            has_free_space=self._check_space_to_store,
-            may_fetch=self.breakers.may_fetch,
-        )
-        self.scheduler = Scheduler(
-            db.job_store,
-            self.pipeline,
-            self.breakers,
-            fetch,
-            self.metrics,
-            fetched_ahead=16,
-            has_free_space=lambda: self.space_to_claim,
-            mark_changed=self.changed_requests.extend,
-            on_finished=self.finished.extend,
-            delete_orphans=self.files.delete,
-        )
-        self._processing: asyncio.Task[None] | None = None
-
-    def _check_space_to_store(self) -> bool:
-        if self.bug is not None:
-            raise self.bug
-        return self.space_to_store
+        self.processing = processing
+        self.events = events
+        self.store_disk = store_disk
+        assert isinstance(processing.disk_space, SwitchableDisk)
+        self.claim_disk = processing.disk_space
+        self.store = processing.store
+        self.limits = processing.limits
+        self.metrics = processing.metrics
+        self.breakers = processing.breakers
+        self.scheduler = processing.scheduler
+        self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        self._processing = asyncio.create_task(self.scheduler.process_queue())
+        self._tasks = [
+            asyncio.create_task(self.scheduler.process_queue()),
+            asyncio.create_task(self.processing.unreachable_hosts.run()),
+        ]
 
     async def stop(self, grace: float = 20.0) -> None:
         """Stop the scheduler; fail unless all jobs in flight are committed."""
         await self.scheduler.stop(grace)
-        processing, self._processing = self._processing, None
-        if processing is not None:
+        tasks, self._tasks = self._tasks, []
+        if tasks:
+            processing, checking = tasks
+            checking.cancel()
             async with asyncio.timeout(20):
                 await processing
         assert self.scheduler.in_flight == 0
@@ -147,21 +158,53 @@ async def open_scheduler(
     *,
     start: bool = True,
     function: str = "tests.faulty_worker:compress",
+    limits: ProcessingLimits | None = None,
+    store: ImageStore | None = None,
+    executor: Executor | None = None,
     **fetch: Any,
 ) -> AsyncIterator[SchedulerHarness]:
-    """Open a harness with these fetch settings. At the end, stop it and audit its database."""
-    settings = FetchConfig.model_validate({"allowed_networks": ["127.0.0.0/8"], **fetch})
-    pool = WorkerPool(CompressConfig.model_validate({"workers": 1}), function=function)
-    session = open_session(settings, AddressRules(settings.allowed_networks))
-    async with open_database(folder) as db:
-        await pool.start()
-        harness = SchedulerHarness(folder, db, pool, session, settings)
+    """Open a harness with these fetch settings. At the end, stop it and audit its database.
+
+    `store`, `executor`: by default, those of the service, with one worker that runs `function`.
+    """
+    config = FetchConfig.model_validate({"allowed_networks": ["127.0.0.0/8"], **fetch})
+    metrics, disk = Metrics(), SwitchableDisk(folder)
+    async with (
+        open_session(config, AddressRules(config.allowed_networks)) as session,
+        open_database(folder) as db,
+    ):
+        store = store or FilesystemStore(folder, disk)
+        if executor is None:
+            pool = WorkerPool(CompressConfig(workers=1), function=function)
+            fetcher = Fetcher(session, config, ByteBudget(2**20))
+            executor = LocalExecutor(fetcher, pool, store, metrics)
+        await executor.start()
+        events = RecordedEvents(db.queries)
+        webhook = WebhookConfig()
+        webhook_queue = WebhookQueue(
+            db.webhook_store,
+            WebhookSender(session, webhook),
+            webhook,
+            events=events,
+            metrics=metrics,
+        )
+        processing = Processing(
+            config,
+            db.job_store,
+            executor,
+            store,
+            events,
+            webhook_queue,
+            SwitchableDisk(folder),
+            metrics,
+            limits or ProcessingLimits(),
+        )
+        harness = SchedulerHarness(folder, db, processing, events, disk)
         try:
             if start:
                 harness.start()
             yield harness
             await harness.stop()
         finally:
-            await pool.close(0)
-            await session.close()
-            await harness.files.close()
+            await executor.close(0)
+            await store.close()

@@ -11,7 +11,6 @@ import pytest
 
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Claim, Request
-from imgsvc.processing import events as module
 from imgsvc.processing.events import Events, Subscription
 from tests.database_harness import DatabaseHarness, completed, open_database
 
@@ -25,9 +24,8 @@ async def db(tmp_path: Path) -> AsyncIterator[DatabaseHarness]:
 
 
 @pytest.fixture
-async def events(db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Events]:
-    monkeypatch.setattr(module, "PUBLISH_SECONDS", 0.0)
-    events = Events(db.queries)
+async def events(db: DatabaseHarness) -> AsyncIterator[Events]:
+    events = Events(db.queries, publish_seconds=0.0)
     async with publishing(events):
         yield events
 

@@ -1,4 +1,4 @@
-"""Tests of `FilesystemStore`, on real file systems."""
+"""Tests of `FilesystemStore` on real file systems, beside those of every store."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.storage.filesystem import FilesystemStore, StorageFullError, has_outputs, output_path
+from imgsvc.errors import ImageError
+from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.filesystem import FilesystemStore, has_outputs, output_path
 from tests.origin import ROOT
 
 NAME = "0123456789abcdef0123456789abcdef01.jpg"
@@ -37,7 +39,7 @@ def names_below(folder: Path) -> set[str]:
 
 @pytest.fixture
 async def files(tmp_path: Path) -> AsyncIterator[FilesystemStore]:
-    files = FilesystemStore(tmp_path)
+    files = FilesystemStore(tmp_path, DiskSpace(tmp_path, 0))
     yield files
     await files.close()
 
@@ -77,13 +79,6 @@ def test_output_path_is_inside_outputs_for_every_accepted_name(name: str) -> Non
         return
     assert path.is_relative_to("/data/outputs")
     assert ".." not in path.parts
-
-
-async def test_put_stores_all_bytes_of_concurrent_files(files: FilesystemStore) -> None:
-    stored = {new_name("png"): secrets.token_bytes(1 + 5_000 * i) for i in range(100)}
-    await asyncio.gather(*(files.put(name, data) for name, data in stored.items()))
-    for name, data in stored.items():
-        assert files.path(name).read_bytes() == data
 
 
 async def test_put_leaves_only_the_output_with_owner_permissions(
@@ -145,17 +140,6 @@ async def test_put_raises_cancelled_error_when_its_file_cannot_be_removed(
     assert put.cancelled()
 
 
-async def test_put_stores_other_files_when_one_cannot_be_stored(files: FilesystemStore) -> None:
-    bad, good = NAME, OTHER
-    files.path(bad).parent.write_bytes(b"a file where a folder should be")
-    stored = asyncio.create_task(files.put(good, b"good"))
-    with pytest.raises(ImageError, match="could not be stored") as caught:
-        await files.put(bad, b"bad")
-    assert caught.value.code == ImageErrorCode.STORAGE_FAILED
-    await stored
-    assert files.path(good).read_bytes() == b"good"
-
-
 async def test_put_stores_other_files_when_one_cannot_be_closed(files: FilesystemStore) -> None:
     """A network file system may report an exceeded quota only when the file is closed."""
     bad = asyncio.create_task(files.put(NAME, b"x"))
@@ -185,17 +169,6 @@ async def test_put_releases_data_when_it_cannot_be_stored(files: FilesystemStore
         gc.enable()
 
 
-async def test_delete_removes_outputs_and_ignores_missing_ones(
-    files: FilesystemStore, tmp_path: Path
-) -> None:
-    names = [new_name() for _ in range(10)]
-    await asyncio.gather(*(files.put(name, b"x") for name in names))
-    await files.delete([*names[:9], new_name()])
-    assert names_below(tmp_path) == {f"outputs/{names[9][:2]}/{names[9]}"}
-    with pytest.raises(ValueError, match="not an output name"):
-        await files.delete(["../lock"])
-
-
 async def test_sweep_removes_only_temporary_files_and_outputs_of_tokens(
     files: FilesystemStore, tmp_path: Path
 ) -> None:
@@ -212,7 +185,7 @@ async def test_sweep_removes_only_temporary_files_and_outputs_of_tokens(
     ]
     for path in others:
         path.write_text("another file")
-    leftovers = [files._temporary(new_name()), files._temporary("scratch")]
+    leftovers = [files._temporary(new_name()), files._temporary(OTHER)]
     for path in leftovers:
         path.write_bytes(b"half")
     before = names_below(tmp_path)
@@ -221,20 +194,15 @@ async def test_sweep_removes_only_temporary_files_and_outputs_of_tokens(
     assert names_below(tmp_path) == before - removed
 
 
-async def test_put_raises_image_error_after_close(tmp_path: Path) -> None:
-    files = FilesystemStore(tmp_path)
-    await files.close()
-    with pytest.raises(ImageError):
-        await files.put(NAME, b"x")
-
-
 WRITER = """
 import asyncio, secrets, sys
 from pathlib import Path
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 
 async def main():
-    files = FilesystemStore(Path(sys.argv[1]))
+    folder = Path(sys.argv[1])
+    files = FilesystemStore(folder, DiskSpace(folder, 0))
     async def put():
         name = secrets.token_hex(16) + ".png"
         await files.put(name, bytes.fromhex(name[:32]) * 4000)
@@ -266,7 +234,7 @@ async def test_kill_leaves_only_complete_outputs_and_loses_none_that_was_reporte
 ) -> None:
     for lines in (1, 40, 75, 200):
         reported = write_until_killed(tmp_path, lines)
-        files = FilesystemStore(tmp_path)
+        files = FilesystemStore(tmp_path, DiskSpace(tmp_path, 0))
         await files.sweep([])
         await files.close()
         found = {Path(name).name for name in names_below(tmp_path)}
@@ -288,7 +256,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.external
 async def test_put_raises_storage_full_error_when_disk_is_full(small_disk: Path) -> None:
-    full = FilesystemStore(small_disk)
+    full = FilesystemStore(small_disk, DiskSpace(small_disk, 0))
     with pytest.raises(StorageFullError, match=os.strerror(errno.ENOSPC)):
         await full.put(new_name(), bytes(2 * 2**20))
     assert names_below(small_disk) == set()

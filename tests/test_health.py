@@ -10,24 +10,51 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.config import CompressConfig
+from imgsvc.config import CompressConfig, FetchConfig
 from imgsvc.database import connection
 from imgsvc.database.connection import Database
-from imgsvc.processing import health as module
+from imgsvc.execution.local import LocalExecutor
+from imgsvc.metrics import Metrics
+from imgsvc.network.addresses import AddressRules
+from imgsvc.network.byte_budget import ByteBudget
+from imgsvc.network.fetch import Fetcher
+from imgsvc.network.session import open_session
 from imgsvc.processing.health import HealthMonitor, ServiceState
+from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.workers.pool import WorkerPool
+from tests.scheduler_harness import SwitchableDisk
 from tests.waiting import wait_until
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> SwitchableDisk:
+    return SwitchableDisk(tmp_path)
 
 
 @asynccontextmanager
 async def open_monitor(
-    folder: Path, *, function: str = "tests.faulty_worker:compress"
+    folder: Path,
+    disk: SwitchableDisk,
+    *,
+    function: str = "tests.faulty_worker:compress",
+    probe_seconds: float = 2.0,
+    timeout_seconds: float = 5.0,
 ) -> AsyncIterator[HealthMonitor]:
-    """Monitor a database and a pool of one worker. A file `full` in `folder` makes the disk full."""
+    """Monitor a database and an executor of one worker."""
     database = await Database.open(folder / "imgsvc.db")
+    config, metrics = FetchConfig(), Metrics()
+    session = open_session(config, AddressRules(config.allowed_networks))
     pool = WorkerPool(CompressConfig(workers=1), function=function)
-    await pool.start()
-    monitor = HealthMonitor(database, pool, has_free_space=lambda: not (folder / "full").exists())
+    fetcher, store = Fetcher(session, config, ByteBudget(1)), FilesystemStore(folder, disk)
+    executor = LocalExecutor(fetcher, pool, store, metrics)
+    await executor.start()
+    monitor = HealthMonitor(
+        database,
+        executor,
+        disk,
+        probe_seconds=probe_seconds,
+        timeout_seconds=timeout_seconds,
+    )
     watching = asyncio.create_task(monitor.watch())
     try:
         yield monitor
@@ -35,12 +62,14 @@ async def open_monitor(
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        await pool.close(0)
+        await executor.close(0)
+        await session.close()
+        await store.close()
         await database.close()
 
 
-async def test_service_is_ready_only_in_running_state(tmp_path: Path) -> None:
-    async with open_monitor(tmp_path) as monitor:
+async def test_service_is_ready_only_in_running_state(tmp_path: Path, disk: SwitchableDisk) -> None:
+    async with open_monitor(tmp_path, disk) as monitor:
         assert not monitor.health().ready
         monitor.state = ServiceState.RUNNING
         assert monitor.health().ready
@@ -49,24 +78,27 @@ async def test_service_is_ready_only_in_running_state(tmp_path: Path) -> None:
         assert not monitor.health().ready
 
 
-async def test_service_is_not_ready_while_disk_is_full(tmp_path: Path) -> None:
-    async with open_monitor(tmp_path) as monitor:
+async def test_service_is_not_ready_while_disk_is_full(
+    tmp_path: Path, disk: SwitchableDisk
+) -> None:
+    async with open_monitor(tmp_path, disk) as monitor:
         monitor.state = ServiceState.RUNNING
-        (tmp_path / "full").touch()
+        disk.full = True
         assert monitor.health().reasons == ("the disk is full",)
         assert not monitor.health().ready
-        (tmp_path / "full").unlink()
+        disk.full = False
         assert monitor.health().ready
 
 
 async def test_service_is_not_ready_while_database_accepts_no_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    disk: SwitchableDisk,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "WRITE_PROBE_SECONDS", 0.01)
-    monkeypatch.setattr(module, "WRITE_TIMEOUT_SECONDS", 0.5)
-    async with open_monitor(tmp_path) as monitor:
+    async with open_monitor(tmp_path, disk, probe_seconds=0.01, timeout_seconds=0.5) as monitor:
         monitor.state = ServiceState.RUNNING
         await wait_until(lambda: monitor.health().ready, "a first write")
         lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None, timeout=20)
@@ -79,8 +111,12 @@ async def test_service_is_not_ready_while_database_accepts_no_writes(
     assert caplog.text.count("accepts no writes") == 1
 
 
-async def test_service_is_not_ready_if_no_worker_starts(tmp_path: Path) -> None:
-    async with open_monitor(tmp_path, function="tests.faulty_worker:missing_function") as monitor:
+async def test_service_is_not_ready_if_no_worker_starts(
+    tmp_path: Path, disk: SwitchableDisk
+) -> None:
+    async with open_monitor(
+        tmp_path, disk, function="tests.faulty_worker:missing_function"
+    ) as monitor:
         monitor.state = ServiceState.RUNNING
         await wait_until(lambda: not monitor.health().ready, "the failed start to be detected")
         assert monitor.health().reasons == ("no worker process can be started",)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 
 import pytest
 
-from imgsvc.processing.host_limiter import HostLimiter
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.network.circuit_breaker import (
+    FAILURES_TO_OPEN,
+    PROBE_INTERVAL_SECONDS,
+    CircuitBreakers,
+)
+from imgsvc.processing.host_limiter import CircuitOpenError, HostLimiter
 
 
 class Downloads:
@@ -36,7 +43,7 @@ class Downloads:
         await self._run_loop()
 
     async def _download(self, name: str) -> None:
-        async with self._host_limiter.acquire(name[0]):
+        async with self._host_limiter.assign(ord(name[0])).download():
             self.active.append(name)
             try:
                 await self._finish_events[name].wait()
@@ -49,7 +56,7 @@ class Downloads:
 
 
 async def test_limiter_bounds_downloads_per_host_and_in_all() -> None:
-    downloads = Downloads(HostLimiter(concurrency=3, per_host=2))
+    downloads = Downloads(HostLimiter(3, 2, CircuitBreakers()))
     await downloads.start("a1", "a2", "a3", "b1", "b2")
     assert downloads.active == ["a1", "a2", "b1"]
     await downloads.finish("a1")
@@ -59,13 +66,13 @@ async def test_limiter_bounds_downloads_per_host_and_in_all() -> None:
 
 
 async def test_downloads_that_wait_for_their_host_hold_no_shared_slot() -> None:
-    downloads = Downloads(HostLimiter(concurrency=2, per_host=1))
+    downloads = Downloads(HostLimiter(2, 1, CircuitBreakers()))
     await downloads.start(*(f"a{n}" for n in range(50)), "b0")
     assert downloads.active == ["a0", "b0"]
 
 
 async def test_slots_of_a_host_are_assigned_first_come_first_served() -> None:
-    downloads = Downloads(HostLimiter(concurrency=8, per_host=1))
+    downloads = Downloads(HostLimiter(8, 1, CircuitBreakers()))
     names = [f"a{n}" for n in range(5)]
     await downloads.start(*names)
     for name in names:
@@ -75,7 +82,7 @@ async def test_slots_of_a_host_are_assigned_first_come_first_served() -> None:
 
 @pytest.mark.parametrize("cancelled", ["a1", "a2", "a3"])
 async def test_cancelled_download_frees_its_slot(cancelled: str) -> None:
-    host_limiter = HostLimiter(concurrency=2, per_host=1)
+    host_limiter = HostLimiter(2, 1, CircuitBreakers())
     downloads = Downloads(host_limiter)
     await downloads.start("a1", "a2", "a3")
     await downloads.cancel(cancelled)
@@ -88,10 +95,55 @@ async def test_cancelled_download_frees_its_slot(cancelled: str) -> None:
 
 
 async def test_host_without_downloads_is_forgotten() -> None:
-    host_limiter = HostLimiter(concurrency=2, per_host=1)
+    host_limiter = HostLimiter(2, 1, CircuitBreakers())
     downloads = Downloads(host_limiter)
     await downloads.start("a1", "a2", "b1")
     await downloads.cancel("a2")
     await downloads.finish("a1", "b1")
     assert not host_limiter._hosts
-    assert not host_limiter._users
+    assert host_limiter.free_slots == host_limiter.max_slots
+
+
+# --- slots and circuits ---------------------------------------------------------------------------
+
+
+async def test_twice_as_many_images_as_downloads_may_be_claimed() -> None:
+    host_limiter = HostLimiter(3, 2, CircuitBreakers())
+    slots = [host_limiter.assign(key) for key in (1, 1, 1, 2)]
+    assert (host_limiter.free_slots, host_limiter.max_slots) == (2, 6)
+    assert [host_limiter.free_slots_of(key) for key in (1, 2, 3)] == [1, 3, 4]
+    slots += [host_limiter.assign(1), host_limiter.assign(1)]
+    assert host_limiter.free_slots_of(1) == 0
+    for slot in slots:
+        slot.release()
+    assert host_limiter.free_slots == 6
+
+
+async def test_slot_is_released_once_and_then_images_may_be_claimed() -> None:
+    host_limiter = HostLimiter(1, 1, CircuitBreakers())
+    slot = host_limiter.assign(1)
+    assert not host_limiter.claimable.is_set()
+    async with slot.download():
+        assert host_limiter.free_slots == 1
+    assert host_limiter.claimable.is_set()
+    slot.release()
+    assert host_limiter.free_slots == 2
+
+
+async def test_host_with_open_circuit_gets_one_slot_for_a_due_probe() -> None:
+    breakers = CircuitBreakers()
+    host_limiter = HostLimiter(8, 4, breakers)
+    waiting = host_limiter.assign(1)
+    refused = ImageError(ImageErrorCode.CONNECT_FAILED, "refused")
+    for _ in range(FAILURES_TO_OPEN):
+        breakers.record_failure(1, refused, time.monotonic() - PROBE_INTERVAL_SECONDS)
+    with pytest.raises(CircuitOpenError):
+        async with waiting.download():
+            pass
+    assert host_limiter.free_slots_of(1) == 1
+    probe = host_limiter.assign(1)
+    assert (waiting.probe, probe.probe) == (False, True)
+    assert host_limiter.free_slots_of(1) == 0
+    async with probe.download():
+        breakers.record_success(1)
+    assert host_limiter.free_slots_of(1) == 8

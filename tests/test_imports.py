@@ -29,20 +29,38 @@ CORE = {"table", "database", "network", "images", "workers", "storage"}
 ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     **{package: LEAVES | {package} for package in CORE},
-    "intake": LEAVES | {"table", "database"},
+    "execution": LEAVES | {"execution", "network", "workers", "storage"},
+    "intake": LEAVES | {"table", "database", "storage"},
     "serializers": LEAVES | {"table", "database"},
-    "processing": LEAVES | {"processing", "database", "network", "storage", "workers"},
+    "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
-    "service": LEAVES | CORE | {"processing", "intake", "serializers", "web"},
+    "service": LEAVES | CORE | {"execution", "processing", "intake", "serializers", "web"},
+    "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"service", "client", "terminal", "backup", "offline", "demo"},
+    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo"},
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
+
+SEAMS: dict[str, set[str]] = {
+    "processing": {
+        "execution.base",
+        "network.circuit_breaker",
+        "network.retry",
+        "network.webhooks",
+        "storage.base",
+        "storage.disk_space",
+    },
+    "web": {"storage.base", "storage.scratch"},
+    "intake": {"storage.disk_space"},
+}
+"""For each component, the only modules of `execution`, `network` and `storage` that it may import.
+
+So `processing` and `web` know the interfaces of stores and executors, and none of them."""
 
 LIBRARIES: dict[str, set[str]] = {
     "PIL": {"images", "demo"},
@@ -91,6 +109,31 @@ def test_module_imports_only_what_its_component_may(file: Path) -> None:
     components = {str(each.relative_to(PACKAGE).parts[0]).removesuffix(".py") for each in MODULES}
     imports = {name.split(".")[1] for name in imported(file) if name.startswith("imgsvc.")}
     assert (imports & components) - ALLOWED[component] == set()
+
+
+@pytest.mark.parametrize("component", SEAMS)
+def test_component_knows_only_the_interfaces_of_stores_and_executors(component: str) -> None:
+    imports = {
+        ".".join(name.split(".")[1:3])
+        for file in MODULES
+        if component_of(file) == component
+        for name in imported(file)
+        if re.match(r"imgsvc\.(execution|network|storage)\.", name)
+    }
+    assert imports - SEAMS[component] == set()
+
+
+def test_processing_takes_objects_and_no_callables() -> None:
+    """Calls go down and results return: a component of `processing` is passed no callback."""
+    callables = [
+        f"{file.name}:{parameter.lineno}: {parameter.arg}"
+        for file in (PACKAGE / "processing").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for parameter in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        if parameter.annotation and "Callable" in ast.unparse(parameter.annotation)
+    ]
+    assert callables == []
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

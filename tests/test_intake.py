@@ -10,23 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc import intake as module
 from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, Quality
-from imgsvc.intake import Intake, UploadOptions, UploadResult
+from imgsvc.intake import Intake, StagingLimits, UploadOptions, UploadResult
 from imgsvc.metrics import Metrics
 from imgsvc.models import RequestOptions
 from tests.database_harness import DatabaseHarness, open_database
+from tests.scheduler_harness import SwitchableDisk
 from tests.service_process import table
 
 ROWS = [(n, f"Product {n}", f"http://a.example/{n}.jpg") for n in range(30)]
 BODY = table(ROWS)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STAGED_ROWS", 4)
 
 
 @pytest.fixture
@@ -35,28 +30,43 @@ async def harness(tmp_path: Path) -> AsyncIterator[IntakeHarness]:
         yield IntakeHarness(db)
 
 
-class IntakeHarness:
-    """An intake, with counts of its callbacks."""
+class WakeCounter:
+    """Counts how often it is woken."""
 
-    def __init__(self, db: DatabaseHarness, **server: object) -> None:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def wake(self) -> None:
+        self.count += 1
+
+
+class IntakeHarness:
+    """An intake that stages few rows at a time. It counts accepted and discarded uploads."""
+
+    def __init__(
+        self, db: DatabaseHarness, limits: StagingLimits | None = None, **server: object
+    ) -> None:
         self.db = db
-        self.has_free_space = True
-        self.accepted = self.discarded = 0
+        self.disk = SwitchableDisk(db.database.path.parent)
+        self._scheduler, self._maintenance = WakeCounter(), WakeCounter()
         self.metrics = Metrics()
         self.intake = Intake(
             db.request_store,
             ServerConfig.model_validate(server),
             self.metrics,
-            has_free_space=lambda: self.has_free_space,
-            on_accepted=self._accept,
-            on_discarded=self._discard,
+            self.disk,
+            scheduler=self._scheduler,
+            maintenance=self._maintenance,
+            limits=limits or StagingLimits(rows=4),
         )
 
-    def _accept(self) -> None:
-        self.accepted += 1
+    @property
+    def accepted(self) -> int:
+        return self._scheduler.count
 
-    def _discard(self) -> None:
-        self.discarded += 1
+    @property
+    def discarded(self) -> int:
+        return self._maintenance.count
 
     async def upload(
         self,
@@ -140,10 +150,9 @@ async def test_upload_in_chunks_is_stored_in_order(harness: IntakeHarness) -> No
 
 
 async def test_upload_stages_few_rows_if_they_are_large(
-    harness: IntakeHarness, monkeypatch: pytest.MonkeyPatch
+    harness: IntakeHarness,
 ) -> None:
-    monkeypatch.setattr(module, "STAGED_ROWS", 1_000)
-    monkeypatch.setattr(module, "STAGED_BYTES", 500)
+    harness = IntakeHarness(harness.db, StagingLimits(rows=1_000, size=500))
     paused = PausedUpload(first=600)
     uploading = asyncio.create_task(harness.upload(aiter(paused)))
     await paused.reached.wait()
@@ -289,9 +298,9 @@ async def is_accepted_if_stopped_at(db: DatabaseHarness, statement: int) -> bool
 
 
 async def test_uploads_are_rejected_while_the_disk_is_full(harness: IntakeHarness) -> None:
-    harness.has_free_space = False
+    harness.disk.full = True
     assert await harness.rejection_code() is ProblemCode.STORAGE_FULL
-    harness.has_free_space = True
+    harness.disk.full = False
     assert (await harness.upload()).request is not None
 
 

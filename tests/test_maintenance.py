@@ -7,13 +7,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imgsvc.config import StorageConfig
 from imgsvc.models import SECONDS_PER_DAY, Request
-from imgsvc.processing import maintenance as module
-from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from tests.database_harness import DatabaseHarness, open_database
 from tests.waiting import wait_until
@@ -24,19 +25,21 @@ ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]
 class MaintenanceHarness:
     """A database and a file store with their maintenance."""
 
-    def __init__(self, folder: Path, db: DatabaseHarness, days: float = 0) -> None:
+    def __init__(
+        self, folder: Path, db: DatabaseHarness, days: float, limits: MaintenanceLimits
+    ) -> None:
         self.folder = folder
         self.db = db
-        self.files = FilesystemStore(folder)
+        self.store = FilesystemStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
-        self.maintenance = Maintenance(db.request_store, self.files, config)
+        self.maintenance = Maintenance(db.request_store, self.store, config, limits)
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
         """Return a finished request whose images are stored."""
         request = await self.db.accept(rows)
         claims = await self.db.claim()
         for claim in claims:
-            await self.files.put(f"{claim.token}.jpg", b"stored")
+            await self.store.put(f"{claim.token}.jpg", b"stored")
         await self.db.complete(claims)
         return request
 
@@ -62,13 +65,15 @@ class MaintenanceHarness:
 
 
 @asynccontextmanager
-async def open_harness(folder: Path, days: float = 0) -> AsyncIterator[MaintenanceHarness]:
+async def open_harness(
+    folder: Path, days: float = 0, **limits: Any
+) -> AsyncIterator[MaintenanceHarness]:
     async with open_database(folder) as db:
-        harness = MaintenanceHarness(folder, db, days)
+        harness = MaintenanceHarness(folder, db, days, MaintenanceLimits(**limits))
         try:
             yield harness
         finally:
-            await harness.files.close()
+            await harness.store.close()
 
 
 @asynccontextmanager
@@ -83,11 +88,8 @@ async def running(harness: MaintenanceHarness) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_purge_removes_only_requests_marked_for_deletion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PURGE_SLICE", 5)
-    async with open_harness(tmp_path) as harness:
+async def test_purge_removes_only_requests_marked_for_deletion(tmp_path: Path) -> None:
+    async with open_harness(tmp_path, purge_slice=5) as harness:
         deleted, kept = await harness.finished_request(), await harness.finished_request()
         await harness.db.request_store.mark_deleting(deleted.request_id)
         await harness.maintenance.purge()
@@ -98,13 +100,10 @@ async def test_purge_removes_only_requests_marked_for_deletion(
         assert (harness.stored_files(), await harness.rows()) == (0, 0)
 
 
-async def test_next_start_completes_interrupted_purge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_next_start_completes_interrupted_purge(tmp_path: Path) -> None:
     """Interrupt the purge after each number of iterations of the event loop."""
-    monkeypatch.setattr(module, "PURGE_SLICE", 5)
     for iterations in range(0, 60, 4):
-        async with open_harness(tmp_path) as harness:
+        async with open_harness(tmp_path, purge_slice=5) as harness:
             deleted = await harness.finished_request()
             await harness.db.request_store.mark_deleting(deleted.request_id)
             purging = asyncio.create_task(harness.maintenance.purge())
@@ -175,12 +174,9 @@ async def test_wake_starts_cleanup_at_once(tmp_path: Path) -> None:
         await wait_until(lambda: harness.stored_files() == 0, "the files to be deleted")
 
 
-async def test_failed_cleanup_is_retried(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_failed_cleanup_is_retried(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A folder has the file's name, so it cannot be deleted until the folder is removed."""
-    monkeypatch.setattr(module, "CLEANUP_RETRY_SECONDS", 0.02)
-    async with open_harness(tmp_path) as harness:
+    async with open_harness(tmp_path, retry_seconds=0.02) as harness:
         deleted = await harness.finished_request(ROWS[:1])
         (file,) = [p for p in (tmp_path / "outputs").rglob("*.jpg") if p.is_file()]
         file.unlink()

@@ -12,7 +12,7 @@ import pytest
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
 from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
-from imgsvc.storage.filesystem import StorageFullError
+from imgsvc.storage.base import StorageFullError
 from imgsvc.web.http.problems import PROBLEMS, problem_response
 from imgsvc.web.schema.responses import ProblemReport
 from tests.http_harness import HttpHarness, open_http

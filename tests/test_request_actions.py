@@ -13,7 +13,7 @@ from imgsvc.config import StorageConfig
 from imgsvc.database import connection
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Progress, Request, RequestStatus
-from imgsvc.processing import request_actions as module
+from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.request_actions import RequestActions
 from tests.origin import Origin, Reply
@@ -35,13 +35,15 @@ async def actions(harness: SchedulerHarness) -> AsyncIterator[RequestActions]:
 
 
 def make_actions(harness: SchedulerHarness) -> RequestActions:
-    maintenance = Maintenance(harness.db.request_store, harness.files, StorageConfig())
+    maintenance = Maintenance(harness.db.request_store, harness.store, StorageConfig())
     return RequestActions(
         harness.db.job_store,
         harness.db.request_store,
         harness.scheduler,
         maintenance,
-        mark_changed=harness.changed_requests.extend,
+        results=harness.processing.results,
+        events=harness.events,
+        limits=harness.limits,
     )
 
 
@@ -78,10 +80,11 @@ async def test_actions_raise_unavailable_when_service_stops(
 
 
 async def test_cancel_cancels_pending_images_and_downloads_but_not_images_at_workers(
-    tmp_path: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, origin: Origin
 ) -> None:
-    monkeypatch.setattr(module, "CANCEL_SLICE", 2)
-    async with open_scheduler(tmp_path, per_host=3) as harness:
+    async with open_scheduler(
+        tmp_path, per_host=3, limits=ProcessingLimits(cancel_slice=2)
+    ) as harness:
         actions = make_actions(harness)
         script = harness.script(
             "at-work", f"touch={harness.path('started')} wait={harness.path('go')}"
@@ -100,7 +103,7 @@ async def test_cancel_cancels_pending_images_and_downloads_but_not_images_at_wor
         finished = await harness.wait_finished(request)
         assert finished.progress == Progress(completed=1, cancelled=9)
         assert finished.progress.status is RequestStatus.CANCELLED
-        assert [f.request_key for f in harness.finished] == [request.key]
+        assert harness.events.finished == [request.key]
         assert origin.hits() == 4, "no further image is fetched"
         with pytest.raises(ProblemError) as refused:
             await actions.cancel(request.request_id)
@@ -157,8 +160,8 @@ async def test_cancel_continues_after_database_was_locked(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "CANCEL_RETRY_SECONDS", 0.02)
-    async with open_scheduler(tmp_path, start=False) as harness:
+    limits = ProcessingLimits(cancel_retry_seconds=0.02)
+    async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
         request = await harness.accept("http://a.example/1.jpg", "http://a.example/2.jpg")
         await harness.db.job_store.start_cancel(request.request_id)
         lock = sqlite3.connect(harness.db.database.path, isolation_level=None)
@@ -180,7 +183,7 @@ async def test_retry_wakes_scheduler_even_if_client_disconnects(
     url = origin.script("/a.jpg", Reply(404), Reply(body=harness.script("a")))
     request = await finished_request(harness, url)
     assert request.progress == Progress(failed=1)
-    harness.changed_requests.clear()
+    harness.events.changed.clear()
     await disconnect(asyncio.create_task(actions.retry(request.request_id)))
 
     async def completed() -> bool:

@@ -15,7 +15,8 @@ from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.circuit_breaker import MAX_OUTAGE_SECONDS
-from imgsvc.processing import scheduler
+from imgsvc.processing.limits import ProcessingLimits
+from imgsvc.storage.filesystem import output_path
 from tests.origin import Origin, Reply
 from tests.scheduler_harness import SchedulerHarness, open_scheduler
 from tests.waiting import wait_until
@@ -109,11 +110,10 @@ async def test_failed_probe_counts_one_attempt_of_one_image(tmp_path: Path, dead
 
 
 async def test_images_waiting_ten_minutes_for_unreachable_host_fail_with_its_error(
-    tmp_path: Path, dead_host: str, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, dead_host: str, origin: Origin
 ) -> None:
-    monkeypatch.setattr(scheduler, "UNREACHABLE_CHECK_SECONDS", 0.02)
-    monkeypatch.setattr(scheduler, "UNREACHABLE_SLICE", 2)
-    async with open_scheduler(tmp_path, start=False) as harness:
+    limits = ProcessingLimits(unreachable_check_seconds=0.02, unreachable_slice=2)
+    async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
         good = origin.serve("/good.jpg", harness.script("good"))
         fresh = await harness.accept(f"{dead_host}/fresh.jpg")
         old = await harness.accept(*(f"{dead_host}/{n}.jpg" for n in range(5)), good)
@@ -133,7 +133,7 @@ async def test_images_waiting_ten_minutes_for_unreachable_host_fail_with_its_err
         finished = await harness.wait_finished(old)
         assert (finished.progress.failed, finished.progress.completed) == (5, 1)
         assert [f.code for f in finished.failures] == [ImageErrorCode.CONNECT_FAILED]
-        assert [f.request_key for f in harness.finished] == [old.key]
+        assert harness.events.finished == [old.key]
         assert (await harness.snapshot(fresh)).progress.pending == 1, (
             "it has not waited long enough"
         )
@@ -149,42 +149,41 @@ async def test_images_waiting_ten_minutes_for_unreachable_host_fail_with_its_err
 
 
 async def test_scheduler_claims_nothing_while_disk_is_full(
-    tmp_path: Path,
-    origin: Origin,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scheduler, "STORAGE_RETRY_SECONDS", 0.02)
-    async with open_scheduler(tmp_path, start=False) as harness:
+    limits = ProcessingLimits(storage_retry_seconds=0.02)
+    async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
         request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
-        harness.space_to_claim = False
+        harness.claim_disk.full = True
         harness.start()
         await wait_until(lambda: "the disk is full" in caplog.text, "the scheduler to detect it")
         assert harness.scheduler.in_flight == 0
-        harness.space_to_claim = True
+        harness.claim_disk.full = False
         assert (await harness.wait_finished(request)).progress.completed == 1
         assert origin.hits("/a.jpg") == 1
 
 
 async def test_output_that_finds_disk_full_is_retried_without_counting_attempt(
-    harness: SchedulerHarness, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, origin: Origin
 ) -> None:
-    monkeypatch.setattr(scheduler, "REQUEUE_DELAY_SECONDS", 0.1)
-    harness.space_to_store = False
-    request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
-    await wait_until(lambda: harness.attempts("a") >= 2, "a second attempt")
-    assert (await harness.image_rows(request))[0][1:3] == (0, None)
-    assert harness.stored_files() == set()
-    harness.space_to_store = True
-    assert (await harness.wait_finished(request)).progress.completed == 1
-    assert (await harness.image_rows(request))[0][1] == 1
-    assert len(harness.stored_files()) == 1
+    async with open_scheduler(
+        tmp_path, limits=ProcessingLimits(requeue_delay_seconds=0.1)
+    ) as harness:
+        harness.store_disk.full = True
+        request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
+        await wait_until(lambda: harness.attempts("a") >= 2, "a second attempt")
+        assert (await harness.image_rows(request))[0][1:3] == (0, None)
+        assert harness.stored_files() == set()
+        harness.store_disk.full = False
+        assert (await harness.wait_finished(request)).progress.completed == 1
+        assert (await harness.image_rows(request))[0][1] == 1
+        assert len(harness.stored_files()) == 1
 
 
 async def test_disk_full_before_store_requeues_image_with_delay_and_leaves_no_file(
     harness: SchedulerHarness, origin: Origin
 ) -> None:
-    harness.space_to_store = False
+    harness.store_disk.full = True
     request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
 
     async def is_delayed() -> bool:
@@ -193,7 +192,7 @@ async def test_disk_full_before_store_requeues_image_with_delay_and_leaves_no_fi
     await wait_until(is_delayed, "the image to be requeued")
     (image,) = await harness.image_rows(request)
     assert image[:3] == ("pending", 0, None)
-    assert 0 < image[3] - time.time() <= scheduler.REQUEUE_DELAY_SECONDS
+    assert 0 < image[3] - time.time() <= harness.limits.requeue_delay_seconds
     assert harness.stored_files() == set()
 
 
@@ -205,8 +204,8 @@ async def test_outcomes_are_committed_once_after_database_was_locked(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(scheduler, "STORAGE_RETRY_SECONDS", 0.02)
-    async with open_scheduler(tmp_path) as harness:
+    limits = ProcessingLimits(storage_retry_seconds=0.02)
+    async with open_scheduler(tmp_path, limits=limits) as harness:
         good = origin.script("/good.jpg", Reply(gate="go", body=harness.script("good")))
         bad = origin.script("/bad.jpg", Reply(404, gate="go"))
         request = await harness.accept(good, bad)
@@ -220,7 +219,7 @@ async def test_outcomes_are_committed_once_after_database_was_locked(
         finished = await harness.wait_finished(request)
         assert (finished.progress.completed, finished.progress.failed) == (1, 1)
         assert (origin.hits(), harness.attempts("good")) == (2, 1), "nothing is done twice"
-        assert [f.request_key for f in harness.finished] == [request.key]
+        assert harness.events.finished == [request.key]
 
 
 async def test_claiming_resumes_after_database_was_locked(
@@ -231,8 +230,8 @@ async def test_claiming_resumes_after_database_was_locked(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(scheduler, "STORAGE_RETRY_SECONDS", 0.02)
-    async with open_scheduler(tmp_path, start=False) as harness:
+    limits = ProcessingLimits(storage_retry_seconds=0.02)
+    async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
         request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
         lock = hold_lock(tmp_path)
         harness.start()
@@ -245,20 +244,20 @@ async def test_claiming_resumes_after_database_was_locked(
 async def test_unexpected_exception_fails_only_that_image_and_is_logged(
     harness: SchedulerHarness, origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harness.bug = LookupError("unexpected")
+    harness.store_disk.error = LookupError("unexpected")
     request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
     assert (await harness.wait_finished(request)).progress.failed == 1
     assert (await harness.image_rows(request))[0][:3] == ("failed", 1, "internal")
     assert (origin.hits("/a.jpg"), harness.attempts("a")) == (1, 1)
     assert harness.stored_files() == set()
     assert "unexpected" in caplog.text
-    harness.bug = None
+    harness.store_disk.error = None
     after = await harness.accept(origin.serve("/b.jpg", harness.script("b")))
     assert (await harness.wait_finished(after)).progress.completed == 1, "the scheduler continues"
 
 
 async def test_undeletable_file_does_not_stop_the_scheduler(
-    harness: SchedulerHarness, origin: Origin, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, harness: SchedulerHarness, origin: Origin, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A folder has the output's name, so the output can be neither stored nor deleted."""
     request = await harness.accept(
@@ -268,7 +267,7 @@ async def test_undeletable_file_does_not_stop_the_scheduler(
     )
     await wait_until(lambda: harness.scheduler.in_flight == 1, "the claim")
     (job,) = harness.scheduler._jobs.values()
-    harness.files.path(f"{job.claim.token}.jpg").mkdir(parents=True)
+    output_path(tmp_path, f"{job.claim.token}.jpg").mkdir(parents=True)
     origin.open_gate("a")
     harness.path("go").touch()
     assert (await harness.wait_finished(request)).progress.failed == 1
@@ -368,4 +367,4 @@ async def test_transient_failure_is_retried_up_to_the_configured_attempts(
         assert (await harness.wait_finished(request)).progress.failed == 1
         assert (await harness.image_rows(request))[0][:3] == ("failed", 2, "http_status")
         assert origin.hits("/a.jpg") == 2
-        assert set(harness.changed_requests) == {request.key}
+        assert set(harness.events.changed) == {request.key}

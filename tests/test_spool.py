@@ -6,29 +6,28 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from imgsvc.web.http.spool import MAX_MEMORY_BYTES, Spool
 
-from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
+from imgsvc.storage.base import StorageFullError
 from imgsvc.storage.scratch import Scratch
+from imgsvc.web.http.spool import MAX_MEMORY_BYTES, Spool
 
 
 @pytest.fixture
-async def files(tmp_path: Path) -> AsyncIterator[FilesystemStore]:
-    files = FilesystemStore(tmp_path)
-    yield files
-    await files.close()
+def scratch(tmp_path: Path) -> Iterator[Scratch]:
+    scratch = Scratch(tmp_path)
+    yield scratch
+    scratch.close()
 
 
 def names_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-async def test_scratch_file_has_no_name(tmp_path: Path) -> None:
-    scratch = Scratch(tmp_path)
+async def test_scratch_file_has_no_name(scratch: Scratch, tmp_path: Path) -> None:
     file = await scratch.open()
     await file.write(b"rows")
     await file.seek(0)
@@ -36,14 +35,22 @@ async def test_scratch_file_has_no_name(tmp_path: Path) -> None:
     assert os.fstat(file.fileno()).st_nlink == 0
     await file.close()
     assert names_below(tmp_path) == []
-    scratch.close()
 
 
-async def test_scratch_file_is_read_while_default_executor_is_busy(tmp_path: Path) -> None:
+def test_sweep_removes_only_scratch_files_of_version_1(scratch: Scratch, tmp_path: Path) -> None:
+    folder = tmp_path / "outputs" / "tmp"
+    leftover = folder / f"scratch.{'0' * 16}.tmp"
+    others = [folder / "other.tmp", folder / "scratch.tmp", tmp_path / leftover.name]
+    for file in (leftover, *others):
+        file.write_text("rows")
+    scratch.sweep()
+    assert set(names_below(tmp_path)) == set(others)
+
+
+async def test_scratch_file_is_read_while_default_executor_is_busy(scratch: Scratch) -> None:
     """Look-ups of host names run in the default executor and can take many seconds."""
     go = threading.Event()
     busy = [asyncio.create_task(asyncio.to_thread(go.wait, 60)) for _ in range(64)]
-    scratch = Scratch(tmp_path)
     try:
         async with asyncio.timeout(30):
             file = await scratch.open()
@@ -52,15 +59,14 @@ async def test_scratch_file_is_read_while_default_executor_is_busy(tmp_path: Pat
     finally:
         go.set()
         await asyncio.gather(*busy)
-    scratch.close()
 
 
 @pytest.mark.parametrize("size", [0, 10, MAX_MEMORY_BYTES, 3 * MAX_MEMORY_BYTES + 7])
 async def test_spool_yields_everything_that_was_written_each_time(
-    files: FilesystemStore, size: int
+    scratch: Scratch, size: int
 ) -> None:
     data = os.urandom(size)
-    async with Spool(files) as spool:
+    async with Spool(scratch) as spool:
         for start in range(0, size, 100_000):
             await spool.write(data[start : start + 100_000])
         assert spool.size == size
@@ -69,22 +75,22 @@ async def test_spool_yields_everything_that_was_written_each_time(
 
 
 async def test_spool_raises_storage_full_error_when_disk_is_full(
-    files: FilesystemStore, monkeypatch: pytest.MonkeyPatch
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def open_full_disk() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.scratch, "open", open_full_disk)
-    async with Spool(files) as spool:
+    monkeypatch.setattr(scratch, "open", open_full_disk)
+    async with Spool(scratch) as spool:
         with pytest.raises(StorageFullError):
             await spool.write(bytes(MAX_MEMORY_BYTES + 1))
 
 
 async def test_spool_leaves_no_file_when_cancelled_while_writing(
-    files: FilesystemStore, tmp_path: Path
+    scratch: Scratch, tmp_path: Path
 ) -> None:
     async def fill() -> None:
-        async with Spool(files) as spool:
+        async with Spool(scratch) as spool:
             while True:
                 await spool.write(bytes(MAX_MEMORY_BYTES + 1))
 

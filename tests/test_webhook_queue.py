@@ -18,11 +18,13 @@ from imgsvc.models import DeliveryState, Request
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
-from imgsvc.processing import webhook_queue as module
-from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.processing.events import Events
+from imgsvc.processing.webhook_queue import WebhookLimits, WebhookQueue
 from tests.database_harness import DatabaseHarness, open_database
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
+
+LIMITS = WebhookLimits()
 
 
 @pytest.fixture
@@ -40,7 +42,11 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @asynccontextmanager
 async def running_queue(
-    db: DatabaseHarness, session: aiohttp.ClientSession, *, delays: Sequence[float] = (0.01,) * 7
+    db: DatabaseHarness,
+    session: aiohttp.ClientSession,
+    *,
+    delays: Sequence[float] = (0.01,) * 7,
+    limits: WebhookLimits = LIMITS,
 ) -> AsyncIterator[WebhookQueue]:
     """Run a webhook queue until the block ends. It stops as in the service's stop."""
     config = WebhookConfig(retry_delays_seconds=tuple(delays))
@@ -48,8 +54,9 @@ async def running_queue(
         db.webhook_store,
         WebhookSender(session, config),
         config,
-        Metrics(),
-        mark_changed=lambda _: None,
+        events=Events(db.queries),
+        metrics=Metrics(),
+        limits=limits,
     )
     task = asyncio.create_task(queue.run())
     try:
@@ -160,12 +167,12 @@ async def test_slow_receiver_does_not_delay_other_receivers(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     slow = origin.script("/slow", Reply(204, gate="slow"))
-    held = [await finished_request(db, slow) for _ in range(module.MAX_CONCURRENT + 1)]
+    held = [await finished_request(db, slow) for _ in range(LIMITS.concurrent + 1)]
     fast = origin.script("/fast", Reply(204)).replace("127.0.0.1", "localhost")
     other = await finished_request(db, fast)
     async with running_queue(db, session):
         assert (await wait_delivered(db, other)).status == "delivered"
-        assert origin.hits("/slow") <= module.MAX_PER_RECEIVER
+        assert origin.hits("/slow") <= LIMITS.per_receiver
         origin.open_gate("slow")
         for request in held:
             assert (await wait_delivered(db, request)).attempts == 1
@@ -175,7 +182,7 @@ async def test_more_webhooks_than_concurrency_limit_are_all_sent(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     hook = origin.script("/hook", Reply(204))
-    requests = [await finished_request(db, hook) for _ in range(2 * module.MAX_CONCURRENT)]
+    requests = [await finished_request(db, hook) for _ in range(2 * LIMITS.concurrent)]
     async with running_queue(db, session):
         for request in requests:
             assert (await wait_delivered(db, request)).attempts == 1
@@ -191,12 +198,12 @@ async def test_webhook_is_sent_again_after_its_outcome_could_not_be_recorded(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "UNRECORDED_DELAY_SECONDS", 0.02)
+    limits = WebhookLimits(unrecorded_delay_seconds=0.02)
     async with open_database(tmp_path) as db:
         request = await finished_request(db, origin.script("/hook", Reply(204)))
         lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
-        async with running_queue(db, session):
+        async with running_queue(db, session, limits=limits):
             await wait_until(
                 lambda: "recording a webhook's outcome failed" in caplog.text, "a failed write"
             )

@@ -64,8 +64,9 @@ class Events:
     without watchers are never read.
     """
 
-    def __init__(self, snapshots: Queries) -> None:
-        self._queries = snapshots
+    def __init__(self, queries: Queries, publish_seconds: float = PUBLISH_SECONDS) -> None:
+        self._queries = queries
+        self._publish_seconds = publish_seconds
         self._subscriptions: dict[str, set[Subscription]] = {}
         self._watched: dict[int, str] = {}
         self._changed: set[int] = set()
@@ -142,7 +143,7 @@ class Events:
             changed, self._changed = self._changed, set()
             for key in changed:
                 await self._publish_one(key)
-            await wait_for_event(self._urgent, PUBLISH_SECONDS)
+            await wait_for_event(self._urgent, self._publish_seconds)
 
     async def _publish_one(self, key: int) -> None:
         request_id = self._watched.get(key)

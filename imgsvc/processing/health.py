@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from imgsvc.database.connection import Database
-from imgsvc.workers.pool import WorkerPool
+from imgsvc.execution.base import Executor
+from imgsvc.storage.disk_space import DiskSpace
 
 log = logging.getLogger(__name__)
 
@@ -41,25 +41,33 @@ class Health:
 
 
 class HealthMonitor:
-    """Holds the state of the service, and checks the database, the disk and the workers."""
+    """Holds the state of the service, and checks the database, the disk and the executor."""
 
     def __init__(
-        self, database: Database, pool: WorkerPool, *, has_free_space: Callable[[], bool]
+        self,
+        database: Database,
+        executor: Executor,
+        disk_space: DiskSpace,
+        *,
+        probe_seconds: float = WRITE_PROBE_SECONDS,
+        timeout_seconds: float = WRITE_TIMEOUT_SECONDS,
     ) -> None:
         self._database = database
-        self._pool = pool
-        self._has_free_space = has_free_space
+        self._executor = executor
+        self._disk_space = disk_space
+        self._probe_seconds = probe_seconds
+        self._timeout_seconds = timeout_seconds
         self._written = time.monotonic()
         self.state = ServiceState.STARTING
 
     def health(self) -> Health:
         """Return the state, and the reasons that keep the service from being ready."""
         reasons = []
-        if not self._has_free_space():
+        if not self._disk_space.has_free_space():
             reasons.append("the disk is full")
-        if time.monotonic() - self._written > WRITE_TIMEOUT_SECONDS:
-            reasons.append(f"the database has accepted no write for {WRITE_TIMEOUT_SECONDS:.0f} s")
-        if not self._pool.healthy:
+        if time.monotonic() - self._written > self._timeout_seconds:
+            reasons.append(f"the database has accepted no write for {self._timeout_seconds:.0f} s")
+        if not self._executor.healthy:
             reasons.append("no worker process can be started")
         return Health(self.state, tuple(reasons))
 
@@ -78,4 +86,4 @@ class HealthMonitor:
                 if not writable:
                     log.info("the database accepts writes again")
                 writable = True
-            await asyncio.sleep(WRITE_PROBE_SECONDS)
+            await asyncio.sleep(self._probe_seconds)

@@ -6,21 +6,28 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from imgsvc.config import StorageConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.models import SECONDS_PER_DAY
-from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.base import ImageStore
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
 MAX_CLEANUP_INTERVAL_SECONDS = 600.0
 MIN_CLEANUP_INTERVAL_SECONDS = 1.0
-CLEANUP_RETRY_SECONDS = 5.0
-"""Delay before a failed cleanup is repeated."""
-PURGE_SLICE = 2_000
-"""Rows deleted in one transaction, so that cleanup does not block other writers for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaintenanceLimits:
+    """The limits of the cleanup."""
+
+    retry_seconds: float = 5.0
+    """Delay before a failed cleanup is repeated."""
+    purge_slice: int = 2_000
+    """Rows deleted in one transaction, so that cleanup does not block other writers for long."""
 
 
 class Maintenance:
@@ -31,11 +38,16 @@ class Maintenance:
     """
 
     def __init__(
-        self, request_store: RequestStore, files: FilesystemStore, config: StorageConfig
+        self,
+        request_store: RequestStore,
+        store: ImageStore,
+        config: StorageConfig,
+        limits: MaintenanceLimits = MaintenanceLimits(),
     ) -> None:
         self._request_store = request_store
-        self._files = files
+        self._store = store
         self._config = config
+        self._limits = limits
         self._interval_seconds = _interval_seconds(config.retention_days * SECONDS_PER_DAY)
         self._wake = asyncio.Event()
         self._purging = asyncio.Lock()
@@ -56,7 +68,7 @@ class Maintenance:
                 pause = self._interval_seconds
             except Exception:
                 log.exception("cleanup failed; retrying")
-                pause = CLEANUP_RETRY_SECONDS
+                pause = self._limits.retry_seconds
 
     async def purge(self) -> None:
         """Remove everything marked for deletion: rows in slices, then the files without users."""
@@ -64,17 +76,13 @@ class Maintenance:
             await self._delete(await self._request_store.pending_deletions())
             more = True
             while more:
-                purged = await self._request_store.purge_slice(PURGE_SLICE)
+                purged = await self._request_store.purge_slice(self._limits.purge_slice)
                 await self._delete(purged.orphaned_files)
                 more = purged.more
 
-    async def delete_orphans(self, names: Sequence[str]) -> None:
-        """Delete stored files that no database row has ever named."""
-        await self._files.delete(names)
-
     async def _delete(self, names: Sequence[str]) -> None:
         if names:
-            await self._files.delete(names)
+            await self._store.delete(names)
             await self._request_store.confirm_deletions(names)
 
     async def _expire(self) -> None:

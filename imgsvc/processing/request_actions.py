@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Coroutine
 
 from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.processing.events import Events
+from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
-
-CANCEL_SLICE = 2_000
-"""Images cancelled in one transaction."""
-CANCEL_RETRY_SECONDS = 5.0
-"""Delay before cancelling continues if the database accepts no writes."""
 
 
 class RequestActions:
@@ -36,13 +34,17 @@ class RequestActions:
         scheduler: Scheduler,
         maintenance: Maintenance,
         *,
-        mark_changed: Callable[[Iterable[int]], None],
+        results: ResultWriter,
+        events: Events,
+        limits: ProcessingLimits,
     ) -> None:
         self._job_store = job_store
         self._request_store = request_store
         self._scheduler = scheduler
         self._maintenance = maintenance
-        self._mark_changed = mark_changed
+        self._results = results
+        self._events = events
+        self._limits = limits
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -84,25 +86,26 @@ class RequestActions:
 
     async def _retry(self, request_id: str) -> None:
         request = await self._job_store.retry_failed(request_id)
-        self._mark_changed([request.key])
+        self._events.mark_changed([request.key])
         self._scheduler.wake()
 
     async def _delete(self, request_id: str) -> None:
         request_key = await self._request_store.mark_deleting(request_id)
-        self._mark_changed([request_key])
+        self._events.mark_changed([request_key])
         await self._maintenance.purge()
 
     async def _cancel(self, request_key: int) -> None:
         await self._scheduler.cancel_downloads(request_key)
+        limit = self._limits.cancel_slice
         more = True
         while more:
             try:
-                more, result = await self._job_store.cancel_slice(request_key, CANCEL_SLICE)
+                more, result = await self._job_store.cancel_slice(request_key, limit)
             except DatabaseUnavailableError as error:
                 log.warning("cancelling waits for the database: %s", error)
-                await asyncio.sleep(CANCEL_RETRY_SECONDS)
+                await asyncio.sleep(self._limits.cancel_retry_seconds)
             else:
-                await self._scheduler.publish(result)
+                await self._results.publish(result)
 
     async def _run_to_end(self, action: Coroutine[object, object, None]) -> None:
         """Run an action to its end, even if the caller is cancelled, for example before its commit."""

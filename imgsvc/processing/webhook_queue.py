@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from imgsvc.config import WebhookConfig
@@ -14,18 +14,24 @@ from imgsvc.metrics import Metrics
 from imgsvc.models import Delivery
 from imgsvc.network.retry import webhook_retry_delay
 from imgsvc.network.webhooks import WebhookSender
+from imgsvc.processing.events import Events
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
 
-MAX_CONCURRENT = 64
-"""Webhooks sent at the same time."""
-MAX_PER_RECEIVER = 8
-"""Webhooks sent to one receiver at the same time, so that one that hangs does not delay the others."""
-WEBHOOK_POLL_SECONDS = 60.0
-"""Longest time between two reads of the due webhooks, even if nothing wakes the queue."""
-UNRECORDED_DELAY_SECONDS = 10.0
-"""Delay before a webhook is sent again if its outcome could not be recorded."""
+
+@dataclass(frozen=True, slots=True)
+class WebhookLimits:
+    """The limits of the webhook queue."""
+
+    concurrent: int = 64
+    """Webhooks sent at the same time."""
+    per_receiver: int = 8
+    """Webhooks sent to one receiver at the same time, so that one that hangs does not delay others."""
+    poll_seconds: float = 60.0
+    """Longest time between two reads of the due webhooks, even if nothing wakes the queue."""
+    unrecorded_delay_seconds: float = 10.0
+    """Delay before a webhook is sent again if its outcome could not be recorded."""
 
 
 class WebhookQueue:
@@ -41,15 +47,17 @@ class WebhookQueue:
         store: WebhookStore,
         sender: WebhookSender,
         config: WebhookConfig,
-        metrics: Metrics,
         *,
-        mark_changed: Callable[[Iterable[int]], None],
+        events: Events,
+        metrics: Metrics,
+        limits: WebhookLimits = WebhookLimits(),
     ) -> None:
         self._store = store
         self._sender = sender
         self._config = config
+        self._events = events
         self._metrics = metrics
-        self._mark_changed = mark_changed
+        self._limits = limits
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
 
@@ -75,13 +83,14 @@ class WebhookQueue:
 
     async def _start_due(self) -> float:
         """Start sending due webhooks; return the seconds until more may be due."""
-        free_slots = MAX_CONCURRENT - len(self._sending)
+        limits = self._limits
+        free_slots = limits.concurrent - len(self._sending)
         if free_slots <= 0:
-            return WEBHOOK_POLL_SECONDS
+            return limits.poll_seconds
         now = time.time()
         # A webhook whose outcome is recorded during this read may still be read as due: skip it.
         sending = set(self._sending)
-        due = await self._store.due(now, MAX_CONCURRENT * 2, per_receiver=MAX_PER_RECEIVER)
+        due = await self._store.due(now, 2 * limits.concurrent, per_receiver=limits.per_receiver)
         for delivery in due:
             if free_slots > 0 and delivery.delivery_id not in sending:
                 free_slots -= 1
@@ -90,8 +99,8 @@ class WebhookQueue:
                 task.add_done_callback(partial(self._on_attempt_done, delivery.delivery_id))
         next_at = await self._store.next_due(after=now)
         if next_at is None:
-            return WEBHOOK_POLL_SECONDS
-        return min(WEBHOOK_POLL_SECONDS, max(0.05, next_at - time.time()))
+            return limits.poll_seconds
+        return min(limits.poll_seconds, max(0.05, next_at - time.time()))
 
     def _on_attempt_done(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
         del self._sending[delivery_id]
@@ -102,7 +111,7 @@ class WebhookQueue:
             await self._send(delivery)
         except Exception:
             log.exception("recording a webhook's outcome failed; it will be sent again")
-            await asyncio.sleep(UNRECORDED_DELAY_SECONDS)
+            await asyncio.sleep(self._limits.unrecorded_delay_seconds)
 
     async def _send(self, delivery: Delivery) -> None:
         result = await self._sender.send(delivery)
@@ -122,4 +131,4 @@ class WebhookQueue:
             await self._store.record_failure(delivery.delivery_id, error, next_at)
             log.warning("webhook failed", extra=extra | {"error": error, "retry_in_seconds": delay})
         self._metrics.webhooks.labels("delivered" if result.ok else "failed").inc()
-        self._mark_changed([delivery.request_key])
+        self._events.mark_changed([delivery.request_key])

@@ -1,9 +1,8 @@
-"""Stored outputs as files. A file is complete and on the disk, or does not exist.
+"""The store of outputs in the data folder: one file for each output.
 
-Outputs are `outputs/ab/TOKEN.ext`, where `ab` are the first two of the token's 34 hex digits (32 in
-files of version 1.0). Files are written in `outputs/tmp` first. This is one folder, so the cleanup at
-the start is quick with any number of outputs. It is on the same file system, so the move to the
-final path is atomic.
+Outputs are `outputs/ab/TOKEN.EXT`, where `ab` are the first two digits of the token. Files are
+written in `outputs/tmp` first. This is one folder, so the cleanup at the start is quick with any
+number of outputs. It is on the same file system, so the move to the final path is atomic.
 """
 
 from __future__ import annotations
@@ -19,29 +18,26 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.image_types import EXTENSIONS
+from imgsvc.storage.base import (
+    StorageFullError,
+    check_output_name,
+    is_output_name,
+    output_names,
+)
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.fsync import begin_sync, sync_file, sync_folder
-from imgsvc.storage.scratch import Scratch
 
 OUTPUTS = "outputs"
 _TMP = "tmp"
-_TOKEN = re.compile(r"([0-9a-f]{2}){16,17}")
-_NAME = re.compile(rf"{_TOKEN.pattern}\.({'|'.join(sorted(set(EXTENSIONS.values())))})")
-_TEMPORARY = re.compile(rf"({_TOKEN.pattern}\.[a-z]+|scratch)\.[0-9a-f]{{16}}\.tmp")
-"""Temporary files, also the scratch files of version 1.0."""
+_TEMPORARY = re.compile(r"(?P<name>[0-9a-f]+\.[a-z]+)\.[0-9a-f]{16}\.tmp")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 GROUP = 64
 """Maximum number of files that are written and synced together. Each is an open file meanwhile."""
 
 
-class StorageFullError(Exception):
-    """The disk or a quota is full: a file cannot be stored."""
-
-
 def output_path(data_dir: Path, name: str) -> Path:
     """Return the path of the output `TOKEN.EXT`. Raise ValueError if `name` is not such a name."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"not an output name: {name!r}")
+    check_output_name(name)
     return data_dir / OUTPUTS / name[:2] / name
 
 
@@ -49,7 +45,7 @@ def has_outputs(data_dir: Path) -> bool:
     """Return whether the data folder contains any output."""
     for folder in (data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]"):
         with os.scandir(folder) as entries:
-            if any(_NAME.fullmatch(entry.name) for entry in entries):
+            if any(is_output_name(entry.name) for entry in entries):
                 return True
     return False
 
@@ -89,15 +85,18 @@ class _Put:
 
 
 class FilesystemStore:
-    """Stores and deletes outputs below the data folder, in its own threads. Creates its folders."""
+    """An `ImageStore` in the data folder. It writes in its own threads, and creates its folders.
 
-    def __init__(self, data_dir: Path) -> None:
+    Nothing is stored while `disk_space` has no free space.
+    """
+
+    def __init__(self, data_dir: Path, disk_space: DiskSpace) -> None:
         self._data_dir = data_dir
+        self._disk_space = disk_space
         self._tmp = data_dir / OUTPUTS / _TMP
         for folder in (data_dir, data_dir / OUTPUTS, self._tmp):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="imgsvc-files")
-        self.scratch = Scratch(self._tmp)
         self._waiting: list[_Put] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -106,11 +105,10 @@ class FilesystemStore:
         return output_path(self._data_dir, name)
 
     async def put(self, name: str, data: bytes) -> None:
-        """Store an output. When this returns, the output survives a power cut.
-
-        Calls that arrive during a sync are stored together as the next group. A cancelled call leaves
-        no file. Raise `StorageFullError`, or `ImageError` with the code `storage_failed`.
-        """
+        """Store an output. Calls that arrive during a sync are stored together as the next group."""
+        check_output_name(name)
+        if not self._disk_space.has_free_space():
+            raise StorageFullError("free disk space is below storage.min_free_bytes")
         put = _Put(name, self.path(name), self._temporary(name), data)
         self._waiting.append(put)
         if self._flushing is None:
@@ -129,25 +127,29 @@ class FilesystemStore:
             # `put`, and this cycle would keep the data in memory.
             del put
 
+    async def read(self, name: str, offset: int, count: int) -> bytes:
+        """Return a part of an output. It is read in a shared thread: writes would delay it."""
+        return await asyncio.to_thread(_read, self.path(name), offset, count)
+
     async def delete(self, names: Iterable[str]) -> None:
         """Delete outputs permanently. Names without a file are ignored."""
         paths = [self.path(name) for name in names]
         await asyncio.get_running_loop().run_in_executor(self._threads, _delete, paths)
 
-    async def sweep(self, in_flight_tokens: Sequence[str]) -> None:
-        """Remove leftovers of an earlier process: temporary files, and the outputs of these tokens.
+    async def list_names(self, prefix: str = "", after: str = "", limit: int = 1_000) -> list[str]:
+        """Return the names of stored outputs, in order."""
+        outputs = self._data_dir / OUTPUTS
+        return await asyncio.to_thread(_list_names, outputs, prefix, after, limit)
 
-        All other files stay, even in the same folders.
-        """
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._threads, self._sweep, in_flight_tokens)
+    async def sweep(self, tokens: Sequence[str]) -> None:
+        """Remove temporary files, and the outputs of `tokens`. All other files stay."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._sweep, tokens)
 
     async def close(self) -> None:
         """Wait for pending writes, and stop the threads."""
         if self._flushing is not None:
             await asyncio.wait({self._flushing})
         self._threads.shutdown()
-        self.scratch.close()
 
     def _temporary(self, name: str) -> Path:
         return self._tmp / f"{name}.{secrets.token_hex(8)}.tmp"
@@ -170,13 +172,12 @@ class FilesystemStore:
 
     def _sweep(self, tokens: Sequence[str]) -> None:
         with os.scandir(self._tmp) as entries:
-            leftovers = [Path(e.path) for e in entries if _TEMPORARY.fullmatch(e.name)]
+            leftovers = [Path(e.path) for e in entries if _is_temporary(e.name)]
         for path in leftovers:
             path.unlink(missing_ok=True)
         for token in tokens:
-            if _TOKEN.fullmatch(token):
-                for extension in set(EXTENSIONS.values()):
-                    self.path(f"{token}.{extension}").unlink(missing_ok=True)
+            for name in output_names(token):
+                self.path(name).unlink(missing_ok=True)
 
 
 def _store(group: Sequence[_Put]) -> None:
@@ -238,6 +239,36 @@ def _discard(put: _Put) -> None:
     for path in (put.temporary, put.path):
         with suppress(OSError):
             path.unlink()
+
+
+def _is_temporary(name: str) -> bool:
+    """Return whether `_temporary` has created this file."""
+    match = _TEMPORARY.fullmatch(name)
+    return match is not None and is_output_name(match["name"])
+
+
+def _read(path: Path, offset: int, count: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(offset)
+        return file.read(count)
+
+
+def _list_names(outputs: Path, prefix: str, after: str, limit: int) -> list[str]:
+    names: list[str] = []
+    for folder in sorted(outputs.glob("[0-9a-f][0-9a-f]/")):
+        if folder.name < after[:2] or not folder.name.startswith(prefix[:2]):
+            continue
+        with os.scandir(folder) as entries:
+            names += sorted(
+                entry.name
+                for entry in entries
+                if entry.name.startswith(prefix)
+                and entry.name > after
+                and is_output_name(entry.name)
+            )
+        if len(names) >= limit:
+            break
+    return names[:limit]
 
 
 def _delete(paths: Sequence[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,13 +14,16 @@ if TYPE_CHECKING:
 
 SCRATCH_THREADS = 4
 """Threads that read and write scratch files. Slow look-ups of host names cannot delay them."""
+_SCRATCH = re.compile(r"scratch\.[0-9a-f]{16}\.tmp")
+"""Scratch files of version 1.0."""
 
 
 class Scratch:
-    """Creates scratch files in a folder. Call `close` at the end."""
+    """Creates scratch files in `outputs/tmp` of the data folder. Call `close` at the end."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "outputs" / "tmp"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._threads = ThreadPoolExecutor(SCRATCH_THREADS, thread_name_prefix="imgsvc-scratch")
 
     async def open(self) -> AsyncBufferedReader:
@@ -29,6 +33,12 @@ class Scratch:
         and when this process ends for any reason.
         """
         return await tempfile.TemporaryFile(dir=self._folder, executor=self._threads)
+
+    def sweep(self) -> None:
+        """Remove the scratch files that version 1.0 left. All other files stay."""
+        for path in self._folder.iterdir():
+            if _SCRATCH.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """End the threads."""

@@ -13,7 +13,8 @@ from imgsvc.intake import Intake
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import Health
 from imgsvc.processing.request_actions import RequestActions
-from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.base import ImageStore
+from imgsvc.storage.scratch import Scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class AppContext:
     intake: Intake
     queries: Queries
     actions: RequestActions
-    files: FilesystemStore
+    store: ImageStore
+    scratch: Scratch
     events: Events
     health: Callable[[], Health]
     metrics: CollectorRegistry

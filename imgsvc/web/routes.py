@@ -29,11 +29,11 @@ class Handlers:
     """The handlers of all routes, with the components that they use."""
 
     def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
-        config, queries, files = context.config, context.queries, context.files
+        config, queries, scratch = context.config, context.queries, context.scratch
         self.uploads = UploadHandler(config, context.intake, origin_policy)
-        self.status = StatusHandler(config, queries, context.events, files, origin_policy)
+        self.status = StatusHandler(config, queries, context.events, scratch, origin_policy)
         self.requests = RequestsHandler(queries, context.actions, context.events, self.status)
-        self.outputs = OutputsHandler(queries, files)
+        self.outputs = OutputsHandler(queries, context.store, scratch)
         self.sessions = SessionHandler(keys, origin_policy)
         self.health = HealthHandler(context.health, context.metrics)
         self.api_docs = ApiDocsHandler(

@@ -8,7 +8,6 @@ import json
 import logging
 import zlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from pathlib import Path
 
 from aiohttp import web
 
@@ -16,7 +15,8 @@ from imgsvc.database.queries import Queries
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.models import ProductRow, Request
-from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.base import ImageStore
+from imgsvc.storage.scratch import Scratch
 from imgsvc.table.writer import encode_rows
 from imgsvc.web.http.conditional import RangeNotSatisfiableError, etag_matches, parse_range
 from imgsvc.web.http.problems import HttpProblemError
@@ -36,9 +36,10 @@ PAGE_ROWS = 500
 class OutputsHandler:
     """Handles `/images/{file}` and `/downloadImages/{requestId}`."""
 
-    def __init__(self, queries: Queries, files: FilesystemStore) -> None:
+    def __init__(self, queries: Queries, store: ImageStore, scratch: Scratch) -> None:
         self._queries = queries
-        self._files = files
+        self._store = store
+        self._scratch = scratch
 
     async def image(self, request: web.Request) -> web.StreamResponse:
         """`GET /images/{file}`"""
@@ -57,7 +58,6 @@ class OutputsHandler:
         if etag_matches(",".join(request.headers.getall("If-None-Match", [])), etag):
             return web.Response(status=304, headers=headers)
         headers["Content-Type"] = MEDIA_TYPES[name.rpartition(".")[2]]
-        path = self._files.path(stored.name)
         size = stored.info.output_bytes
         offset, count = 0, size
         if (byte_range := _requested_range(request, etag, size)) is not None:
@@ -66,13 +66,14 @@ class OutputsHandler:
         if request.method == "HEAD":
             data = b""
         else:
-            data = await _read_first_chunk(path, offset, count)
+            data = await self._first_chunk(stored.name, offset, count)
         response = web.StreamResponse(status=206 if byte_range else 200, headers=headers)
         response.content_length = count
         await response.prepare(request)
         if request.method != "HEAD":
             await write_chunk(response, data)
-            async for chunk in _file_chunks(path, offset + len(data), count - len(data)):
+            rest = self._chunks(stored.name, offset + len(data), count - len(data))
+            async for chunk in rest:
                 await write_chunk(response, chunk)
         await response.write_eof()
         return response
@@ -88,7 +89,7 @@ class OutputsHandler:
         if request.method == "HEAD":
             await self._queries.request(request_id)
             return web.Response(headers=headers)
-        async with Spool(self._files) as plan, Spool(self._files) as errors:
+        async with Spool(self._scratch) as plan, Spool(self._scratch) as errors:
             async with self._queries.open(request_id) as snapshot:
                 planner = _ZipPlanner(plan, errors)
                 async for products in snapshot.pages(PAGE_ROWS):
@@ -108,18 +109,17 @@ class OutputsHandler:
     ) -> AsyncGenerator[bytes, None]:
         """Yield the bytes of the ZIP. Raise an error if an output has been deleted since the plan."""
         builder = ZipBuilder(request.created_at)
-        async with Spool(self._files) as directory:
+        async with Spool(self._scratch) as directory:
             async for line in _spooled_lines(plan):
                 name, file, size = json.loads(line)
                 stored = await self._queries.public_file(file)
                 if stored is None:
                     raise _no_such_image()
-                path = self._files.path(stored.name)
-                data, crc = await asyncio.to_thread(_read_with_checksum, path, size)
+                data, crc = await self._first_chunk_and_checksum(stored.name, size)
                 local, central = builder.entry(name, size, crc)
                 await directory.write(central)
                 yield local + data
-                async for chunk in _file_chunks(path, len(data), size - len(data)):
+                async for chunk in self._chunks(stored.name, len(data), size - len(data)):
                     yield chunk
             if errors.size:
                 crc = 0
@@ -133,6 +133,46 @@ class OutputsHandler:
             async for chunk in directory.chunks():
                 yield chunk
         yield builder.end()
+
+    async def _first_chunk(self, name: str, offset: int, count: int) -> bytes:
+        """Return up to a chunk of the requested bytes.
+
+        It is read before the response starts, so that a missing output gives a 404.
+        """
+        try:
+            return await self._read(name, offset, min(count, SPOOL_CHUNK_BYTES))
+        except FileNotFoundError:
+            log.error("stored output missing", extra={"file": name})  # noqa: TRY400
+            raise _no_such_image() from None
+
+    async def _chunks(self, name: str, offset: int, count: int) -> AsyncGenerator[bytes, None]:
+        """Yield `count` bytes of an output. Raise `OSError` if it has fewer."""
+        while count > 0:
+            chunk = await self._read(name, offset, min(count, SPOOL_CHUNK_BYTES))
+            offset += len(chunk)
+            count -= len(chunk)
+            yield chunk
+
+    async def _read(self, name: str, offset: int, count: int) -> bytes:
+        data = await self._store.read(name, offset, count)
+        if len(data) < count:
+            raise OSError(f"{name} is shorter than recorded")
+        return data
+
+    async def _first_chunk_and_checksum(self, name: str, size: int) -> tuple[bytes, int]:
+        """Return the first chunk of an output and the CRC-32 of the whole output.
+
+        Raise `OSError` if the output cannot be read or does not have `size` bytes.
+        """
+        first = chunk = await self._store.read(name, 0, SPOOL_CHUNK_BYTES)
+        crc, count = zlib.crc32(chunk), len(chunk)
+        while len(chunk) == SPOOL_CHUNK_BYTES:
+            chunk = await self._store.read(name, count, SPOOL_CHUNK_BYTES)
+            crc = zlib.crc32(chunk, crc)
+            count += len(chunk)
+        if count != size:
+            raise OSError(f"{name} has {count} bytes instead of {size}")
+        return first, crc
 
 
 class _ZipPlanner:
@@ -212,53 +252,6 @@ def _requested_range(request: web.Request, etag: str, size: int) -> tuple[int, i
             f"The range is outside the output, which has {size} bytes.",
             headers={"Content-Range": f"bytes */{size}"},
         ) from None
-
-
-async def _read_first_chunk(path: Path, offset: int, count: int) -> bytes:
-    """Return up to a chunk of the requested bytes.
-
-    It is read before the response starts, so that a missing file gives a 404.
-    """
-    try:
-        return await asyncio.to_thread(_read, path, offset, min(count, SPOOL_CHUNK_BYTES))
-    except FileNotFoundError:
-        log.error("stored output missing", extra={"file": path.name})  # noqa: TRY400
-        raise _no_such_image() from None
-
-
-async def _file_chunks(path: Path, offset: int, count: int) -> AsyncGenerator[bytes, None]:
-    """Yield `count` bytes of a file. Raise `OSError` if it has fewer."""
-    while count > 0:
-        chunk = await asyncio.to_thread(_read, path, offset, min(count, SPOOL_CHUNK_BYTES))
-        offset += len(chunk)
-        count -= len(chunk)
-        yield chunk
-
-
-def _read(path: Path, offset: int, count: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(offset)
-        data = file.read(count)
-    if len(data) < count:
-        raise OSError(f"{path.name} is shorter than recorded")
-    return data
-
-
-def _read_with_checksum(path: Path, size: int) -> tuple[bytes, int]:
-    """Return the first chunk of a file and the CRC-32 of the whole file.
-
-    Raise `OSError` if the file cannot be read or does not have `size` bytes.
-    """
-    crc = count = 0
-    first = b""
-    with path.open("rb") as file:
-        while chunk := file.read(SPOOL_CHUNK_BYTES):
-            first = first or chunk
-            crc = zlib.crc32(chunk, crc)
-            count += len(chunk)
-    if count != size:
-        raise OSError(f"{path.name} has {count} bytes instead of {size}")
-    return first, crc
 
 
 def _no_such_image() -> ProblemError:

@@ -24,7 +24,7 @@ from imgsvc.serializers import (
     product_json,
     status_json,
 )
-from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.scratch import Scratch
 from imgsvc.table.writer import encode_rows
 from imgsvc.web.http.conditional import etag_matches, negotiate_format
 from imgsvc.web.http.origin_policy import OriginPolicy
@@ -53,13 +53,13 @@ class StatusHandler:
         config: Config,
         queries: Queries,
         events: Events,
-        files: FilesystemStore,
+        scratch: Scratch,
         origin_policy: OriginPolicy,
     ) -> None:
         self._retention_days = config.storage.retention_days
         self._queries = queries
         self._events = events
-        self._files = files
+        self._scratch = scratch
         self._origin_policy = origin_policy
 
     async def check_status(self, request: web.Request) -> web.StreamResponse:
@@ -78,7 +78,7 @@ class StatusHandler:
         if status_format is StatusFormat.JSON and not query.products:
             status = self.status_without_products(current)
             return json_response(status, headers=_headers(current, variant))
-        async with Spool(self._files) as spool:
+        async with Spool(self._scratch) as spool:
             async with self._queries.open(request_id) as snapshot:
                 headers = _headers(snapshot.request, variant)
                 headers |= _content_headers(status_format, snapshot.request)
@@ -92,7 +92,7 @@ class StatusHandler:
     ) -> web.StreamResponse:
         """Send a request's status as JSON, with the first page of products."""
         query = StatusQuery()
-        async with Spool(self._files) as spool:
+        async with Spool(self._scratch) as spool:
             async with self._queries.open(request_id) as snapshot:
                 variant = self._variant(StatusFormat.JSON, query, request)
                 headers = _headers(snapshot.request, variant)

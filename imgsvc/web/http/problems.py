@@ -12,7 +12,7 @@ from aiohttp import web
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
 from imgsvc.errors import FileError, ProblemCode, ProblemError
-from imgsvc.storage.filesystem import StorageFullError
+from imgsvc.storage.base import StorageFullError
 
 log = logging.getLogger(__name__)
 

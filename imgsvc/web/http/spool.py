@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
-from imgsvc.storage.filesystem import FilesystemStore, StorageFullError
+from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.scratch import Scratch
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -37,11 +38,11 @@ async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
 class Spool:
     """A buffer for a response body, in memory while small, else in a scratch file.
 
-    Use it as `async with Spool(files) as spool`. Raise `StorageFullError` if the disk is full.
+    Use it as `async with Spool(scratch) as spool`. Raise `StorageFullError` if the disk is full.
     """
 
-    def __init__(self, files: FilesystemStore) -> None:
-        self._scratch = files.scratch
+    def __init__(self, scratch: Scratch) -> None:
+        self._scratch = scratch
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
         self._file: AsyncBufferedReader | None = None

@@ -1,4 +1,4 @@
-"""Tests of the pipeline: each content is compressed once, also for different requests."""
+"""Tests of jobs: each content is compressed once, also for different requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import pytest
 
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Progress
-from imgsvc.processing import scheduler
+from imgsvc.processing.job import Stage
+from imgsvc.processing.limits import ProcessingLimits
+from imgsvc.storage.filesystem import output_path
 from tests.origin import Origin, Reply
 from tests.scheduler_harness import SchedulerHarness, open_scheduler
 from tests.waiting import wait_until
@@ -69,24 +71,26 @@ async def test_waiting_duplicate_compresses_content_after_first_job_failed(
 
 
 async def test_waiting_duplicate_compresses_content_after_first_job_found_disk_full(
-    harness: SchedulerHarness, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, origin: Origin
 ) -> None:
-    monkeypatch.setattr(scheduler, "REQUEUE_DELAY_SECONDS", 0.1)
-    actions = (
-        f"once={harness.path('tried')} touch={harness.path('started')} wait={harness.path('go')}"
-    )
-    script = harness.script("same", actions)
-    first = await harness.accept(origin.serve("/1.jpg", script))
-    await wait_until(harness.path("started").exists, "the first job to start")
-    second = await harness.accept(origin.serve("/2.jpg", script))
-    await wait_until(lambda: waiting_duplicates(harness) == 1, "the second job to wait for it")
-    harness.space_to_store = False
-    harness.path("go").touch()
-    await wait_until(lambda: harness.attempts("same") == 2, "the second job to compress")
-    harness.space_to_store = True
-    assert (await harness.wait_finished(second)).progress == Progress(completed=1)
-    assert (await harness.wait_finished(first)).progress == Progress(completed=1)
-    assert len(harness.stored_files()) == 1
+    limits = ProcessingLimits(requeue_delay_seconds=0.1)
+    async with open_scheduler(tmp_path, limits=limits) as harness:
+        actions = (
+            f"once={harness.path('tried')} touch={harness.path('started')} "
+            f"wait={harness.path('go')}"
+        )
+        script = harness.script("same", actions)
+        first = await harness.accept(origin.serve("/1.jpg", script))
+        await wait_until(harness.path("started").exists, "the first job to start")
+        second = await harness.accept(origin.serve("/2.jpg", script))
+        await wait_until(lambda: waiting_duplicates(harness) == 1, "the second job to wait for it")
+        harness.store_disk.full = True
+        harness.path("go").touch()
+        await wait_until(lambda: harness.attempts("same") == 2, "the second job to compress")
+        harness.store_disk.full = False
+        assert (await harness.wait_finished(second)).progress == Progress(completed=1)
+        assert (await harness.wait_finished(first)).progress == Progress(completed=1)
+        assert len(harness.stored_files()) == 1
 
 
 async def test_content_stored_by_earlier_process_is_not_compressed_again(
@@ -113,7 +117,7 @@ async def test_error_of_html_page_contains_its_title(tmp_path: Path, origin: Ori
         assert "Sign in" in message
         (name,) = harness.stored_files()
         assert (
-            harness.files.path(name).stat().st_size
+            output_path(tmp_path, name).stat().st_size
             == (await harness.snapshot(request)).output_bytes
         )
 
@@ -130,6 +134,6 @@ async def test_permanent_fetch_and_compression_errors_fail_after_one_attempt(
 
 
 def waiting_duplicates(harness: SchedulerHarness) -> int:
-    """Return the number of fetched jobs that wait for the output of another job."""
-    jobs = harness.scheduler._jobs.values()
-    return sum(job.fetched and job.content is None for job in jobs)
+    """Return the number of jobs that wait for the output of the one that is being compressed."""
+    stages = [job.stage for job in harness.scheduler._jobs.values()]
+    return stages.count(Stage.MATCHING) if stages.count(Stage.COMPRESSING) == 1 else 0

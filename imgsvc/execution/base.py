@@ -1,0 +1,68 @@
+"""The interface of every executor. It fetches, compresses and stores, one image at a time.
+
+An executor knows no limits per host, no duplicates, no attempts and no database: these are the same
+for all executors, and belong to `processing`.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from imgsvc.image_types import CompressionSettings, ImageInfo
+from imgsvc.models import Claim
+
+
+class ExecutionInterruptedError(Exception):
+    """The executor was closed, or lost the image's data. This does not count as an attempt."""
+
+
+class Fetched(Protocol):
+    """The fetched source of one image. Its bytes stay where they were fetched."""
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the source's bytes."""
+
+    @property
+    def size(self) -> int:
+        """The number of the source's bytes."""
+
+    async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
+        """Compress the source, and store the output under the name `output_name(token, …)`.
+
+        Owners are served in turn. A call that fails or is cancelled leaves no output. Raise
+        `ImageError`, `StorageFullError`, or `ExecutionInterruptedError`.
+        """
+
+
+class Executor(Protocol):
+    """Fetches, compresses and stores images."""
+
+    @property
+    def workers(self) -> int:
+        """The number of images that can be compressed at the same time."""
+
+    @property
+    def busy(self) -> int:
+        """The number of workers that are compressing images."""
+
+    @property
+    def healthy(self) -> bool:
+        """False if no image can be compressed at present."""
+
+    def fetch(self, claim: Claim) -> AbstractAsyncContextManager[Fetched]:
+        """Fetch the source of a claimed image. Its bytes are dropped when the block ends.
+
+        Leaving the block does not wait, so it cannot be cancelled. Raise `ImageError` if the source
+        cannot be fetched, or `ExecutionInterruptedError`.
+        """
+
+    async def start(self) -> None:
+        """Start the workers. Call this once, before the first image."""
+
+    async def close(self, grace: float) -> None:
+        """Refuse new images, wait up to `grace` seconds for images at workers, and stop the workers.
+
+        Images that are not compressed by then raise `ExecutionInterruptedError`.
+        """

@@ -1,0 +1,125 @@
+"""The executor of this process: its own connections, worker processes and store."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.execution.base import ExecutionInterruptedError
+from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo
+from imgsvc.metrics import Metrics
+from imgsvc.models import Claim
+from imgsvc.network.fetch import Fetcher, ResponseBody, describe_non_image
+from imgsvc.storage.base import ImageStore, output_name
+from imgsvc.workers.pool import PoolClosedError, WorkerPool
+
+log = logging.getLogger(__name__)
+
+
+class LocalExecutor:
+    """An `Executor` in this process. Closing it closes the pool, and not the fetcher or the store."""
+
+    def __init__(
+        self, fetcher: Fetcher, pool: WorkerPool, store: ImageStore, metrics: Metrics
+    ) -> None:
+        self._fetcher = fetcher
+        self._pool = pool
+        self._store = store
+        self._metrics = metrics
+
+    @property
+    def workers(self) -> int:
+        """The number of worker processes."""
+        return self._pool.workers
+
+    @property
+    def busy(self) -> int:
+        """The number of worker processes that have images."""
+        return self._pool.busy
+
+    @property
+    def healthy(self) -> bool:
+        """False if no worker process is running and starting one fails."""
+        return self._pool.healthy
+
+    async def start(self) -> None:
+        """Start the worker processes."""
+        await self._pool.start()
+
+    async def close(self, grace: float) -> None:
+        """Close the pool of worker processes."""
+        await self._pool.close(grace)
+
+    @asynccontextmanager
+    async def fetch(self, claim: Claim) -> AsyncIterator[LocalFetched]:
+        """Fetch the source. Its bytes count against the fetcher's budget until the block ends."""
+        async with self._fetcher.fetch(claim.url) as body:
+            fetched = LocalFetched(body, self._pool, self._store, self._metrics)
+            try:
+                yield fetched
+            finally:
+                fetched.drop()
+
+
+class LocalFetched:
+    """A fetched source in the memory of this process."""
+
+    def __init__(
+        self, body: ResponseBody, pool: WorkerPool, store: ImageStore, metrics: Metrics
+    ) -> None:
+        self.digest = hashlib.sha256(body.data).digest()
+        self.size = len(body.data)
+        self._body: ResponseBody | None = body
+        self._pool = pool
+        self._store = store
+        self._metrics = metrics
+
+    def drop(self) -> None:
+        """Release the source's bytes."""
+        self._body = None
+
+    async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
+        """Compress the source in a worker process, and store the output."""
+        if self._body is None:
+            raise ExecutionInterruptedError
+        started = time.monotonic()
+        compressed = await self._compress(self._body, settings, owner)
+        compressed_at = time.monotonic()
+        self._metrics.compress_seconds.observe(compressed_at - started)
+        await self._put(output_name(token, compressed.info.output_format), compressed.data)
+        self._metrics.store_seconds.observe(time.monotonic() - compressed_at)
+        return compressed.info
+
+    async def _compress(
+        self, body: ResponseBody, settings: CompressionSettings, owner: int
+    ) -> CompressedImage:
+        try:
+            return await self._pool.compress(body.data, settings, owner=owner)
+        except PoolClosedError:
+            raise ExecutionInterruptedError from None
+        except ImageError as error:
+            if error.code is ImageErrorCode.NOT_AN_IMAGE:
+                message = describe_non_image(body.content_type, body.data)
+                raise ImageError(error.code, message) from None
+            raise
+
+    async def _put(self, name: str, data: bytes) -> None:
+        stored = False
+        try:
+            await self._store.put(name, data)
+            stored = True
+        finally:
+            if not stored:
+                await asyncio.shield(self._delete(name))
+
+    async def _delete(self, name: str) -> None:
+        """Delete an output that was not stored completely: the store may have failed to remove it."""
+        try:
+            await self._store.delete([name])
+        except Exception:
+            log.exception("an output could not be deleted: %s", name)

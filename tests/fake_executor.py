@@ -1,0 +1,77 @@
+"""An executor without connections and workers: the second implementation of `Executor`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.execution.base import ExecutionInterruptedError
+from imgsvc.image_types import CompressionSettings, ImageInfo
+from imgsvc.models import Claim
+from imgsvc.storage.base import ImageStore, output_name
+
+
+class FakeExecutor:
+    """An `Executor` for tests.
+
+    `sources`: the bytes behind each URL; any other URL is `http_status` 404. The output is the first
+    half of the source. A source that contains `hang` is never compressed, `refuse` is corrupt.
+    `held`: the number of fetched sources that are not dropped. `compressed`: the sources compressed.
+    """
+
+    workers = 2
+    busy = 0
+    healthy = True
+
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+        self.sources: dict[str, bytes] = {}
+        self.held = 0
+        self.compressed: list[bytes] = []
+        self.closed = asyncio.Event()
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def close(self, grace: float) -> None:
+        self.closed.set()
+
+    @asynccontextmanager
+    async def fetch(self, claim: Claim) -> AsyncIterator[FakeFetched]:
+        await asyncio.sleep(0)
+        if claim.url not in self.sources:
+            raise ImageError(ImageErrorCode.HTTP_STATUS, "404 Not Found", http_status=404)
+        fetched = FakeFetched(self, self.sources[claim.url])
+        self.held += 1
+        try:
+            yield fetched
+        finally:
+            self.held -= 1
+            fetched.dropped = True
+
+
+class FakeFetched:
+    """A fetched source."""
+
+    def __init__(self, executor: FakeExecutor, data: bytes) -> None:
+        self.digest = hashlib.sha256(data).digest()
+        self.size = len(data)
+        self.dropped = False
+        self._executor = executor
+        self._data = data
+
+    async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
+        executor, data = self._executor, self._data
+        if b"hang" in data:
+            await executor.closed.wait()
+        if self.dropped or executor.closed.is_set():
+            raise ExecutionInterruptedError
+        if b"refuse" in data:
+            raise ImageError(ImageErrorCode.CORRUPT_IMAGE, "it is cut off")
+        executor.compressed.append(data)
+        output = data[: len(data) // 2]
+        await executor.store.put(output_name(token, "jpeg"), output)
+        return ImageInfo(len(data), len(output), 1, 1, "jpeg", "jpeg", 90, 45, kept=False)

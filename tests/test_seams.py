@@ -1,0 +1,71 @@
+"""The scheduler runs on any store and any executor: here, on those of the tests.
+
+`docs/how-to/extend.md` describes what a new one has to change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from imgsvc.models import Progress
+from imgsvc.processing.limits import ProcessingLimits
+from tests.fake_executor import FakeExecutor
+from tests.memory_store import MemoryStore
+from tests.scheduler_harness import open_scheduler
+from tests.waiting import wait_until
+
+LIMITS = ProcessingLimits(requeue_delay_seconds=0.05)
+
+
+async def test_scheduler_processes_images_with_fake_executor_and_memory_store(
+    tmp_path: Path,
+) -> None:
+    store = MemoryStore()
+    executor = FakeExecutor(store)
+    executor.sources = {
+        "http://a.example:80/1.jpg": b"the same source",
+        "http://b.example:80/2.jpg": b"the same source",
+        "http://a.example:80/3.jpg": b"another source",
+        "http://a.example:80/4.jpg": b"refuse",
+    }
+    async with open_scheduler(tmp_path, store=store, executor=executor) as harness:
+        request = await harness.accept(*executor.sources, "http://a.example:80/missing.jpg")
+        finished = await harness.wait_finished(request)
+        assert finished.progress == Progress(completed=3, failed=2)
+        codes = {failure.code for failure in finished.failures}
+        assert codes == {"corrupt_image", "http_status"}
+        assert sorted(executor.compressed) == [b"another source", b"the same source"]
+        assert sorted(store.outputs.values()) == [b"another", b"the sam"]
+        assert executor.held == 0
+        files = await harness.db.database.read(
+            lambda c: c.execute("SELECT name, source_digest FROM files").fetchall()
+        )
+    digests = {hashlib.sha256(data).digest() for data in executor.compressed}
+    assert {digest for _, digest in files} == digests
+    assert {name for name, _ in files} == set(store.outputs)
+
+
+async def test_scheduler_waits_while_memory_store_is_full(tmp_path: Path) -> None:
+    store = MemoryStore()
+    executor = FakeExecutor(store)
+    executor.sources = {"http://a.example:80/1.jpg": b"a source"}
+    store.full = True
+    async with open_scheduler(tmp_path, store=store, executor=executor, limits=LIMITS) as harness:
+        request = await harness.accept(*executor.sources)
+        await wait_until(lambda: len(executor.compressed) > 1, "a second attempt")
+        store.full = False
+        assert (await harness.wait_finished(request)).progress == Progress(completed=1)
+        assert (await harness.image_rows(request))[0][1] == 1
+
+
+async def test_stop_requeues_image_that_fake_executor_does_not_finish(tmp_path: Path) -> None:
+    store = MemoryStore()
+    executor = FakeExecutor(store)
+    executor.sources = {"http://a.example:80/1.jpg": b"hang"}
+    async with open_scheduler(tmp_path, store=store, executor=executor) as harness:
+        request = await harness.accept(*executor.sources)
+        await wait_until(lambda: executor.held == 1, "the fetch")
+        await harness.stop(grace=0.1)
+        assert await harness.image_rows(request) == [("pending", 0, None, 0.0)]
+    assert (store.outputs, executor.held) == ({}, 0)
