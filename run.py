@@ -4,6 +4,7 @@
     python3 run.py                      start the service
     python3 run.py COMMAND [...]        run a command of imgsvc: demo, serve, process, ...
     python3 run.py test [--all] [...]   run the tests; --all: also those that need a browser or Node
+    python3 run.py test unit            run the tests of a folder in tests/: unit, integration, e2e, browser
     python3 run.py check                check lint rules, formatting and types
     python3 run.py bench [...]          run the benchmarks
 
@@ -48,6 +49,8 @@ STAMP = VENV / "imgsvc.json"
 """What is installed in the environment: its platform, and the digest of each lock file."""
 TASKS = ("test", "check", "bench")
 """Commands that need the development dependencies."""
+SUITES = ("unit", "integration", "e2e", "browser")
+"""Folders of tests. `run.py test unit` runs the tests of pure code alone."""
 
 
 def has_imagecodecs_wheel() -> bool:
@@ -97,8 +100,9 @@ def run_task(python: str, task: str, arguments: list[str]) -> int:
     """Run the tests, the checks or the benchmarks, and return the exit code."""
     os.chdir(ROOT)
     if task == "test":
-        if "--all" in arguments:
+        if "--all" in arguments or "browser" in arguments:
             arguments = ["-m", "", *(each for each in arguments if each != "--all")]
+        arguments = [f"tests/{each}" if each in SUITES else each for each in arguments]
         exec_module(python, "pytest", *arguments)
     if task == "bench":
         exec_module(python, "tests.bench", *arguments)

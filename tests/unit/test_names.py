@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent / "imgsvc"
+PACKAGE = Path(__file__).parents[2] / "imgsvc"
 
 INTERFACES = {
     "CODEC": "each image format's codec",

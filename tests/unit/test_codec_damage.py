@@ -159,7 +159,7 @@ def test_compress_works_after_image_that_exceeded_memory_limit(
         options = {"method": 0}
     path.write_bytes(encode_image(Image.effect_noise((5_000, 4_000), 3), file_format, **options))
     code = (
-        f"from tests import test_codec_damage as t; "
+        f"from tests.unit import test_codec_damage as t; "
         f"t.compress_with_memory_limit({str(path)!r}, {target!r})"
     )
     process = subprocess.run(
@@ -191,7 +191,7 @@ def test_worker_frees_memory_of_image_that_exceeded_memory_limit(
         shades = Image.linear_gradient("L").resize((side, side)).convert("RGB")
         shades.save(path, "JPEG", progressive=progressive)
     code = (
-        "import sys; from tests import test_codec_damage as t; "
+        "import sys; from tests.unit import test_codec_damage as t; "
         "t.compress_two_files_in_worker(*sys.argv[1:])"
     )
     process = subprocess.run(
@@ -222,7 +222,7 @@ def test_worker_leaks_no_memory_when_memory_limit_is_exceeded(tmp_path: Any) -> 
     path = tmp_path / "noise"
     path.write_bytes(encode_image(noise, "JPEG", quality=100))
     code = (
-        f"from tests import test_codec_damage as t; "
+        f"from tests.unit import test_codec_damage as t; "
         f"t.compress_with_growing_memory_limit({str(path)!r})"
     )
     process = subprocess.run(

@@ -16,7 +16,7 @@ from imgsvc.processing.backlog import BacklogMonitor
 from tests.database_harness import DatabaseHarness, open_database
 from tests.waiting import wait_until
 
-OPERATIONS = (Path(__file__).parent.parent / "OPERATIONS.md").read_text()
+OPERATIONS = (Path(__file__).parents[2] / "OPERATIONS.md").read_text()
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from imgsvc.config import RENAMED_KEYS, Config, load_config, parse_size
 from imgsvc.errors import ConfigError
 from imgsvc.image_types import OutputFormat, Quality
 
-SHIPPED = Path(__file__).parent.parent / "config.toml"
+SHIPPED = Path(__file__).parents[2] / "config.toml"
 
 
 def load(
