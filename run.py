@@ -4,7 +4,7 @@
     python3 run.py                      start the service
     python3 run.py COMMAND [...]        run a command of imgsvc: demo, serve, process, ...
     python3 run.py test [--all] [...]   run the tests; --all: also those that need a browser or Node
-    python3 run.py test unit            run the tests of a folder in tests/: unit, integration, e2e, browser
+    python3 run.py test unit            run one suite: unit, integration, e2e or browser
     python3 run.py check                check lint rules, formatting and types
     python3 run.py bench [...]          run the benchmarks
 

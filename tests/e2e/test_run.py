@@ -302,6 +302,15 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("suite", ["unit", "integration"])
+def test_test_command_runs_only_the_named_suite(suite: str) -> None:
+    command = [sys.executable, str(ROOT / "run.py"), "test", suite, "--collect-only", "-qq"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    files = re.findall(r"^(tests/\S+\.py)", result.stdout, re.MULTILINE)
+    assert files, result.stdout + result.stderr
+    assert [file for file in files if not file.startswith(f"tests/{suite}/")] == []
+
+
 @pytest.mark.external
 def test_clean_checkout_starts(checkout: Path) -> None:
     command = [BASE_PYTHON, str(checkout / "run.py"), "--version"]
