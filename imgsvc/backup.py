@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgsvc.atomic_write import atomic_write
-from imgsvc.database.online_backup import CopyError, copy_database, stored_names
+from imgsvc.database.online_backup import DatabaseCopyError, copy_database, stored_names
 from imgsvc.service import DATABASE
 from imgsvc.storage.filesystem import output_path
 
@@ -55,7 +55,7 @@ def back_up(data_dir: Path, dest: Path) -> Backup:
                 if not backup.missing:
                     break
             os.sync()
-    except CopyError as error:
+    except DatabaseCopyError as error:
         raise BackupError(str(error)) from error
     return backup
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from imgsvc.errors import ImageErrorCode
+from imgsvc.errors import FileError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
 
 SECONDS_PER_DAY = 86_400.0
@@ -109,20 +109,30 @@ class Progress:
 
 
 class ColumnRole(StrEnum):
-    """The purpose of a column of the uploaded table."""
+    """The purpose of a column of the uploaded table.
+
+    Cells of a `group` column are equal in the rows of one product. `dropped` columns are missing in the
+    status: empty unnamed columns, and, in the standard layout, columns named like our output columns.
+    """
 
     SERIAL = "serial"
     NAME = "name"
-    URLS = "urls"
+    IMAGE = "image"
+    GROUP = "group"
     EXTRA = "extra"
+    DROPPED = "dropped"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ColumnRole | None:
+        return cls.IMAGE if value == "urls" else None  # written by 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The columns of the uploaded table, in its order: header text and role.
 
-    Dropped columns are not included: empty unnamed columns, and columns named like our output columns.
-    `extra_positions` are the positions in `Product.extra` of the cells of the `extra` columns.
+    `extra_positions` are the positions in `Product.extra` of the cells of the `group`, `extra` and
+    `dropped` columns. Version 1.0 did not keep the dropped columns.
     """
 
     names: tuple[str, ...]
@@ -131,10 +141,47 @@ class Columns:
 
     @property
     def extra(self) -> tuple[str, ...]:
-        """The names of the extra columns."""
-        return tuple(
-            n for n, r in zip(self.names, self.roles, strict=True) if r is ColumnRole.EXTRA
-        )
+        """The names of the columns that the status adds to its own."""
+        return tuple(n for n, r in zip(self.names, self.roles, strict=True) if r in STATUS_ROLES)
+
+
+STATUS_ROLES = frozenset({ColumnRole.GROUP, ColumnRole.EXTRA})
+"""The roles of the columns that the status adds to its own columns, unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """The options of an upload that change how its table is read.
+
+    `name_column` and `image_columns` are header texts, which replace the columns of a layout.
+    `encoding` is a Python codec; None means that it is detected. With `allow_empty`, rows of the
+    standard layout need no image. With `skip_invalid`, invalid rows are skipped instead of refusing the
+    table.
+    """
+
+    name_column: str | None = None
+    image_columns: tuple[str, ...] = ()
+    encoding: str | None = None
+    allow_empty: bool = False
+    skip_invalid: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class InputTable:
+    """The uploaded table without its rows.
+
+    `layout` is the name of its layout; None means that version 1.0 read it, which stored too little to
+    return it unchanged. `encoding` is a Python codec and `delimiter` a character; both are None for
+    .xlsx. `has_mark` is whether the file began with a byte-order mark. `rows_above` are the records
+    above the header.
+    """
+
+    columns: Columns
+    layout: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    has_mark: bool = False
+    rows_above: tuple[tuple[str, ...], ...] = ()
 
 
 class ImageUrl(NamedTuple):
@@ -149,12 +196,35 @@ class ImageUrl(NamedTuple):
     host_url: str
 
 
+ImageCell = tuple[str, ...]
+"""A cell of an image column, split: text, URL, text, URL, …, text. Joined, it is the cell.
+
+It has 2n + 1 strings for n URLs. Each URL is as written, with its decoration, such as a leading
+apostrophe. A cell without URLs is one string.
+"""
+
+
+class SourceCells(NamedTuple):
+    """The cells of a row that its name and URLs alone do not rebuild.
+
+    `name` is the cell of the name column, "" without one. `images` are the cells of the image columns,
+    in the table's order.
+    """
+
+    name: str
+    images: tuple[ImageCell, ...]
+
+
 class Product(NamedTuple):
     """One row of the uploaded table.
 
-    `extra` are the cells of its extra columns, in the positions of `Columns.extra_positions`; a short
-    row has fewer. It includes the cells of all unnamed columns, because only the last row shows which
-    of these columns are empty.
+    `row` is its number in the file. `extra` are its cells in the positions of
+    `Columns.extra_positions`; a short row has fewer. It includes the cells of all unnamed columns,
+    because only the last row shows which of these columns are empty.
+
+    `first_position` is the position of its first image among the images of its group. `source` is None
+    if the name cell is `name`, and the table has one image column, whose cell is the URLs separated by
+    commas. A skipped row has `errors`, no images, and in `cells` its whole record.
     """
 
     row: int
@@ -162,6 +232,10 @@ class Product(NamedTuple):
     name: str
     images: tuple[ImageUrl, ...]
     extra: tuple[str, ...] = ()
+    first_position: int = 1
+    source: SourceCells | None = None
+    cells: tuple[str, ...] = ()
+    errors: tuple[FileError, ...] = ()
 
 
 # --- requests, as stored in the database -------------------------------------------------------

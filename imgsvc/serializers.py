@@ -213,7 +213,7 @@ def failed_rows(products: Sequence[ProductRow], columns: Columns) -> Iterator[Se
         cells = {
             ColumnRole.SERIAL: product.serial_number,
             ColumnRole.NAME: product.name,
-            ColumnRole.URLS: join_urls([image.url for image in product.images]),
+            ColumnRole.IMAGE: join_urls([image.url for image in product.images]),
         }
         yield [
             next(extra, "") if role is ColumnRole.EXTRA else cells[role] for role in columns.roles

@@ -29,7 +29,7 @@ from imgsvc.models import (
 
 COLUMNS = Columns(
     ("S. No.", "Product Name", "Input Image Urls", "Colour"),
-    (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.URLS, ColumnRole.EXTRA),
+    (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
     (0,),
 )
 IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)

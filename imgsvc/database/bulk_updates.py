@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from imgsvc.database import mappers
-from imgsvc.database.finishing import (
+from imgsvc.database.job_outcomes import (
     Changes,
     FinishResult,
     WebhookBody,

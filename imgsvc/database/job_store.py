@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
-from imgsvc.database import bulk_updates, claiming, finishing, mappers
+from imgsvc.database import bulk_updates, claiming, job_outcomes, mappers
 from imgsvc.database.claiming import ClaimResult, RoundRobin
 from imgsvc.database.connection import Database, DatabaseUnavailableError
-from imgsvc.database.finishing import FinishResult
 from imgsvc.database.index_keys import host_key
+from imgsvc.database.job_outcomes import FinishResult
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import Claim, Outcome, Request
@@ -109,7 +109,7 @@ class JobStore:
         """
         first = [_part(outcome, 0) for outcome in outcomes]
         self._unreported.add(
-            await self._database.write(lambda c: finishing.finish(c, first, self._webhook_body))
+            await self._database.write(lambda c: job_outcomes.finish(c, first, self._webhook_body))
         )
         for outcome in outcomes:
             size, count = claiming.MAX_DUPLICATES, len(outcome.claim.numbers)
@@ -117,7 +117,9 @@ class JobStore:
                 part = _part(outcome, start)
                 more = await self._database.write(
                     partial(
-                        finishing.finish_duplicates, outcome=part, webhook_body=self._webhook_body
+                        job_outcomes.finish_duplicates,
+                        outcome=part,
+                        webhook_body=self._webhook_body,
                     )
                 )
                 self._unreported.add(more)

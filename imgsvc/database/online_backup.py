@@ -12,7 +12,7 @@ BACKUP_BUSY_SECONDS = 60.0
 """How long to wait for a lock of another process."""
 
 
-class CopyError(Exception):
+class DatabaseCopyError(Exception):
     """SQLite cannot read or copy a database. The message says which one, and why."""
 
 
@@ -23,14 +23,14 @@ def _opened(database: Path, mode: str) -> Iterator[sqlite3.Connection]:
         with closing(sqlite3.connect(uri, uri=True, timeout=BACKUP_BUSY_SECONDS)) as connection:
             yield connection
     except sqlite3.Error as error:
-        raise CopyError(f"Cannot copy the database {database}: {error}.") from error
+        raise DatabaseCopyError(f"Cannot copy the database {database}: {error}.") from error
 
 
 def copy_database(source: Path, dest: Path) -> None:
     """Copy a snapshot of the database `source` to `dest`, which must not exist. Blocks.
 
     Writers can continue meanwhile. When this returns, the copy is synced to the disk. Raise OSError or
-    `CopyError`.
+    `DatabaseCopyError`.
     """
     if dest.exists():
         raise FileExistsError(f"{dest} already exists.")
@@ -45,7 +45,7 @@ def copy_database(source: Path, dest: Path) -> None:
 
 
 def stored_names(database: Path) -> Iterator[str]:
-    """Yield the names of all stored files in a database. Blocks. Raise `CopyError`."""
+    """Yield the names of all stored files in a database. Blocks. Raise `DatabaseCopyError`."""
     with _opened(database, "ro") as connection:
         for (name,) in connection.execute("SELECT name FROM files ORDER BY name"):
             yield name

@@ -48,7 +48,8 @@ def stage(
     duplicate_urls = 0
     product_values: list[_Value] = []
     image_values: list[_Value] = []
-    for number, (_, serial_number, name, images, extra) in enumerate(products, first_row):
+    for number, product in enumerate(products, first_row):
+        _, serial_number, name, images, extra = product[:5]
         product_values += (number, serial_number, name, image, len(images), extra_text(extra))
         for given, fetched, host_url in images:
             url_key: _Value = ""

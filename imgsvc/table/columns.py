@@ -22,7 +22,7 @@ from imgsvc.urls import WHITE_SPACE
 TITLES = {
     ColumnRole.SERIAL: SERIAL_NUMBER,
     ColumnRole.NAME: PRODUCT_NAME,
-    ColumnRole.URLS: INPUT_IMAGE_URLS,
+    ColumnRole.IMAGE: INPUT_IMAGE_URLS,
 }
 """The titles of the standard columns."""
 
@@ -31,7 +31,7 @@ _SPELLINGS: dict[ColumnRole, frozenset[str]] = {
         {"sno", "slno", "srno", "serialno", "snumber", "serialnumber", "serialnum", "serial"}
     ),
     ColumnRole.NAME: frozenset({"productname", "productnames", "nameofproduct"}),
-    ColumnRole.URLS: frozenset(
+    ColumnRole.IMAGE: frozenset(
         f"input{images}{links}"
         for images in ("image", "images")
         for links in ("", "url", "urls", "url(s)", "link", "links")
@@ -42,7 +42,7 @@ _SPELLINGS: dict[ColumnRole, frozenset[str]] = {
 _LOOSE_SPELLINGS: dict[ColumnRole, frozenset[str]] = {
     ColumnRole.SERIAL: frozenset({"no", "sn", "#"}),
     ColumnRole.NAME: frozenset({"product", "producttitle", "name", "itemname"}),
-    ColumnRole.URLS: frozenset(
+    ColumnRole.IMAGE: frozenset(
         {"imageurls", "imageurl", "imageurl(s)", "imagelinks", "imagelink", "images"}
         | {"inputurls", "inputurl", "urls", "url"}
     ),
@@ -113,7 +113,7 @@ Rows need not contain these columns, but the status pads every row to the widest
 turn a small table into a huge status CSV.
 """
 
-REQUIRED = {ColumnRole.NAME, ColumnRole.URLS}
+REQUIRED = {ColumnRole.NAME, ColumnRole.IMAGE}
 
 
 def read_header(cells: Sequence[str], row: int) -> Layout | list[FileError]:
@@ -123,7 +123,7 @@ def read_header(cells: Sequence[str], row: int) -> Layout | list[FileError]:
     if errors := [error for role in TITLES if (error := _check_column(role, names, roles, row))]:
         return errors
     width = 1 + max(n for n, name in enumerate(names) if name.strip(WHITE_SPACE))
-    urls = roles.index(ColumnRole.URLS)
+    urls = roles.index(ColumnRole.IMAGE)
     max_width = width if urls == width - 1 else width + MAX_TRAILING_UNNAMED
     del names[max_width:], roles[max_width:]
     return Layout(

@@ -22,11 +22,11 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.waiting import wait_for_event
 from imgsvc.workers import resources
-from imgsvc.workers.context import worker_context
 from imgsvc.workers.crash_policy import CrashPolicy
 from imgsvc.workers.fair_queue import FairQueue
-from imgsvc.workers.main import Result, UnexpectedFailure, WorkerSetup
-from imgsvc.workers.process import SLOW_SECONDS, Batch, CompressionJob, WorkerProcess
+from imgsvc.workers.process_context import worker_context
+from imgsvc.workers.worker_main import Result, UnexpectedFailure, WorkerSetup
+from imgsvc.workers.worker_process import SLOW_SECONDS, Batch, CompressionJob, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class WorkerPool:
             self.workers, resources.memory_bytes()
         )
         self._setup = WorkerSetup(function, config.max_pixels, memory)
-        self._context = worker_context(["imgsvc.workers.main", COMPRESS_FUNCTION.partition(":")[0]])
+        self._context = worker_context(
+            ["imgsvc.workers.worker_main", COMPRESS_FUNCTION.partition(":")[0]]
+        )
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="imgsvc-pool")
         self._running: list[WorkerProcess] = []
         self._starting: set[WorkerProcess] = set()

@@ -18,7 +18,7 @@ import pytest
 
 from imgsvc.database import connection
 from imgsvc.database.connection import Database, DatabaseFullError, DatabaseUnavailableError
-from imgsvc.database.online_backup import CopyError, copy_database, stored_names
+from imgsvc.database.online_backup import DatabaseCopyError, copy_database, stored_names
 from imgsvc.errors import StartupError
 
 
@@ -325,5 +325,5 @@ async def test_backup_is_consistent_while_database_is_in_use(
         assert list(stored_names(tmp_path / name)) == []
     with pytest.raises(FileExistsError):
         copy_database(database.path, tmp_path / "one.db")
-    with pytest.raises(CopyError, match=r"none\.db"):
+    with pytest.raises(DatabaseCopyError, match=r"none\.db"):
         copy_database(tmp_path / "none.db", tmp_path / "three.db")

@@ -1,4 +1,4 @@
-"""The private parts of the standard library's executor that `workers/process.py` and `context.py` use.
+"""The private parts of the standard library's executor that `workers/` uses.
 
 A new version of Python may change them: then these tests fail first. docs/explanation/decisions/0011
 says why the public interface is not enough.
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from imgsvc.workers.context import NeverFullSemaphore, ProcessLocalLock, worker_context
+from imgsvc.workers.process_context import NeverFullSemaphore, ProcessLocalLock, worker_context
 
 TIMEOUT_SECONDS = 60.0
 MORE_THAN_PIPE_HOLDS = 3 * 2**20

@@ -125,7 +125,7 @@ async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
     db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
-    roles = (ColumnRole.NAME, ColumnRole.URLS, *[ColumnRole.EXTRA] * 100)
+    roles = (ColumnRole.NAME, ColumnRole.IMAGE, *[ColumnRole.EXTRA] * 100)
     key = await db.request_store.begin()
     await db.request_store.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
     request = await db.request_store.accept(

@@ -17,7 +17,7 @@ from PIL import Image
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, OutputFormat
 from imgsvc.images.codec import compress_image, warm_up
-from imgsvc.workers import main
+from imgsvc.workers import worker_main
 from tests.image_assertions import encode_animation, encode_image, open_image
 from tests.sample_images import photograph
 
@@ -172,11 +172,11 @@ def test_compress_works_after_image_that_exceeded_memory_limit(
 def compress_two_files_in_worker(large: str, medium: str) -> None:
     """Compress two files in a worker with 60 MiB and print both results. Runs in a separate process."""
     files = [open(path, "rb").read() for path in (large, medium)]  # noqa: PTH123, SIM115
-    setup = main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
-    main.start(setup, c_double(0), c_double(0))
+    setup = worker_main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
+    worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()  # it runs at unpredictable times
     for data in files:
-        (result,) = main.compressed_images(1, [(data, CompressionSettings())])
+        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
         print(result.code if isinstance(result, ImageError) else "compressed")
 
 
@@ -206,13 +206,13 @@ def compress_with_growing_memory_limit(path: str) -> None:
     Prints the result at each limit.
     """
     data = open(path, "rb").read()  # noqa: PTH123, SIM115
-    setup = main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 2**20)
-    main.start(setup, c_double(0), c_double(0))
+    setup = worker_main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 2**20)
+    worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()
     limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     for extra_bytes in range(0, 24 * 2**20, 2**19):
         resource.setrlimit(resource.RLIMIT_AS, (limit + extra_bytes, hard_limit))
-        (result,) = main.compressed_images(1, [(data, CompressionSettings())])
+        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
         print(result.code if isinstance(result, ImageError) else "compressed")
 
 

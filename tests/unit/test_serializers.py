@@ -50,7 +50,7 @@ from imgsvc.web.schema.responses import (
 BASE = "https://img.example"
 COLUMNS = Columns(
     ("Colour", "Product Name", "Input Image Urls", "Size"),
-    (ColumnRole.EXTRA, ColumnRole.NAME, ColumnRole.URLS, ColumnRole.EXTRA),
+    (ColumnRole.EXTRA, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
     (0, 1),
 )
 IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "webp", 90, 45, kept=False)

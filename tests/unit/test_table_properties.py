@@ -53,14 +53,14 @@ class Sheet:
 def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
     serial = draw(st.booleans())
     extras = draw(st.lists(cell.map(lambda text: f"Extra {text}") | EMPTY, max_size=5))
-    columns = [("Product Name", ColumnRole.NAME), ("input_image_urls", ColumnRole.URLS)]
+    columns = [("Product Name", ColumnRole.NAME), ("input_image_urls", ColumnRole.IMAGE)]
     columns += [("S. No.", ColumnRole.SERIAL)] * serial + [
         (name, ColumnRole.EXTRA) for name in extras
     ]
     columns = draw(st.permutations(columns))
     names, roles = [name for name, _ in columns], [role for _, role in columns]
     sheet = Sheet(names, roles, [], [], [])
-    padding = sheet.width if roles[sheet.width - 1] is ColumnRole.URLS else len(names)
+    padding = sheet.width if roles[sheet.width - 1] is ColumnRole.IMAGE else len(names)
     cells = [cell] * len(names)
     for number, name in enumerate(names):
         if not name.strip():
@@ -68,7 +68,7 @@ def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
     for _ in range(draw(st.integers(1, 4))):
         images = draw(st.lists(URL, min_size=1, max_size=3))
         cells[roles.index(ColumnRole.NAME)] = cell.filter(str.strip)
-        cells[roles.index(ColumnRole.URLS)] = st.just(join_urls(images))
+        cells[roles.index(ColumnRole.IMAGE)] = st.just(join_urls(images))
         sheet.rows.append([draw(strategy) for strategy in cells])
         sheet.urls.append(images)
     for number, name in enumerate(names):
@@ -122,7 +122,7 @@ def row_values(product: Product, columns: Columns) -> list[str]:
     known = {
         ColumnRole.SERIAL: product.serial_number,
         ColumnRole.NAME: product.name,
-        ColumnRole.URLS: join_urls(image.text for image in product.images),
+        ColumnRole.IMAGE: join_urls(image.text for image in product.images),
     }
     extra = iter([*product.extra, *[""] * 9][position] for position in columns.extra_positions)
     return [next(extra) if role is ColumnRole.EXTRA else known[role] for role in columns.roles]

@@ -97,7 +97,7 @@ def test_header_ignores_loose_spellings_if_exact_names_exist() -> None:
         "S. No.",
     )
     assert reader.columns.roles == tuple(
-        map(ColumnRole, ["extra", "name", "extra", "extra", "urls", "extra", "serial"])
+        map(ColumnRole, ["extra", "name", "extra", "extra", "image", "extra", "serial"])
     )
 
 

@@ -19,9 +19,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
 from imgsvc.image_types import CompressedImage, CompressionSettings
-from imgsvc.workers import main
+from imgsvc.workers import worker_main
 from imgsvc.workers.crash_policy import CrashRecord
-from imgsvc.workers.main import Result, WorkerSetup
+from imgsvc.workers.worker_main import Result, WorkerSetup
 
 START_TIMEOUT_SECONDS = 60.0
 MAX_BATCHES = 2
@@ -76,7 +76,7 @@ class WorkerProcess:
         self._executor = ProcessPoolExecutor(
             1,
             mp_context=context,
-            initializer=main.start,
+            initializer=worker_main.start,
             initargs=(setup, self._position, self._revoked),
         )
         self._processes: list[BaseProcess] = []
@@ -94,7 +94,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process and wait until it is warmed up. Blocks; raises any error of the start."""
         _shield_children()
-        ready = self._executor.submit(main.ready)
+        ready = self._executor.submit(worker_main.ready)
         self._processes = list((self._executor._processes or {}).values())
         # Close the worker's ends of the pipes here. If this process kept them open, the executor would
         # wait forever for the rest of a result when the worker ends in the middle of it. Up to Python
@@ -136,7 +136,7 @@ class WorkerProcess:
         self.batches.append(batch)
         images = [(job.data, job.settings) for job in jobs]
         try:
-            future = self._executor.submit(main.compressed_images, batch.first, images)
+            future = self._executor.submit(worker_main.compressed_images, batch.first, images)
         except RuntimeError:  # the executor is broken: the batch is lost with the worker
             self.exited.set()
         else:
