@@ -16,8 +16,8 @@ from imgsvc.image_types import CompressionSettings, Quality
 from imgsvc.intake import Intake, StagingLimits, UploadOptions, UploadResult
 from imgsvc.metrics import Metrics
 from imgsvc.models import RequestOptions
-from tests.database_harness import DatabaseHarness, open_database
-from tests.scheduler_harness import SwitchableDisk
+from tests.harness.database import DatabaseHarness, open_database
+from tests.harness.service import SwitchableDisk
 from tests.service_process import table
 
 ROWS = [(n, f"Product {n}", f"http://a.example/{n}.jpg") for n in range(30)]

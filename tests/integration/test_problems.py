@@ -15,7 +15,7 @@ from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
 from imgsvc.storage.base import StorageFullError
 from imgsvc.web.http.problems import PROBLEMS, problem_response
 from imgsvc.web.schema.responses import ProblemReport
-from tests.http_harness import HttpHarness, open_http
+from tests.harness.http import HttpHarness, open_http
 
 JSON = "application/problem+json"
 

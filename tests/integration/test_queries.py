@@ -23,7 +23,7 @@ from imgsvc.models import (
     RequestStatus,
     Requeued,
 )
-from tests.database_harness import (
+from tests.harness.database import (
     COLUMNS,
     IMAGE_INFO,
     DatabaseHarness,

@@ -31,7 +31,7 @@ from imgsvc.models import (
     RequestStatus,
 )
 from imgsvc.urls import host_name, host_url_of, parse_url
-from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database, product
+from tests.harness.database import COLUMNS, DatabaseHarness, completed, open_database, product
 
 OPTIONS = RequestOptions(CompressionSettings())
 

@@ -17,8 +17,8 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.circuit_breaker import MAX_OUTAGE_SECONDS
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.storage.filesystem import output_path
+from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
-from tests.scheduler_harness import SchedulerHarness, open_scheduler
 from tests.waiting import wait_until
 
 REFUSED = ImageError(ImageErrorCode.CONNECT_FAILED, "the server refuses connections")

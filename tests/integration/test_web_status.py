@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from imgsvc.table.cells import split_urls
-from tests.http_harness import ROWS, HttpHarness, HttpResponse, csv_body, open_http
+from tests.harness.http import ROWS, HttpHarness, HttpResponse, csv_body, open_http
 from tests.waiting import wait_until
 
 JSON = {"Accept": "application/json"}

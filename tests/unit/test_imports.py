@@ -34,7 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "serializers": LEAVES | {"table", "database"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
-    "service": LEAVES | CORE | {"execution", "processing", "intake", "serializers", "web"},
+    "limits": LEAVES | {"database", "processing"},
+    "service": LEAVES
+    | CORE
+    | {"execution", "processing", "intake", "serializers", "web", "limits"},
     "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
