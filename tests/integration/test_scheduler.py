@@ -32,7 +32,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[SchedulerHarness]:
 
 @pytest.fixture
 def dead_host() -> Iterator[str]:
-    """The URL of a host that refuses every connection."""
+    """Provide the URL of a host that refuses every connection."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"
