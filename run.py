@@ -3,7 +3,8 @@
 
     python3 run.py                      start the service
     python3 run.py COMMAND [...]        run a command of imgsvc: demo, serve, process, ...
-    python3 run.py test [--all] [...]   run the tests; --all: also those that need a browser or Node
+    python3 run.py test [--all] [...]   run the tests, and print their coverage; --all: also those that
+                                        need a browser or Node
     python3 run.py test unit            run one suite: unit, integration, e2e or browser
     python3 run.py check                check lint rules, formatting and types
     python3 run.py bench [...]          run the benchmarks
@@ -100,10 +101,12 @@ def run_task(python: str, task: str, arguments: list[str]) -> int:
     """Run the tests, the checks or the benchmarks, and return the exit code."""
     os.chdir(ROOT)
     if task == "test":
+        whole_suites = all(each in SUITES or each.startswith("-") for each in arguments)
+        plugin = ["-p", "tests.coverage_report"] if whole_suites else []
         if "--all" in arguments or "browser" in arguments:
             arguments = ["-m", "", *(each for each in arguments if each != "--all")]
         arguments = [f"tests/{each}" if each in SUITES else each for each in arguments]
-        exec_module(python, "pytest", *arguments)
+        exec_module(python, "pytest", *plugin, *arguments)
     if task == "bench":
         exec_module(python, "tests.bench", *arguments)
     checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])

@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import re
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any
 
 import click
 from rich.console import Console
 
 from imgsvc import __version__, logs
 from imgsvc.backup import BackupError, back_up
+from imgsvc.cli_options import (
+    EXISTING_FILE,
+    OUTPUT_FILE,
+    compress_options,
+    config_option,
+    examples,
+    make_client,
+    server_options,
+)
 from imgsvc.client import Client, ServiceError
-from imgsvc.config import Config, LogConfig, load_config
+from imgsvc.config import Config, LogConfig
+from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
-from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.image_types import Quality
 from imgsvc.offline import process_file
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
@@ -38,7 +45,6 @@ HINTS = {
     401: "Set IMGSVC_API_KEY, or use --api-key-file.",
 }
 """Advice for an error response, by HTTP status. 0: no response."""
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def main() -> None:
@@ -72,94 +78,6 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
-def _examples(*lines: str) -> str:
-    r"""Return an epilog that lists examples. `\b` keeps click from wrapping the lines."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-class _QualityType(click.ParamType[Quality]):
-    name = "quality"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> Quality:
-        try:
-            return Quality.parse(value)
-        except ValueError as error:
-            self.fail(f"{value!r} {error}.", param, ctx)
-
-
-_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
-_config_option = click.option(
-    "--config",
-    "file",
-    type=_EXISTING_FILE,
-    help="Configuration file. [default: $IMGSVC_CONFIG, else ./config.toml]",
-)
-
-
-def _compress_options(command: Command) -> Command:
-    quality = click.option(
-        "--quality",
-        type=_QualityType(),
-        help='Share of each image\'s own quality ("50%"), or a fixed quality (1 to 100).',
-    )
-    choice = click.Choice([str(each) for each in OutputFormat])
-    return quality(
-        click.option(
-            "--format",
-            "format_",
-            type=choice,
-            help="Output format. keep: the format of each source.",
-        )(command)
-    )
-
-
-def _server_options(command: Command) -> Command:
-    server = click.option(
-        "--server",
-        envvar="IMGSVC_SERVER",
-        default="http://127.0.0.1:8080",
-        show_default=True,
-        help="URL of the service. [env: IMGSVC_SERVER]",
-    )
-    key = click.option(
-        "--api-key-file",
-        type=_EXISTING_FILE,
-        help="File that contains the API key. [default: the key in $IMGSVC_API_KEY]",
-    )
-    return server(key(command))
-
-
-def _client(server: str, api_key_file: Path | None) -> Client:
-    """Return a client of the service. Raise `click.BadParameter` if the URL or the key is invalid."""
-    if not _is_base_url(server):
-        raise click.BadParameter(
-            f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080.",
-            param_hint="--server",
-        )
-    if api_key_file is None:
-        key, source = os.environ.get("IMGSVC_API_KEY", "").strip(), "IMGSVC_API_KEY"
-    else:
-        key, source = api_key_file.read_text("utf-8", "replace").strip(), "--api-key-file"
-    if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise click.BadParameter(
-            "The API key must be one line of printable ASCII characters without spaces.",
-            param_hint=source,
-        )
-    return Client(server, key or None)
-
-
-def _is_base_url(text: str) -> bool:
-    try:
-        url = urlsplit(text)
-        is_base = not (url.query or url.fragment)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and is_base
-    except ValueError:
-        return False
-
-
 def _prepare_output(out: Path) -> None:
     """Create the folder of `out`, and check that it is writable.
 
@@ -172,7 +90,7 @@ def _prepare_output(out: Path) -> None:
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog=_examples(
+    epilog=examples(
         "imgsvc demo                                   run an example with generated images",
         "imgsvc serve                                  start the service",
         "imgsvc process products.csv -o out.csv        compress on this machine, without a service",
@@ -184,8 +102,8 @@ def cli() -> None:
     """Compress every image of a product CSV, and return the CSV with the new image URLs."""
 
 
-@cli.command(epilog=_examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
-@_config_option
+@cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
+@config_option
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on. 0: any free port.")
 @click.option("--public-url", help="URL under which others reach the service.")
@@ -235,20 +153,20 @@ def serve(
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         "imgsvc process products.csv -o out.csv",
         'imgsvc process products.csv -o out.csv --quality "30%" --format webp',
     )
 )
-@click.argument("table", metavar="FILE", type=_EXISTING_FILE)
-@click.option("-o", "--out", type=_OUTPUT_FILE, required=True, help="CSV file to write.")
+@click.argument("table", metavar="FILE", type=EXISTING_FILE)
+@click.option("-o", "--out", type=OUTPUT_FILE, required=True, help="CSV file to write.")
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the images. [default: OUT.images]",
 )
-@_compress_options
-@_config_option
+@compress_options
+@config_option
 def process(
     table: Path,
     out: Path,
@@ -304,19 +222,19 @@ def _report(console: Console, status: Mapping[str, Any], saved: str | None = Non
 
 
 @cli.command(
-    epilog=_examples(
+    epilog=examples(
         "imgsvc submit products.csv",
         "imgsvc submit products.csv --server https://images.example --wait -o out.csv",
     )
 )
-@click.argument("table", metavar="FILE", type=_EXISTING_FILE)
+@click.argument("table", metavar="FILE", type=EXISTING_FILE)
 @click.option("--wait", is_flag=True, help="Wait until the request has finished. Implied by --out.")
 @click.option(
-    "-o", "--out", type=_OUTPUT_FILE, help="CSV file to write when the request has finished."
+    "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
-@_compress_options
-@_server_options
+@compress_options
+@server_options
 def submit(
     table: Path,
     wait: bool,
@@ -337,7 +255,7 @@ def submit(
     options = {key: str(value) for key, value in values.items() if value is not None}
 
     async def run() -> int:
-        async with _client(server, api_key_file) as client:
+        async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
                 accepted = await client.submit(data, options)
             click.echo(accepted["requestId"])
@@ -359,12 +277,12 @@ async def _follow(client: Client, request_id: str, out: Path | None) -> int:
     return _report(console, status, f"Saved {out}." if out else None)
 
 
-@cli.command(epilog=_examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
+@cli.command(epilog=examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
 @click.argument("request_id", metavar="ID")
 @click.option("--wait", is_flag=True, help="Wait until the request has finished.")
-@click.option("-o", "--out", type=_OUTPUT_FILE, help="CSV file to write.")
+@click.option("-o", "--out", type=OUTPUT_FILE, help="CSV file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
-@_server_options
+@server_options
 def status(
     request_id: str,
     wait: bool,
@@ -378,7 +296,7 @@ def status(
         _prepare_output(out)
 
     async def run() -> int:
-        async with _client(server, api_key_file) as client:
+        async with make_client(server, api_key_file) as client:
             code = await _follow(client, request_id, out) if wait else 0
             found = await client.status(request_id)
             if out is not None and not wait:
@@ -416,7 +334,7 @@ def config() -> None:
 
 
 @config.command()
-@_config_option
+@config_option
 def check(file: Path | None) -> None:
     """Validate the configuration.
 
@@ -432,9 +350,9 @@ def check(file: Path | None) -> None:
     click.echo("The configuration is valid.", err=True)
 
 
-@cli.command(epilog=_examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))
+@cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))
 @click.argument("dest", type=click.Path(path_type=Path))
-@_config_option
+@config_option
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
 def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     """Back up the data folder to DEST.

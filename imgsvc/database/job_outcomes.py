@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from imgsvc.database import mappers
 from imgsvc.database.claiming import new_token
+from imgsvc.database.transitions import check_transition
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
 from imgsvc.models import (
@@ -27,7 +28,6 @@ from imgsvc.models import (
     Outcome,
     Request,
     Requeued,
-    check_transition,
 )
 from imgsvc.urls import host_name
 

@@ -15,10 +15,10 @@ pytestmark = pytest.mark.external
 
 
 def test_docs_page_shows_every_operation(open_page: OpenPage, service: Service) -> None:
-    paths = service.get("/openapi.json").json()["paths"]
+    api = service.get("/openapi.json").json()
     expected = {
         f"{method.upper()}{path}"
-        for path, item in paths.items()
+        for path, item in (api["paths"] | api["webhooks"]).items()
         for method in item
         if method in {"get", "post", "put", "delete", "head", "patch"}
     }
@@ -26,6 +26,18 @@ def test_docs_page_shows_every_operation(open_page: OpenPage, service: Service) 
     expect(page.locator(".operation").first).to_be_visible()
     assert set(page.locator(".operation h3").all_text_contents()) == expected
     expect(page.locator("main")).not_to_contain_text("`")
+
+
+def test_docs_page_describes_webhooks_without_a_form(open_page: OpenPage, service: Service) -> None:
+    page = open_page(f"{service.url}/docs").page
+    page.get_by_role("navigation", name="Operations").get_by_text("request.finished").click()
+    webhook = page.get_by_role("region", name="Webhooks").locator(".operation")
+    expect(webhook).to_be_focused()
+    expect(webhook.get_by_role("heading", level=3)).to_have_text("POSTrequest.finished")
+    expect(webhook).to_contain_text("webhook-signature")
+    webhook.get_by_text("application/json").click()
+    expect(webhook.get_by_text("finishedAt", exact=True)).to_be_visible()
+    expect(webhook.get_by_text("Try it")).to_have_count(0)
 
 
 def test_docs_page_sends_an_api_call_and_shows_the_response(

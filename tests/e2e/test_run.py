@@ -311,6 +311,33 @@ def test_test_command_runs_only_the_named_suite(suite: str) -> None:
     assert [file for file in files if not file.startswith(f"tests/{suite}/")] == []
 
 
+def test_coverage_report_counts_processes_that_tests_start(tmp_path: Path) -> None:
+    test = tmp_path / "test_version.py"
+    test.write_text(
+        "import subprocess, sys\n\n\n"
+        "def test_version():\n"
+        "    subprocess.run([sys.executable, '-m', 'imgsvc', '--version'], check=True)\n"
+    )
+    data = tmp_path / "data"
+    data.mkdir()
+    environ = {k: v for k, v in os.environ.items() if k != "COVERAGE_PROCESS_CONFIG"}
+    result = subprocess.run(
+        [sys.executable, "-P", "-m", "pytest", "-p", "tests.coverage_report", str(test)],
+        cwd=tmp_path,
+        env=environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(data)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    share = re.search(r"= coverage of imgsvc: (\d+)\.\d% of \d+ lines =", result.stdout)
+    assert share, result.stdout
+    assert int(share[1]) > 10
+    assert len(re.findall(r"^ +\d+\.\d%  ", result.stdout, re.MULTILINE)) == 10
+    assert list(data.iterdir()) == []
+
+
 @pytest.mark.external
 def test_clean_checkout_starts(checkout: Path) -> None:
     command = [BASE_PYTHON, str(checkout / "run.py"), "--version"]

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.config import RENAMED_KEYS, Config, load_config, parse_size
+from imgsvc.config import Config, parse_size
+from imgsvc.config_loader import RENAMED_KEYS, load_config
 from imgsvc.errors import ConfigError
 from imgsvc.image_types import OutputFormat, Quality
 

@@ -44,7 +44,10 @@ ALLOWED: dict[str, set[str]] = {
     "backup": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo"},
+    "config_loader": LEAVES,
+    "cli_options": LEAVES | {"client"},
+    "cli": LEAVES
+    | {"cli_options", "config_loader", "serve", "client", "terminal", "backup", "offline", "demo"},
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
@@ -73,7 +76,7 @@ LIBRARIES: dict[str, set[str]] = {
     "aiofiles": {"storage", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database"},
-    "click": {"cli"},
+    "click": {"cli", "cli_options"},
     "rich": {"cli", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},

@@ -6,7 +6,6 @@ import asyncio
 import errno
 from collections.abc import AsyncGenerator
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
@@ -51,12 +50,7 @@ class Spool:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._buffer.clear()
         if self._file is not None:
             with suppress(OSError):  # the disk is full; the content is no longer needed

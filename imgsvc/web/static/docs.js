@@ -25,8 +25,8 @@ async function show() {
 }
 
 function render(api) {
-  const operations = listOperations(api);
-  const groups = Map.groupBy(operations, (operation) => operation.tags?.[0] ?? "API");
+  const operations = [...listOperations(api, api.paths), ...listOperations(api, api.webhooks ?? {}, true)];
+  const groups = Map.groupBy(operations, (operation) => operation.isWebhook ? "Webhooks" : operation.tags?.[0] ?? "API");
   const tags = new Map((api.tags ?? []).map((tag) => [tag.name, tag.description]));
   const key = h("input", { type: "password", id: "api-key", autocomplete: "off", spellcheck: "false" });
   main.replaceChildren(
@@ -49,11 +49,13 @@ function render(api) {
 
 const baseUrl = () => url(".").href.replace(/\/$/, "");
 
-function listOperations(api) {
-  return Object.entries(api.paths).flatMap(([path, item]) =>
+/** Return the operations of `paths`, or of `webhooks`: calls by the server, whose path is the event's name. */
+function listOperations(api, items, isWebhook = false) {
+  return Object.entries(items).flatMap(([path, item]) =>
     METHODS.filter((name) => item[name]).map((name) => ({
       ...item[name],
       path,
+      isWebhook,
       method: name,
       anchor: item[name].operationId ?? `${name}${path.replaceAll(/[^\w]+/g, "-")}`,
       parameters: [...(item.parameters ?? []), ...(item[name].parameters ?? [])].map((p) => resolve(api, p)),
@@ -73,7 +75,7 @@ function operationView(api, operation, key) {
     requestBody && bodyView(api, requestBody),
     h("h4", {}, "Responses"),
     h("div", { class: "responses" }, Object.entries(responses).map(([status, r]) => responseView(api, status, resolve(api, r)))),
-    h("details", { class: "try" }, h("summary", {}, icon("next"), "Try it"), tryForm(api, operation, key)));
+    !operation.isWebhook && h("details", { class: "try" }, h("summary", {}, icon("next"), "Try it"), tryForm(api, operation, key)));
 }
 
 function parametersView(api, parameters) {

@@ -1,0 +1,110 @@
+"""Options that several commands of `imgsvc` share, and the client that they choose."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from imgsvc.client import Client
+from imgsvc.image_types import OutputFormat, Quality
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def examples(*lines: str) -> str:
+    r"""Return an epilog that lists examples. `\b` keeps click from wrapping the lines."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+class QualityType(click.ParamType[Quality]):
+    """The type of `--quality`."""
+
+    name = "quality"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Quality:
+        """Return the quality, or fail with a usage error."""
+        try:
+            return Quality.parse(value)
+        except ValueError as error:
+            self.fail(f"{value!r} {error}.", param, ctx)
+
+
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
+config_option = click.option(
+    "--config",
+    "file",
+    type=EXISTING_FILE,
+    help="Configuration file. [default: $IMGSVC_CONFIG, else ./config.toml]",
+)
+
+
+def compress_options(command: Command) -> Command:
+    """Add `--quality` and `--format`."""
+    quality = click.option(
+        "--quality",
+        type=QualityType(),
+        help='Share of each image\'s own quality ("50%"), or a fixed quality (1 to 100).',
+    )
+    choice = click.Choice([str(each) for each in OutputFormat])
+    return quality(
+        click.option(
+            "--format",
+            "format_",
+            type=choice,
+            help="Output format. keep: the format of each source.",
+        )(command)
+    )
+
+
+def server_options(command: Command) -> Command:
+    """Add `--server` and `--api-key-file`."""
+    server = click.option(
+        "--server",
+        envvar="IMGSVC_SERVER",
+        default="http://127.0.0.1:8080",
+        show_default=True,
+        help="URL of the service. [env: IMGSVC_SERVER]",
+    )
+    key = click.option(
+        "--api-key-file",
+        type=EXISTING_FILE,
+        help="File that contains the API key. [default: the key in $IMGSVC_API_KEY]",
+    )
+    return server(key(command))
+
+
+def make_client(server: str, api_key_file: Path | None) -> Client:
+    """Return a client of the service. Raise `click.BadParameter` if the URL or the key is invalid."""
+    if not _is_base_url(server):
+        raise click.BadParameter(
+            f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080.",
+            param_hint="--server",
+        )
+    if api_key_file is None:
+        key, source = os.environ.get("IMGSVC_API_KEY", "").strip(), "IMGSVC_API_KEY"
+    else:
+        key, source = api_key_file.read_text("utf-8", "replace").strip(), "--api-key-file"
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise click.BadParameter(
+            "The API key must be one line of printable ASCII characters without spaces.",
+            param_hint=source,
+        )
+    return Client(server, key or None)
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        is_base = not (url.query or url.fragment)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and is_base
+    except ValueError:
+        return False
