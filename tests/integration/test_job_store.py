@@ -175,8 +175,9 @@ async def test_claim_continues_scan_when_earlier_claim_used_up_scan_budget(
         return int(host == live)
 
     claims: list[Claim] = []
-    for _ in range(11):
+    for number in range(1, 12):
         claims += await db.job_store.claim(5, capacity, 1e12)
+        assert len(scanned) <= 10 * number
         if claims:
             break
         due = await db.job_store.next_due()
