@@ -164,7 +164,9 @@ class Service:
         self.metrics = metrics = Metrics()
         storage = config.storage
         self.stores = stores = Stores(
-            database, partial(webhook_body, retention_days=storage.retention_days)
+            database,
+            partial(webhook_body, retention_days=storage.retention_days),
+            limits.database,
         )
         self.queries = stores.queries
         self.events = events = replacements.events(self.queries)
@@ -179,13 +181,14 @@ class Service:
         self.executor = executor = replacements.executor or create_executor(
             config, session, store, metrics, replacements.compress_function
         )
-        self.monitor = HealthMonitor(database, executor, disk_space)
+        self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(session, config.webhook),
             config.webhook,
             events=events,
             metrics=metrics,
+            limits=limits.webhooks,
         )
         self.processing = processing = Processing(
             config.fetch,
@@ -198,7 +201,9 @@ class Service:
             metrics,
             limits.processing,
         )
-        self._maintenance = maintenance = Maintenance(stores.request_store, store, storage)
+        self._maintenance = maintenance = Maintenance(
+            stores.request_store, store, storage, limits.maintenance
+        )
         self.actions = RequestActions(
             stores.job_store,
             stores.request_store,
@@ -215,6 +220,7 @@ class Service:
             disk_space,
             scheduler=processing.scheduler,
             maintenance=maintenance,
+            limits=limits.staging,
         )
 
     @property
@@ -228,8 +234,9 @@ class Service:
             store=self.store,
             scratch=self._scratch,
             events=self.events,
-            health=self.monitor.health,
+            health=self.monitor,
             metrics=self.metrics.registry,
+            event_stream=self.limits.event_stream,
         )
 
     @asynccontextmanager
@@ -242,7 +249,8 @@ class Service:
         """Recover the state that an earlier process left, then start all components."""
         self._register_gauges()
         self._start_task(self.monitor.watch(), "health monitor")
-        self._start_task(BacklogMonitor(self.queries, self.metrics).watch(), "backlog monitor")
+        backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
+        self._start_task(backlog.watch(), "backlog monitor")
         await self._recover()
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
@@ -337,7 +345,7 @@ async def opened(
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
-        database = await Database.open(config.storage.data_dir / DATABASE)
+        database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
         service = Service(config, database, limits, replacements)
         stack.push_async_callback(service.close)

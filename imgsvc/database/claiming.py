@@ -10,16 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from imgsvc.database.index_keys import text_key
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.mappers import settings_from
 from imgsvc.models import Claim
 from imgsvc.urls import host_url_of
 
 T = TypeVar("T")
 
-SCAN_BUDGET = 250
-"""Maximum number of hosts that one claim scans (a few milliseconds). The next claim continues there."""
-MAX_DUPLICATES = 2_000
-"""Maximum number of images with one URL that are claimed, or finished, in one transaction."""
 MAX_CURSORS = 10_000
 """Maximum number of requests whose position among their hosts is remembered."""
 
@@ -93,13 +90,15 @@ def claim(
     limit: int,
     capacity: Callable[[int], int],
     now: float,
+    *,
     round_robin: RoundRobin,
+    limits: DatabaseLimits,
 ) -> ClaimResult:
     """Claim at most `limit` URLs, with their duplicates, in one transaction.
 
     `capacity(host_key)` returns how many more URLs of a host may be claimed. `now` is in Unix seconds.
     """
-    return _ClaimTransaction(c, limit, capacity, now, round_robin).run()
+    return _ClaimTransaction(c, limit, capacity, now, round_robin=round_robin, limits=limits).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +125,9 @@ class _ClaimTransaction:
         limit: int,
         capacity: Callable[[int], int],
         now: float,
+        *,
         round_robin: RoundRobin,
+        limits: DatabaseLimits,
     ) -> None:
         self._c = c
         self._limit = limit
@@ -135,7 +136,8 @@ class _ClaimTransaction:
         self._round_robin = round_robin
         # All claims use the same folder, so that one sync of it suffices for files stored together.
         self._folder = secrets.token_bytes(1)
-        self._scan_budget = SCAN_BUDGET
+        self._scan_budget = limits.hosts_per_claim
+        self._max_duplicates = limits.duplicates_per_transaction
         self._last_scanned_request = 0
         self._claims: list[Claim] = []
         self._incomplete: dict[tuple[int, str], Claim] = {}
@@ -258,7 +260,12 @@ class _ClaimTransaction:
             numbers = [image.number]
             if request.duplicate_urls:
                 numbers += find_duplicates(
-                    self._c, request.key, image.url, after=-1, exclude=image.number
+                    self._c,
+                    request.key,
+                    image.url,
+                    self._max_duplicates,
+                    after=-1,
+                    exclude=image.number,
                 )
             claimed.update(numbers)
             token = new_token(self._folder)
@@ -274,7 +281,7 @@ class _ClaimTransaction:
                 settings=settings_from(request.settings),
             )
             self._claims.append(claim)
-            if len(numbers) > MAX_DUPLICATES:
+            if len(numbers) > self._max_duplicates:
                 self._incomplete[request.key, image.url] = claim
         self._claimed_per_request[request.key] += len(claimed)
         return len(self._claims) - before
@@ -310,9 +317,9 @@ LIMIT :count
 
 
 def find_duplicates(
-    c: sqlite3.Connection, request_key: int, url: str, *, after: int, exclude: int
+    c: sqlite3.Connection, request_key: int, url: str, limit: int, *, after: int, exclude: int
 ) -> list[int]:
-    """Return the numbers of at most `MAX_DUPLICATES` pending images of a request with this URL.
+    """Return the numbers of at most `limit` pending images of a request with this URL.
 
     Only numbers above `after` and other than `exclude` are returned. The first image with a URL has no
     `url_key`, so it is never found. It need not be: images of a host are claimed in the order of their
@@ -322,7 +329,7 @@ def find_duplicates(
         "SELECT number FROM images INDEXED BY images_duplicates "
         "WHERE request_key = ? AND url_key = ? AND number > ? AND number <> ? "
         "AND status = 'pending' AND coalesce(fetch_url, url) = ? ORDER BY number LIMIT ?",
-        (request_key, text_key(url), after, exclude, url, MAX_DUPLICATES),
+        (request_key, text_key(url), after, exclude, url, limit),
     )
     return [number for (number,) in rows]
 
@@ -360,13 +367,15 @@ def count_claimed(c: sqlite3.Connection, request_key: int, count: int, now: floa
     )
 
 
-def claim_more_duplicates(c: sqlite3.Connection, claim: Claim, now: float) -> Claim | None:
-    """Claim at most `MAX_DUPLICATES` further duplicates.
+def claim_more_duplicates(
+    c: sqlite3.Connection, claim: Claim, limit: int, now: float
+) -> Claim | None:
+    """Claim at most `limit` further duplicates.
 
     Return the extended claim, or None if there are no more duplicates.
     """
     numbers = find_duplicates(
-        c, claim.request_key, claim.url, after=claim.numbers[-1], exclude=claim.numbers[0]
+        c, claim.request_key, claim.url, limit, after=claim.numbers[-1], exclude=claim.numbers[0]
     )
     if not numbers:
         return None

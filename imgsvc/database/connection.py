@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 import aiosqlite
 
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.migrate import migrate
 from imgsvc.errors import DependencyError, StartupError
 
@@ -33,10 +34,6 @@ READERS = 8
 """Number of reader connections."""
 LONG_READERS = 6
 """Readers that snapshots can hold at once. The others stay free for short reads."""
-BUSY_SECONDS = 1.0
-"""How long SQLite itself waits for a lock of another process. This blocks the connection's thread."""
-LOCKED_SECONDS = 60.0
-"""How long a read or write waits in total for a lock of another process before it fails."""
 WRITER_CACHE_KIB = 16 * 1024
 READER_CACHE_KIB = 1024
 CHECKPOINT_PAGES = 2_000
@@ -95,11 +92,13 @@ class _SQLiteConnection(sqlite3.Connection):
 class _Connection:
     """An aiosqlite connection that runs whole functions in its thread, one after the other.
 
-    `locked` is True while the connection waits for a lock of another process.
+    `locked` is True while the connection waits for a lock of another process. `locked_seconds` is how
+    long it waits.
     """
 
-    def __init__(self, connection: aiosqlite.Connection) -> None:
+    def __init__(self, connection: aiosqlite.Connection, locked_seconds: float) -> None:
         self._connection = connection
+        self.locked_seconds = locked_seconds
         self.locked = False
 
     async def run(self, transaction: Transaction[T]) -> T:
@@ -126,7 +125,7 @@ class Database:
         self._long_reads = asyncio.Semaphore(LONG_READERS)
 
     @classmethod
-    async def open(cls, path: Path) -> Database:
+    async def open(cls, path: Path, limits: DatabaseLimits = DatabaseLimits()) -> Database:
         """Open the database file, or create it, and apply missing migrations.
 
         Raise `StartupError` if the file is not a database, has a newer schema, or cannot be opened.
@@ -135,9 +134,9 @@ class Database:
         try:
             # Try without a thread first: aiosqlite leaks its thread if connecting fails.
             sqlite3.connect(path).close()
-            connections.append(await _connect(path, _set_up_writer))
+            connections.append(await _connect(path, _set_up_writer, limits))
             while len(connections) <= READERS:
-                connections.append(await _connect(path, _set_up_reader))
+                connections.append(await _connect(path, _set_up_reader, limits))
         except (sqlite3.Error, DatabaseUnavailableError, OSError) as error:
             await _close(connections)
             raise StartupError(
@@ -206,11 +205,12 @@ class Database:
             ) from None
 
 
-async def _connect(path: Path, set_up: Transaction[None]) -> _Connection:
+async def _connect(path: Path, set_up: Transaction[None], limits: DatabaseLimits) -> _Connection:
     connection = _Connection(
         await aiosqlite.connect(
-            path, timeout=BUSY_SECONDS, isolation_level=None, factory=_SQLiteConnection
-        )
+            path, timeout=limits.busy_seconds, isolation_level=None, factory=_SQLiteConnection
+        ),
+        limits.locked_seconds,
     )
     try:
         await _run_when_unlocked(connection, set_up)
@@ -241,7 +241,7 @@ def _set_up_reader(c: sqlite3.Connection) -> None:
 
 async def _run_when_unlocked(connection: _Connection, transaction: Transaction[T]) -> T:
     """Run `transaction` in the connection's thread. Retry while another process holds a lock."""
-    deadline = time.monotonic() + LOCKED_SECONDS
+    deadline = time.monotonic() + connection.locked_seconds
     while True:
         try:
             result = await connection.run(transaction)

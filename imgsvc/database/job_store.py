@@ -17,6 +17,7 @@ from imgsvc.database.claiming import ClaimResult, RoundRobin
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.index_keys import host_key
 from imgsvc.database.job_outcomes import FinishResult
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import Claim, Outcome, Request
@@ -26,9 +27,6 @@ __all__ = ["FinishResult", "JobStore", "host_key"]
 _FileLookup = tuple[bytes, CompressionSettings, "asyncio.Future[StoredFile | None]"]
 """Source digest, settings, and the future for the result."""
 
-SLICE = 2_000
-"""Maximum number of images that a bulk update changes in one transaction: about 20 ms."""
-
 
 class JobStore:
     """Claims pending images fairly, and commits the outcomes of their jobs.
@@ -37,9 +35,15 @@ class JobStore:
     thread, within the transaction that finishes the request.
     """
 
-    def __init__(self, database: Database, webhook_body: Callable[[Request], str]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        webhook_body: Callable[[Request], str],
+        limits: DatabaseLimits = DatabaseLimits(),
+    ) -> None:
         self._database = database
         self._webhook_body = webhook_body
+        self._limits = limits
         self._round_robin = RoundRobin()
         self._more_to_scan = False
         self._lookups: list[_FileLookup] = []
@@ -60,7 +64,8 @@ class JobStore:
         The images' numbers of attempts do not change.
         """
         await self._database.write(bulk_updates.reset_rates)
-        while await self._database.write(lambda c: bulk_updates.recover(c, SLICE)):
+        limit = self._limits.bulk_slice
+        while await self._database.write(lambda c: bulk_updates.recover(c, limit)):
             pass
 
     async def claim(self, limit: int, capacity: Callable[[int], int], now: float) -> list[Claim]:
@@ -72,8 +77,11 @@ class JobStore:
         """
 
         def transaction(c: sqlite3.Connection) -> tuple[ClaimResult, bool]:
-            retried = bulk_updates.retry(c, SLICE) is not None
-            return claiming.claim(c, limit, capacity, now, self._round_robin), retried
+            retried = bulk_updates.retry(c, self._limits.bulk_slice) is not None
+            result = claiming.claim(
+                c, limit, capacity, now, round_robin=self._round_robin, limits=self._limits
+            )
+            return result, retried
 
         if limit <= 0:
             return []
@@ -95,7 +103,12 @@ class JobStore:
             claim = more
             try:
                 more = await self._database.write(
-                    partial(claiming.claim_more_duplicates, claim=claim, now=now)
+                    partial(
+                        claiming.claim_more_duplicates,
+                        claim=claim,
+                        limit=self._limits.duplicates_per_transaction,
+                        now=now,
+                    )
                 )
             except DatabaseUnavailableError:
                 return claim
@@ -107,14 +120,14 @@ class JobStore:
         If a claim is no longer valid, its outcome is dropped and its file is in `orphaned_files`. If a
         call fails after some of its transactions, the next call returns their changes too.
         """
-        first = [_part(outcome, 0) for outcome in outcomes]
+        size = self._limits.duplicates_per_transaction
+        first = [_part(outcome, 0, size) for outcome in outcomes]
         self._unreported.add(
             await self._database.write(lambda c: job_outcomes.finish(c, first, self._webhook_body))
         )
         for outcome in outcomes:
-            size, count = claiming.MAX_DUPLICATES, len(outcome.claim.numbers)
-            for start in range(size, count, size):
-                part = _part(outcome, start)
+            for start in range(size, len(outcome.claim.numbers), size):
+                part = _part(outcome, start, size)
                 more = await self._database.write(
                     partial(
                         job_outcomes.finish_duplicates,
@@ -233,13 +246,14 @@ class JobStore:
     async def retry_failed(self, request_id: str) -> Request:
         """Requeue the failed images of a finished request, with no attempts. Return the request.
 
-        This requeues at most `SLICE` images; each of the next claims requeues further ones. Until all
-        are requeued, the request is marked as `retrying` and none of its images are claimed. Raises
+        This requeues at most `bulk_slice` images; each of the next claims requeues further ones. Until
+        all are requeued, the request is marked as `retrying` and none of its images are claimed. Raises
         `ProblemError` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
         """
+        limit = self._limits.bulk_slice
 
         def transaction(c: sqlite3.Connection) -> Request:
-            return mappers.request_of(c, bulk_updates.start_retry(c, request_id, SLICE))
+            return mappers.request_of(c, bulk_updates.start_retry(c, request_id, limit))
 
         return await self._database.write(transaction)
 
@@ -255,10 +269,10 @@ def _find_files(lookups: Sequence[_FileLookup], c: sqlite3.Connection) -> list[S
     return [row and mappers.stored_file(row) for row in rows]
 
 
-def _part(outcome: Outcome, start: int) -> Outcome:
-    """Return the outcome for the images of its claim from `start` on that fit into one transaction."""
+def _part(outcome: Outcome, start: int, size: int) -> Outcome:
+    """Return the outcome for `size` images of its claim from `start` on."""
     numbers = outcome.claim.numbers
-    if start == 0 and len(numbers) <= claiming.MAX_DUPLICATES:
+    if start == 0 and len(numbers) <= size:
         return outcome
-    claim = replace(outcome.claim, numbers=numbers[start : start + claiming.MAX_DUPLICATES])
+    claim = replace(outcome.claim, numbers=numbers[start : start + size])
     return replace(outcome, claim=claim)

@@ -12,11 +12,9 @@ from itertools import groupby
 from typing import Any
 
 from imgsvc.database import mappers
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.models import ImageRow, ProductRow
 
-PAGE_IMAGES = 5_000
-PAGE_CHARACTERS = 2_000_000
-"""A page ends early at this number of images or of characters of text, to bound its memory."""
 CELL_CHARACTERS = 4
 """The characters that each cell of an extra column counts in addition to its text. Even an empty cell
 needs memory, though it may not be stored."""
@@ -28,7 +26,13 @@ _SELECT_IMAGES = (
 
 
 def page(
-    c: sqlite3.Connection, request_key: int, extra_positions: Sequence[int], first: int, size: int
+    c: sqlite3.Connection,
+    request_key: int,
+    extra_positions: Sequence[int],
+    first: int,
+    size: int,
+    *,
+    limits: DatabaseLimits,
 ) -> list[ProductRow]:
     """Return at most `size` products from number `first` on, but at least one if there are more.
 
@@ -41,6 +45,7 @@ def page(
             (request_key, first, size),
         ),
         extra_positions,
+        limits,
     )
     if not products:
         return []
@@ -53,7 +58,13 @@ def page(
 
 
 def failed_page(
-    c: sqlite3.Connection, request_key: int, extra_positions: Sequence[int], first: int, size: int
+    c: sqlite3.Connection,
+    request_key: int,
+    extra_positions: Sequence[int],
+    first: int,
+    size: int,
+    *,
+    limits: DatabaseLimits,
 ) -> list[ProductRow]:
     """Return products with failed images, with only these images, like `page`."""
     found = c.execute(
@@ -61,10 +72,10 @@ def failed_page(
         "WHERE i.request_key = ? AND i.status = 'failed' AND i.number >= coalesce("
         "(SELECT first_image FROM products WHERE request_key = ? AND number = ?), 1 << 62) "
         "ORDER BY i.number LIMIT ?",
-        (request_key, request_key, first, PAGE_IMAGES),
+        (request_key, request_key, first, limits.page_images),
     ).fetchall()
     groups = [(number, list(images)) for number, images in groupby(found, lambda row: row[0])]
-    if len(found) == PAGE_IMAGES and len(groups) > 1:
+    if len(found) == limits.page_images and len(groups) > 1:
         groups.pop()  # may be incomplete; the next page contains it completely
     products = _fill_page(
         c.execute(
@@ -73,6 +84,7 @@ def failed_page(
             (request_key, json.dumps([number for number, _ in groups[:size]])),
         ),
         extra_positions,
+        limits,
     )
     page_groups = groups[: len(products)]
     images = (image for _, group in page_groups for image in group)
@@ -80,7 +92,7 @@ def failed_page(
 
 
 def _fill_page(
-    rows: Iterable[Sequence[Any]], extra_positions: Sequence[int]
+    rows: Iterable[Sequence[Any]], extra_positions: Sequence[int], limits: DatabaseLimits
 ) -> list[Sequence[Any]]:
     """Return the first rows that fill a page, at least one if there is any."""
     products = []
@@ -95,7 +107,7 @@ def _fill_page(
             + len(extra or "")
             + len(extra_positions) * CELL_CHARACTERS
         )
-        if images >= PAGE_IMAGES or characters >= PAGE_CHARACTERS:
+        if images >= limits.page_images or characters >= limits.page_characters:
             break
     return products
 

@@ -10,12 +10,13 @@ import math
 import re
 import sqlite3
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from imgsvc.database import mappers, product_queries
 from imgsvc.database.connection import Database
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import StoredFile
 from imgsvc.models import Backlog, ProductRow, Request, RequestStatus
@@ -32,8 +33,11 @@ _FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
 class Snapshot:
     """One request and its products at one point in time."""
 
-    def __init__(self, read: Read[list[ProductRow]], request: Request) -> None:
+    def __init__(
+        self, read: Read[list[ProductRow]], request: Request, limits: DatabaseLimits
+    ) -> None:
         self._read = read
+        self._limits = limits
         self.request = request
 
     async def products(self, offset: int, limit: int) -> list[ProductRow]:
@@ -58,19 +62,22 @@ class Snapshot:
 
     async def _page(
         self,
-        read: Callable[[sqlite3.Connection, int, Sequence[int], int, int], list[ProductRow]],
+        read: Callable[..., list[ProductRow]],
         first: int,
         size: int,
     ) -> list[ProductRow]:
         key, extra_positions = self.request.key, self.request.columns.extra_positions
-        return await self._read(lambda c: read(c, key, extra_positions, first, size))
+        return await self._read(
+            lambda c: read(c, key, extra_positions, first, size, limits=self._limits)
+        )
 
 
 class Queries:
     """Read access to the database, in parallel to writes."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: DatabaseLimits = DatabaseLimits()) -> None:
         self._database = database
+        self._limits = limits
 
     async def request(self, request_id: str) -> Request:
         """Return a request. Raise `ProblemError` NOT_FOUND if there is none."""
@@ -93,7 +100,7 @@ class Queries:
         """
         async with self._database.snapshot() as read:
             request: Request = await read(lambda c: mappers.find_request(c, request_id))
-            yield Snapshot(read, request)
+            yield Snapshot(read, request, self._limits)
 
     async def list_requests(
         self, status: RequestStatus | None = None, limit: int = 100, cursor: str | None = None

@@ -15,9 +15,12 @@ BACKLOG_SECONDS = 2.0
 class BacklogMonitor:
     """Reads the backlog from the database at intervals, and publishes it as metrics."""
 
-    def __init__(self, queries: Queries, metrics: Metrics) -> None:
+    def __init__(
+        self, queries: Queries, metrics: Metrics, interval_seconds: float = BACKLOG_SECONDS
+    ) -> None:
         self._queries = queries
         self._metrics = metrics
+        self._interval_seconds = interval_seconds
 
     async def watch(self) -> None:
         """Update the gauges for as long as the service runs."""
@@ -31,4 +34,4 @@ class BacklogMonitor:
                 self._metrics.images_pending.set(backlog.pending)
                 self._metrics.images_processing.set(backlog.processing)
                 self._metrics.webhooks_pending.set(backlog.webhooks)
-            await asyncio.sleep(BACKLOG_SECONDS)
+            await asyncio.sleep(self._interval_seconds)

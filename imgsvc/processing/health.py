@@ -14,10 +14,15 @@ from imgsvc.storage.disk_space import DiskSpace
 
 log = logging.getLogger(__name__)
 
-WRITE_PROBE_SECONDS = 2.0
-"""Interval between test writes to the database."""
-WRITE_TIMEOUT_SECONDS = 5.0
-"""The service is not ready if the database has accepted no write for longer than this."""
+
+@dataclass(frozen=True, slots=True)
+class HealthLimits:
+    """The limits of the health monitor."""
+
+    probe_seconds: float = 2.0
+    """Interval between test writes to the database."""
+    timeout_seconds: float = 5.0
+    """The service is not ready if the database has accepted no write for longer than this."""
 
 
 class ServiceState(StrEnum):
@@ -49,15 +54,12 @@ class HealthMonitor:
         database: Database,
         executor: Executor,
         disk_space: DiskSpace,
-        *,
-        probe_seconds: float = WRITE_PROBE_SECONDS,
-        timeout_seconds: float = WRITE_TIMEOUT_SECONDS,
+        limits: HealthLimits = HealthLimits(),
     ) -> None:
         self._database = database
         self._executor = executor
         self._disk_space = disk_space
-        self._probe_seconds = probe_seconds
-        self._timeout_seconds = timeout_seconds
+        self._limits = limits
         self._written = time.monotonic()
         self.state = ServiceState.STARTING
 
@@ -66,8 +68,9 @@ class HealthMonitor:
         reasons = []
         if not self._disk_space.has_free_space():
             reasons.append("the disk is full")
-        if time.monotonic() - self._written > self._timeout_seconds:
-            reasons.append(f"the database has accepted no write for {self._timeout_seconds:.0f} s")
+        timeout = self._limits.timeout_seconds
+        if time.monotonic() - self._written > timeout:
+            reasons.append(f"the database has accepted no write for {timeout:.0f} s")
         if not self._executor.healthy:
             reasons.append("no worker process can be started")
         return Health(self.state, tuple(reasons))
@@ -87,4 +90,4 @@ class HealthMonitor:
                 if not writable:
                     log.info("the database accepts writes again")
                 writable = True
-            await asyncio.sleep(self._probe_seconds)
+            await asyncio.sleep(self._limits.probe_seconds)

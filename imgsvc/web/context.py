@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -11,10 +10,11 @@ from imgsvc.config import Config
 from imgsvc.database.queries import Queries
 from imgsvc.intake import Intake
 from imgsvc.processing.events import Events
-from imgsvc.processing.health import Health
+from imgsvc.processing.health import HealthMonitor
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
+from imgsvc.web.limits import EventStreamLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +28,6 @@ class AppContext:
     store: ImageStore
     scratch: Scratch
     events: Events
-    health: Callable[[], Health]
+    health: HealthMonitor
     metrics: CollectorRegistry
+    event_stream: EventStreamLimits

@@ -32,7 +32,9 @@ class Handlers:
         config, queries, scratch = context.config, context.queries, context.scratch
         self.uploads = UploadHandler(config, context.intake, origin_policy)
         self.status = StatusHandler(config, queries, context.events, scratch, origin_policy)
-        self.requests = RequestsHandler(queries, context.actions, context.events, self.status)
+        self.requests = RequestsHandler(
+            queries, context.actions, context.events, self.status, context.event_stream
+        )
         self.outputs = OutputsHandler(queries, context.store, scratch)
         self.sessions = SessionHandler(keys, origin_policy)
         self.health = HealthHandler(context.health, context.metrics)

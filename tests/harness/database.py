@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from imgsvc.database.connection import Database
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.stores import Stores
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
@@ -29,6 +31,10 @@ COLUMNS = Columns(
 IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
 
 
+NO_LOCK_WAIT = DatabaseLimits(busy_seconds=0.02, locked_seconds=0.0)
+"""A read or write fails at once while another connection holds the lock."""
+
+
 class DatabaseHarness:
     """The stores and queries of a database."""
 
@@ -38,6 +44,10 @@ class DatabaseHarness:
         self.job_store = stores.job_store
         self.queries = stores.queries
         self.webhook_store = stores.webhook_store
+
+    def with_limits(self, **limits: Any) -> DatabaseHarness:
+        """Return a harness with other limits of transactions and pages, on the same database."""
+        return DatabaseHarness(stores_of(self.database, DatabaseLimits(**limits)))
 
     async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
         """Stage products, each with a list of URLs. Return the request's key."""
@@ -68,17 +78,19 @@ class DatabaseHarness:
         return outcomes
 
 
-def stores_of(database: Database) -> Stores:
+def stores_of(database: Database, limits: DatabaseLimits = DatabaseLimits()) -> Stores:
     """Return the stores of a database. Their webhooks have a short body."""
-    return Stores(database, lambda request: f"about {request.request_id}")
+    return Stores(database, lambda request: f"about {request.request_id}", limits)
 
 
 @asynccontextmanager
-async def open_database(folder: Path) -> AsyncIterator[DatabaseHarness]:
+async def open_database(
+    folder: Path, limits: DatabaseLimits = DatabaseLimits()
+) -> AsyncIterator[DatabaseHarness]:
     """Open the database in a folder, and check its consistency at the end."""
-    database = await Database.open(folder / "imgsvc.db")
+    database = await Database.open(folder / "imgsvc.db", limits)
     try:
-        yield DatabaseHarness(stores_of(database))
+        yield DatabaseHarness(stores_of(database, limits))
         await database.read(audit)
     finally:
         await database.close()

@@ -18,6 +18,7 @@ from multidict import CIMultiDictProxy
 
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
+from imgsvc.limits import ServiceLimits
 from imgsvc.models import Claim, Completed, Failed
 from imgsvc.processing.health import ServiceState
 from imgsvc.service import Service
@@ -126,11 +127,13 @@ class HttpHarness:
 
 
 @asynccontextmanager
-async def open_http(folder: Path, **sections: Mapping[str, object]) -> AsyncIterator[HttpHarness]:
+async def open_http(
+    folder: Path, *, limits: ServiceLimits = ServiceLimits(), **sections: Mapping[str, object]
+) -> AsyncIterator[HttpHarness]:
     """Run a server with these settings, e.g. `open_http(tmp_path, server={"api_keys": ["k"]})`."""
     timeout = aiohttp.ClientTimeout(total=60)
     async with (
-        open_service(config_of(folder / "data", **sections)) as service,
+        open_service(config_of(folder / "data", **sections), limits=limits) as service,
         service.listening(),
         background(service.events.publish(), service.monitor.watch()),
         aiohttp.ClientSession(

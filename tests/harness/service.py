@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgsvc.config import Config
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.queries import Queries
 from imgsvc.execution.base import Executor
 from imgsvc.limits import ServiceLimits
@@ -83,10 +84,11 @@ async def open_service(
 
 @asynccontextmanager
 async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run components until the block ends."""
+    """Run components until the block ends. Fail if one of them has ended before."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         yield
+        assert not any(task.done() for task in tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -193,6 +195,7 @@ async def open_scheduler(
     start: bool = True,
     function: str = "tests.faulty_worker:compress",
     limits: ProcessingLimits = ProcessingLimits(),
+    database_limits: DatabaseLimits = DatabaseLimits(),
     store: ImageStore | None = None,
     executor: Executor | None = None,
     **fetch: Any,
@@ -207,7 +210,9 @@ async def open_scheduler(
         claim_disk, store or FilesystemStore(folder, store_disk), executor, RecordedEvents, function
     )
     async with open_service(
-        config, limits=ServiceLimits(processing=limits), replacements=replacements
+        config,
+        limits=ServiceLimits(processing=limits, database=database_limits),
+        replacements=replacements,
     ) as service:
         await service.executor.start()
         harness = SchedulerHarness(service, claim_disk, store_disk)

@@ -18,8 +18,10 @@ import pytest
 
 from imgsvc.database import connection
 from imgsvc.database.connection import Database, DatabaseFullError, DatabaseUnavailableError
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.online_backup import DatabaseCopyError, copy_database, stored_names
 from imgsvc.errors import StartupError
+from tests.harness.database import NO_LOCK_WAIT
 
 
 @pytest.fixture
@@ -158,13 +160,13 @@ async def test_write_commits_all_concurrent_transactions(database: Database) -> 
 
 
 async def test_write_waits_for_lock_of_another_process_and_logs_it(
-    database: Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     with locked(database.path):
         task = asyncio.create_task(database.write(insert("late")))
         with pytest.raises(DatabaseUnavailableError, match="did not complete a write"):
-            await database.probe(timeout=connection.BUSY_SECONDS * 1.5)
+            await database.probe(timeout=DatabaseLimits().busy_seconds * 1.5)
         assert await database.read(names) == set(), "readers do not wait for the lock"
         assert not task.done()
     await task
@@ -177,9 +179,15 @@ async def test_write_waits_for_lock_of_another_process_and_logs_it(
         ),
         "the database is no longer locked",
     ]
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    with locked(database.path), pytest.raises(DatabaseUnavailableError, match="locked"):
-        await database.write(insert("too late"))
+
+
+async def test_write_raises_unavailable_error_when_lock_is_held_too_long(tmp_path: Path) -> None:
+    database = await Database.open(tmp_path / "imgsvc.db", NO_LOCK_WAIT)
+    try:
+        with locked(database.path), pytest.raises(DatabaseUnavailableError, match="locked"):
+            await database.write(insert("too late"))
+    finally:
+        await database.close()
 
 
 async def test_write_raises_database_full_error_and_changes_nothing_when_disk_is_full(

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from imgsvc.database import claiming, job_store
 from imgsvc.database.connection import Database
 from imgsvc.database.job_store import host_key
 from imgsvc.database.transitions import IMAGE_TRANSITIONS
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.errors import ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
@@ -53,16 +53,22 @@ def reachable(before: ImageStatus) -> set[ImageStatus]:
 class Machine(RuleBasedStateMachine):
     """Runs actions of users and of the service in any order, with restarts in between."""
 
+    limits = DatabaseLimits()
+
     def __init__(self) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp(prefix="imgsvc-test-"))
-        self.db = DatabaseHarness(stores_of(self.run(Database.open(self.folder / "imgsvc.db"))))
+        self.db = self.open_database()
         self.claims: list[Claim] = []
         self.ids: list[str] = []
         self.states: dict[tuple[int, int], ImageStatus] = {}
         self.files: set[str] = set()
         self.transitions = 0
+
+    def open_database(self) -> DatabaseHarness:
+        database = self.run(Database.open(self.folder / "imgsvc.db"))
+        return DatabaseHarness(stores_of(database, self.limits))
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(coroutine)
@@ -185,7 +191,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.run(self.db.database.close())
-        self.db = DatabaseHarness(stores_of(self.run(Database.open(self.folder / "imgsvc.db"))))
+        self.db = self.open_database()
         tokens = self.run(self.db.job_store.in_flight_tokens())
         assert {claim.token for claim in self.claims} <= set(tokens)
         self.run(self.db.job_store.recover())
@@ -215,16 +221,7 @@ class Machine(RuleBasedStateMachine):
 class SmallSlices(Machine):
     """The same with slices so small that every operation needs several of them."""
 
-    def __init__(self) -> None:
-        self.original_limits = (job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET)
-        job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = 2, 2, 3
-        super().__init__()
-
-    def teardown(self) -> None:
-        try:
-            super().teardown()
-        finally:
-            job_store.SLICE, claiming.MAX_DUPLICATES, claiming.SCAN_BUDGET = self.original_limits
+    limits = DatabaseLimits(hosts_per_claim=3, duplicates_per_transaction=2, bulk_slice=2)
 
 
 _SETTINGS = settings(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,19 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.config import CompressConfig, FetchConfig
-from imgsvc.database import connection
-from imgsvc.database.connection import Database
-from imgsvc.execution.local import LocalExecutor
-from imgsvc.metrics import Metrics
-from imgsvc.network.addresses import AddressRules
-from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.fetch import Fetcher
-from imgsvc.network.session import open_session
-from imgsvc.processing.health import HealthMonitor, ServiceState
-from imgsvc.storage.filesystem import FilesystemStore
-from imgsvc.workers.pool import WorkerPool
-from tests.harness.service import SwitchableDisk
+from imgsvc.limits import ServiceLimits
+from imgsvc.processing.health import HealthLimits, HealthMonitor, ServiceState
+from imgsvc.service import Replacements
+from tests.harness.database import NO_LOCK_WAIT
+from tests.harness.service import SwitchableDisk, background, config_of, open_service
 from tests.waiting import wait_until
 
 
@@ -37,35 +28,17 @@ async def open_monitor(
     disk: SwitchableDisk,
     *,
     function: str = "tests.faulty_worker:compress",
-    probe_seconds: float = 2.0,
-    timeout_seconds: float = 5.0,
+    limits: ServiceLimits = ServiceLimits(),
 ) -> AsyncIterator[HealthMonitor]:
-    """Monitor a database and an executor of one worker."""
-    database = await Database.open(folder / "imgsvc.db")
-    config, metrics = FetchConfig(), Metrics()
-    session = open_session(config, AddressRules(config.allowed_networks))
-    pool = WorkerPool(CompressConfig(workers=1), function=function)
-    fetcher, store = Fetcher(session, config, ByteBudget(1)), FilesystemStore(folder, disk)
-    executor = LocalExecutor(fetcher, pool, store, metrics)
-    await executor.start()
-    monitor = HealthMonitor(
-        database,
-        executor,
-        disk,
-        probe_seconds=probe_seconds,
-        timeout_seconds=timeout_seconds,
-    )
-    watching = asyncio.create_task(monitor.watch())
-    try:
-        yield monitor
-        assert not watching.done()
-    finally:
-        watching.cancel()
-        await asyncio.gather(watching, return_exceptions=True)
-        await executor.close(0)
-        await session.close()
-        await store.close()
-        await database.close()
+    """Monitor a service of which only the executor is started, with one worker."""
+    replacements = Replacements(disk_space=disk, compress_function=function)
+    async with open_service(config_of(folder), limits=limits, replacements=replacements) as service:
+        await service.executor.start()
+        try:
+            async with background(service.monitor.watch()):
+                yield service.monitor
+        finally:
+            await service.executor.close(0)
 
 
 async def test_service_is_ready_only_in_running_state(tmp_path: Path, disk: SwitchableDisk) -> None:
@@ -93,12 +66,10 @@ async def test_service_is_not_ready_while_disk_is_full(
 async def test_service_is_not_ready_while_database_accepts_no_writes(
     tmp_path: Path,
     disk: SwitchableDisk,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    async with open_monitor(tmp_path, disk, probe_seconds=0.01, timeout_seconds=0.5) as monitor:
+    limits = ServiceLimits(health=HealthLimits(0.01, 0.5), database=NO_LOCK_WAIT)
+    async with open_monitor(tmp_path, disk, limits=limits) as monitor:
         monitor.state = ServiceState.RUNNING
         await wait_until(lambda: monitor.health().ready, "a first write")
         lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None, timeout=20)

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.database import claiming, connection, job_store
 from imgsvc.database.claiming import allocate_fairly
-from imgsvc.database.job_store import JobStore, host_key
+from imgsvc.database.connection import DatabaseUnavailableError
+from imgsvc.database.job_store import FinishResult, JobStore, host_key
+from imgsvc.database.limits import DatabaseLimits
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
@@ -32,7 +33,10 @@ from imgsvc.models import (
     Requeued,
 )
 from tests.harness.audit import audit
-from tests.harness.database import IMAGE_INFO, DatabaseHarness, completed, open_database, stores_of
+from tests.harness.database import IMAGE_INFO, DatabaseHarness, completed, open_database
+
+SMALL = DatabaseLimits(locked_seconds=0.0, duplicates_per_transaction=2)
+"""Two images with one URL per transaction, which fails at once while the database is locked."""
 
 
 @pytest.fixture
@@ -159,9 +163,9 @@ async def test_claim_keeps_table_order_within_a_host(db: DatabaseHarness) -> Non
 
 
 async def test_claim_continues_scan_when_earlier_claim_used_up_scan_budget(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(claiming, "SCAN_BUDGET", 10)
+    db = db.with_limits(hosts_per_claim=10)
     await db.accept([[f"http://h{n}.example/"] for n in range(95)])
     live = host_key("http://h77.example:80")
     scanned: set[int] = set()
@@ -171,8 +175,9 @@ async def test_claim_continues_scan_when_earlier_claim_used_up_scan_budget(
         return int(host == live)
 
     claims: list[Claim] = []
-    for _ in range(11):
+    for number in range(1, 12):
         claims += await db.job_store.claim(5, capacity, 1e12)
+        assert len(scanned) <= 10 * number
         if claims:
             break
         due = await db.job_store.next_due()
@@ -182,9 +187,9 @@ async def test_claim_continues_scan_when_earlier_claim_used_up_scan_budget(
 
 
 async def test_claim_reaches_request_behind_many_without_host_capacity(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(claiming, "SCAN_BUDGET", 7)
+    db = db.with_limits(hosts_per_claim=7)
     for _ in range(40):
         await db.accept(urls(1, "dead"))
     request = await db.accept(urls(2, "live"))
@@ -270,9 +275,9 @@ async def test_claim_keeps_duplicates_together_after_retries(db: DatabaseHarness
 
 
 async def test_claim_includes_all_duplicates_when_they_need_several_transactions(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(claiming, "MAX_DUPLICATES", 10)
+    db = db.with_limits(duplicates_per_transaction=10)
     same = "http://a.example/same"
     request = await db.accept([[same] * 10 for _ in range(10)], webhook="http://me/")
     (claim,) = await db.claim(limit=20)
@@ -285,57 +290,58 @@ async def test_claim_includes_all_duplicates_when_they_need_several_transactions
 
 
 async def test_claim_keeps_first_duplicates_when_database_becomes_unavailable(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(claiming, "MAX_DUPLICATES", 2)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    request = await db.accept([["http://a.example/same"]] * 6)
-    loop = asyncio.get_running_loop()
-    other = sqlite3.connect(db.database.path, isolation_level=None, timeout=30)
+    async with open_database(tmp_path, SMALL) as db:
+        request = await db.accept([["http://a.example/same"]] * 6)
+        loop = asyncio.get_running_loop()
+        other = sqlite3.connect(db.database.path, isolation_level=None, timeout=30)
 
-    def lock() -> None:
-        if not other.in_transaction:
-            other.execute("BEGIN IMMEDIATE")
+        def lock() -> None:
+            if not other.in_transaction:
+                other.execute("BEGIN IMMEDIATE")
 
-    def capacity(_: int) -> int:
-        # Lock between the claim's first transaction, which calls this, and its second.
-        loop.call_soon_threadsafe(lock)
-        return 100
+        def capacity(_: int) -> int:
+            # Lock between the claim's first transaction, which calls this, and its second.
+            loop.call_soon_threadsafe(lock)
+            return 100
 
-    (first,) = await db.job_store.claim(1, capacity, 1e12)
-    assert first.numbers == (0, 1, 2)
-    other.execute("ROLLBACK")
-    other.close()
-    await db.complete([first, *await db.claim()])
-    assert (await reload(db, request)).progress == Progress(completed=6)
+        (first,) = await db.job_store.claim(1, capacity, 1e12)
+        assert first.numbers == (0, 1, 2)
+        other.execute("ROLLBACK")
+        other.close()
+        await db.complete([first, *await db.claim()])
+        assert (await reload(db, request)).progress == Progress(completed=6)
 
 
 async def test_finish_returns_changes_of_failed_call_when_repeated(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(claiming, "MAX_DUPLICATES", 2)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    loop = asyncio.get_running_loop()
-    other = sqlite3.connect(db.database.path, isolation_level=None, timeout=30)
+    async with open_database(tmp_path, SMALL) as db:
+        loop = asyncio.get_running_loop()
+        other = sqlite3.connect(db.database.path, isolation_level=None, timeout=30)
 
-    def body(_: Request) -> str:
-        # Lock between the first transaction, which finishes the small request, and the second.
-        loop.call_soon_threadsafe(other.execute, "BEGIN IMMEDIATE")
-        return ""
+        def body(_: Request) -> str:
+            # Lock between the first transaction, which finishes the small request, and the second.
+            loop.call_soon_threadsafe(other.execute, "BEGIN IMMEDIATE")
+            return ""
 
-    small = await db.accept(urls(1), webhook="http://me/")
-    large = await db.accept([["http://a.example/same"]] * 6)
-    outcomes = [completed(claim) for claim in await db.claim()]
-    queue = JobStore(db.database, body)
-    with pytest.raises(connection.DatabaseUnavailableError):
-        await queue.finish(outcomes)
-    other.execute("ROLLBACK")
-    other.close()
-    result = await queue.finish(outcomes)
-    assert {finished.request_key for finished in result.finished_requests} == {small.key, large.key}
-    assert {*result.changed_requests} == {small.key, large.key}
-    assert result.image_counts == {(ImageStatus.COMPLETED, ""): 7}
-    assert result.orphaned_files == []
+        small = await db.accept(urls(1), webhook="http://me/")
+        large = await db.accept([["http://a.example/same"]] * 6)
+        outcomes = [completed(claim) for claim in await db.claim()]
+        queue = JobStore(db.database, body, SMALL)
+        with pytest.raises(DatabaseUnavailableError):
+            await queue.finish(outcomes)
+        other.execute("ROLLBACK")
+        other.close()
+        result = await queue.finish(outcomes)
+        assert {finished.request_key for finished in result.finished_requests} == {
+            small.key,
+            large.key,
+        }
+        assert {*result.changed_requests} == {small.key, large.key}
+        assert result.image_counts == {(ImageStatus.COMPLETED, ""): 7}
+        assert result.orphaned_files == []
 
 
 # --- outcomes --------------------------------------------------------------------------------------
@@ -373,7 +379,7 @@ async def test_finish_passes_finished_request_to_webhook_body(tmp_path: Path) ->
         return "{}"
 
     async with open_database(tmp_path) as db:
-        db.job_store = JobStore(db.database, body)
+        db.job_store = JobStore(db.database, body, SMALL)
         request = await db.accept(urls(2), webhook="http://me/")
         one, two = await db.claim()
         await db.job_store.finish([completed(one), failed(two)])
@@ -523,9 +529,9 @@ async def test_backlog_counts_pending_and_processing_images(db: DatabaseHarness)
 
 
 async def test_recover_requeues_images_in_flight_with_their_attempts(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(job_store, "SLICE", 3)
+    db = db.with_limits(bulk_slice=3)
     request = await db.accept([*urls(9), ["http://a.example/0"]])
     first = await db.claim(limit=4)
     await db.job_store.finish([completed(first[0]), Requeued(first[1], 2, 7.0)])
@@ -600,12 +606,12 @@ async def test_cancel_slice_cancels_pending_images_but_not_images_in_flight(
     with pytest.raises(ProblemError) as refusal:
         await db.job_store.start_cancel(request.request_id)
     assert refusal.value.code is ProblemCode.ALREADY_FINISHED
-    assert await db.job_store.cancel_slice(key, 4) == (False, job_store.FinishResult())
+    assert await db.job_store.cancel_slice(key, 4) == (False, FinishResult())
     assert (await reload(db, request)).progress.cancelled == 8
 
 
-def nothing_finished(key: int, cancelled: int) -> job_store.FinishResult:
-    return job_store.FinishResult([], [key], [], Counter({(ImageStatus.CANCELLED, ""): cancelled}))
+def nothing_finished(key: int, cancelled: int) -> FinishResult:
+    return FinishResult([], [key], [], Counter({(ImageStatus.CANCELLED, ""): cancelled}))
 
 
 async def test_cancel_slice_continues_after_restart(db: DatabaseHarness) -> None:
@@ -653,14 +659,14 @@ async def test_retry_failed_requeues_failed_images_without_attempts(db: Database
 
 
 async def test_retry_failed_continues_in_slices_after_restart(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(job_store, "SLICE", 10)
+    db = db.with_limits(bulk_slice=10)
     same = "http://a.example/same"
     request = await db.accept([[same], *urls(30), [same]])
     await db.job_store.finish([failed(claim) for claim in await db.claim()])
     await db.job_store.retry_failed(request.request_id)
-    restarted = DatabaseHarness(stores_of(db.database))
+    restarted = db.with_limits(bulk_slice=10)
     await restarted.job_store.recover()
     half_way = await reload(db, request)
     assert half_way.progress == Progress(pending=10, failed=22)
@@ -680,9 +686,9 @@ async def test_retry_failed_continues_in_slices_after_restart(
 
 
 async def test_cancel_slice_cancels_requeued_images_of_unfinished_retry(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(job_store, "SLICE", 10)
+    db = db.with_limits(bulk_slice=10)
     request = await db.accept(urls(30))
     await db.job_store.finish([failed(claim) for claim in await db.claim()])
     await db.job_store.retry_failed(request.request_id)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.database import product_queries
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
@@ -80,7 +79,7 @@ async def test_products_show_status_attempts_and_error_of_each_image(db: Databas
 
 
 async def test_pages_contain_each_row_once_in_order(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
     request = await db.accept(table_rows(25, 3))
     pages = await all_pages(db, request.request_id, 10)
@@ -90,20 +89,19 @@ async def test_pages_contain_each_row_once_in_order(
         assert [row.number for row in await snapshot.products(20, 100)] == list(range(20, 25))
         assert [row.number for row in await snapshot.products(3, 4)] == [3, 4, 5, 6]
         assert await snapshot.products(25, 10) == []
-    monkeypatch.setattr(product_queries, "PAGE_IMAGES", 7)
-    pages = await all_pages(db, request.request_id, 10)
+    pages = await all_pages(db.with_limits(page_images=7), request.request_id, 10)
     assert max(map(len, pages)) == 3, "rows with many images make short pages"
     assert [row.number for page in pages for row in page] == list(range(25))
-    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 1)
-    assert [len(page) for page in await all_pages(db, request.request_id)] == [1] * 25
-    async with db.queries.open(request.request_id) as snapshot:
+    short = db.with_limits(page_characters=1)
+    assert [len(page) for page in await all_pages(short, request.request_id)] == [1] * 25
+    async with short.queries.open(request.request_id) as snapshot:
         assert [row.number for row in await snapshot.products(20, 100)] == [20]
 
 
 async def test_pages_end_early_after_rows_with_long_text(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
+    db = db.with_limits(page_characters=500)
     rows = [product(number, [f"http://a.example/{number}"]) for number in range(3)]
     long = ("x" * 500,)
     rows += [rows[0]._replace(serial_number=long[0]), rows[1]._replace(extra=long), rows[2]]
@@ -122,9 +120,9 @@ async def test_pages_end_early_after_rows_with_long_text(
 
 
 async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch
+    db: DatabaseHarness,
 ) -> None:
-    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", 500)
+    db = db.with_limits(page_characters=500)
     roles = (ColumnRole.NAME, ColumnRole.IMAGE, *[ColumnRole.EXTRA] * 100)
     key = await db.request_store.begin()
     await db.request_store.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
@@ -143,10 +141,9 @@ async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
     ("max_images", "max_characters"), [(5_000, 2_000_000), (7, 2_000_000), (5_000, 1)]
 )
 async def test_pages_with_only_failed_contain_only_failed_images(
-    db: DatabaseHarness, monkeypatch: pytest.MonkeyPatch, max_images: int, max_characters: int
+    db: DatabaseHarness, max_images: int, max_characters: int
 ) -> None:
-    monkeypatch.setattr(product_queries, "PAGE_IMAGES", max_images)
-    monkeypatch.setattr(product_queries, "PAGE_CHARACTERS", max_characters)
+    db = db.with_limits(page_images=max_images, page_characters=max_characters)
     request = await db.accept(table_rows(30, 4))
     bad, good = set(), []
     claims = await db.claim(limit=200, capacity=200)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.database import connection
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Progress, Request, RequestStatus
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.request_actions import RequestActions
+from tests.harness.database import NO_LOCK_WAIT
 from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
@@ -139,12 +139,12 @@ async def test_resume_continues_cancel_of_earlier_process(tmp_path: Path, origin
 
 
 async def test_cancel_continues_after_database_was_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     limits = ProcessingLimits(cancel_retry_seconds=0.02)
-    async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
+    async with open_scheduler(
+        tmp_path, start=False, limits=limits, database_limits=NO_LOCK_WAIT
+    ) as harness:
         request = await harness.accept("http://a.example/1.jpg", "http://a.example/2.jpg")
         await harness.db.job_store.start_cancel(request.request_id)
         lock = sqlite3.connect(harness.db.database.path, isolation_level=None)

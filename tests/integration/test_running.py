@@ -13,7 +13,6 @@ import aiohttp
 import pytest
 
 from imgsvc.config import Config
-from imgsvc.database import connection
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import UploadOptions
@@ -21,7 +20,7 @@ from imgsvc.limits import ServiceLimits
 from imgsvc.models import Progress, Request, RequestOptions
 from imgsvc.processing.health import ServiceState
 from imgsvc.service import Service, running
-from tests.harness.database import open_database
+from tests.harness.database import NO_LOCK_WAIT, open_database
 from tests.harness.service import config_of
 from tests.origin import Origin, Reply
 from tests.service_process import table
@@ -124,16 +123,14 @@ async def test_start_recovers_state_of_earlier_process(tmp_path: Path, origin: O
 
 
 async def test_start_waits_while_database_accepts_no_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     config = config_in(tmp_path)
     async with running(config, listen=False):
         pass
 
     async def start_and_stop() -> None:
-        limits = ServiceLimits(recovery_retry_seconds=0.02)
+        limits = ServiceLimits(recovery_retry_seconds=0.02, database=NO_LOCK_WAIT)
         async with running(config, listen=False, limits=limits) as service:
             assert service.monitor.health().ready
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.circuit_breaker import MAX_OUTAGE_SECONDS
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.storage.filesystem import output_path
+from tests.harness.database import NO_LOCK_WAIT
 from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
@@ -199,13 +199,10 @@ async def test_disk_full_before_store_requeues_image_with_delay_and_leaves_no_fi
 async def test_outcomes_are_committed_once_after_database_was_locked(
     tmp_path: Path,
     origin: Origin,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     limits = ProcessingLimits(storage_retry_seconds=0.02)
-    async with open_scheduler(tmp_path, limits=limits) as harness:
+    async with open_scheduler(tmp_path, limits=limits, database_limits=NO_LOCK_WAIT) as harness:
         good = origin.script("/good.jpg", Reply(gate="go", body=harness.script("good")))
         bad = origin.script("/bad.jpg", Reply(404, gate="go"))
         request = await harness.accept(good, bad)
@@ -225,13 +222,12 @@ async def test_outcomes_are_committed_once_after_database_was_locked(
 async def test_claiming_resumes_after_database_was_locked(
     tmp_path: Path,
     origin: Origin,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     limits = ProcessingLimits(storage_retry_seconds=0.02)
-    async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
+    async with open_scheduler(
+        tmp_path, start=False, limits=limits, database_limits=NO_LOCK_WAIT
+    ) as harness:
         request = await harness.accept(origin.serve("/a.jpg", harness.script("a")))
         lock = hold_lock(tmp_path)
         harness.start()

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from imgsvc.limits import ServiceLimits
 from imgsvc.web.handlers import requests
+from imgsvc.web.limits import EventStreamLimits
 from tests.harness.http import ROWS, HttpHarness, open_http
 from tests.waiting import wait_until
 
@@ -117,33 +119,32 @@ async def test_watch_returns_204_when_client_reconnects_to_finished_request(
     assert (again.status, again.body) == (204, b"")
 
 
-async def test_watch_sends_comments_when_nothing_changes(
-    http: HttpHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(requests, "COMMENT_SECONDS", 0.05)
-    request_id = await http.upload()
-    reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
-    writer.write(f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    assert b"event: progress" in await reader.readuntil(b"\r\n: keep-alive\n\n")
-    writer.close()
-    await wait_until(lambda: not http.service.events.watchers)
+async def test_watch_sends_comments_when_nothing_changes(tmp_path: Path) -> None:
+    limits = ServiceLimits(event_stream=EventStreamLimits(comment_seconds=0.05))
+    async with open_http(tmp_path, limits=limits) as http:
+        request_id = await http.upload()
+        reader, writer = await asyncio.open_connection("127.0.0.1", http.port)
+        writer.write(f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert b"event: progress" in await reader.readuntil(b"\r\n: keep-alive\n\n")
+        writer.close()
+        await wait_until(lambda: not http.service.events.watchers)
 
 
 async def test_watch_disconnects_client_that_receives_nothing(
-    http: HttpHarness, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "COMMENT_SECONDS", 0.0001)
-    monkeypatch.setattr(requests, "EVENT_SEND_TIMEOUT_SECONDS", 0.2)
+    limits = ServiceLimits(event_stream=EventStreamLimits(0.0001, 0.2))
     monkeypatch.setattr(
         requests.RequestsHandler, "_event", lambda *_: b"data: " + b"x" * 4_000_000 + b"\n\n"
     )
-    request_id = await http.upload()
-    reader, writer = await asyncio.open_connection("127.0.0.1", http.port, limit=1_000)
-    writer.write(f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-    await reader.readuntil(b"\r\n")
-    await wait_until(lambda: http.service.events.watchers)
-    await wait_until(lambda: not http.service.events.watchers)
-    writer.close()
+    async with open_http(tmp_path, limits=limits) as http:
+        request_id = await http.upload()
+        reader, writer = await asyncio.open_connection("127.0.0.1", http.port, limit=1_000)
+        writer.write(f"GET /watchStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await reader.readuntil(b"\r\n")
+        await wait_until(lambda: http.service.events.watchers)
+        await wait_until(lambda: not http.service.events.watchers)
+        writer.close()
 
 
 async def test_cancel_cancels_pending_images_once(http: HttpHarness) -> None:

@@ -12,7 +12,6 @@ import aiohttp
 import pytest
 
 from imgsvc.config import FetchConfig, WebhookConfig
-from imgsvc.database import connection
 from imgsvc.metrics import Metrics
 from imgsvc.models import DeliveryState, Request
 from imgsvc.network.addresses import AddressRules
@@ -20,7 +19,7 @@ from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.events import Events
 from imgsvc.processing.webhook_queue import WebhookLimits, WebhookQueue
-from tests.harness.database import DatabaseHarness, open_database
+from tests.harness.database import NO_LOCK_WAIT, DatabaseHarness, open_database
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
 
@@ -193,13 +192,10 @@ async def test_webhook_is_sent_again_after_its_outcome_could_not_be_recorded(
     tmp_path: Path,
     session: aiohttp.ClientSession,
     origin: Origin,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
-    monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     limits = WebhookLimits(unrecorded_delay_seconds=0.02)
-    async with open_database(tmp_path) as db:
+    async with open_database(tmp_path, NO_LOCK_WAIT) as db:
         request = await finished_request(db, origin.script("/hook", Reply(204)))
         lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")

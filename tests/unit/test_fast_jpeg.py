@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -64,11 +66,12 @@ def uses_fast_path(data: bytes) -> bool:
 @contextmanager
 def without_imagecodecs() -> Iterator[None]:
     """Run the body as if imagecodecs were not installed."""
-    fast_jpeg.AVAILABLE = False
+    with mock.patch.dict(sys.modules, {"imagecodecs": None}):
+        importlib.reload(fast_jpeg)
     try:
         yield
     finally:
-        fast_jpeg.AVAILABLE = True
+        importlib.reload(fast_jpeg)
 
 
 def outcome(data: bytes, **options: Any) -> object:

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "serializers": LEAVES | {"table", "database"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
-    "limits": LEAVES | {"database", "processing"},
+    "limits": LEAVES | {"database", "intake", "processing", "web"},
     "service": LEAVES
     | CORE
     | {"execution", "processing", "intake", "serializers", "web", "limits"},

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from imgsvc.errors import ProblemCode
-from imgsvc.processing.health import Health, ServiceState
+from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.schema.responses import json_response
 
@@ -17,8 +15,8 @@ from imgsvc.web.schema.responses import json_response
 class HealthHandler:
     """Handles `/health/live`, `/health/ready` and `/metrics`."""
 
-    def __init__(self, health: Callable[[], Health], metrics: CollectorRegistry) -> None:
-        self._health = health
+    def __init__(self, monitor: HealthMonitor, metrics: CollectorRegistry) -> None:
+        self._monitor = monitor
         self._metrics = metrics
 
     async def live(self, _: web.Request) -> web.Response:
@@ -27,7 +25,7 @@ class HealthHandler:
 
     async def ready(self, _: web.Request) -> web.Response:
         """`GET /health/ready`"""
-        health = self._health()
+        health = self._monitor.health()
         if not health.ready:
             reasons = list(health.reasons)
             if health.state is not ServiceState.RUNNING:
@@ -46,7 +44,7 @@ class HealthHandler:
 
     def require_running(self) -> None:
         """Raise `ProblemError` while the service is starting or stopping."""
-        state = self._health().state
+        state = self._monitor.state
         if state is not ServiceState.RUNNING:
             raise HttpProblemError(
                 ProblemCode.UNAVAILABLE,

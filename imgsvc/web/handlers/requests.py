@@ -16,14 +16,11 @@ from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.serializers import summary_json
 from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.limits import EventStreamLimits
 from imgsvc.web.schema import options
 from imgsvc.web.schema.options import ListQuery, NoOptions
 from imgsvc.web.schema.responses import json_response
 
-COMMENT_SECONDS = 15.0
-"""Interval after which an event stream without events sends a comment, so that proxies keep it open."""
-EVENT_SEND_TIMEOUT_SECONDS = 15.0
-"""Time a client has to receive an event before it is disconnected."""
 RETRY_MILLISECONDS = 3_000
 """Time after which a browser reconnects to a closed event stream."""
 
@@ -32,12 +29,18 @@ class RequestsHandler:
     """Handles the API calls that list, watch, cancel, retry and delete requests."""
 
     def __init__(
-        self, queries: Queries, actions: RequestActions, events: Events, status: StatusHandler
+        self,
+        queries: Queries,
+        actions: RequestActions,
+        events: Events,
+        status: StatusHandler,
+        limits: EventStreamLimits,
     ) -> None:
         self._queries = queries
         self._actions = actions
         self._events = events
         self._status = status
+        self._limits = limits
         self._rendered: tuple[Request | None, bytes] = (None, b"")
 
     async def list_requests(self, request: web.Request) -> web.Response:
@@ -97,7 +100,7 @@ class RequestsHandler:
             try:
                 async with aclosing(self._event_stream(first, subscription)) as events:
                     async for data in events:
-                        async with asyncio.timeout(EVENT_SEND_TIMEOUT_SECONDS):
+                        async with asyncio.timeout(self._limits.send_timeout_seconds):
                             await response.write(data)
             except TimeoutError:
                 # Unsent events would fill the memory.
@@ -115,7 +118,7 @@ class RequestsHandler:
         version = first.version
         while True:
             try:
-                async with asyncio.timeout(COMMENT_SECONDS):
+                async with asyncio.timeout(self._limits.comment_seconds):
                     request = await anext(subscription, None)
             except TimeoutError:
                 yield b": keep-alive\n\n"
