@@ -85,7 +85,7 @@ async def test_successful_probe_closes_circuit_and_remaining_images_complete(
     request = await harness.accept(*urls)
     await wait_until(lambda: origin.hits() == 1, "the probe")
     progress = (await harness.snapshot(request)).progress
-    assert (progress.pending, progress.processing) == (4, 1)
+    assert (progress.pending, progress.processing) == (4, 1), origin.seen()
     assert harness.scheduler.in_flight == 1
     origin.open_gate("back")
     assert (await harness.wait_finished(request)).progress.completed == 5
