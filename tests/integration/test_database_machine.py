@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from imgsvc.database.connection import Database
 from imgsvc.database.job_store import host_key
-from imgsvc.database.transitions import IMAGE_TRANSITIONS
 from imgsvc.database.limits import DatabaseLimits
+from imgsvc.database.transitions import IMAGE_TRANSITIONS
 from imgsvc.errors import ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
