@@ -1,7 +1,8 @@
-"""Measure which lines of imgsvc the tests run: a plugin of pytest, which `run.py test` loads.
+"""Measure which lines of imgsvc the tests run: a plugin of pytest.
 
-pytest loads it before it imports the package. Services and workers that tests start are measured too,
-unless they are killed. `[tool.coverage.run]` in pyproject.toml has the settings.
+`run.py test` loads it if all suites run, because the coverage of one suite says little. pytest loads
+it before it imports the package. Services and workers that tests start are measured too, unless they
+are killed. `[tool.coverage.run]` in pyproject.toml has the settings.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import coverage
@@ -28,19 +28,6 @@ _coverage.set_option("run:source_dirs", [str(ROOT / "imgsvc")])
 if sys.version_info >= (3, 12):
     _coverage.set_option("run:core", "sysmon")  # a line costs time only when it runs first
 _coverage.start()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Pause during tests that are marked as unmeasured."""
-    paused = item.get_closest_marker("unmeasured") is not None
-    if paused:
-        _coverage.stop()
-    try:
-        yield
-    finally:
-        if paused:
-            _coverage.start()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -602,7 +602,6 @@ def test_memory_is_bounded_if_a_quote_is_never_closed() -> None:
     ],
 )
 @pytest.mark.parametrize("start", ["", HEADER, HEADER + '1,"', HEADER + "1,P," + A])
-@pytest.mark.unmeasured
 def test_reader_takes_linear_time_on_hostile_input(unit: bytes, start: str) -> None:
     """In quadratic time this would exceed the timeout of the test."""
     for count, size in (2**19, 2**18), (2**12, 1):
@@ -626,7 +625,6 @@ def test_reader_takes_linear_time_on_hostile_input(unit: bytes, start: str) -> N
         "detection of the delimiter",
     ],
 )
-@pytest.mark.unmeasured
 def test_header_of_many_columns_is_scanned_once(header: str, rest: str, size: int | None) -> None:
     """If the header were scanned for each row or piece, this would exceed the timeout of the test."""
     reader = TableReader()
