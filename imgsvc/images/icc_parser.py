@@ -19,7 +19,7 @@ _HEADER_BYTES, _ENTRY_BYTES = 132, 12
 _MAX_VERSION = 4
 _D50 = (0.9642, 1.0, 0.8249)
 _D50_TOLERANCE = 0.01
-_CURVES, _COLORANTS = (b"rTRC", b"gTRC", b"bTRC"), (b"rXYZ", b"gXYZ", b"bXYZ")
+_CURVE_TAGS, _COLORANT_TAGS = (b"rTRC", b"gTRC", b"bTRC"), (b"rXYZ", b"gXYZ", b"bXYZ")
 _MAX_CHANNELS = 4
 """Most input channels of a conversion table that browsers read."""
 
@@ -87,12 +87,12 @@ def _check(icc: bytes) -> None:
     if space == b"GRAY" and b"kTRC" in tags:
         _check_curve(tags[b"kTRC"])
         is_usable = connection == b"XYZ "
-    elif all(tag in tags for tag in _CURVES):
-        for tag in _CURVES:
+    elif all(tag in tags for tag in _CURVE_TAGS):
+        for tag in _CURVE_TAGS:
             _check_curve(tags[tag])
-        is_usable = all(tag in tags for tag in _COLORANTS)
-    if all(tag in tags for tag in _COLORANTS):
-        for tag in _COLORANTS:
+        is_usable = all(tag in tags for tag in _COLORANT_TAGS)
+    if all(tag in tags for tag in _COLORANT_TAGS):
+        for tag in _COLORANT_TAGS:
             _require(tags[tag].startswith(b"XYZ ") and len(tags[tag]) >= 20)
     for first, second in ((b"A2B0", b"A2B1"), (b"B2A0", b"B2A1")):
         table = tags.get(first, tags.get(second))

@@ -142,7 +142,7 @@ def _associations(data: bytes, box: Box) -> dict[int, list[int]]:
     id_size = 4 if data[box.start] else 2
     number_size = 2 if data[box.start + 3] & 1 else 1
     mask = (1 << 8 * number_size - 1) - 1
-    reader = _Reader(data, box.start + 4, box.end)
+    reader = _NumberReader(data, box.start + 4, box.end)
     return {
         reader.number(id_size): [reader.number(number_size) & mask for _ in range(reader.number(1))]
         for _ in range(reader.number(4))
@@ -255,7 +255,7 @@ def _items(data: bytes, box: Box) -> Iterator[tuple[int, bytes, bytes]]:
         yield item, item_type, data[position + id_size + 6 : entry.end]
 
 
-class _Reader:
+class _NumberReader:
     """Reads big-endian numbers up to the end of a box."""
 
     def __init__(self, data: bytes, position: int, end: int) -> None:
@@ -278,7 +278,7 @@ def _locations(data: bytes, box: Box) -> Iterator[tuple[int, int, list[tuple[int
     sizes = data[position : position + 2]
     offset_size, length_size = sizes[0] >> 4, sizes[0] & 15
     base_size, index_size = sizes[1] >> 4, sizes[1] & 15 if version else 0
-    number = _Reader(data, position + 2, box.end).number
+    number = _NumberReader(data, position + 2, box.end).number
     id_size = 4 if version == 2 else 2
     for _ in range(number(id_size)):
         item = number(id_size)

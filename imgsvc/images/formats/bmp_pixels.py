@@ -16,7 +16,7 @@ _INFO_HEADER_BYTES, _ALPHA_HEADER_BYTES, _V4_HEADER_BYTES = 40, 56, 108
 """Smallest sizes of the header with 32-bit sizes, with a mask for alpha, and with a colour space."""
 
 _MASKS_OFFSET = 54
-_RGB, _BIT_FIELDS, _ALPHA_BIT_FIELDS = 0, 3, 6
+_UNCOMPRESSED, _BIT_FIELDS, _ALPHA_BIT_FIELDS = 0, 3, 6
 """Compression methods."""
 
 _RGBA_MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)
@@ -43,8 +43,8 @@ class Header:
     def needs_own_decoder(self) -> bool:
         """Return whether Pillow rejects such a file or ignores its alpha channel."""
         if self.depth == 2:
-            return self.compression == _RGB
-        if self.compression == _RGB:
+            return self.compression == _UNCOMPRESSED
+        if self.compression == _UNCOMPRESSED:
             return self.depth == 32 and self.masks[3] != 0
         has_masks = self.compression in {_BIT_FIELDS, _ALPHA_BIT_FIELDS}
         if not has_masks or self.depth not in {16, 32}:
@@ -68,7 +68,7 @@ def read_header(data: bytes) -> Header | None:
     if size < _INFO_HEADER_BYTES:
         return None
     masks = struct.unpack_from("<4I", data, _MASKS_OFFSET)
-    if compression == _RGB:
+    if compression == _UNCOMPRESSED:
         has_alpha = size >= _V4_HEADER_BYTES and masks == _RGBA_MASKS
         masks = _RGBA_MASKS if has_alpha else (*_RGBA_MASKS[:3], 0)
     elif size < _ALPHA_HEADER_BYTES and compression != _ALPHA_BIT_FIELDS:

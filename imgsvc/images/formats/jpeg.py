@@ -60,7 +60,7 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
 
 
 def _is_suspicious(data: bytes) -> bool:
-    """Return whether coded data may be damaged, judged by the markers."""
+    """Return whether the markers of a file suggest that its coded data is damaged."""
     try:
         coded_bytes(data)
     except (ImageError, IndexError):

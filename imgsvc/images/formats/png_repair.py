@@ -11,11 +11,11 @@ from imgsvc.images.errors import corrupt, truncated
 from imgsvc.images.formats import png_chunks
 from imgsvc.images.formats.base import DecodeLimits
 
-_PIECE_BYTES = 2**20
+_INFLATED_BYTES = 2**20
 """Bytes that are decompressed at a time, to limit memory."""
 
 _RAW_DEFLATE = -15
-_HEADER_BYTES, _SEQUENCE_BYTES = 2, 4
+_ZLIB_HEADER_BYTES, _SEQUENCE_BYTES = 2, 4
 """Sizes of the header of compressed data, and of the sequence number of an APNG's chunks."""
 
 
@@ -107,10 +107,10 @@ def _inflate(stream: bytes, row_bytes: int) -> tuple[int, bytes]:
     """
     decompressor = zlib.decompressobj(_RAW_DEFLATE)
     checksum, size = 1, 0
-    rest = stream[_HEADER_BYTES:]
+    rest = stream[_ZLIB_HEADER_BYTES:]
     try:
-        while rest and not decompressor.eof and size <= row_bytes + _PIECE_BYTES:
-            piece = decompressor.decompress(rest, _PIECE_BYTES)
+        while rest and not decompressor.eof and size <= row_bytes + _INFLATED_BYTES:
+            piece = decompressor.decompress(rest, _INFLATED_BYTES)
             checksum, size = zlib.adler32(piece, checksum), size + len(piece)
             rest = decompressor.unconsumed_tail
     except zlib.error:
