@@ -23,6 +23,9 @@ _CURVE_TAGS, _COLORANT_TAGS = (b"rTRC", b"gTRC", b"bTRC"), (b"rXYZ", b"gXYZ", b"
 _MAX_CHANNELS = 4
 """Most input channels of a conversion table that browsers read."""
 
+_CODE_POINTS = {*range(1, 19), 22} - {3}
+"""Primaries and transfers of ITU-T H.273."""
+
 _PARAMETERS = (1, 3, 4, 5, 7)
 """Number of parameters by function type of a parametric curve."""
 
@@ -99,9 +102,29 @@ def _check(icc: bytes) -> None:
         if table is not None:
             _check_table(table, is_forward=first == b"A2B0")
             is_usable = is_usable or first == b"A2B0"
-    if (cicp := tags.get(b"cicp")) is not None:
-        _require(cicp.startswith(b"cicp") and len(cicp) >= 12)
     _require(is_usable)
+    for name, tag in tags.items():
+        _check_type(name, tag)
+
+
+def _check_type(name: bytes, tag: bytes) -> None:
+    """Check the tags that describe a profile or all its colours. Raise `ProfileError`."""
+    kind = tag[:4]
+    if name == b"chad":
+        _require(kind == b"sf32" and len(tag) >= 44)
+    elif name in {b"wtpt", b"bkpt", b"lumi"}:
+        _require(kind == b"XYZ " and len(tag) >= 20)
+    elif name == b"cicp":
+        _require(kind == b"cicp" and len(tag) >= 12)
+        _require(tag[8] in _CODE_POINTS and tag[9] in _CODE_POINTS)
+    elif kind == b"desc":
+        _require(12 + struct.unpack_from(">I", tag, 8)[0] <= len(tag))
+    elif kind == b"mluc":
+        count, size = struct.unpack_from(">II", tag, 8)
+        _require(size == 12 and 16 + count * size <= len(tag))
+        for number in range(count):
+            length, start = struct.unpack_from(">II", tag, 20 + number * size)
+            _require(start + length <= len(tag))
 
 
 def _require(condition: bool) -> None:
