@@ -72,6 +72,8 @@ def _lenient_chunks(data: bytes) -> Iterator[_Chunk]:
         length, chunk_type = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         is_cut = end > len(data)
+        if is_cut and chunk_type == b"eXIf":
+            raise truncated()  # the orientation is missing
         if (
             chunk_type == b"IEND"
             or not chunk_type.isalpha()

@@ -35,7 +35,7 @@ _MAX_LOOPS = 65_535
 _METHOD = 4
 """Effort of libwebp, from 0 (fast) to 6."""
 
-_HAS_PROFILE, _HAS_EXIF, _HAS_XMP = 0x20, 0x08, 0x04
+_HAS_PROFILE, _HAS_EXIF, _HAS_XMP, _IS_ANIMATED = 0x20, 0x08, 0x04, 0x02
 """Flags of the VP8X chunk."""
 
 _VISUAL_RIFF_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
@@ -142,8 +142,8 @@ def strip(data: bytes) -> bytes:
 def repair(data: bytes, limits: DecodeLimits) -> bytes:
     """Return a file with a wrong RIFF size, or without its last padding byte, as a valid file.
 
-    Raise `corrupt_image` if a chunk that affects how the image looks is incomplete, or if frames of
-    an animation may be missing.
+    Raise `corrupt_image` if a chunk is incomplete, or if frames of an animation or the orientation may
+    be missing.
     """
     repaired = _with_riff_size(data)
     if repaired is None:
@@ -154,7 +154,10 @@ def repair(data: bytes, limits: DecodeLimits) -> bytes:
             raise truncated()
     file = read(repaired)
     declared = 8 + int.from_bytes(data[4:8], "little")
-    if file.frames > 1 and len(data) + 1 < declared < _UNKNOWN_RIFF_SIZE:
+    flags = repaired[20] if repaired.startswith(b"VP8X", 12) else 0
+    if flags & _HAS_EXIF and file.exif is None:
+        raise truncated()
+    if flags & _IS_ANIMATED and len(data) + 1 < declared < _UNKNOWN_RIFF_SIZE:
         raise truncated()
     return repaired
 
@@ -167,11 +170,10 @@ def _with_riff_size(data: bytes) -> bytes | None:
     while position + 8 <= len(data):
         fourcc, size = struct.unpack_from("<4sI", data, position)
         end = position + 8 + size
-        is_visual = fourcc in _VISUAL_RIFF_CHUNKS
-        if is_visual and end > len(data):
-            return None
-        if end > len(data) or not (is_visual or fourcc in _METADATA_CHUNKS):
+        if fourcc not in _VISUAL_RIFF_CHUNKS | _METADATA_CHUNKS:
             break
+        if end > len(data):
+            return None
         kept.append(data[position:end] + bytes(size & 1))
         has_image = has_image or fourcc in _IMAGE_CHUNKS
         position = end + (size & 1)
