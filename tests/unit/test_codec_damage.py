@@ -18,7 +18,7 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, OutputFormat
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.workers import worker_main
-from tests.image_assertions import encode_animation, encode_image, open_image, read_frames
+from tests.image_assertions import encode_animation, encode_image, frame_bytes, open_image
 from tests.sample_images import photograph
 
 MAX_PIXELS = 300_000
@@ -102,9 +102,9 @@ def test_compress_truncated_file_raises_image_error_unless_pixels_are_complete(
         found = compress_image(data, settings, MAX_PIXELS)
     except ImageError:
         return
-    expected = read_frames(compress_image(file, settings, MAX_PIXELS).data)
+    expected = frame_bytes(compress_image(file, settings, MAX_PIXELS).data)
     # Nothing shows that frames are missing if a GIF ends after one.
-    frames = read_frames(found.data)
+    frames = frame_bytes(found.data)
     assert frames == expected[: len(frames)]
     assert len(frames) == len(expected) or found.info.input_format == "gif"
 
