@@ -119,12 +119,20 @@ class CompressionSettings:
         return f"{self.quality} {self.format}{' progressive' if self.progressive else ''}"
 
 
+class Note(StrEnum):
+    """Something that an output lacks, although its source has it."""
+
+    GAIN_MAP_DROPPED = "gain-map-dropped"
+    TONE_MAPPED = "tone-mapped"
+    FIRST_FRAME = "first-frame"
+
+
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
     """Properties of a compressed image. Formats are lower-case names.
 
     `source_quality` is None if the source's format records no quality. `kept` is true if the source's
-    own image data was kept; `quality` is None then.
+    own image data was kept; `quality` is None then. `notes` lists what the output lacks.
     """
 
     input_bytes: int
@@ -136,6 +144,7 @@ class ImageInfo:
     source_quality: int | None
     quality: int | None
     kept: bool
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,6 +135,7 @@ def _image_json(image: ImageRow, base_url: str) -> Json:
         "sourceQuality": info and info.source_quality,
         "quality": info and info.quality,
         "kept": info and info.kept,
+        "notes": list(info.notes) if info else [],
     }
 
 

@@ -43,6 +43,11 @@ def read_frames(data: bytes) -> list[tuple[Image.Image, float]]:
         return frames
 
 
+def frame_bytes(data: bytes) -> list[tuple[tuple[int, int], bytes, float]]:
+    """Return the size, the RGBA pixels and the duration of each frame, to compare them."""
+    return [(image.size, image.tobytes(), duration) for image, duration in read_frames(data)]
+
+
 def compress(
     data: bytes,
     quality: str | int = "50%",

@@ -253,8 +253,8 @@ class _ResultWriter:
             return None
         (file_key,) = self._c.execute(
             "INSERT INTO files (name, source_digest, settings, input_bytes, output_bytes, width, "
-            "height, input_format, output_format, source_quality, quality, kept) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
+            "height, input_format, output_format, source_quality, quality, kept, notes) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
             (outcome.file, *_content(outcome), *mappers.image_info_values(outcome.info)),
         ).fetchone()
         return file_key, outcome.info

@@ -16,6 +16,7 @@ from imgsvc.image_types import (
     EXTENSIONS,
     CompressionSettings,
     ImageInfo,
+    Note,
     OutputFormat,
     Quality,
     StoredFile,
@@ -37,7 +38,7 @@ MAX_FAILURE_COUNTS = 100
 
 IMAGE_INFO_COLUMNS = (
     "f.input_bytes, f.output_bytes, f.width, f.height, f.input_format, f.output_format, "
-    "f.source_quality, f.quality, f.kept"
+    "f.source_quality, f.quality, f.kept, f.notes"
 )
 """The columns that `image_info` reads, of `files f`."""
 
@@ -183,7 +184,7 @@ def extra_from(text: str | None, extra_positions: Sequence[int]) -> tuple[str, .
 
 def image_info(row: Sequence[Any]) -> ImageInfo:
     """Return the image info in the columns `IMAGE_INFO_COLUMNS`."""
-    values: list[Any] = [*row[:8], bool(row[8])]
+    values: list[Any] = [*row[:8], bool(row[8]), tuple(map(Note, row[9].split()))]
     return ImageInfo(*values)
 
 
@@ -199,6 +200,7 @@ def image_info_values(image_info: ImageInfo) -> tuple[object, ...]:
         image_info.source_quality,
         image_info.quality,
         image_info.kept,
+        " ".join(image_info.notes),
     )
 
 

@@ -49,4 +49,4 @@ def _migrations() -> list[str]:
         for entry in folder.iterdir()
         if entry.name.endswith(".sql")
     }
-    return [scripts[number] for number in range(1, len(scripts) + 1)]
+    return [scripts[number] for number in sorted(scripts)]

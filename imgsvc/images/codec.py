@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import Image
 
-from imgsvc.errors import ImageError
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import (
     CompressedImage,
     CompressionSettings,
     ImageFormat,
     ImageInfo,
+    Note,
     OutputFormat,
 )
 from imgsvc.images.errors import damaged, out_of_memory, unsupported
@@ -68,13 +70,30 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     encode_settings = EncodeSettings(quality, settings.progressive)
     output = _encode(decoded, output_format, encode_settings, limits)
     if image_format.traits.kept and len(output) >= decoded.min_stripped_bytes:
-        stripped = CODECS[image_format].strip(data)
+        stripped = CODECS[image_format].strip(decoded.repaired or data)
         if len(output) >= len(stripped):
             return _build_result(data, stripped, decoded, image_format, None)
     return _build_result(data, output, decoded, output_format, quality)
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
+    """Decode the image. If that fails, repair the file and decode it again."""
+    codec = CODECS[image_format]
+    try:
+        return _decode_once(data, image_format, limits)
+    except ImageError as error:
+        if error.code is not ImageErrorCode.CORRUPT_IMAGE or codec.repair is None:
+            raise
+        try:
+            repaired = codec.repair(data, limits)
+        except (ImageError, ValueError, LookupError, OSError, SyntaxError, struct.error):
+            raise error from None
+        decoded = _decode_once(repaired, image_format, limits)
+        decoded.repaired = repaired
+        return decoded
+
+
+def _decode_once(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
     codec = CODECS[image_format]
     try:
         return codec.decode(data, limits)
@@ -166,8 +185,20 @@ def _build_result(
         source_quality=decoded.quality,
         quality=quality,
         kept=quality is None,
+        notes=_notes(data, output, decoded, kept=quality is None),
     )
     return CompressedImage(output, info)
+
+
+def _notes(data: bytes, output: bytes, decoded: DecodedImage, *, kept: bool) -> tuple[Note, ...]:
+    """Return what the output lacks of the source. `kept`: the output is the source without metadata."""
+    has_gain_map = CODECS[decoded.image_format].has_gain_map
+    notes = {
+        Note.GAIN_MAP_DROPPED: has_gain_map(data) and not (kept and has_gain_map(output)),
+        Note.TONE_MAPPED: decoded.is_tone_mapped and not kept,
+        Note.FIRST_FRAME: decoded.source_frames > len(decoded.frames) and not kept,
+    }
+    return tuple(note for note, applies in notes.items() if applies)
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from functools import cache
 
 from PIL import Image, ImageChops, ImageCms
 
+from imgsvc.images import icc_parser, tone_mapping
+from imgsvc.images.icc import HdrTransfer
+from imgsvc.images.icc_parser import colour_space
+
 _GREY, _RGB, _CMYK = b"GRAY", b"RGB ", b"CMYK"
-_HEADER_BYTES = 128
-"""Size of an ICC profile's header."""
 
 
 def normalise(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
@@ -18,13 +20,16 @@ def normalise(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes
 
     CMYK is converted to sRGB with its profile. A profile that is damaged or has another colour
     space than the image is dropped. An alpha channel that is opaque everywhere is dropped too.
+    Colours of high dynamic range are converted to sRGB.
     """
-    space = _colour_space(icc)
+    space = colour_space(icc)
     if image.mode == "CMYK":
         return _cmyk_to_srgb(image, icc if space == _CMYK else None), None
     if image.mode == "LAB":
         return _lab_to_srgb(image), None
     image = drop_opaque_alpha(_to_grey_or_rgb(image))
+    if icc_parser.hdr(icc) is not None:
+        return _hdr_to_srgb(image, icc), None
     if image.mode in {"L", "LA"}:
         if space == _RGB and icc is not None:
             return _grey_to_srgb(image, icc), None
@@ -34,7 +39,7 @@ def normalise(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes
 
 def rgb_profile(icc: bytes | None) -> bytes | None:
     """Return the profile if it describes RGB colours, else None."""
-    return icc if _colour_space(icc) == _RGB else None
+    return icc if colour_space(icc) == _RGB else None
 
 
 def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:
@@ -135,13 +140,6 @@ def _to_grey_or_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _colour_space(icc: bytes | None) -> bytes | None:
-    """Return the colour space of a profile, or None if it is not a valid profile."""
-    if icc is None or len(icc) < _HEADER_BYTES or icc[36:40] != b"acsp":
-        return None
-    return icc[16:20]
-
-
 def _cmyk_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     return (to_srgb(image, icc) if icc is not None else None) or image.convert("RGB")
 
@@ -151,6 +149,20 @@ def _lab_to_srgb(image: Image.Image) -> Image.Image:
         image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
     )
     return converted or image.convert("RGB")
+
+
+def _hdr_to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    hdr = icc_parser.hdr(icc)
+    if icc is None or hdr is None:
+        return image
+    if hdr.transfer is not HdrTransfer.LINEAR:
+        return tone_mapping.to_sdr(image, hdr)
+    colours = to_srgb(image.convert("RGB"), icc)
+    if colours is None:
+        return image
+    if image.mode in {"LA", "RGBA"}:
+        colours.putalpha(image.getchannel("A"))
+    return colours.convert(image.mode)
 
 
 def _grey_to_srgb(image: Image.Image, icc: bytes) -> Image.Image:

@@ -37,9 +37,11 @@ def orientation(exif: bytes | None) -> int:
     for offset in range(start + 2, start + 2 + 12 * min(count, _MAX_IFD_ENTRIES), 12):
         if offset + 12 > len(tiff):
             break
-        tag, field_type, _, value = struct.unpack_from(f"{order}HHIH", tiff, offset)
+        tag, field_type, values, value = struct.unpack_from(f"{order}HHIH", tiff, offset)
         if tag == _TAG_ORIENTATION:
-            return value if field_type == _TYPE_SHORT and value in _TRANSPOSES else 1
+            # Browsers ignore an entry that does not have exactly one value.
+            is_valid = field_type == _TYPE_SHORT and values == 1 and value in _TRANSPOSES
+            return value if is_valid else 1
     return 1
 
 

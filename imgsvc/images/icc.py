@@ -1,26 +1,44 @@
-"""Build ICC profiles for images that describe their colours only by a few numbers."""
+"""Build ICC profiles for images that describe their colours only by a few numbers.
+
+`icc_parser.py` reads profiles.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache
+from typing import NamedTuple
 
-Matrix = tuple[tuple[float, float, float], ...]
 Vector = Sequence[float]
+Matrix = Sequence[Vector]
 
 _PNG_FACTOR = 100_000
 """PNG stores gamma and chromaticities as integers, multiplied by this factor."""
 
 _SRGB_GAMMA = 45_455
 _SRGB_PRIMARIES = (31_270, 32_900, 64_000, 33_000, 30_000, 60_000, 15_000, 6_000)
-_WIDE_PRIMARIES = {
-    9: (31_270, 32_900, 70_800, 29_200, 17_000, 79_700, 13_100, 4_600),
-    12: (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000),
+BT709, BT2020, _P3 = 1, 9, 12
+_PRIMARIES = {
+    BT709: _SRGB_PRIMARIES,
+    BT2020: (31_270, 32_900, 70_800, 29_200, 17_000, 79_700, 13_100, 4_600),
+    _P3: (31_270, 32_900, 68_000, 32_000, 26_500, 69_000, 15_000, 6_000),
 }
-"""Chromaticities of BT.2020 and Display P3, by code point (ITU-T H.273)."""
+"""Chromaticities by code point (ITU-T H.273). Others are treated as BT.709."""
 
-_SRGB_LIKE_TRANSFERS = {1, 6, 13, 14, 15}
-"""Code points of the sRGB curve, and of the video curves that are displayed with it."""
+_SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+_CURVES: dict[int, tuple[float, ...]] = {
+    **dict.fromkeys((1, 2, 6, 13, 14, 15), _SRGB_CURVE),
+    4: (2.2, 1.0, 0.0, 1.0, 0.0),
+    5: (2.8, 1.0, 0.0, 1.0, 0.0),
+    7: (1 / 0.45, 1 / 1.1115, 0.1115 / 1.1115, 1 / 4, 0.0913),
+    8: (1.0, 1.0, 0.0, 1.0, 0.0),
+}
+"""Parameters (g, a, b, c, d of ICC's function type 3) of the transfer code points (ITU-T H.273).
+
+The video curves 1, 6, 14 and 15 are displayed with the sRGB curve.
+"""
 
 _GAMMA_TOLERANCE, _PRIMARIES_TOLERANCE = 2_500, 1_000
 """Largest differences from sRGB, in PNG units, that still count as sRGB."""
@@ -32,6 +50,25 @@ _BRADFORD: Matrix = (
     (0.0389, -0.0685, 1.0296),
 )
 """Matrix from XYZ to cone responses, for adapting the white point (ICC.1:2001-04, annex E)."""
+
+
+class HdrTransfer(IntEnum):
+    """The code points (ITU-T H.273) of transfers that formats of 8 bits and SDR screens cannot hold."""
+
+    LINEAR = 8
+    PQ = 16
+    HLG = 18
+
+
+class Hdr(NamedTuple):
+    """The colours of an image of high dynamic range.
+
+    `primaries` is a code point. `peak` is the luminance of the brightest pixel in cd/m², 0 if unknown.
+    """
+
+    primaries: int
+    transfer: HdrTransfer
+    peak: int = 0
 
 
 def from_gamma(gamma: int | None, primaries: Sequence[int] | None) -> bytes | None:
@@ -59,45 +96,65 @@ def from_gamma(gamma: int | None, primaries: Sequence[int] | None) -> bytes | No
     )
 
 
-def from_code_points(primaries: int, transfer: int) -> bytes | None:
+def from_code_points(primaries: int, transfer: int, peak: int = 0) -> bytes | None:
     """Return an ICC profile for the code points (ITU-T H.273) in a PNG's cICP or an AVIF's nclx.
 
-    Return None for sRGB, and for colours that a profile cannot describe, such as high dynamic range.
+    Return None for sRGB and for unknown transfers. The profile of an image of high dynamic range has
+    a `cicp` tag, and a `lumi` tag with its peak luminance, if that is known.
     """
-    if primaries not in _WIDE_PRIMARIES or transfer not in _SRGB_LIKE_TRANSFERS:
+    if primaries not in _PRIMARIES:
+        primaries = BT709
+    tags = []
+    if transfer in set(HdrTransfer):
+        tags.append((b"cicp", struct.pack(">4s4x4B", b"cicp", primaries, transfer, 0, 1)))
+        if peak:
+            tags.append((b"lumi", b"XYZ \0\0\0\0" + struct.pack(">3i", 0, peak << 16, 0)))
+    elif transfer not in _CURVES or (primaries == BT709 and _CURVES[transfer] is _SRGB_CURVE):
         return None
-    columns = _colorants([value / _PNG_FACTOR for value in _WIDE_PRIMARIES[primaries]])
-    parameters = _fixed_point((2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045))
-    return _build_profile(columns, struct.pack(">4s4xH2x", b"para", 3) + parameters)
+    columns = _colorants([value / _PNG_FACTOR for value in _PRIMARIES[primaries]])
+    parameters = _fixed_point(_CURVES.get(transfer, _SRGB_CURVE))
+    return _build_profile(columns, struct.pack(">4s4xH2x", b"para", 3) + parameters, tags)
 
 
-def _colorants(points: Vector) -> Sequence[Vector]:
+@cache
+def conversion(source: int, target: int) -> Matrix:
+    """Return the matrix from linear RGB with the primaries `source` to those of `target`."""
+    to_xyz, from_xyz = (
+        _transpose(_colorants([value / _PNG_FACTOR for value in _PRIMARIES[primaries]]))
+        for primaries in (source, target)
+    )
+    columns = [multiply(_invert(from_xyz), column) for column in _transpose(to_xyz)]
+    return _transpose(columns)
+
+
+def _colorants(points: Vector) -> Matrix:
     """Return XYZ of red, green and blue, adapted to the white point D50."""
     white, *primaries = [
         (x / y, 1.0, (1 - x - y) / y) for x, y in zip(points[::2], points[1::2], strict=True)
     ]
-    scales = _multiply(_invert(_transpose(primaries)), white)
-    source_cones, target_cones = _multiply(_BRADFORD, white), _multiply(_BRADFORD, _D50)
+    scales = multiply(_invert(_transpose(primaries)), white)
+    source_cones, target_cones = multiply(_BRADFORD, white), multiply(_BRADFORD, _D50)
     from_cones = _invert(_BRADFORD)
     adapted = []
     for primary, scale in zip(primaries, scales, strict=True):
-        cone_response = _multiply(_BRADFORD, [scale * value for value in primary])
+        cone_response = multiply(_BRADFORD, [scale * value for value in primary])
         scaled = [
             s * w / c for s, w, c in zip(cone_response, target_cones, source_cones, strict=True)
         ]
-        adapted.append(_multiply(from_cones, scaled))
+        adapted.append(multiply(from_cones, scaled))
     return adapted
 
 
-def _multiply(matrix: Sequence[Vector], vector: Vector) -> list[float]:
+def multiply(matrix: Matrix, vector: Vector) -> list[float]:
+    """Return the product of a matrix and a vector."""
     return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
 
 
-def _transpose(matrix: Sequence[Vector]) -> list[list[float]]:
+def _transpose(matrix: Matrix) -> list[list[float]]:
     return [list(column) for column in zip(*matrix, strict=True)]
 
 
-def _invert(matrix: Sequence[Vector]) -> list[list[float]]:
+def _invert(matrix: Matrix) -> list[list[float]]:
     (a, b, c), (d, e, f), (g, h, i) = matrix
     determinant = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
     cofactors = (
@@ -108,7 +165,9 @@ def _invert(matrix: Sequence[Vector]) -> list[list[float]]:
     return [[value / determinant for value in row] for row in cofactors]
 
 
-def _build_profile(columns: Sequence[Vector], curve: bytes) -> bytes:
+def _build_profile(
+    columns: Matrix, curve: bytes, more_tags: Sequence[tuple[bytes, bytes]] = ()
+) -> bytes:
     """Return a version 2 display profile from three colorants and one tone curve."""
     text = b"PNG gamma"
     name = struct.pack(">4s4xI", b"desc", len(text) + 1) + text + bytes(1 + 78 + 9)
@@ -118,6 +177,7 @@ def _build_profile(columns: Sequence[Vector], curve: bytes) -> bytes:
         (b"wtpt", _xyz(_D50)),
         *zip((b"rXYZ", b"gXYZ", b"bXYZ"), map(_xyz, columns), strict=True),
         *((tag, curve) for tag in (b"rTRC", b"gTRC", b"bTRC")),
+        *more_tags,
     ]
     table, data = b"", b""
     start = 128 + 4 + 12 * len(bodies)

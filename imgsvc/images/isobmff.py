@@ -6,6 +6,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from imgsvc.errors import ImageError
+from imgsvc.images import icc
 from imgsvc.images.errors import truncated
 
 _BRANDS = dict.fromkeys((b"avif", b"avis"), "avif") | dict.fromkeys(
@@ -17,6 +19,9 @@ _REPEAT_FLAG = 1
 """Flag of an edit list that repeats."""
 _EMPTY_EXIF = struct.pack(">I", 0) + struct.pack("<4sIHI", b"II*\0", 8, 0, 0)
 """An EXIF item without fields."""
+
+_GAIN_MAP_URNS = (b"urn:com:apple:photo:2020:aux:hdrgainmap", b"urn:iso:std:iso:ts:21496:")
+"""Types of auxiliary images that are gain maps."""
 
 
 class Box(NamedTuple):
@@ -72,15 +77,76 @@ def strip(data: bytes) -> bytes:
     return bytes(out)
 
 
-def code_points(data: bytes) -> tuple[int, int] | None:
-    """Return the code points (ITU-T H.273) of the primaries and the transfer, or None."""
-    for properties in _grandchildren(data, b"meta", b"iprp", skipping=4):
-        for container in _children(data, b"ipco", properties):
-            for colours in _children(data, b"colr", container):
-                if data.startswith(b"nclx", colours.start):
-                    primaries, transfer = struct.unpack_from(">HH", data, colours.start + 4)
-                    return primaries, transfer
-    return None
+def colour_profile(data: bytes) -> bytes | None:
+    """Return an ICC profile for the code points (ITU-T H.273) of the primary image, or None."""
+    points: tuple[int, int] | None = None
+    peaks = {}
+    for box in _primary_properties(data):
+        if box.box_type == b"colr" and data.startswith(b"nclx", box.start) and points is None:
+            primaries, transfer = struct.unpack_from(">HH", data, box.start + 4)
+            points = primaries, transfer
+        elif box.box_type == b"clli":
+            peaks[b"clli"] = struct.unpack_from(">H", data, box.start)[0]
+        elif box.box_type == b"mdcv":
+            peaks[b"mdcv"] = struct.unpack_from(">I", data, box.start + 16)[0] // 10_000
+    peak = peaks.get(b"clli") or peaks.get(b"mdcv", 0)
+    return None if points is None else icc.from_code_points(*points, peak)
+
+
+def has_gain_map(data: bytes) -> bool:
+    """Return whether the file has a gain map, from which HDR screens show a brighter image."""
+    try:
+        for item in _grandchildren(data, b"meta", b"iinf", skipping=4):
+            if any(item_type == b"tmap" for _, item_type, _ in _items(data, item)):
+                return True
+        return any(
+            data.startswith(_GAIN_MAP_URNS, box.start + 4)
+            for box in _properties(data)
+            if box.box_type == b"auxC"
+        )
+    except (ImageError, IndexError):
+        return False
+
+
+def _properties(data: bytes) -> list[Box]:
+    """Return the properties of all items, in the order of their numbers."""
+    return [
+        box
+        for properties in _grandchildren(data, b"meta", b"iprp", skipping=4)
+        for container in _children(data, b"ipco", properties)
+        for box in boxes(data, container.start, container.end)
+    ]
+
+
+def _primary_properties(data: bytes) -> list[Box]:
+    """Return the properties of the primary item, or of all items if the file does not name it."""
+    properties = _properties(data)
+    primary = next(_grandchildren(data, b"meta", b"pitm", skipping=4), None)
+    if primary is None:
+        return properties
+    item = int.from_bytes(
+        data[primary.start + 4 : primary.start + (8 if data[primary.start] else 6)]
+    )
+    for parent in _grandchildren(data, b"meta", b"iprp", skipping=4):
+        for box in _children(data, b"ipma", parent):
+            numbers = _associations(data, box).get(item)
+            if numbers is not None:
+                return [
+                    properties[number - 1] for number in numbers if 0 < number <= len(properties)
+                ]
+    return properties
+
+
+def _associations(data: bytes, box: Box) -> dict[int, list[int]]:
+    """Return the numbers of the properties of each item, from an `ipma` box."""
+    id_size = 4 if data[box.start] else 2
+    number_size = 2 if data[box.start + 3] & 1 else 1
+    mask = (1 << 8 * number_size - 1) - 1
+    reader = _NumberReader(data, box.start + 4, box.end)
+    return {
+        reader.number(id_size): [reader.number(number_size) & mask for _ in range(reader.number(1))]
+        for _ in range(reader.number(4))
+    }
 
 
 def play_count(data: bytes) -> int:
@@ -171,6 +237,13 @@ def _empty_items(data: bytes, out: bytearray, children: list[Box]) -> None:
 
 def _metadata_items(data: bytes, box: Box) -> Iterator[tuple[int, bytes]]:
     """Yield the number and type of each metadata item."""
+    for item, item_type, mime_info in _items(data, box):
+        if item_type == b"Exif" or (item_type == b"mime" and b"rdf+xml" in mime_info):
+            yield item, item_type
+
+
+def _items(data: bytes, box: Box) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield the number, the type and the other information of each item in an `iinf` box."""
     entries_start = box.start + (6 if data[box.start] == 0 else 8)
     for entry in boxes(data, entries_start, box.end):
         version, position = data[entry.start], entry.start + 4
@@ -179,9 +252,23 @@ def _metadata_items(data: bytes, box: Box) -> Iterator[tuple[int, bytes]]:
         id_size = 2 if version == 2 else 4
         item = int.from_bytes(data[position : position + id_size], "big")
         item_type = data[position + id_size + 2 : position + id_size + 6]
-        mime_info = data[position + id_size + 6 : entry.end]
-        if item_type == b"Exif" or (item_type == b"mime" and b"rdf+xml" in mime_info):
-            yield item, item_type
+        yield item, item_type, data[position + id_size + 6 : entry.end]
+
+
+class _NumberReader:
+    """Reads big-endian numbers up to the end of a box."""
+
+    def __init__(self, data: bytes, position: int, end: int) -> None:
+        self._data = data
+        self._position = position
+        self._end = end
+
+    def number(self, size: int) -> int:
+        """Return the next number, of `size` bytes. Raise `corrupt_image` after the end."""
+        self._position += size
+        if self._position > self._end:
+            raise truncated()
+        return int.from_bytes(self._data[self._position - size : self._position], "big")
 
 
 def _locations(data: bytes, box: Box) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
@@ -191,15 +278,7 @@ def _locations(data: bytes, box: Box) -> Iterator[tuple[int, int, list[tuple[int
     sizes = data[position : position + 2]
     offset_size, length_size = sizes[0] >> 4, sizes[0] & 15
     base_size, index_size = sizes[1] >> 4, sizes[1] & 15 if version else 0
-    position += 2
-
-    def number(size: int) -> int:
-        nonlocal position
-        if position + size > box.end:
-            raise truncated()
-        position += size
-        return int.from_bytes(data[position - size : position], "big")
-
+    number = _NumberReader(data, position + 2, box.end).number
     id_size = 4 if version == 2 else 2
     for _ in range(number(id_size)):
         item = number(id_size)

@@ -117,6 +117,7 @@ async def test_json_has_all_fields(http: HttpHarness) -> None:
         "sourceQuality": 90,
         "quality": 45,
         "kept": False,
+        "notes": [],
     }
     assert first[1]["error"] == {"code": "http_status", "message": "404 Not Found"}
     assert first[1]["outputUrl"] is None

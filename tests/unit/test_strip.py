@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from imgsvc.image_types import ImageFormat
 from imgsvc.images import exif
-from imgsvc.images.formats import CODECS, jpeg
+from imgsvc.images.formats import CODECS, jpeg_segments
 from tests.image_assertions import encode_animation, encode_image, open_image, read_frames
 from tests.sample_images import photograph
 
@@ -187,4 +187,4 @@ def test_orientation_reads_both_byte_orders(order: str, value: int) -> None:
 def test_segments_cover_complete_jpeg() -> None:
     for name in ("jpeg", "progressive", "cmyk"):
         data: Any = FILES[name][1]
-        assert b"".join(data[s.start : s.end] for s in jpeg.segments(data)) == data
+        assert b"".join(data[s.start : s.end] for s in jpeg_segments.segments(data)) == data

@@ -8,13 +8,14 @@ from typing import Any
 from PIL import AvifImagePlugin
 
 from imgsvc.image_types import ImageFormat
-from imgsvc.images import exif, icc, isobmff
+from imgsvc.images import exif, icc_parser, isobmff
 from imgsvc.images.formats.base import (
     Codec,
     DecodedImage,
     DecodeLimits,
     EncodeSettings,
     animation_options,
+    is_hdr,
     normalised,
     save,
     single_frame,
@@ -39,16 +40,14 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     with AvifImagePlugin.AvifImageFile(io.BytesIO(CODEC.strip(data))) as image:
         limits.check(*image.size, image.n_frames)
         orientation = exif.orientation(image.info.get("exif"))
-        if "icc_profile" not in image.info and (points := isobmff.code_points(data)):
-            image.info["icc_profile"] = icc.from_code_points(*points)
+        if "icc_profile" not in image.info and (icc := isobmff.colour_profile(data)):
+            image.info["icc_profile"] = icc
         if image.n_frames == 1:
-            return single_frame(ImageFormat.AVIF, *normalised(image), orientation)
-        return with_pillow_frames(
-            DecodedImage(ImageFormat.AVIF, [], play_count=isobmff.play_count(data)),
-            image,
-            limits,
-            orientation,
-        )
+            return single_frame(
+                ImageFormat.AVIF, *normalised(image), orientation, is_tone_mapped=is_hdr(image)
+            )
+        decoded = DecodedImage(ImageFormat.AVIF, [], play_count=isobmff.play_count(data))
+        return with_pillow_frames(decoded, image, limits, orientation)
 
 
 def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
@@ -64,7 +63,9 @@ def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
         frames, icc = decoded.frames_as_rgb()
     if len(frames) > 1:
         options |= animation_options(frames)
-    data = save(frames[0].image, "AVIF", icc_profile=icc or b"", **options)
+    # Chromium does not show an AVIF with an invalid profile. In other formats it ignores the profile.
+    icc = icc if icc is not None and icc_parser.is_valid(icc) else b""
+    data = save(frames[0].image, "AVIF", icc_profile=icc, **options)
     return (
         isobmff.with_play_count(data, decoded.play_count)
         if len(decoded.frames) > 1 and decoded.play_count
@@ -77,6 +78,7 @@ CODEC = Codec(
     decode,
     encode,
     isobmff.strip,
+    has_gain_map=isobmff.has_gain_map,
     peak_bytes_per_pixel=30,
     pillow_settings=((AvifImagePlugin, "DEFAULT_MAX_THREADS", 1),),
 )

@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 
 from imgsvc.errors import ImageError
 from imgsvc.image_types import ImageFormat
-from imgsvc.images import colour, exif
+from imgsvc.images import colour, exif, icc_parser
 from imgsvc.images.compose import Frame
 from imgsvc.images.errors import corrupt, too_many_pixels
 
@@ -30,7 +30,9 @@ class DecodedImage:
     profile (None: sRGB). `quality` is None if the format records none. `play_count` is the number
     of times an animation plays (0: endless). If `pixel_array` is set, it holds the pixels, and only
     the size of the frame is valid. `min_stripped_bytes` is a lower bound for the size of the source
-    file without metadata.
+    file without metadata. `source_frames` is the number of frames of the source. `is_tone_mapped` is
+    true if the source has a high dynamic range. `repaired` is the source file with its damage repaired,
+    or None if it needs none.
     """
 
     image_format: ImageFormat
@@ -40,6 +42,9 @@ class DecodedImage:
     play_count: int = 0
     pixel_array: PixelArray | None = None
     min_stripped_bytes: int = 0
+    source_frames: int = 1
+    is_tone_mapped: bool = False
+    repaired: bytes | None = None
 
     @property
     def first_image(self) -> Image.Image:
@@ -96,6 +101,10 @@ def _is_damaged(_: bytes) -> str | None:
     return None
 
 
+def _has_no_gain_map(_: bytes) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Codec:
     """Everything about one image format: the object `CODEC` of its module.
@@ -105,8 +114,11 @@ class Codec:
     if the format has no metadata, or if sources of this format are always converted. `fits` returns
     whether the format allows such an animation; the largest side is in the table.
     `unsupported_variant` names the variant of a complete file that cannot be decoded, or returns None
-    if the file is damaged. `peak_bytes_per_pixel` is the peak memory of decoding or encoding, measured
-    and rounded up. `pillow_settings` (module, name, value) are set while an image is compressed.
+    if the file is damaged. `repair` is called if `decode` fails: it returns a damaged file that
+    browsers show whole as a valid file, or raises `corrupt_image` if image data is missing.
+    `has_gain_map` returns whether a file has a gain map. `peak_bytes_per_pixel` is the peak memory of
+    decoding or encoding, measured and rounded up. `pillow_settings` (module, name, value) are set while
+    an image is compressed.
     """
 
     matches: Callable[[bytes], bool]
@@ -115,6 +127,8 @@ class Codec:
     remove_metadata: Callable[[bytes], bytes] | None = None
     fits: Callable[[DecodedImage], bool] = _fits_always
     unsupported_variant: Callable[[bytes], str | None] = _is_damaged
+    repair: Callable[[bytes, DecodeLimits], bytes] | None = None
+    has_gain_map: Callable[[bytes], bool] = _has_no_gain_map
     peak_bytes_per_pixel: int = 16
     pillow_settings: tuple[tuple[ModuleType, str, object], ...] = ()
 
@@ -140,17 +154,24 @@ def normalised(image: Image.Image) -> tuple[Image.Image, bytes | None]:
     return colour.normalise(image, icc if isinstance(icc, bytes) else None)
 
 
+def is_hdr(image: Image.Image) -> bool:
+    """Return whether the profile of an image that Pillow opened has a high dynamic range."""
+    icc = image.info.get("icc_profile")
+    return isinstance(icc, bytes) and icc_parser.hdr(icc) is not None
+
+
 def single_frame(
     image_format: ImageFormat,
     image: Image.Image,
     icc: bytes | None,
     orientation: int = 1,
     quality: int | None = None,
+    *,
+    is_tone_mapped: bool = False,
 ) -> DecodedImage:
     """Return a decoded image of one frame, given its EXIF orientation."""
-    return DecodedImage(
-        image_format, [Frame(exif.apply_orientation(image, orientation))], icc, quality
-    )
+    frames = [Frame(exif.apply_orientation(image, orientation))]
+    return DecodedImage(image_format, frames, icc, quality, is_tone_mapped=is_tone_mapped)
 
 
 def with_frames(
@@ -175,9 +196,11 @@ def with_pillow_frames(
     decoded: DecodedImage, image: ImageFile, limits: DecodeLimits, orientation: int
 ) -> DecodedImage:
     """Return `decoded` with the frames of an animation that Pillow composes correctly."""
+    decoded.source_frames = getattr(image, "n_frames", 1)
+    decoded.is_tone_mapped = is_hdr(image)
 
     def frames() -> Iterator[Frame]:
-        for number in range(getattr(image, "n_frames", 1)):
+        for number in range(decoded.source_frames):
             image.seek(number)
             image.load()
             pixels, decoded.icc = colour.to_rgb(*normalised(image.copy()))

@@ -9,6 +9,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 
 from imgsvc.image_types import ImageFormat
 from imgsvc.images import colour
+from imgsvc.images.formats import bmp_pixels
 from imgsvc.images.formats.base import (
     Codec,
     DecodedImage,
@@ -53,6 +54,12 @@ def matches(head: bytes) -> bool:
 
 def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     """Decode a BMP. An alpha channel that is zero everywhere is ignored."""
+    header = bmp_pixels.read_header(data)
+    if header is not None and header.needs_own_decoder:
+        pixels = bmp_pixels.decode(data, header, limits)
+        return single_frame(ImageFormat.BMP, *colour.normalise(pixels, icc_profile(data)))
+    if header is not None:
+        data = bmp_pixels.with_valid_colour_count(data, header)
     with BmpImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         image.load()

@@ -107,10 +107,14 @@ def strip(data: bytes) -> bytes:
 
 
 class _Reader:
-    """A parser of one GIF file."""
+    """A parser of one GIF file.
 
-    def __init__(self, data: bytes) -> None:
+    If it is lenient, the file may end within the compressed pixels of its last frame.
+    """
+
+    def __init__(self, data: bytes, *, lenient: bool = False) -> None:
         self._data = data
+        self._lenient = lenient
         self._position = 0
         self._control: bytes | None = None
 
@@ -121,7 +125,7 @@ class _Reader:
         gif = Gif(
             (width, height), palette, visible_blocks=[b"GIF89a" + header[6:] + (palette or b"")]
         )
-        while (block_type := self._read_bytes(1)[0]) != _TRAILER:
+        while (block_type := self._read_block_type(gif)) != _TRAILER:
             if block_type == _EXTENSION:
                 self._read_extension(gif)
             elif block_type == _IMAGE_DESCRIPTOR:
@@ -135,12 +139,38 @@ class _Reader:
         gif.visible_blocks.append(b";")
         return gif
 
+    def _read_block_type(self, gif: Gif) -> int:
+        """Return the type of the next block. Zeros before it are skipped.
+
+        If the file ends after a complete frame, it only lacks its trailer.
+        """
+        while self._data[self._position : self._position + 1] == b"\0":
+            self._position += 1
+        if self._position >= len(self._data) and gif.frames and self._control is None:
+            return _TRAILER
+        return self._read_bytes(1)[0]
+
     def _read_bytes(self, count: int) -> bytes:
         chunk = self._data[self._position : self._position + count]
         if len(chunk) < count:
             raise truncated()
         self._position += count
         return chunk
+
+    def _read_image_data(self) -> bytes:
+        """Return the compressed pixels: the code size and blocks of data, the last one empty."""
+        start = self._position
+        self._read_bytes(1)
+        if not self._lenient:
+            self._skip_blocks()
+            return self._data[start : self._position]
+        blocks = [self._data[start : self._position]]
+        while size := int.from_bytes(self._data[self._position : self._position + 1]):
+            block = self._data[self._position + 1 : self._position + 1 + size]
+            blocks.append(bytes([len(block)]) + block if block else b"")
+            self._position += 1 + size
+        self._position += 1
+        return b"".join(blocks) + b"\0"
 
     def _read_palette(self, flags: int) -> bytes | None:
         return self._read_bytes(6 << (flags & 7)) if flags & 0x80 else None
@@ -172,13 +202,12 @@ class _Reader:
         left, top, width, height, flags = struct.unpack("<HHHHB", self._read_bytes(9))
         palette = self._read_palette(flags)
         first = self._position
-        self._read_bytes(1)
-        self._skip_blocks()
+        pixels = self._read_image_data()
         control = self._control or bytes(4)
         self._control = None
         if any(control):
             gif.visible_blocks.append(b"\x21\xf9\x04" + control + b"\0")
-        gif.visible_blocks.append(self._data[start : self._position])
+        gif.visible_blocks.append(self._data[start:first] + pixels)
         if not width or not height:
             raise corrupt("A frame of the GIF file has no pixels.")
         gif.frames.append(
@@ -187,9 +216,23 @@ class _Reader:
                 transparent=control[3] if control[0] & 1 else None,
                 duration=10 * int.from_bytes(control[1:3], "little"),
                 disposal=_disposal(control[0] >> 2 & 7),
-                data=self._data[first : self._position],
+                data=pixels,
             )
         )
+
+
+def repair(data: bytes, limits: DecodeLimits) -> bytes:
+    """Return a GIF that lacks its last bytes as a valid file, without metadata.
+
+    Raise `corrupt_image` or OSError if pixels of the last frame are missing.
+    """
+    file = _Reader(data, lenient=True).read()
+    last = file.frames[-1]
+    limits.check(*file.size, len(file.frames))
+    limits.check(last.width, last.height)
+    with GifImageFile(io.BytesIO(file.frame_file(last))) as image:
+        image.load()
+    return b"".join(file.visible_blocks)
 
 
 def _disposal(method: int) -> Disposal:
@@ -218,7 +261,9 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
             yield Layer(pixels, offset, frame.disposal, blend=True, duration=frame.duration)
 
     return with_frames(
-        DecodedImage(ImageFormat.GIF, [], play_count=file.play_count),
+        DecodedImage(
+            ImageFormat.GIF, [], play_count=file.play_count, source_frames=len(file.frames)
+        ),
         compose(size, layers()),
         limits,
     )
@@ -230,4 +275,4 @@ def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
     return gif_writer.write(decoded.frames, decoded.play_count, colours)
 
 
-CODEC = Codec(matches, decode, encode, strip)
+CODEC = Codec(matches, decode, encode, strip, repair=repair)

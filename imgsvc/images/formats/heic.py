@@ -13,6 +13,7 @@ from imgsvc.images.formats.base import (
     Codec,
     DecodedImage,
     DecodeLimits,
+    is_hdr,
     normalised,
     single_frame,
 )
@@ -30,7 +31,15 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     isobmff.check_complete(data)
     with import_module("pillow_heif").HeifImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
-        return single_frame(ImageFormat.HEIC, *normalised(image))
+        if "icc_profile" not in image.info and (icc := isobmff.colour_profile(data)):
+            image.info["icc_profile"] = icc
+        return single_frame(ImageFormat.HEIC, *normalised(image), is_tone_mapped=is_hdr(image))
 
 
-CODEC = Codec(matches, decode, remove_metadata=isobmff.strip, peak_bytes_per_pixel=30)
+CODEC = Codec(
+    matches,
+    decode,
+    remove_metadata=isobmff.strip,
+    has_gain_map=isobmff.has_gain_map,
+    peak_bytes_per_pixel=30,
+)

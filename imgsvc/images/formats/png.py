@@ -10,10 +10,10 @@ from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
 from imgsvc.image_types import ImageFormat
-from imgsvc.images import colour, exif, palette
+from imgsvc.images import colour, exif, icc_parser, palette
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.errors import truncated
-from imgsvc.images.formats import png_chunks
+from imgsvc.images.formats import png_chunks, png_repair
 from imgsvc.images.formats.base import (
     Codec,
     DecodedImage,
@@ -42,12 +42,19 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     file = png_chunks.read(data)
     limits.check(file.width, file.height, max(len(file.frames), 1))
     orientation = exif.orientation(file.exif)
+    profile = file.profile
+    is_hdr = icc_parser.hdr(profile) is not None
     if not file.frames:
         pixels = _pixels(file.default_image_file(), file.data, file)
-        normalised = colour.normalise(pixels, file.profile)
-        return single_frame(ImageFormat.PNG, *normalised, orientation)
-    decoded = DecodedImage(ImageFormat.PNG, [], play_count=file.play_count)
-    profile = file.profile
+        normalised = colour.normalise(pixels, profile)
+        return single_frame(ImageFormat.PNG, *normalised, orientation, is_tone_mapped=is_hdr)
+    decoded = DecodedImage(
+        ImageFormat.PNG,
+        [],
+        play_count=file.play_count,
+        source_frames=len(file.frames),
+        is_tone_mapped=is_hdr,
+    )
 
     def layers() -> Iterator[Layer]:
         for frame in file.frames:
@@ -113,4 +120,4 @@ def _duration(duration: float) -> float:
     return 1_000 * min(round(seconds * denominator), _MAX_NUMBER) / denominator
 
 
-CODEC = Codec(matches, decode, encode, png_chunks.strip)
+CODEC = Codec(matches, decode, encode, png_chunks.strip, repair=png_repair.repair)

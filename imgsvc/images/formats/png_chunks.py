@@ -21,6 +21,9 @@ _VISUAL_PNG_CHUNKS = {
 }
 """The chunks that affect how the image looks."""
 
+_LUMINANCE_FACTOR = 10_000
+"""PNG stores luminances as integers, multiplied by this factor."""
+
 _SAMPLES_PER_PIXEL = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Samples per pixel, by colour type."""
 
@@ -64,7 +67,8 @@ class Png:
     """The contents of a PNG file, without its pixels.
 
     `play_count` 0 means endless. `frames` is empty if the image is not animated. `is_srgb` means that
-    the file has an sRGB chunk.
+    the file has an sRGB chunk. The peaks are luminances in cd/m², of the content and of the display it
+    was made on; 0 means unknown.
     """
 
     width: int
@@ -80,6 +84,8 @@ class Png:
     primaries: tuple[int, ...] | None = None
     is_srgb: bool = False
     code_points: tuple[int, int] | None = None
+    content_peak: int = 0
+    display_peak: int = 0
     play_count: int = 1
     data: list[bytes] = field(default_factory=list)
     frames: list[ApngFrame] = field(default_factory=list)
@@ -95,7 +101,8 @@ class Png:
     @property
     def profile(self) -> bytes | None:
         """The colour profile: embedded, or built from cICP or gAMA and cHRM. None means sRGB."""
-        if self.code_points and (built := icc.from_code_points(*self.code_points)):
+        peak = self.content_peak or self.display_peak
+        if self.code_points and (built := icc.from_code_points(*self.code_points, peak)):
             return built
         if self.icc is not None or self.is_srgb:
             return self.icc
@@ -105,13 +112,17 @@ class Png:
         """Return the default image as a PNG file with only the chunks that its pixels need."""
         return self._build_file(self.width, self.height, self.data)
 
-    def is_truncated(self, width: int, height: int, data: Sequence[bytes]) -> bool:
-        """Return whether the compressed data of an image ends before its last row."""
-        missing = sum(
+    def row_bytes(self, width: int, height: int) -> int:
+        """Return the size of an image's rows, which are compressed in its data."""
+        return sum(
             rows * (1 + -(-columns * self.depth * _SAMPLES_PER_PIXEL[self.colour_type] // 8))
             for columns, rows in _passes(width, height, interlaced=self.header[12] == 1)
             if columns
         )
+
+    def is_truncated(self, width: int, height: int, data: Sequence[bytes]) -> bool:
+        """Return whether the compressed data of an image ends before its last row."""
+        missing = self.row_bytes(width, height)
         decompressor = zlib.decompressobj()
         for piece in data:
             rest = piece
@@ -128,14 +139,14 @@ class Png:
     def _build_file(self, width: int, height: int, data: Sequence[bytes]) -> bytes:
         chunk_list = [
             MAGIC,
-            _build_chunk(b"IHDR", struct.pack(">II", width, height) + self.header[8:13]),
+            build_chunk(b"IHDR", struct.pack(">II", width, height) + self.header[8:13]),
         ]
         if self.palette is not None:
-            chunk_list.append(_build_chunk(b"PLTE", self.palette))
+            chunk_list.append(build_chunk(b"PLTE", self.palette))
         if self.transparency is not None and self.colour_type == 3:
-            chunk_list.append(_build_chunk(b"tRNS", self.transparency))
-        chunk_list += [_build_chunk(b"IDAT", piece) for piece in data]
-        chunk_list.append(_build_chunk(b"IEND", b""))
+            chunk_list.append(build_chunk(b"tRNS", self.transparency))
+        chunk_list += [build_chunk(b"IDAT", piece) for piece in data]
+        chunk_list.append(build_chunk(b"IEND", b""))
         return b"".join(chunk_list)
 
 
@@ -226,6 +237,10 @@ def _record_chunk(png: Png, chunk_type: bytes, body: bytes) -> None:
         png.icc = _decompress_profile(body)
     elif chunk_type == b"cICP" and len(body) == 4:
         png.code_points = body[0], body[1]
+    elif chunk_type == b"cLLI" and len(body) == 8:
+        png.content_peak = int.from_bytes(body[:4], "big") // _LUMINANCE_FACTOR
+    elif chunk_type == b"mDCV" and len(body) == 24:
+        png.display_peak = int.from_bytes(body[16:20], "big") // _LUMINANCE_FACTOR
     elif chunk_type == b"sRGB":
         png.is_srgb = True
     elif chunk_type == b"gAMA" and len(body) == 4:
@@ -256,12 +271,13 @@ def strip(data: bytes) -> bytes:
         if chunk_type == b"eXIf":
             orientation = exif.orientation(data[start + 8 : end - 4])
             if orientation != 1:
-                kept.append(_build_chunk(b"eXIf", exif.orientation_block(orientation)))
+                kept.append(build_chunk(b"eXIf", exif.orientation_block(orientation)))
         elif chunk_type in _VISUAL_PNG_CHUNKS:
             kept.append(data[start:end])
     return b"".join(kept)
 
 
-def _build_chunk(chunk_type: bytes, body: bytes) -> bytes:
+def build_chunk(chunk_type: bytes, body: bytes) -> bytes:
+    """Return a chunk with its length and checksum."""
     checksum = zlib.crc32(body, zlib.crc32(chunk_type))
     return struct.pack(">I", len(body)) + chunk_type + body + struct.pack(">I", checksum)

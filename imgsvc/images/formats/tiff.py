@@ -16,13 +16,15 @@ from imgsvc.images.formats.base import (
     Codec,
     DecodedImage,
     DecodeLimits,
+    is_hdr,
     rejected_variant,
     single_frame,
 )
 
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_SUBFILE_TYPE, _BITS, _PHOTOMETRIC, _SUB_IFDS, _DNG_VERSION = 254, 258, 262, 330, 50706
+_SUBFILE_TYPE, _BITS, _PHOTOMETRIC = 254, 258, 262
+_COLOUR_MAP, _SUB_IFDS, _DNG_VERSION = 320, 330, 50706
 _DATA_TAGS = ((273, 279), (324, 325))
 """The tags of offsets and byte counts: for strips, and for tiles."""
 
@@ -86,6 +88,15 @@ def read_page(image: TiffImageFile) -> Page:
     )
 
 
+def _8_bit_colour_map(tags: Any) -> bytes | None:
+    """Return the palette of a file whose writer used the range of 8 bits instead of 16, or None."""
+    levels = _as_integers(tags.get(_COLOUR_MAP))
+    if not levels or max(levels) > 255:
+        return None
+    size = len(levels) // 3
+    return bytes(levels[channel * size + entry] for entry in range(size) for channel in range(3))
+
+
 def _data_end(tags: Any, offsets: int, counts: int) -> int:
     ranges = zip(_as_integers(tags.get(offsets)), _as_integers(tags.get(counts)), strict=False)
     return max((offset + count for offset, count in ranges), default=0)
@@ -112,8 +123,11 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         image.load()
         # A copy has only this page. Pillow's encoders may read all pages of an opened file.
         pixels = image.copy() if image.tag_v2.next else image
+        if image.mode == "P" and (colour_map := _8_bit_colour_map(image.tag_v2)):
+            pixels.putpalette(colour_map)
         icc = image.info.get("icc_profile")
-        return single_frame(ImageFormat.TIFF, *colour.normalise(page.to_8_bit(pixels), icc))
+        normalised = colour.normalise(page.to_8_bit(pixels), icc)
+        return single_frame(ImageFormat.TIFF, *normalised, is_tone_mapped=is_hdr(image))
 
 
 def unsupported_variant(data: bytes) -> str | None:

@@ -19,6 +19,7 @@ from imgsvc.images.formats.base import (
     DecodeLimits,
     EncodeSettings,
     animation_options,
+    is_hdr,
     normalised,
     save,
     single_frame,
@@ -34,11 +35,16 @@ _MAX_LOOPS = 65_535
 _METHOD = 4
 """Effort of libwebp, from 0 (fast) to 6."""
 
-_HAS_PROFILE, _HAS_EXIF, _HAS_XMP = 0x20, 0x08, 0x04
+_HAS_PROFILE, _HAS_EXIF, _HAS_XMP, _IS_ANIMATED = 0x20, 0x08, 0x04, 0x02
 """Flags of the VP8X chunk."""
 
 _VISUAL_RIFF_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF", b"ICCP"}
 """The chunks that affect how the image looks."""
+
+_IMAGE_CHUNKS = {b"VP8 ", b"VP8L", b"ANMF"}
+_METADATA_CHUNKS = {b"EXIF", b"XMP "}
+_UNKNOWN_RIFF_SIZE = 2**31
+"""Sizes from here on are written by programs that do not know the size."""
 
 
 class RiffChunk(NamedTuple):
@@ -133,6 +139,61 @@ def strip(data: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+def repair(data: bytes, limits: DecodeLimits) -> bytes:
+    """Return a file with a wrong RIFF size, or without its last padding byte, as a valid file.
+
+    Raise `corrupt_image` if a chunk is incomplete, or if frames of an animation or the orientation may
+    be missing.
+    """
+    repaired = _with_riff_size(data)
+    if repaired is None:
+        # libwebp counts the padding of a VP8 chunk as data, so only the pixels show what is missing.
+        candidates = [_with_riff_size(data + last) for last in (b"\0", b"\xff")]
+        repaired = candidates[0]
+        if repaired is None or not _same_pixels(candidates, limits):
+            raise truncated()
+    file = read(repaired)
+    declared = 8 + int.from_bytes(data[4:8], "little")
+    flags = repaired[20] if repaired.startswith(b"VP8X", 12) else 0
+    if flags & _HAS_EXIF and file.exif is None:
+        raise truncated()
+    if flags & _IS_ANIMATED and len(data) + 1 < declared < _UNKNOWN_RIFF_SIZE:
+        raise truncated()
+    return repaired
+
+
+def _with_riff_size(data: bytes) -> bytes | None:
+    """Return the chunks of an image in a valid file, or None if one of them is incomplete."""
+    kept = []
+    position = 12
+    has_image = False
+    while position + 8 <= len(data):
+        fourcc, size = struct.unpack_from("<4sI", data, position)
+        end = position + 8 + size
+        if fourcc not in _VISUAL_RIFF_CHUNKS | _METADATA_CHUNKS:
+            break
+        if end > len(data):
+            return None
+        kept.append(data[position:end] + bytes(size & 1))
+        has_image = has_image or fourcc in _IMAGE_CHUNKS
+        position = end + (size & 1)
+    body = b"WEBP" + b"".join(kept)
+    return b"RIFF" + struct.pack("<I", len(body)) + body if has_image else None
+
+
+def _same_pixels(files: list[bytes | None], limits: DecodeLimits) -> bool:
+    """Return whether all files are still images with the same pixels."""
+    pixels = set()
+    for data in files:
+        file = read(data or b"")
+        limits.check(file.width, file.height)
+        with WebPImageFile(io.BytesIO(data or b"")) as image:
+            if image.n_frames > 1:
+                return False
+            pixels.add(image.tobytes())
+    return len(pixels) == 1
+
+
 def matches(head: bytes) -> bool:
     """Return whether a file starts like a WebP."""
     return head.startswith(b"RIFF") and head[8:12] == b"WEBP"
@@ -146,7 +207,9 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     with WebPImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size, image.n_frames)
         if image.n_frames == 1:
-            return single_frame(ImageFormat.WEBP, *normalised(image), orientation)
+            return single_frame(
+                ImageFormat.WEBP, *normalised(image), orientation, is_tone_mapped=is_hdr(image)
+            )
         decoded = DecodedImage(ImageFormat.WEBP, [], play_count=image.info.get("loop", 0))
         return with_pillow_frames(decoded, image, limits, orientation)
 
@@ -168,4 +231,4 @@ def fits(decoded: DecodedImage) -> bool:
     )
 
 
-CODEC = Codec(matches, decode, encode, strip, fits, peak_bytes_per_pixel=20)
+CODEC = Codec(matches, decode, encode, strip, fits, repair=repair, peak_bytes_per_pixel=20)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
+from imgsvc.image_types import Note
 from imgsvc.models import ImageStatus, RequestStatus
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
@@ -164,7 +165,7 @@ class ImageErrorDetail(ResponseModel):
 
 
 class ImageDetail(ResponseModel):
-    """One image. The fields from `inputBytes` on are null until it is completed."""
+    """One image. Until it is completed, the fields from `inputBytes` to `kept` are null."""
 
     input_url: Annotated[str, Field(description="URL of the source, as uploaded.")]
     output_url: Annotated[
@@ -194,6 +195,13 @@ class ImageDetail(ResponseModel):
         Field(
             description="True if the output is the source without its metadata, because compressing "
             "would not have made it smaller."
+        ),
+    ]
+    notes: Annotated[
+        list[Note],
+        Field(
+            description="What the output lacks of the source: the gain map or the high dynamic range "
+            "of an HDR image, or all frames but the first."
         ),
     ]
 
