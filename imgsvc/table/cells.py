@@ -201,13 +201,15 @@ def _length_of_last(written: str) -> int:
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    """Return the character of a JSON escape, or the escape if the character is not part of URLs."""
+    """Return the character of a JSON escape, or the escape if the character is not part of a URL.
+
+    A quote that does not follow a letter or digit is not part of a URL.
+    """
     high, low, single = match.groups()
-    if single:
-        character = chr(int(single, 16))
-    else:
-        pair = bytes.fromhex(f"{high}{low}")
-        character = pair.decode("utf-16-be")
-    if character in "&=+'" or (character > "\x7f" and character.isprintable()):
-        return character
-    return match[0]
+    character = (
+        chr(int(single, 16)) if single else bytes.fromhex(f"{high}{low}").decode("utf-16-be")
+    )
+    quote = character in _QUOTES and not match.string[match.start() - 1].isalnum()
+    if quote or not (character in "&=+'" or (character > "\x7f" and character.isprintable())):
+        return match[0]
+    return character
