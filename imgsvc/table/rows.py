@@ -25,6 +25,7 @@ _DELIMITER_EXAMPLES = {
     ",": 'a comma, e.g. "Mug, blue"',
     ";": 'a semicolon, e.g. "Mug; blue"',
     "\t": "a tab",
+    "|": 'a pipe, e.g. "Mug | blue"',
 }
 
 
