@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.errors import FileErrorCode
 from imgsvc.table.decoding import Decoder, DecodingError, check_encoding
 
 ROW = "Mug,https://cdn.example/a/1.jpg\r\n"
