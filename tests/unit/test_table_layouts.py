@@ -294,7 +294,9 @@ def test_rows_above_the_header_are_limited_to_1_mib() -> None:
 
 def test_missing_column_names_the_headers_and_those_with_image_urls() -> None:
     table = f"Title,Web,Foto,Bild\nMug,https://shop.example/p,{A},\nCup,,,{B}?v=1\n"
-    errors = read(table)[1].errors
+    _, reader = read(table)
+    errors = reader.errors
+    assert reader.headers == ("Title", "Web", "Foto", "Bild")
     assert [error.column for error in errors] == ["Product Name", "Input Image Urls"]
     assert 'it has "Title", "Web", "Foto", "Bild".' in errors[1].message
     assert 'Image URLs seem to be in "Foto", "Bild": choose it as imageColumn.' in errors[1].message
