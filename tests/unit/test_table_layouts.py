@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from imgsvc.models import ColumnRole, InputTable, Product, TableOptions
 from imgsvc.table.groups import ProductGroups
-from imgsvc.table.layouts import recognise
+from imgsvc.table.layouts import LAYOUTS, recognise
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import input_row
 
@@ -189,6 +190,16 @@ def test_layout_of_a_shop_system_is_recognised_and_returned(
 def test_every_golden_table_is_tested() -> None:
     files = {file.name.partition(".")[0] for file in DATA.iterdir()}
     assert files == {golden[0] for golden in GOLDEN}
+
+
+def test_readme_lists_the_layouts_in_order_with_headers_that_identify_them() -> None:
+    text = (DATA.parents[2] / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z]+)` \| (.*) \|$", text.partition("| layout |")[2], re.MULTILINE)
+    assert [name for name, _ in rows] == list(dict.fromkeys(layout.name for layout in LAYOUTS))
+    for name, columns in rows:
+        for alternative in re.split(", or ", columns):
+            headers = re.findall("`([^`]+)`", alternative)
+            assert recognise(headers) == name, headers
 
 
 @pytest.mark.parametrize(
