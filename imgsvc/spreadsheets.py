@@ -32,9 +32,10 @@ UNPACKED_SHARE = 4
 
 
 class Spreadsheets:
-    """Reads uploaded .xlsx files, one at a time."""
+    """Reads uploaded .xlsx files, one at a time. A worker runs `function`, a `module:name`."""
 
-    def __init__(self, config: Config, scratch: Scratch) -> None:
+    def __init__(self, config: Config, scratch: Scratch, *, function: str = READ_ROWS) -> None:
+        self._function = function
         self._scratch = scratch
         self._max_bytes = UNPACKED_SHARE * config.server.max_upload_bytes
         self._limits = OneShotLimits(
@@ -61,7 +62,7 @@ class Spreadsheets:
     async def _read(self, file: AsyncBufferedReader) -> AsyncGenerator[RowBatch, None]:
         decoder = PieceDecoder()
         try:
-            async with self._runner.run(READ_ROWS, file.fileno(), self._max_bytes) as pieces:
+            async with self._runner.run(self._function, file.fileno(), self._max_bytes) as pieces:
                 async for piece in pieces:
                     for batch in decoder.feed(piece):
                         yield batch
@@ -76,7 +77,7 @@ class Spreadsheets:
             raise XlsxError(
                 None,
                 "Reading the .xlsx file takes more than "
-                f"{self._limits.processor_seconds:g} seconds of processor time "
+                f"{self._limits.processor_seconds:g} s of processor time "
                 "(server.spreadsheet_seconds). Split it into several files, or save it as CSV.",
             ) from None
         except WorkerCrashError as error:

@@ -166,6 +166,8 @@ class Package:
                 if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:
                     raise MemoryError from None
                 raise damaged(f"{name[:100]} is not valid XML ({error})") from None
+            except LookupError as error:  # an unknown encoding
+                raise damaged(f"{name[:100]}: {error}") from None
         yield
 
 
@@ -240,12 +242,16 @@ class SharedStrings:
         self._buffer += text.encode()
         self._ends.append(len(self._buffer))
 
-    def get(self, number: str) -> str:
-        """Return the string of a number. Raise `XlsxError` if it does not exist."""
-        text = number.strip()
+    def index(self, text: str) -> int:
+        """Return the number in `text`. Raise `XlsxError` if there is no string with this number."""
+        text = text.strip()
         index = int(text) if text.isascii() and text.isdigit() and len(text) < 12 else -1
         if not 0 <= index < len(self._ends) - 1:
-            raise damaged(f"there is no shared string {text[:20]!r}")
+            raise damaged(f"shared string {text[:20]!r} is missing")
+        return index
+
+    def get(self, index: int) -> str:
+        """Return the string with this number."""
         return self._buffer[self._ends[index] : self._ends[index + 1]].decode()
 
 

@@ -42,23 +42,35 @@ def rows(package: Package, workbook: Workbook, sheet: str) -> Iterator[Row]:
     `XlsxError` for a formula without a cached value.
     """
     reader = _SheetReader(workbook)
+    strings = workbook.strings
     for _ in package.pieces(sheet, reader.start, reader.end, reader.text):
-        yield from reader.rows
+        for number, cells in reader.rows:
+            texts = [strings.get(c) if isinstance(c, int) else c for c in cells]
+            if sum(map(len, texts)) > MAX_RECORD_BYTES:
+                raise too_long(number)
+            while texts and not texts[-1]:
+                texts.pop()
+            if any(text and not text.isspace() for text in texts):
+                yield number, texts
         reader.rows.clear()
         if reader.finished:
             return
 
 
 class _SheetReader:
-    """Collects rows from the elements of a sheet: `row`, in it `c`, and in that `v`, `f` and `is`."""
+    """Collects rows from the elements of a sheet: `row`, in it `c`, and in that `v`, `f` and `is`.
+
+    A cell is a text, or the number of a shared string: one step of the parser can contain thousands of
+    references to a long string.
+    """
 
     def __init__(self, workbook: Workbook) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[tuple[int, list[str | int]]] = []
         self.finished = False
         self._workbook = workbook
         self._row = 0
         self._in_row = False
-        self._cells: list[str] = []
+        self._cells: list[str | int] = []
         self._column = -1
         self._columns: dict[str, int] = {}
         self._row_size = 0
@@ -126,12 +138,9 @@ class _SheetReader:
 
     def _end_row(self) -> None:
         self._in_row = False
-        cells = self._cells
-        while cells and not cells[-1]:
-            cells.pop()
-        if any(cell and not cell.isspace() for cell in cells):
-            self.rows.append((self._row, cells))
-        self._cells = []
+        if self._cells:
+            self.rows.append((self._row, self._cells))
+            self._cells = []
 
     def _start_cell(self, attributes: Attributes) -> None:
         self._type = attributes.get("t")
@@ -154,17 +163,16 @@ class _SheetReader:
 
     def _end_cell(self) -> None:
         value = self._cell_value()
-        self._add_size(len(value))
         cells, column = self._cells, self._column
         if column == len(cells):
             cells.append(value)
         elif column < len(cells):
             cells[column] = value
-        elif value:
+        elif value != "":
             cells += [""] * (column - len(cells))
             cells.append(value)
 
-    def _cell_value(self) -> str:
+    def _cell_value(self) -> str | int:
         kind, value = self._type, self._value
         if self._formula is not None and (kind == "e" or not value):
             if _URL_FORMULA.match(self._formula):
@@ -174,7 +182,7 @@ class _SheetReader:
         if not value:
             return ""
         if kind == "s":
-            return self._workbook.strings.get(value)
+            return self._workbook.strings.index(value)
         if kind is None or kind == "n":
             return self._number(value)
         if kind == "b":

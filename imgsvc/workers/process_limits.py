@@ -43,7 +43,7 @@ def end_with_parent() -> None:
 
 
 def lower_priority() -> None:
-    """Let the main process have the processor first, and survive a shortage of memory."""
+    """Leave the processor and memory to the main process first."""
     with suppress(OSError):
         os.nice(NICENESS)
     with suppress(OSError):

@@ -30,11 +30,14 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     **{package: LEAVES | {package} for package in CORE},
     "execution": LEAVES | {"execution", "network", "workers", "storage"},
-    "intake": LEAVES | {"table", "database", "storage"},
+    "intake": LEAVES | {"table", "database", "storage", "spreadsheets"},
+    "spreadsheets": LEAVES | {"table", "storage", "workers"},
     "serializers": LEAVES | {"table", "database"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
-    "service": LEAVES | CORE | {"execution", "processing", "intake", "serializers", "web"},
+    "service": LEAVES
+    | CORE
+    | {"execution", "processing", "intake", "spreadsheets", "serializers", "web"},
     "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
@@ -57,6 +60,7 @@ SEAMS: dict[str, set[str]] = {
     },
     "web": {"storage.base", "storage.scratch"},
     "intake": {"storage.disk_space"},
+    "spreadsheets": {"storage.scratch"},
 }
 """For each component, the only modules of `execution`, `network` and `storage` that it may import.
 
@@ -67,7 +71,7 @@ LIBRARIES: dict[str, set[str]] = {
     "imagecodecs": {"images"},
     "aiohttp.web": {"web", "service", "demo"},
     "aiohttp": {"web", "service", "demo", "network", "client"},
-    "aiofiles": {"storage", "web", "offline"},
+    "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database"},
     "click": {"cli"},
@@ -75,6 +79,7 @@ LIBRARIES: dict[str, set[str]] = {
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},
     "multiprocessing": {"workers"},
+    "xml": {"table"},
     "prometheus_client": {"metrics", "web"},
 }
 """For each library, the components that may import it."""
