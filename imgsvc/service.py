@@ -22,7 +22,7 @@ from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.errors import StartupError
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
-from imgsvc.intake import Intake
+from imgsvc.intake import Intake, UploadResources
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
@@ -184,7 +184,7 @@ class Service:
             request_store,
             config.server,
             metrics,
-            disk_space,
+            UploadResources(disk_space, self._scratch),
             scheduler=scheduler,
             maintenance=maintenance,
         )

@@ -76,7 +76,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         request_headers=(p.IDEMPOTENCY_KEY,),
         request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
         responses={
-            200: ResponseSpec("Dry run: the CSV is valid.", json_content(responses.DryRunResult)),
+            200: ResponseSpec("Dry run: the file is valid.", json_content(responses.DryRunResult)),
             201: ResponseSpec(
                 "Accepted and stored.",
                 json_content(responses.AcceptedUpload),
@@ -116,7 +116,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
                 "Not changed since the version in `If-None-Match`.", (), p.STATUS_HEADERS
             ),
         },
-        errors=(Code.NOT_FOUND,),
+        errors=(Code.NOT_FOUND, Code.NOT_AVAILABLE),
     ),
     Route(
         "GET",

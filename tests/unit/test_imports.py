@@ -30,18 +30,30 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     **{package: LEAVES | {package} for package in CORE},
     "execution": LEAVES | {"execution", "network", "workers", "storage"},
-    "intake": LEAVES | {"table", "database", "storage"},
-    "serializers": LEAVES | {"table", "database"},
+    "status_table": LEAVES | {"table"},
+    "staged_upload": LEAVES | {"table", "database"},
+    "intake": LEAVES | {"table", "database", "storage", "staged_upload"},
+    "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
-    "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
+    "web": LEAVES
+    | {
+        "web",
+        "table",
+        "database",
+        "storage",
+        "processing",
+        "intake",
+        "serializers",
+        "status_table",
+    },
     "service": LEAVES | CORE | {"execution", "processing", "intake", "serializers", "web"},
     "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
+    "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo"},
+    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo", "status_table"},
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
@@ -55,8 +67,8 @@ SEAMS: dict[str, set[str]] = {
         "storage.base",
         "storage.disk_space",
     },
-    "web": {"storage.base", "storage.scratch"},
-    "intake": {"storage.disk_space"},
+    "web": {"storage.base", "storage.scratch", "storage.spool"},
+    "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
 }
 """For each component, the only modules of `execution`, `network` and `storage` that it may import.
 
