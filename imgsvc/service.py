@@ -22,7 +22,7 @@ from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.errors import StartupError
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
-from imgsvc.intake import Intake
+from imgsvc.intake import Intake, UploadResources
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
@@ -44,6 +44,7 @@ from imgsvc.processing.scheduler import Scheduler
 from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
+from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
@@ -149,6 +150,7 @@ class Service:
         storage = config.storage
         self._disk_space = disk_space = DiskSpace(storage.data_dir, storage.min_free_bytes)
         self._scratch = Scratch(storage.data_dir)
+        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
@@ -184,7 +186,7 @@ class Service:
             request_store,
             config.server,
             metrics,
-            disk_space,
+            UploadResources(disk_space, self._scratch, self._spreadsheets),
             scheduler=scheduler,
             maintenance=maintenance,
         )
@@ -251,6 +253,7 @@ class Service:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self.store.close()
+        self._spreadsheets.close()
         self._scratch.close()
 
     async def ended(self) -> None:

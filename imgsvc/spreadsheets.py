@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from imgsvc.config import Config
 from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.spool import disk_errors
 from imgsvc.table.xlsx import READ_ROWS, PieceDecoder, RowBatch
 from imgsvc.table.xlsx_package import XlsxError, damaged
 from imgsvc.workers.one_shot import (
@@ -46,7 +46,8 @@ class Spreadsheets:
     async def rows(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[RowBatch, None]:
         """Yield the rows of the .xlsx file in `chunks`, once it is complete.
 
-        Raise `ProblemError` if the file is invalid, too large, or needs too much memory or time.
+        Raise `ProblemError` if the file is invalid, too large, or needs too much memory or time, and
+        `StorageFullError` if the disk is full.
         """
         file = await self._scratch.open()
         try:
@@ -90,18 +91,11 @@ class Spreadsheets:
 
 
 async def _save(file: AsyncBufferedReader, chunks: AsyncIterator[bytes]) -> None:
-    try:
-        async for chunk in chunks:
+    async for chunk in chunks:
+        with disk_errors():
             await file.write(chunk)
+    with disk_errors():
         await file.flush()
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ProblemError(
-                ProblemCode.STORAGE_FULL,
-                "The storage is full. Free disk space on the server, then upload again.",
-                retry_after=60,
-            ) from error
-        raise
 
 
 def _problem(error: XlsxError) -> ProblemError:

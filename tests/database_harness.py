@@ -21,6 +21,7 @@ from imgsvc.models import (
     Completed,
     ImageStatus,
     ImageUrl,
+    InputTable,
     Product,
     Progress,
     Request,
@@ -32,6 +33,7 @@ COLUMNS = Columns(
     (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
     (0,),
 )
+TABLE = InputTable(COLUMNS, "standard", "utf-8", ",")
 IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
 
 
@@ -62,7 +64,7 @@ class DatabaseHarness:
     ) -> Request:
         options = RequestOptions(settings or CompressionSettings(), webhook)
         return await self.request_store.accept(
-            await self.stage(rows), COLUMNS, options, max_waiting=10**9
+            await self.stage(rows), TABLE, options, max_waiting=10**9
         )
 
     async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:
@@ -142,6 +144,7 @@ def _audit_counters(
         )
     )
     assert progress == Progress(**{str(status): counted[status] for status in ImageStatus})
+    (skipped,) = c.execute("SELECT skipped FROM requests WHERE key = ?", (key,)).fetchone()
     products, images = c.execute(
         "SELECT count(*), coalesce(sum(image_count), 0) FROM products WHERE request_key = ?", (key,)
     ).fetchone()
@@ -150,7 +153,7 @@ def _audit_counters(
         "FROM images i JOIN files f ON f.key = i.file_key WHERE i.request_key = ?",
         (key,),
     ).fetchone()
-    assert tuple(totals) == (products, *sizes)
+    assert tuple(totals) == (products - skipped, *sizes)
     assert images == progress.total
     numbers = [n for (n,) in c.execute("SELECT number FROM images WHERE request_key = ?", (key,))]
     assert numbers == list(range(len(numbers)))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from imgsvc.models import ImageCell
 from imgsvc.urls import WHITE_SPACE
 
 SERIAL_NUMBER = "S. No."
@@ -38,3 +39,12 @@ def split_urls(text: str, limit: int = 0) -> list[str]:
 def join_urls(urls: Iterable[str]) -> str:
     """Return a cell of URLs that come from `split_urls`, which splits it into the same URLs again."""
     return ",".join(urls)
+
+
+def replace_urls(cell: ImageCell, outputs: Sequence[str | None], *, remove_missing: bool) -> str:
+    """Return a cell with its URLs replaced by `outputs`."""
+    parts = list(cell)
+    parts[1::2] = [output or url for output, url in zip(outputs, cell[1::2], strict=True)]
+    if remove_missing:
+        return ",".join(output for output in outputs if output)
+    return "".join(parts)

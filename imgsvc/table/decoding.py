@@ -54,6 +54,24 @@ _TEXT_DECODERS: dict[str, _Decode] = {
 }
 
 
+_INTERNAL_CODECS = frozenset({"raw-unicode-escape", "charmap"})
+"""Python's codecs that no file has."""
+_ASCII_TEXT = "\t\n\r" + "".join(map(chr, range(32, 127)))
+
+
+def text_encoding(name: str) -> str:
+    """Return the name of Python's text codec `name`. Raise ValueError if it does not contain ASCII."""
+    try:
+        codec = codecs.lookup(name).name.removesuffix("-sig")
+        text = _ASCII_TEXT.encode("ascii")
+        contains_ascii = (_ASCII_TEXT.encode(codec), text.decode(codec)) == (text, _ASCII_TEXT)
+        if contains_ascii and codec not in _INTERNAL_CODECS:
+            return codec
+    except (LookupError, ValueError):
+        pass
+    raise ValueError("must be the name of a text encoding that contains ASCII, such as cp1251")
+
+
 class DecodingError(Exception):
     """The bytes are not text in a supported encoding.
 

@@ -6,7 +6,7 @@ It is incremental and does no I/O.
 from __future__ import annotations
 
 from imgsvc.errors import FileError, FileErrorCode
-from imgsvc.models import Columns, Product
+from imgsvc.models import Columns, InputTable, Product, TableOptions
 from imgsvc.table.columns import (
     DelimiterDetector,
     Layout,
@@ -37,7 +37,10 @@ class TableReader:
     but the table is still checked to its end. Reading stops after more than `max_images` valid images.
     """
 
-    def __init__(self, max_images: int | None = None) -> None:
+    def __init__(
+        self, options: TableOptions = TableOptions(), max_images: int | None = None
+    ) -> None:
+        self._options = options
         self._max_images = max_images
         self._decoder = Decoder()
         self._detector = DelimiterDetector()
@@ -58,6 +61,24 @@ class TableReader:
         end of the table.
         """
         return self._rows.columns if self._rows else None
+
+    @property
+    def table(self) -> InputTable | None:
+        """The table without its rows, or None until the header has been read."""
+        columns = self.columns
+        if columns is None:
+            return None
+        return InputTable(columns, "standard", "utf-8", self._delimiter)
+
+    @property
+    def refused(self) -> bool:
+        """Whether an error refuses the table."""
+        return self.error_count > 0
+
+    @property
+    def skipped(self) -> int:
+        """The number of skipped rows so far."""
+        return 0
 
     @property
     def errors(self) -> list[FileError]:

@@ -27,7 +27,7 @@ from imgsvc.table.xlsx_package import (
 )
 from imgsvc.table.xlsx_sheet import Row, rows
 
-SIGNATURE = b"PK\x03\x04"
+XLSX_SIGNATURE = b"PK\x03\x04"
 """The first bytes of a ZIP archive, such as an .xlsx file."""
 READ_ROWS = "imgsvc.table.xlsx:read_rows"
 """The function that a worker runs."""

@@ -28,7 +28,7 @@ from imgsvc.models import (
     RequestOptions,
     Requeued,
 )
-from tests.database_harness import COLUMNS, DatabaseHarness, audit, completed
+from tests.database_harness import TABLE, DatabaseHarness, audit, completed
 
 T = TypeVar("T")
 
@@ -98,9 +98,7 @@ class Machine(RuleBasedStateMachine):
             key = await self.db.stage(rows, size=2)
             options = RequestOptions(CompressionSettings(), "http://me/" if webhook else None)
             if accept:
-                request = await self.db.request_store.accept(
-                    key, COLUMNS, options, max_waiting=10**6
-                )
+                request = await self.db.request_store.accept(key, TABLE, options, max_waiting=10**6)
                 self.ids.append(request.request_id)
             else:
                 await self.db.request_store.discard(key)

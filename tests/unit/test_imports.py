@@ -30,11 +30,23 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     **{package: LEAVES | {package} for package in CORE},
     "execution": LEAVES | {"execution", "network", "workers", "storage"},
-    "intake": LEAVES | {"table", "database", "storage", "spreadsheets"},
+    "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
-    "serializers": LEAVES | {"table", "database"},
+    "staged_upload": LEAVES | {"table", "database", "spreadsheets"},
+    "intake": LEAVES | {"table", "database", "storage", "spreadsheets", "staged_upload"},
+    "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
-    "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
+    "web": LEAVES
+    | {
+        "web",
+        "table",
+        "database",
+        "storage",
+        "processing",
+        "intake",
+        "serializers",
+        "status_table",
+    },
     "service": LEAVES
     | CORE
     | {"execution", "processing", "intake", "spreadsheets", "serializers", "web"},
@@ -42,9 +54,9 @@ ALLOWED: dict[str, set[str]] = {
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
+    "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo"},
+    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo", "status_table"},
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
@@ -58,9 +70,9 @@ SEAMS: dict[str, set[str]] = {
         "storage.base",
         "storage.disk_space",
     },
-    "web": {"storage.base", "storage.scratch"},
-    "intake": {"storage.disk_space"},
-    "spreadsheets": {"storage.scratch"},
+    "web": {"storage.base", "storage.scratch", "storage.spool"},
+    "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
+    "spreadsheets": {"storage.scratch", "storage.spool"},
 }
 """For each component, the only modules of `execution`, `network` and `storage` that it may import.
 
