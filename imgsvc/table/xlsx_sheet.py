@@ -177,7 +177,7 @@ class _SheetReader:
         if self._formula is not None and (kind == "e" or not value):
             if _URL_FORMULA.match(self._formula):
                 return f"={self._formula.removeprefix('_xlfn.')}"
-            if value is None or kind != "str":
+            if value is None or (not value and kind != "str"):
                 raise self._no_cached_value()
         if not value:
             return ""

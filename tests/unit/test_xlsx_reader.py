@@ -176,6 +176,11 @@ def test_formula_with_a_url_is_passed_on_if_it_has_no_value(cell: str, text: str
     assert table_of(one_sheet(f'<row r="1">{cell}</row>')) == {1: [f'={text}("https://a/1.jpg")']}
 
 
+def test_formula_with_an_error_value_gives_its_text() -> None:
+    cell = '<c r="A1" t="e"><f>1/0</f><v>#DIV/0!</v></c>'
+    assert table_of(one_sheet(f'<row r="1">{cell}</row>')) == {1: ["#DIV/0!"]}
+
+
 def test_hyperlink_formula_gives_its_cached_text() -> None:
     cell = '<c r="A1" t="str"><f>HYPERLINK("https://a/","Lamp")</f><v>Lamp</v></c>'
     assert table_of(one_sheet(f'<row r="1">{cell}</row>')) == {1: ["Lamp"]}
