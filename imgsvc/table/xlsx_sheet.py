@@ -31,6 +31,7 @@ Row = tuple[int, list[str]]
 """The number of a row, from 1, and its cells up to the last that is not empty."""
 
 _DIGITS = "0123456789"
+_TEXT_TYPES = {"str", "inlineStr"}
 _URL_FORMULA = re.compile(r'(?:_xlfn\.)?(?:IMAGE|HYPERLINK)\(\s*"', re.IGNORECASE)
 """A formula whose URL is in its text. Its cached value is an error, or text for people."""
 
@@ -177,7 +178,7 @@ class _SheetReader:
         if self._formula is not None and (kind == "e" or not value):
             if _URL_FORMULA.match(self._formula):
                 return f"={self._formula.removeprefix('_xlfn.')}"
-            if value is None or (not value and kind != "str"):
+            if value is None or (not value and kind not in _TEXT_TYPES):
                 raise self._no_cached_value()
         if not value:
             return ""

@@ -160,8 +160,11 @@ def test_formula_without_a_cached_value_is_an_error_that_names_the_cell(cell: st
 
 
 def test_formula_with_an_empty_text_is_an_empty_cell() -> None:
-    cell = '<c r="A1" t="str"><f>""</f><v></v></c><c r="B1"><v>1</v></c>'
-    assert table_of(one_sheet(f'<row r="1">{cell}</row>')) == {1: ["", "1"]}
+    cells = (
+        '<c r="A1" t="str"><f>""</f><v></v></c><c r="B1" t="inlineStr"><f>""</f><is><t/></is></c>'
+        '<c r="C1"><v>1</v></c>'
+    )
+    assert table_of(one_sheet(f'<row r="1">{cells}</row>')) == {1: ["", "", "1"]}
 
 
 @pytest.mark.parametrize(
