@@ -32,10 +32,11 @@ def too_large(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def eat(file: IO[bytes]) -> Iterator[bytes]:
-    yield b"first"
+    """Use 16 MiB more for each piece."""
     kept = []
     while True:
         kept.append(bytearray(2**24))
+        yield b"more"
 
 
 def spin(file: IO[bytes]) -> Iterator[bytes]:
