@@ -80,7 +80,7 @@ def _image_cells(
 
 
 def failed_row(columns: Columns, product: ProductRow) -> Sequence[str]:
-    """Return a whole row with only its failed URLs, as they were written.
+    """Return a whole row with only its failed URLs, as the upload wrote them.
 
     `product.images` are its failed images.
     """
