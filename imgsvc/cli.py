@@ -83,7 +83,7 @@ def _fail(message: str, code: int = 1) -> int:
 
 
 def _examples(*lines: str) -> str:
-    """Return an epilog that lists examples. `\\b` keeps click from wrapping the lines."""
+    r"""Return an epilog that lists examples. `\b` keeps click from wrapping the lines."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 

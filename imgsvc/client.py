@@ -30,7 +30,9 @@ class ServiceError(Exception):
     report, or empty.
     """
 
-    def __init__(self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None):
+    def __init__(
+        self, message: str, status: int = 0, problem: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.problem = problem or {}

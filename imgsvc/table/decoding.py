@@ -79,7 +79,9 @@ class DecodingError(Exception):
     `value` the invalid bytes in hexadecimal.
     """
 
-    def __init__(self, code: FileErrorCode, message: str, text: str = "", value: str | None = None):
+    def __init__(
+        self, code: FileErrorCode, message: str, text: str = "", value: str | None = None
+    ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -152,7 +154,8 @@ class Decoder:
 
     def _decode_as_fallback(self, data: bytes, error: UnicodeDecodeError) -> str:
         """Return the text as Windows-1252 if the file may be; else raise `DecodingError`."""
-        text, _ = _TEXT_DECODERS[self._encoding or "utf-8"](data[: error.start], "strict", True)
+        decode = _TEXT_DECODERS[self._encoding or "utf-8"]
+        text, _ = decode(data[: error.start], "strict", True)  # noqa: FBT003 - a function in C
         if self._encoding == "utf-8" and not self._has_mark and self._only_ascii and text.isascii():
             self._encoding = "cp1252"
             return text + self._decode_windows_1252(data[error.start :], before=text)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import StartService
-from tests.database_harness import audit
+from tests.harness.audit import audit
 from tests.origin import Origin, Reply
 from tests.service_process import Service
 from tests.upgrade.data_folder import (

@@ -18,7 +18,7 @@ import pytest
 from imgsvc.models import ProductRow
 from imgsvc.table.cells import split_urls
 from imgsvc.web.handlers import status as status_handler
-from tests.http_harness import ROWS, HttpHarness, HttpResponse, csv_body, open_http
+from tests.harness.http import ROWS, HttpHarness, HttpResponse, csv_body, open_http
 from tests.waiting import wait_until
 
 JSON = {"Accept": "application/json"}

@@ -46,7 +46,10 @@ ALLOWED: dict[str, set[str]] = {
         "serializers",
         "status_table",
     },
-    "service": LEAVES | CORE | {"execution", "processing", "intake", "serializers", "web"},
+    "limits": LEAVES | {"database", "processing"},
+    "service": LEAVES
+    | CORE
+    | {"execution", "processing", "intake", "serializers", "web", "limits"},
     "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
