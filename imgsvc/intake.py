@@ -313,15 +313,15 @@ class _Upload:
 
     async def accept(self, options: UploadOptions, idempotency_key: str | None) -> Request:
         """Accept the request with all its rows, in one transaction."""
-        columns = self._reader.columns
-        assert columns is not None, "a valid table has columns"  # noqa: S101
+        table = self._reader.table
+        assert table is not None, "a valid table has columns"  # noqa: S101
         assert self._begin_task is not None, "a valid table has rows"  # noqa: S101
         idempotency = None
         if idempotency_key is not None:
             idempotency = (idempotency_key, _fingerprint(self._digest.digest(), options))
         request = await self._request_store.accept(
             self._begin_task.result(),
-            columns,
+            table.columns,
             options.request_options,
             max_waiting=self._config.max_waiting_images,
             idempotency=idempotency,

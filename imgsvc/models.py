@@ -144,9 +144,18 @@ class Columns:
         """The names of the columns that the status adds to its own."""
         return tuple(n for n, r in zip(self.names, self.roles, strict=True) if r in STATUS_ROLES)
 
+    @property
+    def status_positions(self) -> tuple[int, ...]:
+        """The positions in `Product.extra` of the cells of `extra`."""
+        held = [role for role in self.roles if role in HELD_ROLES]
+        pairs = zip(held, self.extra_positions, strict=True)
+        return tuple(position for role, position in pairs if role in STATUS_ROLES)
+
 
 STATUS_ROLES = frozenset({ColumnRole.GROUP, ColumnRole.EXTRA})
 """The roles of the columns that the status adds to its own columns, unchanged."""
+HELD_ROLES = STATUS_ROLES | {ColumnRole.DROPPED}
+"""The roles of the columns whose cells are in `Product.extra`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 from imgsvc.models import (
     SECONDS_PER_DAY,
+    STATUS_ROLES,
     ColumnRole,
     Columns,
     ImageRow,
@@ -204,7 +205,7 @@ def csv_rows(
 
 
 def failed_rows(products: Sequence[ProductRow], columns: Columns) -> Iterator[Sequence[str]]:
-    """Yield rows in the input's own columns, without the output columns.
+    """Yield rows in the input's own columns. The cells of dropped columns are empty.
 
     `products` have only their failed images. The header is `columns.names`.
     """
@@ -216,7 +217,8 @@ def failed_rows(products: Sequence[ProductRow], columns: Columns) -> Iterator[Se
             ColumnRole.IMAGE: join_urls([image.url for image in product.images]),
         }
         yield [
-            next(extra, "") if role is ColumnRole.EXTRA else cells[role] for role in columns.roles
+            next(extra, "") if role in STATUS_ROLES else cells.get(role, "")
+            for role in columns.roles
         ]
 
 

@@ -62,7 +62,7 @@ class Snapshot:
         first: int,
         size: int,
     ) -> list[ProductRow]:
-        key, extra_positions = self.request.key, self.request.columns.extra_positions
+        key, extra_positions = self.request.key, self.request.columns.status_positions
         return await self._read(lambda c: read(c, key, extra_positions, first, size))
 
 
