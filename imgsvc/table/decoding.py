@@ -103,6 +103,16 @@ class Decoder:
         self._has_mark = False
         self._only_ascii = True
 
+    @property
+    def encoding(self) -> str:
+        """The file's encoding, a Python codec. It may change until the file ends."""
+        return self._encoding or "utf-8"
+
+    @property
+    def has_mark(self) -> bool:
+        """Whether the file begins with a byte-order mark."""
+        return self._has_mark
+
     def feed(self, data: bytes) -> str:
         """Return the text of this piece. An incomplete character is held back for the next piece."""
         return self._decode(self._pending + data if self._pending else data, final=False)

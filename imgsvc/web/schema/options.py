@@ -96,7 +96,7 @@ def _parse_encoding(value: str | None) -> str | None:
     return None if value is None else text_encoding(value)
 
 
-Header = Annotated[str, Field(min_length=1, max_length=MAX_HEADER_LENGTH)]
+ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_HEADER_LENGTH)]
 
 
 class Options(BaseModel):
@@ -159,11 +159,11 @@ class UploadFields(Options):
         ),
     ] = None
     name_column: Annotated[
-        Header | None,
+        ColumnHeader | None,
         Field(description="Header of the column with the product names. Overrides the layout."),
     ] = None
     image_column: Annotated[
-        tuple[Header, ...],
+        tuple[ColumnHeader, ...],
         Field(
             max_length=MAX_IMAGE_COLUMNS,
             description="Header of a column with image URLs. Overrides the layout. Repeat the option "
