@@ -10,7 +10,7 @@ import click
 
 from imgsvc.models import MAX_REQUEST_NAME, TableOptions
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
-from imgsvc.table.decoding import text_encoding
+from imgsvc.table.decoding import check_encoding
 
 OptionValues = Mapping[str, Any]
 """The values of a command's options, by parameter name."""
@@ -22,9 +22,9 @@ class _EncodingType(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         try:
-            return text_encoding(value)
+            return check_encoding(value)
         except ValueError as error:
-            self.fail(f"{value!r} {error}.", param, ctx)
+            self.fail(str(error), param, ctx)
 
 
 class _NameType(click.ParamType[str]):

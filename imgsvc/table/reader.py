@@ -38,7 +38,7 @@ class TableReader:
     def __init__(self, options: TableOptions = NO_OPTIONS, max_images: int | None = None) -> None:
         self._options = options
         self._max_images = max_images
-        self._decoder = Decoder()
+        self._decoder = Decoder(options.encoding)
         self._detector = DelimiterDetector(options)
         self._parser: RecordParser | None = None
         self._search = HeaderSearch(options)

@@ -23,7 +23,7 @@ from imgsvc.errors import ProblemCode
 from imgsvc.image_types import OutputFormat, Quality
 from imgsvc.models import MAX_REQUEST_NAME, RequestStatus, TableOptions
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
-from imgsvc.table.decoding import text_encoding
+from imgsvc.table.decoding import check_encoding
 from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.http.problems import HttpProblemError
 
@@ -93,7 +93,12 @@ def _parse_name(value: object) -> object:
 
 
 def _parse_encoding(value: str | None) -> str | None:
-    return None if value is None else text_encoding(value)
+    if value is None:
+        return None
+    try:
+        return check_encoding(value)
+    except ValueError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
 
 
 ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_HEADER_LENGTH)]
