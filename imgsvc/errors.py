@@ -191,8 +191,10 @@ class ProblemError(Exception):
 
 
 class DependencyError(Exception):
-    """A dependency, such as the disk, fails temporarily. This is not a bug: it is logged without a
-    traceback."""
+    """A dependency, such as the disk, fails temporarily.
+
+    This is not a bug: it is logged without a traceback.
+    """
 
 
 class ConfigError(Exception):

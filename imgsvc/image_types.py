@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class ImageFormat(StrEnum):
 
     traits: FormatTraits
 
-    def __new__(cls, traits: FormatTraits) -> ImageFormat:
+    def __new__(cls, traits: FormatTraits) -> Self:
+        """Return a member whose value is the format's name."""
         member = str.__new__(cls, traits.name)
         member._value_ = traits.name
         member.traits = traits

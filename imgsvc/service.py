@@ -7,22 +7,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import aiohttp
-from aiohttp import web
 
 from imgsvc.config import Config, FetchConfig
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.job_store import JobStore
-from imgsvc.database.queries import Queries
-from imgsvc.database.request_store import RequestStore
-from imgsvc.database.webhook_store import WebhookStore
-from imgsvc.errors import StartupError
+from imgsvc.database.stores import Stores
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.intake import Intake, UploadResources
+from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
@@ -50,11 +47,10 @@ from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
-from imgsvc.urls import is_loopback
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
-from imgsvc.web.http.server import Runner
-from imgsvc.workers.pool import WorkerPool
+from imgsvc.web.http.server import listening
+from imgsvc.workers.pool import COMPRESS_FUNCTION, WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +58,10 @@ DATABASE = "imgsvc.db"
 """The name of the database file in `data_dir`."""
 MAX_FETCHED_BYTES = 40 * 2**20
 """Maximum size of all sources that are fetched and not yet compressed."""
-RECOVERY_RETRY_SECONDS = 1.0
-"""Delay before the recovery at startup is repeated while the database accepts no writes."""
 CLOSE_SECONDS = 3.0
 """Part of `server.shutdown_seconds` that is reserved for closing resources."""
 COMMIT_GRACE_SECONDS = 1.0
 """Time for the last commits at shutdown. Uncommitted images are processed again at the next start."""
-RESPONSE_GRACE_SECONDS = 0.5
-"""Time that active responses get to finish at shutdown, and the same time again to be aborted."""
 
 
 @dataclass
@@ -87,7 +79,7 @@ class Processing:
     webhook_queue: WebhookQueue
     disk_space: DiskSpace
     metrics: Metrics
-    limits: ProcessingLimits = field(default_factory=ProcessingLimits)
+    limits: ProcessingLimits
 
     def __post_init__(self) -> None:
         config, limits = self.config, self.limits
@@ -128,66 +120,102 @@ def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
 
 
 def create_executor(
-    config: Config, session: aiohttp.ClientSession, store: ImageStore, metrics: Metrics
+    config: Config,
+    session: aiohttp.ClientSession,
+    store: ImageStore,
+    metrics: Metrics,
+    compress_function: str,
 ) -> Executor:
-    """Return the executor that the configuration selects."""
+    """Return the executor that the configuration selects. Its workers run `compress_function`."""
     fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
-    return LocalExecutor(fetcher, WorkerPool(config.compress), store, metrics)
+    pool = WorkerPool(config.compress, function=compress_function)
+    return LocalExecutor(fetcher, pool, store, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Replacements:
+    """Components that a service uses instead of those that its configuration selects.
+
+    `compress_function`: see `WorkerPool`.
+    """
+
+    disk_space: DiskSpace | None = None
+    store: ImageStore | None = None
+    executor: Executor | None = None
+    events: type[Events] = Events
+    compress_function: str = COMPRESS_FUNCTION
 
 
 class Service:
     """All components of one service. Use `running` to create and run one."""
 
-    def __init__(self, config: Config, database: Database) -> None:
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        limits: ServiceLimits = ServiceLimits(),
+        replacements: Replacements = Replacements(),
+    ) -> None:
         self.config = config
         self.url = ""
         self._tasks: set[asyncio.Task[None]] = set()
         self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
+        self.limits = limits
         self.metrics = metrics = Metrics()
-        self.queries = Queries(database)
-        self.events = events = Events(self.queries)
         storage = config.storage
-        self._disk_space = disk_space = DiskSpace(storage.data_dir, storage.min_free_bytes)
+        self.stores = stores = Stores(
+            database, partial(webhook_body, retention_days=storage.retention_days)
+        )
+        self.queries = stores.queries
+        self.events = events = replacements.events(self.queries)
+        self.disk_space = disk_space = replacements.disk_space or DiskSpace(
+            storage.data_dir, storage.min_free_bytes
+        )
         self._scratch = Scratch(storage.data_dir)
         self._spreadsheets = Spreadsheets(config, self._scratch)
-        self.store = store = create_store(config, disk_space)
+        self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
-        self._executor = executor = create_executor(config, session, store, metrics)
-        self.monitor = HealthMonitor(database, executor, disk_space)
-        self._request_store = request_store = RequestStore(database)
-        self._job_store = job_store = JobStore(
-            database, partial(webhook_body, retention_days=storage.retention_days)
+        self.executor = executor = replacements.executor or create_executor(
+            config, session, store, metrics, replacements.compress_function
         )
+        self.monitor = HealthMonitor(database, executor, disk_space)
         self._webhook_queue = webhook_queue = WebhookQueue(
-            WebhookStore(database),
+            stores.webhook_store,
             WebhookSender(session, config.webhook),
             config.webhook,
             events=events,
             metrics=metrics,
         )
-        self._processing = processing = Processing(
-            config.fetch, job_store, executor, store, events, webhook_queue, disk_space, metrics
+        self.processing = processing = Processing(
+            config.fetch,
+            stores.job_store,
+            executor,
+            store,
+            events,
+            webhook_queue,
+            disk_space,
+            metrics,
+            limits.processing,
         )
-        self._scheduler = scheduler = processing.scheduler
-        self._maintenance = maintenance = Maintenance(request_store, store, storage)
+        self._maintenance = maintenance = Maintenance(stores.request_store, store, storage)
         self.actions = RequestActions(
-            job_store,
-            request_store,
-            scheduler,
+            stores.job_store,
+            stores.request_store,
+            processing.scheduler,
             maintenance,
             results=processing.results,
             events=events,
-            limits=processing.limits,
+            limits=limits.processing,
         )
         self.intake = Intake(
-            request_store,
+            stores.request_store,
             config.server,
             metrics,
             UploadResources(disk_space, self._scratch, self._spreadsheets),
-            scheduler=scheduler,
+            scheduler=processing.scheduler,
             maintenance=maintenance,
         )
 
@@ -206,17 +234,25 @@ class Service:
             metrics=self.metrics.registry,
         )
 
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Serve HTTP at `url` until the block ends. Raise `StartupError` if that is impossible."""
+        async with listening(create_app(self.app_context), self.config.server) as self.url:
+            yield
+
     async def start(self) -> None:
         """Recover the state that an earlier process left, then start all components."""
         self._register_gauges()
         self._start_task(self.monitor.watch(), "health monitor")
         self._start_task(BacklogMonitor(self.queries, self.metrics).watch(), "backlog monitor")
         await self._recover()
-        await self._executor.start()
+        await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
-        self._process_queue = self._start_task(self._scheduler.process_queue(), "scheduler")
-        self._start_task(self._processing.unreachable_hosts.run(), "unreachable hosts")
+        self._process_queue = self._start_task(
+            self.processing.scheduler.process_queue(), "scheduler"
+        )
+        self._start_task(self.processing.unreachable_hosts.run(), "unreachable hosts")
         self._start_task(self._webhook_queue.run(), "webhooks")
         self._start_task(self.actions.resume(), "cancellations")
         self.monitor.state = ServiceState.RUNNING
@@ -226,11 +262,11 @@ class Service:
         while True:
             try:
                 self._scratch.sweep()
-                await self.store.sweep(await self._job_store.in_flight_tokens())
-                await self._job_store.recover()
-                await self._request_store.discard_abandoned()
+                await self.store.sweep(await self.stores.job_store.in_flight_tokens())
+                await self.stores.job_store.recover()
+                await self.stores.request_store.discard_abandoned()
             except DatabaseUnavailableError:  # the health monitor reports it
-                await asyncio.sleep(RECOVERY_RETRY_SECONDS)
+                await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
 
@@ -241,13 +277,13 @@ class Service:
         self.intake.stop()
         self.events.close()
         await self.actions.close()
-        await self._scheduler.stop(deadline - time.monotonic())
+        await self.processing.scheduler.stop(deadline - time.monotonic())
         if self._process_queue is not None:
             await asyncio.wait({self._process_queue}, timeout=COMMIT_GRACE_SECONDS)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._executor.close(max(0.0, deadline - time.monotonic()))
+        await self.executor.close(max(0.0, deadline - time.monotonic()))
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
@@ -279,70 +315,50 @@ class Service:
         gauge(
             "in_flight",
             "Images being fetched, compressed or stored.",
-            lambda: self._scheduler.in_flight,
+            lambda: self.processing.scheduler.in_flight,
         )
         gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
-        gauge("free_bytes", "Free disk space for data_dir, in bytes.", self._disk_space.free)
-        gauge("workers", "Worker processes.", lambda: self._executor.workers)
+        gauge("free_bytes", "Free disk space for data_dir, in bytes.", self.disk_space.free)
+        gauge("workers", "Worker processes.", lambda: self.executor.workers)
         gauge(
             "workers_busy",
             "Worker processes that are compressing images.",
-            lambda: self._executor.busy,
+            lambda: self.executor.busy,
         )
 
 
 @asynccontextmanager
-async def running(config: Config, *, listen: bool = True) -> AsyncIterator[Service]:
-    """Run the service until the block ends.
+async def opened(
+    config: Config,
+    *,
+    limits: ServiceLimits = ServiceLimits(),
+    replacements: Replacements = Replacements(),
+) -> AsyncIterator[Service]:
+    """Lock the data folder, open its database, and wire a service that is not started.
 
-    `listen`: also serve HTTP. Raise `StartupError` if the service cannot start.
+    Raise `StartupError` if the folder or the database cannot be used.
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE)
         stack.push_async_callback(database.close)
-        service = Service(config, database)
+        service = Service(config, database, limits, replacements)
         stack.push_async_callback(service.close)
-        if listen:
-            await stack.enter_async_context(_listening(service))
-        stack.push_async_callback(service.stop)
-        await service.start()
         yield service
 
 
 @asynccontextmanager
-async def _listening(service: Service) -> AsyncIterator[None]:
-    server = service.config.server
-    runner = Runner(
-        create_app(service.app_context),
-        access_log=None,
-        handle_signals=False,
-        shutdown_timeout=RESPONSE_GRACE_SECONDS,
-    )
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, server.host, server.port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            raise StartupError(
-                f"Cannot listen on {server.host}:{server.port}: {error.strerror}. "
-                "If another program uses this port, choose another server.port."
-            ) from None
-        _warn_if_open(service.config)
-        host, port = runner.addresses[0][:2]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        log.info("listening", extra={"url": url})
-        service.url = url
-        yield
-    finally:
-        await runner.cleanup()
+async def running(
+    config: Config, *, listen: bool = True, limits: ServiceLimits = ServiceLimits()
+) -> AsyncIterator[Service]:
+    """Run the service until the block ends.
 
-
-def _warn_if_open(config: Config) -> None:
-    if not config.server.api_keys and not is_loopback(config.server.host):
-        log.warning(
-            "ANYONE WHO CAN REACH THIS ADDRESS CAN USE THE SERVICE: it listens on %s without API "
-            "keys. Set server.api_keys, or listen on 127.0.0.1.",
-            config.server.host,
-        )
+    `listen`: also serve HTTP. Raise `StartupError` if the service cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        service = await stack.enter_async_context(opened(config, limits=limits))
+        if listen:
+            await stack.enter_async_context(service.listening())
+        stack.push_async_callback(service.stop)
+        await service.start()
+        yield service

@@ -11,7 +11,6 @@ from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import (
     STATUS_ROLES,
     ColumnRole,
-    Columns,
     ImageRow,
     InputTable,
     ProductRow,
@@ -24,7 +23,7 @@ from imgsvc.table.cells import (
     SERIAL_NUMBER,
     join_urls,
 )
-from imgsvc.table.writer import encode_rows, failed_row, input_row, kept_positions, select
+from imgsvc.table.writer import encode_rows, failed_row, input_row
 
 STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
 """The first columns of the status CSV. The other columns of the input follow them."""
@@ -89,7 +88,7 @@ class StatusTable:
         """Yield the rows up to the header."""
         columns = request.table.columns
         if self.only_failed:
-            yield select(columns.names, kept_positions(columns), len(columns.names))
+            yield columns.names
         elif self.layout is StatusLayout.INPUT:
             yield from request.table.rows_above
             yield columns.names
@@ -99,7 +98,8 @@ class StatusTable:
     def rows(self, products: Iterable[ProductRow], request: Request, url_of: UrlOf) -> Rows:
         """Yield the rows of these products, which are whole if `whole` is set."""
         if self.only_failed:
-            return _failed_rows(products, request.table.columns)
+            columns = request.table.columns
+            return (failed_row(columns, product) for product in products)
         if self.layout is StatusLayout.INPUT:
             remove_missing = self.failed is FailedImages.EMPTY
             return _input_rows(products, request, url_of, remove_missing=remove_missing)
@@ -193,9 +193,3 @@ def _input_rows(
     for product in products:
         outputs = [url_of(image.file) if image.file else None for image in product.images]
         yield input_row(columns, product, outputs, remove_missing=remove_missing)
-
-
-def _failed_rows(products: Iterable[ProductRow], columns: Columns) -> Rows:
-    positions, width = kept_positions(columns), len(columns.names)
-    for product in products:
-        yield select(failed_row(columns, product), positions, width)

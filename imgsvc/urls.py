@@ -1,9 +1,9 @@
-"""URLs: validated by form, and sent exactly as provided.
+r"""URLs: validated by form, and sent exactly as provided.
 
 Valid characters of a path or query are sent unchanged: `%2F`, an empty `?`, dot segments and `//`
 stay, because any change of a signed URL invalidates its signature. Only characters that an HTTP request
 cannot contain are percent-encoded: white space, non-ASCII characters, a `%` without two hexadecimal
-digits, and ``"<>\\^`{}``.
+digits, and ``"<>\^`{}``.
 """
 
 from __future__ import annotations
@@ -224,9 +224,9 @@ def _split_scheme(text: str) -> tuple[str, str]:
 
 
 def _is_scheme(word: str, rest: str) -> bool:
-    """Return whether a word before a colon is a scheme, as in `data:image/…`.
+    r"""Return whether a word before a colon is a scheme, as in `data:image/…`.
 
-    It is not in `example.com:8080/…` and `C:\\…`.
+    It is not in `example.com:8080/…` and `C:\…`.
     """
     return len(word) > 1 and "." not in word and not rest[:1].isdigit()
 

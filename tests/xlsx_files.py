@@ -16,7 +16,7 @@ HEADER = ("Product Name", "Input Image Urls")
 
 
 def relations(*targets: tuple[str, str]) -> str:
-    """Return the XML of a part's relations: pairs of type and target, with the ids rId1, rId2, …"""
+    """Return the XML of a part's relations: pairs of type and target. Their ids are rId1, rId2 etc."""
     items = "".join(
         f'<Relationship Id="rId{n}" Type="{RELATIONS}/{kind}" Target="{target}"/>'
         for n, (kind, target) in enumerate(targets, 1)

@@ -1,0 +1,1 @@
+"""All SQL: the connection, the queue of jobs, requests, webhooks and queries."""

@@ -86,10 +86,14 @@ def _purge_request(c: sqlite3.Connection, key: int, limit: int, orphaned_files: 
 
 
 _OTHER_ROWS = (
-    "DELETE FROM products WHERE (request_key, number) IN "
-    "(SELECT request_key, number FROM products WHERE request_key = ? LIMIT ?)",
-    "DELETE FROM failures WHERE (request_key, host, code) IN "
-    "(SELECT request_key, host, code FROM failures WHERE request_key = ? LIMIT ?)",
+    (
+        "DELETE FROM products WHERE (request_key, number) IN "
+        "(SELECT request_key, number FROM products WHERE request_key = ? LIMIT ?)"
+    ),
+    (
+        "DELETE FROM failures WHERE (request_key, host, code) IN "
+        "(SELECT request_key, host, code FROM failures WHERE request_key = ? LIMIT ?)"
+    ),
 )
 
 

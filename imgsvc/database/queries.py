@@ -101,7 +101,6 @@ class Queries:
         status: RequestStatus | None = None,
         limit: int = 100,
         cursor: str | None = None,
-        *,
         name: str | None = None,
     ) -> tuple[list[Request], str | None]:
         """Return at most `limit` requests, newest first, and the cursor of the next page, or None.

@@ -1,0 +1,1 @@
+"""Fetching, compressing and storing one image."""

@@ -1,0 +1,1 @@
+"""Everything that leaves the machine: downloads, address rules, retries and webhooks."""

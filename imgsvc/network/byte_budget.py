@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from types import TracebackType
+from typing import Self
 
 
 class ByteBudget:
@@ -86,7 +87,7 @@ class Share:
         self.host = host
         self.held = 0
 
-    def __enter__(self) -> Share:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

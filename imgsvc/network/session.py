@@ -115,6 +115,7 @@ class GuardedSocketFactory:
         self._rules = rules
 
     def __call__(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        """Return a socket for the address. Raise `BlockedAddressError` if it is not allowed."""
         family, kind, protocol, _, socket_address = address
         if self._rules is not None:
             self._rules.check(str(socket_address[0]))
@@ -267,6 +268,7 @@ class ProxyTargetCheck:
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
+        """Check the target and send the request. This is a middleware of aiohttp."""
         await self._check(request.url)
         return await handler(request)
 

@@ -1,0 +1,1 @@
+"""What happens when: the scheduler, jobs, results, limits per host and maintenance."""

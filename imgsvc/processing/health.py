@@ -37,6 +37,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
+        """Whether the service can process requests."""
         return self.state is ServiceState.RUNNING and not self.reasons
 
 

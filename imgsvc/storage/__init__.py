@@ -1,0 +1,1 @@
+"""Stored outputs, and the data folder: its lock, scratch files and free space."""

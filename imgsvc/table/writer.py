@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from imgsvc.models import HELD_ROLES, ColumnRole, Columns, ProductRow
 from imgsvc.table.cells import join_urls, replace_urls
-from imgsvc.urls import WHITE_SPACE
 
 
 def encode_rows(
@@ -80,7 +79,7 @@ def _image_cells(
 
 
 def failed_row(columns: Columns, product: ProductRow) -> Sequence[str]:
-    """Return a whole row with only its failed URLs, as they were written.
+    """Return a whole row with only its failed URLs, as the upload wrote them.
 
     `product.images` are its failed images.
     """
@@ -90,22 +89,3 @@ def failed_row(columns: Columns, product: ProductRow) -> Sequence[str]:
         written = [url for cell in product.source.images for url in cell[1::2]]
         outputs = [url if number in failed else None for number, url in enumerate(written)]
     return input_row(columns, product, outputs, remove_missing=True)
-
-
-def kept_positions(columns: Columns) -> list[int]:
-    """Return the positions of the columns that an upload does not drop, in an order to upload again.
-
-    If only unnamed columns follow the last image column, the image column is moved to the end: text
-    in unnamed columns after it would be read as more URLs.
-    """
-    kept = [n for n, role in enumerate(columns.roles) if role is not ColumnRole.DROPPED]
-    named = [n for n in kept if columns.names[n].strip(WHITE_SPACE)]
-    if named and columns.roles[named[-1]] is ColumnRole.IMAGE:
-        kept.remove(named[-1])
-        kept.append(named[-1])
-    return kept
-
-
-def select(row: Sequence[str], positions: Sequence[int], width: int) -> Sequence[str]:
-    """Return the cells of a row at these positions, if it has them, and those from `width` on."""
-    return [*(row[n] for n in positions if n < len(row)), *row[width:]]

@@ -143,7 +143,7 @@ class Package:
         def refuse(*_: object) -> None:
             raise damaged("it has a document type declaration")
 
-        def start_root(element: str, attributes: Attributes) -> None:
+        def start_root(element: str, _: Attributes) -> None:
             prefix = element[: element.rfind(":") + 1]
             if prefix:
                 parser.StartElementHandler = lambda e, a: start(e.removeprefix(prefix), a)
@@ -159,9 +159,9 @@ class Package:
         with self.open(name) as part:
             try:
                 while data := part.read(READ_BYTES):
-                    parser.Parse(data, False)
+                    parser.Parse(data)
                     yield
-                parser.Parse(b"", True)
+                parser.Parse(b"", True)  # noqa: FBT003 - it has no name
             except expat.ExpatError as error:
                 if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:
                     raise MemoryError from None
@@ -230,8 +230,10 @@ class TextCollector:
 
 
 class SharedStrings:
-    """The strings that cells refer to by number, in one buffer: no string costs more than its bytes
-    in UTF-8 and eight more."""
+    """The strings that cells refer to by number.
+
+    They are in one buffer, so a string needs its bytes in UTF-8 and eight more.
+    """
 
     def __init__(self) -> None:
         self._buffer = bytearray()

@@ -29,11 +29,11 @@ _MAX_DAY = 2_958_466
 """The day after 9999-12-31, counted from 1899-12-30."""
 _DAYS_TO_1904 = 1_462
 """The days from 1899-12-30 to 1904-01-01, the first day of the date system of old Macs."""
-_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
+_DECIMAL_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,4})?")
 _FORMAT_LITERALS = re.compile(
     r'"[^"]*"|\\.|_.|\*.|\[(?!(?:h+|m+|s+)\])[^\]]*\]', re.DOTALL | re.IGNORECASE
 )
-_ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
+_XML_ESCAPE = re.compile(r"_x([0-9A-Fa-f]{4})_")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _TO_ESCAPE = re.compile(
     "_(?=x[0-9A-Fa-f]{4}_)|[\x00-\x08\x0b\x0c\r\x0e-\x1f\ud800-\udfff\ufffe\uffff]"
@@ -61,7 +61,7 @@ def number_text(raw: str) -> str:
     text = raw.strip()
     if text.isascii() and text.isdigit():
         return text
-    if not _NUMBER.fullmatch(text) or isinf(value := float(text)):
+    if not _DECIMAL_NUMBER.fullmatch(text) or isinf(value := float(text)):
         return raw
     if value.is_integer() and abs(value) < 2**53:
         return str(int(value))
@@ -76,7 +76,7 @@ def date_text(raw: str, kind: DateKind, *, from_1904: bool = False) -> str:
     date is returned as a number.
     """
     text = raw.strip()
-    if not _NUMBER.fullmatch(text):
+    if not _DECIMAL_NUMBER.fullmatch(text):
         return raw
     days = float(text)
     if not 0 <= days < _MAX_DAY - (_DAYS_TO_1904 if from_1904 else 0):
@@ -111,7 +111,7 @@ def unescape(text: str) -> str:
     """Return text with its escapes `_xHHHH_` replaced by characters (ECMA-376 Part 1, 22.9.2.19)."""
     if "_x" not in text:
         return text
-    text = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text)
+    text = _XML_ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
     if _SURROGATES.search(text):  # two escapes for one character
         text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text

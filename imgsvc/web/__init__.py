@@ -1,0 +1,1 @@
+"""HTTP: routes, handlers and the pages. No SQL and no rules."""

@@ -51,11 +51,12 @@ TAGS = {
 }
 """Groups of routes in the OpenAPI document, and their descriptions."""
 
-# application/csv, application/vnd.ms-excel and text/tab-separated-values are accepted too, but left
-# out here: tools that read the OpenAPI document cannot send them.
+# application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
+# the OpenAPI document cannot send them.
 RAW_UPLOAD_TYPES = (
     "text/csv",
     "text/plain",
+    "text/tab-separated-values",
     XLSX_MEDIA_TYPE,
     "application/octet-stream",
     "application/x-www-form-urlencoded",

@@ -1,0 +1,1 @@
+"""Processes that run a function on bytes, and their supervision."""

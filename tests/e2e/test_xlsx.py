@@ -17,7 +17,7 @@ from tests.xlsx_files import one_sheet, shared_strings, table_of, text_row
 HEADERS = {"Content-Type": XLSX_MEDIA_TYPE}
 
 
-def workbook(*rows: tuple[object, ...]) -> bytes:
+def workbook(*rows: list[str | float | None]) -> bytes:
     """Return an .xlsx file that another library has made."""
     book = openpyxl.Workbook()
     for row in rows:
@@ -32,9 +32,9 @@ def test_images_of_an_xlsx_file_are_compressed_and_replaced(
 ) -> None:
     first, second = origin.photo(1), origin.photo(2)
     body = workbook(
-        ("SKU", "Type", "Name", "Images", "Regular price"),
-        ("W-1", "simple", "Lamp", f"{first}, {second}", 19.5),
-        ("W-2", "simple", "Service", None, 5),
+        ["SKU", "Type", "Name", "Images", "Regular price"],
+        ["W-1", "simple", "Lamp", f"{first}, {second}", 19.5],
+        ["W-2", "simple", "Service", None, 5],
     )
     response = service.post("/processImages?name=shop.xlsx", body, HEADERS)
     assert response.status == 201, response.body
@@ -98,7 +98,7 @@ def test_hostile_xlsx_file_gets_an_error_and_harms_no_other(
         target=lambda: answers.append(service.post("/processImages", body, HEADERS).status)
     )
     hostile.start()
-    table = workbook(("Product Name", "Input Image Urls"), ("Lamp", origin.photo(1)))
+    table = workbook(["Product Name", "Input Image Urls"], ["Lamp", origin.photo(1)])
     response = service.post("/processImages", table, HEADERS)
     assert response.status == 201
     assert service.finished(response.json()["requestId"])["status"] == "completed"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_harness import HttpHarness, HttpResponse, open_http
+from tests.harness.http import HttpHarness, HttpResponse, open_http
 
 KEYS = ["first-key", "second-key"]
 JSON = {"Content-Type": "application/json"}

@@ -13,7 +13,7 @@ import pytest
 from imgsvc.metrics import Metrics
 from imgsvc.processing import backlog as module
 from imgsvc.processing.backlog import BacklogMonitor
-from tests.database_harness import DatabaseHarness, open_database
+from tests.harness.database import DatabaseHarness, open_database
 from tests.waiting import wait_until
 
 OPERATIONS = (Path(__file__).parents[2] / "OPERATIONS.md").read_text()

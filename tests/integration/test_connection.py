@@ -171,8 +171,10 @@ async def test_write_waits_for_lock_of_another_process_and_logs_it(
     await database.probe()
     assert await database.read(names) == {"late"}
     assert [record.message for record in caplog.records] == [
-        "the database is locked by another process; waiting. "
-        "Close any other program that writes to it.",
+        (
+            "the database is locked by another process; waiting. "
+            "Close any other program that writes to it."
+        ),
         "the database is no longer locked",
     ]
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)

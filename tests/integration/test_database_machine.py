@@ -28,7 +28,8 @@ from imgsvc.models import (
     RequestOptions,
     Requeued,
 )
-from tests.database_harness import TABLE, DatabaseHarness, audit, completed
+from tests.harness.audit import audit
+from tests.harness.database import TABLE, DatabaseHarness, completed, stores_of
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp(prefix="imgsvc-test-"))
-        self.db = DatabaseHarness(self.run(Database.open(self.folder / "imgsvc.db")))
+        self.db = DatabaseHarness(stores_of(self.run(Database.open(self.folder / "imgsvc.db"))))
         self.claims: list[Claim] = []
         self.ids: list[str] = []
         self.states: dict[tuple[int, int], ImageStatus] = {}
@@ -182,7 +183,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.run(self.db.database.close())
-        self.db = DatabaseHarness(self.run(Database.open(self.folder / "imgsvc.db")))
+        self.db = DatabaseHarness(stores_of(self.run(Database.open(self.folder / "imgsvc.db"))))
         tokens = self.run(self.db.job_store.in_flight_tokens())
         assert {claim.token for claim in self.claims} <= set(tokens)
         self.run(self.db.job_store.recover())

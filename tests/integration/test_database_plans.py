@@ -13,7 +13,7 @@ from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
-from tests.database_harness import TABLE, DatabaseHarness, completed, open_database
+from tests.harness.database import TABLE, DatabaseHarness, completed, open_database
 
 SMALL = {"json_each", "pending_deletions", "probe"}
 """Tables that may be scanned: they are as large as the result, or tiny."""

@@ -12,7 +12,7 @@ import pytest
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Claim, Request
 from imgsvc.processing.events import Events, Subscription
-from tests.database_harness import DatabaseHarness, completed, open_database
+from tests.harness.database import DatabaseHarness, completed, open_database
 
 UNKNOWN = "0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1"
 

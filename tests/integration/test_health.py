@@ -22,7 +22,7 @@ from imgsvc.network.session import open_session
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.workers.pool import WorkerPool
-from tests.scheduler_harness import SwitchableDisk
+from tests.harness.service import SwitchableDisk
 from tests.waiting import wait_until
 
 

@@ -16,8 +16,8 @@ import pytest
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.storage.base import ImageStore, StorageFullError
 from imgsvc.storage.filesystem import FilesystemStore, output_path
+from tests.harness.service import SwitchableDisk
 from tests.memory_store import MemoryStore
-from tests.scheduler_harness import SwitchableDisk
 
 NAME = "0123456789abcdef0123456789abcdef01.jpg"
 OLD_NAME = "0123456789abcdef0123456789abcdef.jpg"

@@ -19,8 +19,8 @@ from imgsvc.models import RequestOptions
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_upload import StagingLimits
 from imgsvc.storage.scratch import Scratch
-from tests.database_harness import DatabaseHarness, open_database
-from tests.scheduler_harness import SwitchableDisk
+from tests.harness.database import DatabaseHarness, open_database
+from tests.harness.service import SwitchableDisk
 from tests.service_process import table
 
 ROWS = [(n, f"Product {n}", f"http://a.example/{n}.jpg") for n in range(30)]

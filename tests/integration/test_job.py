@@ -12,8 +12,8 @@ from imgsvc.models import Progress
 from imgsvc.processing.job import Stage
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.storage.filesystem import output_path
+from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
-from tests.scheduler_harness import SchedulerHarness, open_scheduler
 from tests.waiting import wait_until
 
 

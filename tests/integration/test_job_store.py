@@ -31,7 +31,8 @@ from imgsvc.models import (
     RequestStatus,
     Requeued,
 )
-from tests.database_harness import IMAGE_INFO, DatabaseHarness, audit, completed, open_database
+from tests.harness.audit import audit
+from tests.harness.database import IMAGE_INFO, DatabaseHarness, completed, open_database, stores_of
 
 
 @pytest.fixture
@@ -659,7 +660,7 @@ async def test_retry_failed_continues_in_slices_after_restart(
     request = await db.accept([[same], *urls(30), [same]])
     await db.job_store.finish([failed(claim) for claim in await db.claim()])
     await db.job_store.retry_failed(request.request_id)
-    restarted = DatabaseHarness(db.database)
+    restarted = DatabaseHarness(stores_of(db.database))
     await restarted.job_store.recover()
     half_way = await reload(db, request)
     assert half_way.progress == Progress(pending=10, failed=22)

@@ -16,7 +16,7 @@ from imgsvc.models import SECONDS_PER_DAY, Request
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
-from tests.database_harness import DatabaseHarness, open_database
+from tests.harness.database import DatabaseHarness, open_database
 from tests.waiting import wait_until
 
 ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]

@@ -18,7 +18,7 @@ from imgsvc.web.routes import RAW_UPLOAD_TYPES, ROUTES, TAGS
 from imgsvc.web.schema import openapi
 from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
 from imgsvc.web.schema.responses import RequestList, StatusResponse, WebhookEvent
-from tests.http_harness import HttpHarness, open_http
+from tests.harness.http import HttpHarness, open_http
 
 KEYS = {"api_keys": ["k"]}
 DOCUMENTED = [route for route in ROUTES if route.tag]

@@ -15,7 +15,7 @@ from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
 from imgsvc.storage.base import StorageFullError
 from imgsvc.web.http.problems import PROBLEMS, problem_response
 from imgsvc.web.schema.responses import ProblemReport
-from tests.http_harness import HttpHarness, open_http
+from tests.harness.http import HttpHarness, open_http
 
 JSON = "application/problem+json"
 
@@ -87,8 +87,10 @@ async def test_wrong_method_returns_405_with_allow(
         b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET / HTTP/9.9\r\nHost: localhost\r\n\r\n",
         b"POST /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
-        b"POST /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n",
+        (
+            b"POST /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        ),
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )

@@ -24,7 +24,7 @@ from imgsvc.models import (
     RequestStatus,
     Requeued,
 )
-from tests.database_harness import (
+from tests.harness.database import (
     IMAGE_INFO,
     TABLE,
     DatabaseHarness,

@@ -9,15 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.config import StorageConfig
 from imgsvc.database import connection
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Progress, Request, RequestStatus
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.request_actions import RequestActions
+from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
-from tests.scheduler_harness import SchedulerHarness, open_scheduler
 from tests.waiting import wait_until
 
 
@@ -28,23 +26,8 @@ async def harness(tmp_path: Path) -> AsyncIterator[SchedulerHarness]:
 
 
 @pytest.fixture
-async def actions(harness: SchedulerHarness) -> AsyncIterator[RequestActions]:
-    actions = make_actions(harness)
-    yield actions
-    await actions.close()
-
-
-def make_actions(harness: SchedulerHarness) -> RequestActions:
-    maintenance = Maintenance(harness.db.request_store, harness.store, StorageConfig())
-    return RequestActions(
-        harness.db.job_store,
-        harness.db.request_store,
-        harness.scheduler,
-        maintenance,
-        results=harness.processing.results,
-        events=harness.events,
-        limits=harness.limits,
-    )
+def actions(harness: SchedulerHarness) -> RequestActions:
+    return harness.service.actions
 
 
 async def disconnect(work: asyncio.Task[None]) -> None:
@@ -85,7 +68,7 @@ async def test_cancel_cancels_pending_images_and_downloads_but_not_images_at_wor
     async with open_scheduler(
         tmp_path, per_host=3, limits=ProcessingLimits(cancel_slice=2)
     ) as harness:
-        actions = make_actions(harness)
+        actions = harness.service.actions
         script = harness.script(
             "at-work", f"touch={harness.path('started')} wait={harness.path('go')}"
         )
@@ -150,7 +133,7 @@ async def test_resume_continues_cancel_of_earlier_process(tmp_path: Path, origin
         await harness.db.job_store.start_cancel(request.request_id)
     async with open_scheduler(tmp_path) as harness:
         assert (await harness.snapshot(request)).finished_at is None
-        await make_actions(harness).resume()
+        await harness.service.actions.resume()
         assert (await harness.snapshot(request)).progress == Progress(cancelled=5)
         assert origin.hits() == 0
 
@@ -166,7 +149,7 @@ async def test_cancel_continues_after_database_was_locked(
         await harness.db.job_store.start_cancel(request.request_id)
         lock = sqlite3.connect(harness.db.database.path, isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
-        resuming = asyncio.create_task(make_actions(harness).resume())
+        resuming = asyncio.create_task(harness.service.actions.resume())
         await wait_until(lambda: "cancelling waits" in caplog.text, "a failed slice")
         lock.execute("ROLLBACK")
         lock.close()

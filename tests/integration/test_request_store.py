@@ -32,7 +32,7 @@ from imgsvc.models import (
     RequestStatus,
 )
 from imgsvc.urls import host_name, host_url_of, parse_url
-from tests.database_harness import (
+from tests.harness.database import (
     COLUMNS,
     TABLE,
     DatabaseHarness,

@@ -15,9 +15,9 @@ from imgsvc.models import Completed, Failed, Progress
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.results import ResultWriter
-from tests.database_harness import DatabaseHarness, completed, open_database
+from tests.harness.database import DatabaseHarness, completed, open_database
+from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.memory_store import MemoryStore
-from tests.scheduler_harness import SchedulerHarness, open_scheduler
 
 DIGEST = b"d" * 32
 SETTINGS = CompressionSettings()

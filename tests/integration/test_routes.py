@@ -62,7 +62,7 @@ ADDED_BEFORE = {
 
 CALLS = """
 import asyncio, json, pathlib, sys
-from tests.http_harness import open_http
+from tests.harness.http import open_http
 
 async def main():
     async with open_http(pathlib.Path(sys.argv[1]), server={"api_keys": ["k"]}) as http:

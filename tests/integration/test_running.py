@@ -12,29 +12,27 @@ from typing import Any
 import aiohttp
 import pytest
 
-from imgsvc import service as module
 from imgsvc.config import Config
 from imgsvc.database import connection
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import UploadOptions
+from imgsvc.limits import ServiceLimits
 from imgsvc.models import Progress, Request, RequestOptions
 from imgsvc.processing.health import ServiceState
 from imgsvc.service import Service, running
-from tests.database_harness import open_database
+from tests.harness.database import open_database
+from tests.harness.service import config_of
 from tests.origin import Origin, Reply
 from tests.service_process import table
 from tests.waiting import wait_until
 
 
 def config_in(folder: Path, **server: Any) -> Config:
-    return Config.model_validate(
-        {
-            "server": {"port": 0, "shutdown_seconds": 20, **server},
-            "storage": {"data_dir": folder / "data", "min_free_bytes": 0},
-            "fetch": {"allowed_networks": ["127.0.0.0/8"]},
-            "compress": {"workers": 1},
-        }
+    return config_of(
+        folder / "data",
+        server={"shutdown_seconds": 20, **server},
+        fetch={"allowed_networks": ["127.0.0.0/8"]},
     )
 
 
@@ -130,13 +128,13 @@ async def test_start_waits_while_database_accepts_no_writes(
 ) -> None:
     monkeypatch.setattr(connection, "BUSY_SECONDS", 0.02)
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
-    monkeypatch.setattr(module, "RECOVERY_RETRY_SECONDS", 0.02)
     config = config_in(tmp_path)
     async with running(config, listen=False):
         pass
 
     async def start_and_stop() -> None:
-        async with running(config, listen=False) as service:
+        limits = ServiceLimits(recovery_retry_seconds=0.02)
+        async with running(config, listen=False, limits=limits) as service:
             assert service.monitor.health().ready
 
     lock = sqlite3.connect(tmp_path / "data" / "imgsvc.db", isolation_level=None)

@@ -17,8 +17,8 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.circuit_breaker import MAX_OUTAGE_SECONDS
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.storage.filesystem import output_path
+from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
-from tests.scheduler_harness import SchedulerHarness, open_scheduler
 from tests.waiting import wait_until
 
 REFUSED = ImageError(ImageErrorCode.CONNECT_FAILED, "the server refuses connections")
@@ -32,7 +32,7 @@ async def harness(tmp_path: Path) -> AsyncIterator[SchedulerHarness]:
 
 @pytest.fixture
 def dead_host() -> Iterator[str]:
-    """The URL of a host that refuses every connection."""
+    """Provide the URL of a host that refuses every connection."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{held.getsockname()[1]}"

@@ -11,8 +11,8 @@ from pathlib import Path
 from imgsvc.models import Progress
 from imgsvc.processing.limits import ProcessingLimits
 from tests.fake_executor import FakeExecutor
+from tests.harness.service import open_scheduler
 from tests.memory_store import MemoryStore
-from tests.scheduler_harness import open_scheduler
 from tests.waiting import wait_until
 
 LIMITS = ProcessingLimits(requeue_delay_seconds=0.05)

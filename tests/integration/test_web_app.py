@@ -11,7 +11,7 @@ import pytest
 
 from imgsvc.processing.health import ServiceState
 from imgsvc.web.handlers.static_files import FORMATS_MODULE, STATIC
-from tests.http_harness import ROWS, HttpHarness, csv_body, open_http
+from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
 
 UNKNOWN = "0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1"
 CSV = {"Content-Type": "text/csv"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_harness import HttpHarness, csv_body, open_http
+from tests.harness.http import HttpHarness, csv_body, open_http
 
 CSV = {"Content-Type": "text/csv"}
 

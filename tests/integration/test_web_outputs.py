@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.http_harness import HttpHarness, open_http
+from tests.harness.http import HttpHarness, open_http
 
 DATA = bytes(range(256)) * 4
 

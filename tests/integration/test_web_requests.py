@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from imgsvc.web.handlers import requests
-from tests.http_harness import ROWS, HttpHarness, open_http
+from tests.harness.http import ROWS, HttpHarness, open_http
 from tests.waiting import wait_until
 
 UNKNOWN = "0b5c1a52-7d0c-4c39-a2a5-67c7c7b5a2f1"
@@ -43,6 +43,7 @@ async def test_list_requests_returns_newest_first(http: HttpHarness) -> None:
     assert body["nextCursor"] is None
     assert body["requests"][0].keys() == {
         "requestId",
+        "name",
         "status",
         "createdAt",
         "finishedAt",

@@ -18,7 +18,7 @@ import pytest
 from imgsvc.models import ProductRow
 from imgsvc.table.cells import split_urls
 from imgsvc.web.handlers import status as status_handler
-from tests.http_harness import ROWS, HttpHarness, HttpResponse, csv_body, open_http
+from tests.harness.http import ROWS, HttpHarness, HttpResponse, csv_body, open_http
 from tests.waiting import wait_until
 
 JSON = {"Accept": "application/json"}
@@ -167,10 +167,10 @@ async def test_csv_keeps_unnamed_columns_that_are_not_empty(http: HttpHarness) -
 
     failed = await http.get(f"{path}?only=failed")
     assert csv_rows(failed) == [
-        ["", "Product Name", "Input Image Urls", "Colour", ""],
-        ["", "Lamp", first, "red", ""],
-        ["", "Shelf", second, "", "note"],
-        ["7", "Desk", third, "", ""],
+        ["", "Product Name", "", "Input Image Urls", "Colour", "", "", ""],
+        ["", "Lamp", "", first, "red", "", "", ""],
+        ["", "Shelf", "", second, "", "", "note", ""],
+        ["7", "Desk", " ", third, "", "", "", " "],
     ]
     again = await http.get(f"{await upload_and_fail(failed.body)}?only=failed")
     assert again.body == failed.body
@@ -192,7 +192,8 @@ async def test_unnamed_column_is_not_parsed_as_overflow_urls(http: HttpHarness) 
         path = f"/checkStatus/{response.json()['requestId']}?only=failed"
         body = (await http.get(path)).body
         bodies.append(body)
-    assert bodies == [f"Product Name,,Input Image Urls\r\nLamp,note,{url}\r\n".encode()] * 2
+    row = f"Product Name,Input Image Urls,Status,\r\nLamp,{url},failed,note\r\n"
+    assert bodies == [row.encode()] * 2
 
 
 async def test_only_failed_returns_rows_that_can_be_uploaded_again(http: HttpHarness) -> None:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from imgsvc.web.schema.responses import DryRunResult, ProblemReport
-from tests.http_harness import ROWS, HttpHarness, csv_body, open_http
+from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
 from tests.waiting import wait_until
 
 CSV = {"Content-Type": "text/csv"}

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
-from tests.http_harness import HttpHarness, csv_body, open_http
+from tests.harness.http import HttpHarness, csv_body, open_http
 from tests.xlsx_files import one_sheet, table_of, text_row, workbook, worksheet, written, zipped
 
 ROWS = (

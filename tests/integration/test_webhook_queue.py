@@ -20,7 +20,7 @@ from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.events import Events
 from imgsvc.processing.webhook_queue import WebhookLimits, WebhookQueue
-from tests.database_harness import DatabaseHarness, open_database
+from tests.harness.database import DatabaseHarness, open_database
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
 

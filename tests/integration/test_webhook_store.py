@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from imgsvc.models import Delivery, DeliveryState
-from tests.database_harness import DatabaseHarness, open_database
+from tests.harness.database import DatabaseHarness, open_database
 
 URL = "https://me.example/hook"
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -507,7 +508,7 @@ class Main:
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode().strip()
 
-    def __enter__(self) -> Main:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

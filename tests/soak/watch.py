@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -53,7 +54,7 @@ class Peak:
         while not self._stop.wait(0.05):
             self.above = max(self.above, self._read() - self._before)
 
-    def __enter__(self) -> Peak:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

@@ -162,7 +162,7 @@ def test_compress_keeps_profile_of_several_segments() -> None:
 
 @pytest.mark.parametrize("error", ["ImportError", "RuntimeError"])
 def test_codec_uses_pillow_if_numpy_cannot_be_imported(tmp_path: Path, error: str) -> None:
-    """numpy raises RuntimeError on a processor that is too old for its wheels."""
+    """On such errors: numpy raises RuntimeError on a processor that is too old for its wheels."""
     (tmp_path / "numpy.py").write_text(f"raise {error}('not here')")
     code = "from imgsvc.images import codec; codec.warm_up(); "
     code += "from imgsvc.images.formats import fast_jpeg; print(fast_jpeg.AVAILABLE)"

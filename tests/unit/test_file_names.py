@@ -53,13 +53,17 @@ def test_safe_name_replaces_dangerous_names() -> None:
         ("...", f'attachment; filename="{REQUEST.request_id}-compressed.csv"'),
         (
             "50%25.csv",
-            'attachment; filename="50_25-compressed.csv"; '
-            "filename*=UTF-8''50%2525-compressed.csv",
+            (
+                'attachment; filename="50_25-compressed.csv"; '
+                "filename*=UTF-8''50%2525-compressed.csv"
+            ),
         ),
         (
             "Été.csv",
-            'attachment; filename="_t_-compressed.csv"; '
-            "filename*=UTF-8''%C3%89t%C3%A9-compressed.csv",
+            (
+                'attachment; filename="_t_-compressed.csv"; '
+                "filename*=UTF-8''%C3%89t%C3%A9-compressed.csv"
+            ),
         ),
     ],
 )

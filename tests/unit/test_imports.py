@@ -47,16 +47,18 @@ ALLOWED: dict[str, set[str]] = {
         "serializers",
         "status_table",
     },
+    "limits": LEAVES | {"database", "processing"},
     "service": LEAVES
     | CORE
-    | {"execution", "processing", "intake", "spreadsheets", "serializers", "web"},
+    | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
     "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo", "status_table"},
+    "cli_options": LEAVES | {"status_table", "table"},
+    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo", "cli_options"},
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
@@ -86,7 +88,7 @@ LIBRARIES: dict[str, set[str]] = {
     "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database"},
-    "click": {"cli"},
+    "click": {"cli", "cli_options"},
     "rich": {"cli", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},

@@ -215,7 +215,7 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
                 image.load()
                 pixels = image.convert("RGBA")
             offset = (frame.left, frame.top)
-            yield Layer(pixels, offset, frame.disposal, True, frame.duration)
+            yield Layer(pixels, offset, frame.disposal, blend=True, duration=frame.duration)
 
     return with_frames(
         DecodedImage(ImageFormat.GIF, [], play_count=file.play_count),

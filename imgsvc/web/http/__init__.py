@@ -1,0 +1,1 @@
+"""HTTP itself: the server, middlewares, forms, problems and conditional requests."""

@@ -109,7 +109,7 @@ def _part_start(segment: MultipartSegment) -> PartStart:
         raise FormError("a part has a Content-Transfer-Encoding; send it without one")
     # Not segment.filename: it lacks `filename*`, which some clients send without a `filename`.
     parameters = {
-        name.lower(): re.sub(r"\\(.)", r"\1", quoted) or bare
+        name.lower(): _unescaped(name.lower(), quoted) or bare
         for name, quoted, bare in _PARAMETER.findall(_header(segment, "Content-Disposition"))
     }
     return PartStart(
@@ -117,6 +117,12 @@ def _part_start(segment: MultipartSegment) -> PartStart:
         any(value for name, value in parameters.items() if name.split("*")[0] == "filename"),
         _file_name(parameters),
     )
+
+
+def _unescaped(name: str, quoted: str) -> str:
+    """Return a quoted value. Browsers do not escape the backslashes of a path in a file name."""
+    escaped = r'\\(["\\])' if name == "filename" else r"\\(.)"
+    return re.sub(escaped, r"\1", quoted)
 
 
 def _file_name(parameters: Mapping[str, str]) -> str:

@@ -3,14 +3,58 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
-from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.config import ServerConfig
+from imgsvc.errors import ProblemCode, ProblemError, StartupError
+from imgsvc.urls import is_loopback
 from imgsvc.web.http.problems import problem_response
 from imgsvc.web.http.response_headers import add_security_headers
 
 log = logging.getLogger(__name__)
+
+RESPONSE_GRACE_SECONDS = 0.5
+"""Time that active responses get to finish at shutdown, and the same time again to be aborted."""
+
+
+@asynccontextmanager
+async def listening(app: web.Application, config: ServerConfig) -> AsyncIterator[str]:
+    """Serve an application until the block ends. Yield its URL.
+
+    Raise `StartupError` if the server cannot listen.
+    """
+    runner = Runner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=RESPONSE_GRACE_SECONDS
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, config.host, config.port, backlog=1024)
+        try:
+            await site.start()
+        except OSError as error:
+            raise StartupError(
+                f"Cannot listen on {config.host}:{config.port}: {error.strerror}. "
+                "If another program uses this port, choose another server.port."
+            ) from None
+        _warn_if_open(config)
+        host, port = runner.addresses[0][:2]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        log.info("listening", extra={"url": url})
+        yield url
+    finally:
+        await runner.cleanup()
+
+
+def _warn_if_open(config: ServerConfig) -> None:
+    if not config.api_keys and not is_loopback(config.host):
+        log.warning(
+            "ANYONE WHO CAN REACH THIS ADDRESS CAN USE THE SERVICE: it listens on %s without API "
+            "keys. Set server.api_keys, or listen on 127.0.0.1.",
+            config.host,
+        )
 
 
 class Runner(web.AppRunner):

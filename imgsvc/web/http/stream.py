@@ -78,7 +78,7 @@ class SpoolQueue:
         self._changed.set()
 
     async def wait_for(self, size: int) -> None:
-        """Wait until so many bytes have been written, or the queue is closed."""
+        """Wait until `size` bytes have been written, or the queue is closed."""
         while self.size < size and not self.closed:
             await self._wait()
 

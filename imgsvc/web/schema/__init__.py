@@ -1,0 +1,1 @@
+"""The parameters and responses of the routes, and the OpenAPI document."""

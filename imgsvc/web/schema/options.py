@@ -23,7 +23,7 @@ from imgsvc.errors import ProblemCode
 from imgsvc.image_types import OutputFormat, Quality
 from imgsvc.models import MAX_REQUEST_NAME, RequestStatus, TableOptions
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
-from imgsvc.table.decoding import text_encoding
+from imgsvc.table.decoding import check_encoding
 from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.http.problems import HttpProblemError
 
@@ -93,10 +93,15 @@ def _parse_name(value: object) -> object:
 
 
 def _parse_encoding(value: str | None) -> str | None:
-    return None if value is None else text_encoding(value)
+    if value is None:
+        return None
+    try:
+        return check_encoding(value)
+    except ValueError as error:
+        raise ValueError(str(error).removesuffix(".")) from None
 
 
-Header = Annotated[str, Field(min_length=1, max_length=MAX_HEADER_LENGTH)]
+ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_HEADER_LENGTH)]
 
 
 class Options(BaseModel):
@@ -159,11 +164,11 @@ class UploadFields(Options):
         ),
     ] = None
     name_column: Annotated[
-        Header | None,
+        ColumnHeader | None,
         Field(description="Header of the column with the product names. Overrides the layout."),
     ] = None
     image_column: Annotated[
-        tuple[Header, ...],
+        tuple[ColumnHeader, ...],
         Field(
             max_length=MAX_IMAGE_COLUMNS,
             description="Header of a column with image URLs. Overrides the layout. Repeat the option "

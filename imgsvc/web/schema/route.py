@@ -26,14 +26,17 @@ class Access(Enum):
 
     @property
     def needs_key(self) -> bool:
+        """Whether a call must prove an API key."""
         return self in {Access.API, Access.OPERATOR}
 
     @property
     def needs_running_service(self) -> bool:
+        """Whether a call is refused while the service starts or stops."""
         return self is Access.API
 
     @property
     def any_host(self) -> bool:
+        """Whether the Host header is not checked."""
         return self is Access.SUPERVISOR
 
 

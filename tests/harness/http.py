@@ -1,4 +1,4 @@
-"""An HTTP server on a real service without its scheduler: tests complete or fail images by hand."""
+"""The service with its HTTP server, without its scheduler: tests complete or fail images by hand."""
 
 from __future__ import annotations
 
@@ -11,21 +11,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from imgsvc.config import Config
-from imgsvc.database.connection import Database
-from imgsvc.database.job_store import JobStore
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
 from imgsvc.models import Claim, Completed, Failed
 from imgsvc.processing.health import ServiceState
-from imgsvc.service import DATABASE, Service
-from imgsvc.web.app import create_app
-from imgsvc.web.http.server import Runner
+from imgsvc.service import Service
+from tests.harness.service import background, config_of, open_service
 from tests.service_process import table
 
 ROWS = ((1, "Lamp, desk", ["http://a.example/w_1,h_1/1.jpg", "http://b.example/2.jpg"], "red"),)
@@ -60,12 +56,12 @@ class HttpResponse:
 class HttpHarness:
     """A service, the URL it listens on, and a client session."""
 
-    def __init__(self, service: Service, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, service: Service, session: aiohttp.ClientSession) -> None:
         self.service = service
-        self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = service.url
+        self.port = urlsplit(service.url).port
+        self.job_store = service.stores.job_store
         self._session = session
-        self.job_store: JobStore = service._job_store
 
     async def call(
         self,
@@ -138,34 +134,17 @@ class HttpHarness:
 @asynccontextmanager
 async def open_http(folder: Path, **sections: Mapping[str, object]) -> AsyncIterator[HttpHarness]:
     """Run a server with these settings, e.g. `open_http(tmp_path, server={"api_keys": ["k"]})`."""
-    settings: dict[str, Any] = {
-        "storage": {"data_dir": folder / "data", "min_free_bytes": 0},
-        "compress": {"workers": 1},
-    }
-    for section, keys in sections.items():
-        settings[section] = {**settings.get(section, {}), **keys}
-    config = Config.model_validate(settings)
-    config.storage.data_dir.mkdir(exist_ok=True)
-    database = await Database.open(config.storage.data_dir / DATABASE)
-    service = Service(config, database)
-    coroutines = (service.events.publish(), service.monitor.watch())
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    service.monitor.state = ServiceState.RUNNING
-    runner = Runner(create_app(service.app_context), access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        timeout = aiohttp.ClientTimeout(total=60)
-        async with aiohttp.ClientSession(
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with (
+        open_service(config_of(folder / "data", **sections)) as service,
+        service.listening(),
+        background(service.events.publish(), service.monitor.watch()),
+        aiohttp.ClientSession(
             auto_decompress=False, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
-            yield HttpHarness(service, runner.addresses[0][1], session)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await service.stop()
-        await runner.cleanup()
-        await service.close()
-        await database.close()
+        ) as session,
+    ):
+        service.monitor.state = ServiceState.RUNNING
+        try:
+            yield HttpHarness(service, session)
+        finally:
+            await service.stop()

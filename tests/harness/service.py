@@ -1,37 +1,30 @@
-"""A harness for tests: a scheduler with its real components, without the service around them.
+"""The service that `imgsvc.service` wires, of which a test starts some components.
 
-The pool's workers run `tests.faulty_worker`. The body that a host serves is a script for them, and the
-file that a script names counts the attempts to compress it.
+The workers of `open_scheduler` run `tests.faulty_worker`. The body that a host serves is a script for
+them, and the file that a script names counts the attempts to compress it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from imgsvc.config import CompressConfig, FetchConfig, WebhookConfig
+from imgsvc.config import Config
 from imgsvc.database.queries import Queries
 from imgsvc.execution.base import Executor
-from imgsvc.execution.local import LocalExecutor
-from imgsvc.metrics import Metrics
+from imgsvc.limits import ServiceLimits
 from imgsvc.models import Request
-from imgsvc.network.addresses import AddressRules
-from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.fetch import Fetcher
-from imgsvc.network.session import open_session
-from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.events import Events
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.processing.webhook_queue import WebhookQueue
-from imgsvc.service import Processing
+from imgsvc.service import Replacements, Service, opened
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
-from imgsvc.workers.pool import WorkerPool
-from tests.database_harness import DatabaseHarness, open_database
+from tests.harness.audit import audit
+from tests.harness.database import DatabaseHarness
 from tests.waiting import wait_until
 
 
@@ -63,32 +56,65 @@ class RecordedEvents(Events):
         super().mark_changed(keys, urgent=urgent)
 
 
+def config_of(folder: Path, **sections: Mapping[str, object]) -> Config:
+    """Return a configuration with `folder` as its data folder, and these settings."""
+    settings: dict[str, dict[str, object]] = {
+        "server": {"port": 0},
+        "storage": {"data_dir": folder, "min_free_bytes": 0},
+        "compress": {"workers": 1},
+    }
+    for section, keys in sections.items():
+        settings[section] = {**settings.get(section, {}), **keys}
+    return Config.model_validate(settings)
+
+
+@asynccontextmanager
+async def open_service(
+    config: Config,
+    *,
+    limits: ServiceLimits = ServiceLimits(),
+    replacements: Replacements = Replacements(),
+) -> AsyncIterator[Service]:
+    """Open a service that is not started. If the test passes, audit its database at the end."""
+    async with opened(config, limits=limits, replacements=replacements) as service:
+        yield service
+        await service.stores.database.read(audit)
+
+
+@asynccontextmanager
+async def background(*coroutines: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run components until the block ends."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 class SchedulerHarness:
-    """A scheduler and its components, wired as in the service.
+    """A service whose scheduler runs, and none of its other components.
 
     `claim_disk`, `store_disk`: the disk that a claim checks, and the one that the store checks.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        db: DatabaseHarness,
-        processing: Processing,
-        events: RecordedEvents,
-        store_disk: SwitchableDisk,
+        self, service: Service, claim_disk: SwitchableDisk, store_disk: SwitchableDisk
     ) -> None:
-        self.folder = folder
-        self.db = db
-        self.processing = processing
-        self.events = events
+        assert isinstance(service.events, RecordedEvents)
+        self.service = service
+        self.folder = service.config.storage.data_dir
+        self.db = DatabaseHarness(service.stores)
+        self.events = service.events
+        self.claim_disk = claim_disk
         self.store_disk = store_disk
-        assert isinstance(processing.disk_space, SwitchableDisk)
-        self.claim_disk = processing.disk_space
-        self.store = processing.store
-        self.limits = processing.limits
-        self.metrics = processing.metrics
-        self.breakers = processing.breakers
-        self.scheduler = processing.scheduler
+        self.store = service.store
+        self.limits = service.limits.processing
+        self.metrics = service.metrics
+        self.processing = service.processing
+        self.breakers = service.processing.breakers
+        self.scheduler = service.processing.scheduler
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -107,6 +133,14 @@ class SchedulerHarness:
             async with asyncio.timeout(20):
                 await processing
         assert self.scheduler.in_flight == 0
+
+    async def abort(self) -> None:
+        """Stop everything without waiting for jobs in flight."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.service.actions.close()
+        await self.service.executor.close(0)
 
     def script(self, name: str, actions: str = "") -> bytes:
         """Return a body that makes a worker do these actions; `attempts` counts by name."""
@@ -158,7 +192,7 @@ async def open_scheduler(
     *,
     start: bool = True,
     function: str = "tests.faulty_worker:compress",
-    limits: ProcessingLimits | None = None,
+    limits: ProcessingLimits = ProcessingLimits(),
     store: ImageStore | None = None,
     executor: Executor | None = None,
     **fetch: Any,
@@ -167,44 +201,20 @@ async def open_scheduler(
 
     `store`, `executor`: by default, those of the service, with one worker that runs `function`.
     """
-    config = FetchConfig.model_validate({"allowed_networks": ["127.0.0.0/8"], **fetch})
-    metrics, disk = Metrics(), SwitchableDisk(folder)
-    async with (
-        open_session(config, AddressRules(config.allowed_networks)) as session,
-        open_database(folder) as db,
-    ):
-        store = store or FilesystemStore(folder, disk)
-        if executor is None:
-            pool = WorkerPool(CompressConfig(workers=1), function=function)
-            fetcher = Fetcher(session, config, ByteBudget(2**20))
-            executor = LocalExecutor(fetcher, pool, store, metrics)
-        await executor.start()
-        events = RecordedEvents(db.queries)
-        webhook = WebhookConfig()
-        webhook_queue = WebhookQueue(
-            db.webhook_store,
-            WebhookSender(session, webhook),
-            webhook,
-            events=events,
-            metrics=metrics,
-        )
-        processing = Processing(
-            config,
-            db.job_store,
-            executor,
-            store,
-            events,
-            webhook_queue,
-            SwitchableDisk(folder),
-            metrics,
-            limits or ProcessingLimits(),
-        )
-        harness = SchedulerHarness(folder, db, processing, events, disk)
+    config = config_of(folder, fetch={"allowed_networks": ["127.0.0.0/8"], **fetch})
+    claim_disk, store_disk = SwitchableDisk(folder), SwitchableDisk(folder)
+    replacements = Replacements(
+        claim_disk, store or FilesystemStore(folder, store_disk), executor, RecordedEvents, function
+    )
+    async with open_service(
+        config, limits=ServiceLimits(processing=limits), replacements=replacements
+    ) as service:
+        await service.executor.start()
+        harness = SchedulerHarness(service, claim_disk, store_disk)
         try:
             if start:
                 harness.start()
             yield harness
             await harness.stop()
         finally:
-            await executor.close(0)
-            await store.close()
+            await harness.abort()

@@ -1,114 +1,12 @@
-"""Shared code of the database tests: a harness with sample data, and a consistency check."""
+"""A consistency check of the database: everything that is stored in two places agrees."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Sequence
 
-from imgsvc.database.connection import Database
-from imgsvc.database.job_store import JobStore
-from imgsvc.database.queries import Queries
-from imgsvc.database.request_store import RequestStore
-from imgsvc.database.webhook_store import WebhookStore
-from imgsvc.image_types import CompressionSettings, ImageInfo
-from imgsvc.models import (
-    Claim,
-    ColumnRole,
-    Columns,
-    Completed,
-    ImageStatus,
-    ImageUrl,
-    InputTable,
-    Product,
-    Progress,
-    Request,
-    RequestOptions,
-)
-
-COLUMNS = Columns(
-    ("S. No.", "Product Name", "Input Image Urls", "Colour"),
-    (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
-    (0,),
-)
-TABLE = InputTable(COLUMNS, "standard", "utf-8", ",")
-IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
-
-
-class DatabaseHarness:
-    """A database with its stores and queries."""
-
-    def __init__(self, database: Database) -> None:
-        self.database = database
-        self.request_store = RequestStore(database)
-        self.job_store = JobStore(database, lambda request: f"about {request.request_id}")
-        self.queries = Queries(database)
-        self.webhook_store = WebhookStore(database)
-
-    async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
-        """Stage products, each with a list of URLs. Return the request's key."""
-        key = await self.request_store.begin()
-        products = [product(number, urls) for number, urls in enumerate(rows)]
-        for start in range(0, len(products), size):
-            await self.request_store.stage(key, products[start : start + size])
-        return key
-
-    async def accept(
-        self,
-        rows: Iterable[Sequence[str]],
-        *,
-        webhook: str | None = None,
-        settings: CompressionSettings | None = None,
-    ) -> Request:
-        options = RequestOptions(settings or CompressionSettings(), webhook)
-        return await self.request_store.accept(
-            await self.stage(rows), TABLE, options, max_waiting=10**9
-        )
-
-    async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:
-        return await self.job_store.claim(limit, lambda _: capacity, now)
-
-    async def complete(self, claims: Iterable[Claim]) -> list[Completed]:
-        outcomes = [completed(claim) for claim in claims]
-        await self.job_store.finish(outcomes)
-        return outcomes
-
-
-@asynccontextmanager
-async def open_database(folder: Path) -> AsyncIterator[DatabaseHarness]:
-    """Open the database in a folder, and check its consistency at the end."""
-    database = await Database.open(folder / "imgsvc.db")
-    try:
-        yield DatabaseHarness(database)
-        await database.read(audit)
-    finally:
-        await database.close()
-
-
-def product(number: int, urls: Sequence[str]) -> Product:
-    return Product(
-        row=number + 2,
-        serial_number=str(number + 1),
-        name=f"Product {number}",
-        images=tuple(image_url(url) for url in urls),
-        extra=(f"colour {number}",),
-    )
-
-
-def image_url(given: str) -> ImageUrl:
-    fetched = given.replace(" ", "%20")
-    scheme, _, rest = fetched.partition("://")
-    host = rest.partition("/")[0]
-    port = "" if ":" in host else ":443" if scheme == "https" else ":80"
-    return ImageUrl(given, fetched, f"{scheme}://{host}{port}")
-
-
-def completed(claim: Claim, source: str | None = None) -> Completed:
-    """Return a successful outcome. `source` identifies the source bytes (default: unique bytes)."""
-    digest = (source or claim.token).encode().rjust(32, b".")[:32]
-    return Completed(claim, digest, f"{claim.token}.jpg", IMAGE_INFO)
+from imgsvc.models import ImageStatus, Progress
 
 
 def audit(c: sqlite3.Connection) -> None:

@@ -1,0 +1,110 @@
+"""The lowest layer of the harness: a database with its stores, and sample data."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from imgsvc.database.connection import Database
+from imgsvc.database.stores import Stores
+from imgsvc.image_types import CompressionSettings, ImageInfo
+from imgsvc.models import (
+    Claim,
+    ColumnRole,
+    Columns,
+    Completed,
+    ImageUrl,
+    InputTable,
+    Product,
+    Request,
+    RequestOptions,
+)
+from tests.harness.audit import audit
+
+COLUMNS = Columns(
+    ("S. No.", "Product Name", "Input Image Urls", "Colour"),
+    (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
+    (0,),
+)
+TABLE = InputTable(COLUMNS, "standard", "utf-8", ",")
+IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
+
+
+class DatabaseHarness:
+    """The stores and queries of a database."""
+
+    def __init__(self, stores: Stores) -> None:
+        self.database = stores.database
+        self.request_store = stores.request_store
+        self.job_store = stores.job_store
+        self.queries = stores.queries
+        self.webhook_store = stores.webhook_store
+
+    async def stage(self, rows: Iterable[Sequence[str]], *, size: int = 500) -> int:
+        """Stage products, each with a list of URLs. Return the request's key."""
+        key = await self.request_store.begin()
+        products = [product(number, urls) for number, urls in enumerate(rows)]
+        for start in range(0, len(products), size):
+            await self.request_store.stage(key, products[start : start + size])
+        return key
+
+    async def accept(
+        self,
+        rows: Iterable[Sequence[str]],
+        *,
+        webhook: str | None = None,
+        settings: CompressionSettings | None = None,
+    ) -> Request:
+        options = RequestOptions(settings or CompressionSettings(), webhook)
+        return await self.request_store.accept(
+            await self.stage(rows), TABLE, options, max_waiting=10**9
+        )
+
+    async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:
+        return await self.job_store.claim(limit, lambda _: capacity, now)
+
+    async def complete(self, claims: Iterable[Claim]) -> list[Completed]:
+        outcomes = [completed(claim) for claim in claims]
+        await self.job_store.finish(outcomes)
+        return outcomes
+
+
+def stores_of(database: Database) -> Stores:
+    """Return the stores of a database. Their webhooks have a short body."""
+    return Stores(database, lambda request: f"about {request.request_id}")
+
+
+@asynccontextmanager
+async def open_database(folder: Path) -> AsyncIterator[DatabaseHarness]:
+    """Open the database in a folder, and check its consistency at the end."""
+    database = await Database.open(folder / "imgsvc.db")
+    try:
+        yield DatabaseHarness(stores_of(database))
+        await database.read(audit)
+    finally:
+        await database.close()
+
+
+def product(number: int, urls: Sequence[str]) -> Product:
+    return Product(
+        row=number + 2,
+        serial_number=str(number + 1),
+        name=f"Product {number}",
+        images=tuple(image_url(url) for url in urls),
+        extra=(f"colour {number}",),
+    )
+
+
+def image_url(given: str) -> ImageUrl:
+    fetched = given.replace(" ", "%20")
+    scheme, _, rest = fetched.partition("://")
+    host = rest.partition("/")[0]
+    port = "" if ":" in host else ":443" if scheme == "https" else ":80"
+    return ImageUrl(given, fetched, f"{scheme}://{host}{port}")
+
+
+def completed(claim: Claim, source: str | None = None) -> Completed:
+    """Return a successful outcome. `source` identifies the source bytes (default: unique bytes)."""
+    digest = (source or claim.token).encode().rjust(32, b".")[:32]
+    return Completed(claim, digest, f"{claim.token}.jpg", IMAGE_INFO)
