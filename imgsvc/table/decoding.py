@@ -80,7 +80,9 @@ class DecodingError(Exception):
     `value` the invalid bytes in hexadecimal.
     """
 
-    def __init__(self, code: FileErrorCode, message: str, text: str = "", value: str | None = None) -> None:
+    def __init__(
+        self, code: FileErrorCode, message: str, text: str = "", value: str | None = None
+    ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
