@@ -43,6 +43,9 @@ _IMAGE_ADDRESS = re.compile(
     r"https?://[^\s,;|]+?\.(?:jpe?g|png|webp|gif|avif|heic|bmp|tiff?)(?![A-Za-z0-9])", re.IGNORECASE
 )
 
+_SEARCHED_LENGTH = 300
+"""Characters of a cell in which the address of an image is searched."""
+
 MAX_TRAILING_UNNAMED = 256
 """Maximum number of unnamed columns after the last named one.
 
@@ -325,7 +328,7 @@ def _columns_with_images(cells: Sequence[str], rows: Iterable[Record]) -> list[s
         for row in rows
         if not isinstance(row, InvalidRecord)
         for n, cell in enumerate(row[: len(cells)])
-        if _IMAGE_ADDRESS.search(cell)
+        if _IMAGE_ADDRESS.search(cell, 0, _SEARCHED_LENGTH)
     }
     return [cells[n].strip(WHITE_SPACE) for n in sorted(found) if cells[n].strip(WHITE_SPACE)]
 

@@ -8,13 +8,21 @@ from dataclasses import dataclass, field
 
 from imgsvc.table.cells import INPUT_IMAGE_URLS, PRODUCT_NAME
 
+MAX_HEADER_LENGTH = 2_000
+"""Maximum length of a cell that names a column of a layout, in characters."""
+
 _IGNORED = re.compile(r"[\s._\-\u200b\ufeff]+")
 _NUMBER = re.compile(r"#?\d+")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*+://")
+_URL = re.compile(r"[A-Za-z0-9+.-]://")
 
 
 def normalised(header: str) -> str:
-    """Return a header in one case, without white space, dots, underscores and hyphens."""
+    """Return a header in one case, without white space, dots, underscores and hyphens.
+
+    A longer text than any header is "".
+    """
+    if len(header) > MAX_HEADER_LENGTH:
+        return ""
     return _IGNORED.sub("", header).casefold()
 
 
@@ -191,7 +199,7 @@ def find_layout(cells: Sequence[str]) -> Layout | None:
     """Return the layout of a header, or None if no layout matches it. A row with a URL has none."""
     if has_url(cells):
         return None
-    keys = frozenset(key for cell in cells for key in _header_keys(cell))
+    keys = frozenset(key for cell in set(cells) for key in _header_keys(cell))
     return next((layout for layout in LAYOUTS if layout.matches(keys)), None)
 
 
@@ -203,7 +211,7 @@ def recognise(cells: Sequence[str]) -> str | None:
 
 def has_url(cells: Iterable[str]) -> bool:
     """Return whether a row has a URL, and so cannot be a header."""
-    return any("://" in cell and _URL.search(cell) for cell in cells)
+    return any(_URL.search(cell) for cell in cells)
 
 
 def find_first(headers: Sequence[str], wanted: Iterable[str]) -> int | None:

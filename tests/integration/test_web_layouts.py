@@ -333,6 +333,27 @@ async def test_form_options_that_change_reading_may_follow_the_file(
     assert len((await http.get("/listRequests")).json()["requests"]) == 1
 
 
+@pytest.mark.parametrize("last", [True, False])
+async def test_encoding_option_reads_file_that_is_refused_without_it(
+    http: HttpHarness, last: bool
+) -> None:
+    text = f"Product Name,Input Image Urls\r\nЛампа настольная,{A}/1.jpg\r\n"
+    file = text.encode("cp1251")
+    problem = (await http.post("/processImages", file, CSV)).problem()
+    assert problem["errors"][0]["code"] == "bad_encoding"
+    form = aiohttp.FormData(quote_fields=False)
+    if not last:
+        form.add_field("encoding", "windows-1251")
+    form.add_field("file", file, filename="p.csv")
+    if last:
+        form.add_field("encoding", "windows-1251")
+    accepted = (await http.post("/processImages", form)).json()
+    assert accepted["encoding"] == "cp1251"
+    path = f"/checkStatus/{accepted['requestId']}?layout=input"
+    assert (await http.get(path)).body == text.encode()
+    assert (await http.get(f"{path}&encoding=input")).body == file
+
+
 @pytest.mark.parametrize(
     ("file_name", "name"),
     [

@@ -8,7 +8,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imgsvc.models import ColumnRole, InputTable, Product
@@ -272,6 +272,10 @@ def test_table_of_any_layout_comes_back_with_only_urls_changed(
 
 
 @given(st.lists(st.text(st.sampled_from("ab/.:-?&=,;|\\'\" %"), max_size=8), max_size=4))
+@example(["a."])
+@example(["a", "b."])
+@example(["a&amp;b"])
+@example(["w_1,h_1/a", "b"])
 def test_plain_cells_are_read_like_all_others(parts: list[str]) -> None:
     """A table with one image column has a fast path, a table with two has none."""
     cell = ",".join(f"https://h.example/{part}" for part in parts)

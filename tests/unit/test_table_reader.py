@@ -598,9 +598,11 @@ def test_memory_is_bounded_if_a_quote_is_never_closed() -> None:
         b" ",
         b"\xc3\xa9",
         b"=;\t",
+        b"https://",
+        b"http://h/a.jp,",
     ],
 )
-@pytest.mark.parametrize("start", ["", HEADER, HEADER + '1,"', HEADER + "1,P," + A])
+@pytest.mark.parametrize("start", ["", "a,b\n", HEADER, HEADER + '1,"', HEADER + "1,P," + A])
 def test_reader_takes_linear_time_on_hostile_input(unit: bytes, start: str) -> None:
     """In quadratic time this would exceed the timeout of the test."""
     for count, size in (2**19, 2**18), (2**12, 1):
@@ -632,6 +634,12 @@ def test_header_of_many_columns_is_scanned_once(header: str, rest: str, size: in
         reader.feed(rest[start : start + (size or len(rest))].encode())
     reader.close()
     assert reader.error_count > 0
+
+
+@pytest.mark.parametrize("row", ["x" * 2**19 + "://", "x," * 2**15, "x1," * 2**14])
+def test_search_for_the_header_takes_linear_time(row: str) -> None:
+    """In quadratic time this would exceed the timeout of the test."""
+    read(f"{row}\n" * 9 + "x\n", 2**16)
 
 
 # --- the cells of invalid rows -------------------------------------------------------------------

@@ -31,7 +31,7 @@ MAX_WAIT_SECONDS = 60
 """Maximum of the option `wait`."""
 MAX_PAGE_SIZE = 1_000
 """Maximum number of products or requests on one page."""
-MAX_HEADER_LENGTH = 1_000
+MAX_TITLE_LENGTH = 1_000
 """Maximum length of a column's header in an option, in characters."""
 MAX_IMAGE_COLUMNS = 100
 """Maximum number of columns with images that can be named in options."""
@@ -101,7 +101,7 @@ def _parse_encoding(value: str | None) -> str | None:
         raise ValueError(str(error).removesuffix(".")) from None
 
 
-ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_HEADER_LENGTH)]
+ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_LENGTH)]
 
 
 class Options(BaseModel):
