@@ -15,14 +15,12 @@ from xml.parsers import expat
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from imgsvc.errors import FileErrorCode
+from imgsvc.table.decoding import HOW_TO_SAVE
 from imgsvc.table.records import MAX_RECORD_BYTES
 from imgsvc.table.xlsx_values import BUILT_IN_FORMATS, DateKind, date_kind, unescape
 
 READ_BYTES = 2**16
 """Bytes of a part that are parsed in one step."""
-HOW_TO_EXPORT = (
-    "Open it in a spreadsheet program, save it as .xlsx or as CSV (UTF-8), and upload that file."
-)
 _ENCRYPTED_FLAG = 0x1
 _KINDS = (
     ("xl/workbook.bin", "a binary Excel workbook (.xlsb)"),
@@ -52,7 +50,7 @@ class XlsxError(Exception):
 
 def damaged(reason: str) -> XlsxError:
     """Return the error of a damaged file."""
-    return XlsxError(FileErrorCode.NOT_CSV, f"The .xlsx file is damaged: {reason}. {HOW_TO_EXPORT}")
+    return XlsxError(FileErrorCode.NOT_CSV, f"The .xlsx file is damaged: {reason}. {HOW_TO_SAVE}")
 
 
 def too_long(row: int | None) -> XlsxError:
@@ -89,7 +87,7 @@ class Package:
             return name
         kinds = [kind for part, kind in _KINDS if part in self._parts]
         kind = kinds[0] if kinds else "a ZIP archive without a worksheet"
-        raise XlsxError(FileErrorCode.NOT_CSV, f"The file is {kind}. {HOW_TO_EXPORT}")
+        raise XlsxError(FileErrorCode.NOT_CSV, f"The file is {kind}. {HOW_TO_SAVE}")
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts
@@ -181,7 +179,7 @@ def _check_readable(part: ZipInfo) -> None:
     if part.flag_bits & _ENCRYPTED_FLAG:
         raise XlsxError(
             FileErrorCode.NOT_CSV,
-            f"The file is protected by a password. Remove the password. {HOW_TO_EXPORT}",
+            f"The file is protected by a password. Remove it. {HOW_TO_SAVE}",
         )
     if part.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
         raise damaged("it uses a compression method that .xlsx does not have")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from imgsvc.errors import FileErrorCode
 from imgsvc.table.records import MAX_RECORD_BYTES
 from imgsvc.table.xlsx_package import (
-    HOW_TO_EXPORT,
     Attributes,
     Package,
     TextCollector,
@@ -204,6 +203,7 @@ class _SheetReader:
         cell = f"{column_letters(self._column)}{self._row}"
         return XlsxError(
             FileErrorCode.EMPTY_VALUE,
-            f"Cell {cell} has a formula whose result is not stored in the file. {HOW_TO_EXPORT}",
+            f"Cell {cell} has a formula whose result is not stored in the file. Open the "
+            "file in a spreadsheet program, which calculates it, and save it again.",
             self._row,
         )

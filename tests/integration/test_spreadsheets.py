@@ -104,7 +104,7 @@ async def test_crash_of_the_worker_is_a_damaged_file(
     reader = Reader(tmp_path, "tests.unruly_generators:exit_at_once")
     problem = await reader.problem(b"PK")
     assert problem.errors[0].code is FileErrorCode.NOT_CSV
-    assert "save it as .xlsx or as CSV" in problem.errors[0].message
+    assert "Save your table as CSV" in problem.errors[0].message
     assert "reading a spreadsheet failed" in caplog.messages
     reader.close()
 

@@ -156,7 +156,7 @@ def test_formula_without_a_cached_value_is_an_error_that_names_the_cell(cell: st
     assert error.code is FileErrorCode.EMPTY_VALUE
     assert error.row == 7
     assert "Cell AB7 has a formula" in error.message
-    assert "save it" in error.message
+    assert "save it again" in error.message
 
 
 def test_formula_with_an_empty_text_is_an_empty_cell() -> None:
@@ -220,7 +220,7 @@ def test_other_archives_are_not_csv_and_say_how_to_export(
     error = error_of(zipped(parts))
     assert error.code is FileErrorCode.NOT_CSV
     assert kind in error.message
-    assert "save it as .xlsx" in error.message
+    assert "or as .xlsx, and upload" in error.message
 
 
 def test_archive_with_a_password_says_so() -> None:
@@ -263,7 +263,7 @@ def test_damaged_file_is_not_csv_and_says_how_to_export(name: str, data: bytes) 
     error = error_of(data)
     assert error.code is FileErrorCode.NOT_CSV
     assert error.message.startswith("The .xlsx file is damaged: ")
-    assert "save it as .xlsx" in error.message
+    assert "or as .xlsx, and upload" in error.message
 
 
 def test_part_that_is_larger_than_its_directory_says_is_damaged() -> None:
