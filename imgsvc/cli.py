@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,22 @@ from imgsvc.cli_options import (
     make_client,
     server_options,
 )
+from imgsvc.cli_table_options import (
+    output_options,
+    read_options,
+    request_name,
+    status_options,
+    status_query,
+    table_options,
+    upload_query,
+    write_options,
+)
 from imgsvc.client import Client, ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
-from imgsvc.errors import ConfigError, ProblemError, StartupError
+from imgsvc.errors import ConfigError, ProblemError, StartupError, file_error_lines
 from imgsvc.image_types import Quality
-from imgsvc.offline import process_file
+from imgsvc.offline import FileOptions, process_file
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
 
@@ -166,6 +176,8 @@ def serve(
     help="Folder for the images. [default: OUT.images]",
 )
 @compress_options
+@table_options
+@output_options
 @config_option
 def process(
     table: Path,
@@ -174,6 +186,7 @@ def process(
     quality: Quality | None,
     format_: str | None,
     file: Path | None,
+    **options: Any,
 ) -> int:
     """Compress the images of FILE on this machine, without a service.
 
@@ -192,9 +205,11 @@ def process(
     _prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
+    name = request_name(options, table)
+    file_options = FileOptions(name, read_options(options), write_options(options))
     try:
         with progress_display(console) as show:
-            status = asyncio.run(process_file(config, table, out, show))
+            status = asyncio.run(process_file(config, table, out, show, file_options))
     except KeyboardInterrupt:
         return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
     return _report(console, status, f"Saved {out}, and the images in {folder}.")
@@ -234,6 +249,8 @@ def _report(console: Console, status: Mapping[str, Any], saved: str | None = Non
 )
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
 @compress_options
+@table_options
+@output_options
 @server_options
 def submit(
     table: Path,
@@ -244,6 +261,7 @@ def submit(
     format_: str | None,
     server: str,
     api_key_file: Path | None,
+    **options: Any,
 ) -> int:
     """Upload FILE to a running service and print the request ID.
 
@@ -252,28 +270,40 @@ def submit(
     if out is not None:
         _prepare_output(out)
     values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
-    options = {key: str(value) for key, value in values.items() if value is not None}
+    query = [(key, str(value)) for key, value in values.items() if value is not None]
+    query += upload_query({**options, "name": request_name(options, table)})
 
     async def run() -> int:
         async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
-                accepted = await client.submit(data, options)
+                accepted = await client.submit(data, query)
             click.echo(accepted["requestId"])
+            _print_skipped(accepted)
             if not (wait or out):
                 return 0
-            return await _follow(client, accepted["requestId"], out)
+            return await _follow(client, accepted["requestId"], out, status_query(options))
 
     return asyncio.run(run())
 
 
-async def _follow(client: Client, request_id: str, out: Path | None) -> int:
+def _print_skipped(accepted: Mapping[str, Any]) -> None:
+    """Print the errors of skipped rows."""
+    if accepted.get("skipped"):
+        errors = [(each["row"], each["column"], each["message"]) for each in accepted["errors"]]
+        lines = file_error_lines(errors, accepted["errorCount"])
+        click.echo("\n".join([f"Skipped rows: {accepted['skipped']:,}", *lines]), err=True)
+
+
+async def _follow(
+    client: Client, request_id: str, out: Path | None, csv_query: Sequence[tuple[str, str]]
+) -> int:
     """Show progress until the request has finished, save its CSV to `out`, and return the exit code."""
     console = Console(stderr=True)
     with progress_display(console) as show:
         async for status in client.watch(request_id):
             show(status)
     if out is not None:
-        await client.save_csv(request_id, out)
+        await client.save_csv(request_id, out, csv_query)
     return _report(console, status, f"Saved {out}." if out else None)
 
 
@@ -282,6 +312,7 @@ async def _follow(client: Client, request_id: str, out: Path | None) -> int:
 @click.option("--wait", is_flag=True, help="Wait until the request has finished.")
 @click.option("-o", "--out", type=OUTPUT_FILE, help="CSV file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
+@status_options
 @server_options
 def status(
     request_id: str,
@@ -290,17 +321,19 @@ def status(
     as_json: bool,
     server: str,
     api_key_file: Path | None,
+    **options: Any,
 ) -> int:
     """Show the status of a request."""
+    csv_query = status_query(options)
     if out is not None:
         _prepare_output(out)
 
     async def run() -> int:
         async with make_client(server, api_key_file) as client:
-            code = await _follow(client, request_id, out) if wait else 0
+            code = await _follow(client, request_id, out, csv_query) if wait else 0
             found = await client.status(request_id)
             if out is not None and not wait:
-                await client.save_csv(request_id, out)
+                await client.save_csv(request_id, out, csv_query)
         lines = (
             [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
         )

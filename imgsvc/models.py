@@ -26,7 +26,7 @@ class ImageStatus(StrEnum):
 
 
 class RequestStatus(StrEnum):
-    """The state of a request or of one of its products."""
+    """The state of a request."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -34,6 +34,18 @@ class RequestStatus(StrEnum):
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class ProductStatus(StrEnum):
+    """The state of a product: that of its images, or `skipped` for an invalid row that was left out."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,12 +233,17 @@ class Product(NamedTuple):
 # --- requests, as stored in the database -------------------------------------------------------
 
 
+MAX_REQUEST_NAME = 200
+"""Maximum length of a request's display name, in characters."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options of a request."""
+    """The options of a request. `name` is its display name."""
 
     settings: CompressionSettings
     webhook_url: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +283,9 @@ class Request:
     number in the database; it is never published. `input_bytes` and `output_bytes` are the totals of
     the completed images. The processing rate is measured from `measured_since`, when `measured_done`
     images were done; None means that the measurement has not started.
+
+    `products` is the number of valid rows, `skipped` that of rows left out, `error_count` that of the
+    errors in them. A request in a list has a `table` without columns.
     """
 
     key: int
@@ -278,8 +298,10 @@ class Request:
     progress: Progress
     input_bytes: int
     output_bytes: int
-    columns: Columns
+    table: InputTable
     options: RequestOptions
+    skipped: int = 0
+    error_count: int = 0
     webhook: DeliveryState | None = None
     failures: tuple[FailureCount, ...] = ()
     measured_since: float | None = None
@@ -301,19 +323,34 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class ProductRow:
-    """One product in a status. `extra` are the cells of `Columns.extra`."""
+    """One product in a status.
+
+    `extra` are the cells of `Columns.extra`. A whole row has the cells of all
+    `Columns.extra_positions` there, and `source` as in `Product`. If `images` are only some of the
+    row's images, `positions` are their positions among all of them, from 0. `cells` and `errors` are
+    as in `Product`.
+    """
 
     number: int
     serial_number: str
     name: str
     extra: tuple[str, ...]
     images: tuple[ImageRow, ...]
+    source: SourceCells | None = None
+    positions: tuple[int, ...] | None = None
+    cells: tuple[str, ...] = ()
+    errors: tuple[FileError, ...] = ()
 
     @property
     def progress(self) -> Progress:
         """The number of the product's images in each state."""
         statuses = [image.status for image in self.images]
         return Progress(*map(statuses.count, ImageStatus))
+
+    @property
+    def status(self) -> ProductStatus:
+        """The state of the product."""
+        return ProductStatus.SKIPPED if self.errors else ProductStatus(self.progress.status)
 
 
 # --- jobs ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from imgsvc.database.job_store import JobStore
 from imgsvc.database.stores import Stores
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
-from imgsvc.intake import Intake
+from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
@@ -41,6 +41,7 @@ from imgsvc.processing.scheduler import Scheduler
 from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
+from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
@@ -174,6 +175,7 @@ class Service:
             storage.data_dir, storage.min_free_bytes
         )
         self._scratch = Scratch(storage.data_dir)
+        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
@@ -217,7 +219,7 @@ class Service:
             stores.request_store,
             config.server,
             metrics,
-            disk_space,
+            UploadResources(disk_space, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,
@@ -295,6 +297,7 @@ class Service:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self.store.close()
+        self._spreadsheets.close()
         self._scratch.close()
 
     async def ended(self) -> None:

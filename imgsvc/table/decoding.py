@@ -12,7 +12,9 @@ from imgsvc.table.windows_1252 import PlausibilityCheck
 
 _Decode = Callable[[bytes, str, bool], tuple[str, int]]
 
-HOW_TO_SAVE_CSV = "Save your table as CSV (in Excel: Save As, CSV UTF-8) and upload that file."
+HOW_TO_SAVE = (
+    "Save your table as CSV (in Excel: Save As, CSV UTF-8) or as .xlsx, and upload that file."
+)
 _HOW_TO_SAVE_UTF8 = (
     "Save the whole file as UTF-8 (in Excel: Save As, CSV UTF-8) and upload it again."
 )
@@ -20,7 +22,10 @@ _HOW_TO_SAVE_UTF8 = (
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"pk\x03\x04", "a spreadsheet such as .xlsx or .ods (or a ZIP archive)"),
     (b"pk\x05\x06", "a ZIP archive"),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an older spreadsheet such as .xls"),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an older spreadsheet such as .xls, or one with a password",
+    ),
     (b"<?xml", "XML"),
     (b"{\\rtf", "a text document (RTF)"),
     (b"%pdf-", "a PDF"),
@@ -80,7 +85,9 @@ class DecodingError(Exception):
     `value` the invalid bytes in hexadecimal.
     """
 
-    def __init__(self, code: FileErrorCode, message: str, text: str = "", value: str | None = None):
+    def __init__(
+        self, code: FileErrorCode, message: str, text: str = "", value: str | None = None
+    ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -293,9 +300,7 @@ def _check_file_type(start: bytes) -> None:
         if start.startswith(signature):
             kind = its_kind
     if kind:
-        raise DecodingError(
-            FileErrorCode.NOT_CSV, f"The file is {kind}, not CSV. {HOW_TO_SAVE_CSV}"
-        )
+        raise DecodingError(FileErrorCode.NOT_CSV, f"The file is {kind}, not CSV. {HOW_TO_SAVE}")
 
 
 def _unmarked_utf16(start: bytes) -> str | None:

@@ -151,8 +151,11 @@ class DelimiterDetector:
                 return
 
     def _score(self, search: HeaderSearch, cell_index: int) -> tuple[bool, int, int, int]:
-        """Return how well a delimiter fits: a line `sep=;`, the header's rank, its known columns and
-        the number of its delimiters."""
+        """Return how well a delimiter fits.
+
+        A score is: whether there is a line `sep=;`, the header's rank, the number of its known columns,
+        the number of its delimiters.
+        """
         if not search.records:
             return False, 0, 0, cell_index
         _, cells = search.records[search.index]

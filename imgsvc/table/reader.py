@@ -8,7 +8,7 @@ from __future__ import annotations
 from imgsvc.errors import FileError, FileErrorCode
 from imgsvc.models import InputTable, Product, TableOptions
 from imgsvc.table.columns import Header, is_blank, is_separator_line, read_header
-from imgsvc.table.decoding import HOW_TO_SAVE_CSV, Decoder, DecodingError
+from imgsvc.table.decoding import HOW_TO_SAVE, Decoder, DecodingError
 from imgsvc.table.file_errors import FileErrors, RowExcerpts
 from imgsvc.table.header_search import MAX_LENGTH_ABOVE, DelimiterDetector, HeaderSearch
 from imgsvc.table.records import InvalidRecord, Record, RecordParser
@@ -322,7 +322,7 @@ class TableReader:
     def _add_not_text(self) -> None:
         self._errors.add(
             FileErrorCode.NOT_CSV,
-            f"The file contains binary data, so it is not CSV. {HOW_TO_SAVE_CSV}",
+            f"The file contains binary data, so it is not CSV. {HOW_TO_SAVE}",
             refuses=True,
         )
         self._finished = True

@@ -17,6 +17,7 @@ from imgsvc.models import (
     Columns,
     Completed,
     ImageUrl,
+    InputTable,
     Product,
     Request,
     RequestOptions,
@@ -28,6 +29,7 @@ COLUMNS = Columns(
     (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
     (0,),
 )
+TABLE = InputTable(COLUMNS, "standard", "utf-8", ",")
 IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
 
 
@@ -66,7 +68,7 @@ class DatabaseHarness:
     ) -> Request:
         options = RequestOptions(settings or CompressionSettings(), webhook)
         return await self.request_store.accept(
-            await self.stage(rows), COLUMNS, options, max_waiting=10**9
+            await self.stage(rows), TABLE, options, max_waiting=10**9
         )
 
     async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:

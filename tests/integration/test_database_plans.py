@@ -13,7 +13,7 @@ from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
-from tests.harness.database import COLUMNS, DatabaseHarness, completed, open_database
+from tests.harness.database import TABLE, DatabaseHarness, completed, open_database
 
 SMALL = {"json_each", "pending_deletions", "probe"}
 """Tables that may be scanned: they are as large as the result, or tiny."""
@@ -35,7 +35,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     key = await db.stage(rows)
     await db.request_store.accept(
         key,
-        COLUMNS,
+        TABLE,
         RequestOptions(CompressionSettings()),
         max_waiting=10**6,
         idempotency=("key", "x"),

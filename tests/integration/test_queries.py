@@ -17,14 +17,15 @@ from imgsvc.models import (
     FailureCount,
     ImageRow,
     ImageStatus,
+    InputTable,
     ProductRow,
     RequestOptions,
     RequestStatus,
     Requeued,
 )
 from tests.harness.database import (
-    COLUMNS,
     IMAGE_INFO,
+    TABLE,
     DatabaseHarness,
     completed,
     open_database,
@@ -108,7 +109,7 @@ async def test_pages_end_early_after_rows_with_long_text(
     key = await db.request_store.begin()
     await db.request_store.stage(key, rows)
     request = await db.request_store.accept(
-        key, COLUMNS, RequestOptions(CompressionSettings()), max_waiting=10
+        key, TABLE, RequestOptions(CompressionSettings()), max_waiting=10
     )
     assert list(map(len, await all_pages(db, request.request_id))) == [4, 1, 1]
     await db.job_store.finish(
@@ -128,7 +129,7 @@ async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
     await db.request_store.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
     request = await db.request_store.accept(
         key,
-        Columns(("x",) * len(roles), roles, tuple(range(100))),
+        InputTable(Columns(("x",) * len(roles), roles, tuple(range(100)))),
         RequestOptions(CompressionSettings()),
         max_waiting=10,
     )

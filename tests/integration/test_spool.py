@@ -13,7 +13,7 @@ import pytest
 
 from imgsvc.storage.base import StorageFullError
 from imgsvc.storage.scratch import Scratch
-from imgsvc.web.http.spool import MAX_MEMORY_BYTES, Spool
+from imgsvc.storage.spool import MAX_MEMORY_BYTES, Spool
 
 
 @pytest.fixture

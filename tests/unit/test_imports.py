@@ -30,24 +30,48 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(LEAVES, LEAVES),
     **{package: LEAVES | {package} for package in CORE},
     "execution": LEAVES | {"execution", "network", "workers", "storage"},
-    "intake": LEAVES | {"table", "database", "storage"},
-    "serializers": LEAVES | {"table", "database"},
+    "status_table": LEAVES | {"table"},
+    "spreadsheets": LEAVES | {"table", "storage", "workers"},
+    "staged_upload": LEAVES | {"table", "database", "spreadsheets"},
+    "intake": LEAVES | {"table", "database", "storage", "spreadsheets", "staged_upload"},
+    "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
-    "web": LEAVES | {"web", "table", "database", "storage", "processing", "intake", "serializers"},
-    "limits": LEAVES | {"database", "intake", "processing", "web"},
+    "web": LEAVES
+    | {
+        "web",
+        "table",
+        "database",
+        "storage",
+        "processing",
+        "intake",
+        "serializers",
+        "status_table",
+    },
+    "limits": LEAVES | {"database", "staged_upload", "processing", "web"},
     "service": LEAVES
     | CORE
-    | {"execution", "processing", "intake", "serializers", "web", "limits"},
+    | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
     "serve": LEAVES | {"service"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
+    "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
     "demo": LEAVES | {"service", "client", "terminal"},
     "config_loader": LEAVES,
     "cli_options": LEAVES | {"client"},
+    "cli_table_options": LEAVES | {"status_table", "table"},
     "cli": LEAVES
-    | {"cli_options", "config_loader", "serve", "client", "terminal", "backup", "offline", "demo"},
+    | {
+        "cli_options",
+        "cli_table_options",
+        "config_loader",
+        "serve",
+        "client",
+        "terminal",
+        "backup",
+        "offline",
+        "demo",
+    },
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
@@ -61,8 +85,9 @@ SEAMS: dict[str, set[str]] = {
         "storage.base",
         "storage.disk_space",
     },
-    "web": {"storage.base", "storage.scratch"},
-    "intake": {"storage.disk_space"},
+    "web": {"storage.base", "storage.scratch", "storage.spool"},
+    "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
+    "spreadsheets": {"storage.scratch", "storage.spool"},
 }
 """For each component, the only modules of `execution`, `network` and `storage` that it may import.
 
@@ -73,7 +98,7 @@ LIBRARIES: dict[str, set[str]] = {
     "imagecodecs": {"images"},
     "aiohttp.web": {"web", "service", "demo"},
     "aiohttp": {"web", "service", "demo", "network", "client"},
-    "aiofiles": {"storage", "web", "offline"},
+    "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database"},
     "click": {"cli", "cli_options"},
@@ -81,6 +106,7 @@ LIBRARIES: dict[str, set[str]] = {
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},
     "multiprocessing": {"workers"},
+    "xml": {"table"},
     "prometheus_client": {"metrics", "web"},
 }
 """For each library, the components that may import it."""

@@ -12,10 +12,12 @@ A, B, C = (f"https://cdn.example/a/{n}.jpg" for n in (1, 2, 3))
 
 KINDS: dict[str, tuple[str | bytes, list[tuple[str, list[str]]]]] = {
     "amazon": (
-        "TemplateType=fptcustom\tVersion=2024\tdo not modify\t\r\n"
-        "SKU\tProduct Name\tMain Image URL\tOther Image Url\r\n"
-        "item_sku\titem_name\tmain_image_url\tother_image_url1\r\n"
-        f"P1\tPlate\t{A}\t{B}\r\n",
+        (
+            "TemplateType=fptcustom\tVersion=2024\tdo not modify\t\r\n"
+            "SKU\tProduct Name\tMain Image URL\tOther Image Url\r\n"
+            "item_sku\titem_name\tmain_image_url\tother_image_url1\r\n"
+            f"P1\tPlate\t{A}\t{B}\r\n"
+        ),
         [("Plate", [A, B])],
     ),
     "entity": (
@@ -32,8 +34,10 @@ KINDS: dict[str, tuple[str | bytes, list[tuple[str, list[str]]]]] = {
     "formula": (f'{HEADER}1,Plate,"=IMAGE(""{A}"")"\r\n', [("Plate", [A])]),
     "full stop": (f"{HEADER}1,Plate,{A}.\r\n", [("Plate", [A])]),
     "Google Merchant": (
-        "id\ttitle\tlink\timage_link\tadditional_image_link\r\n"
-        f"1\tPlate\thttps://shop.example/p/1\t{A}\t{B},{C}\r\n",
+        (
+            "id\ttitle\tlink\timage_link\tadditional_image_link\r\n"
+            f"1\tPlate\thttps://shop.example/p/1\t{A}\t{B},{C}\r\n"
+        ),
         [("Plate", [A, B, C])],
     ),
     "numbered columns": (
@@ -44,13 +48,17 @@ KINDS: dict[str, tuple[str | bytes, list[tuple[str, list[str]]]]] = {
     "Python list": (f"{HEADER}1,Plate,\"['{A}', '{B}']\"\r\n", [("Plate", [A, B])]),
     "pipes": (f"{HEADER}1,Plate,{A}|{B} | {C}\r\n", [("Plate", [A, B, C])]),
     "PrestaShop": (
-        "Product ID;Active (0/1);Name *;Image URLs (x,y,z...);Delete existing images\r\n"
-        f"1;1;Plate;{A},{B};0\r\n",
+        (
+            "Product ID;Active (0/1);Name *;Image URLs (x,y,z...);Delete existing images\r\n"
+            f"1;1;Plate;{A},{B};0\r\n"
+        ),
         [("Plate", [A, B])],
     ),
     "Shopify": (
-        "Handle,Title,Variant SKU,Image Src,Image Alt Text\r\n"
-        f"plate,Plate,,{A},\r\nplate,,,{B},\r\nplate,,P2,,\r\nbowl,Bowl,B1,{C},\r\n",
+        (
+            "Handle,Title,Variant SKU,Image Src,Image Alt Text\r\n"
+            f"plate,Plate,,{A},\r\nplate,,,{B},\r\nplate,,P2,,\r\nbowl,Bowl,B1,{C},\r\n"
+        ),
         [("Plate", [A]), ("Plate", [B]), ("Plate", []), ("Bowl", [C])],
     ),
     "typographic quotes": (f"{HEADER}1,Plate,“{A}, {B}”\r\n", [("Plate", [A, B])]),
@@ -64,8 +72,10 @@ KINDS: dict[str, tuple[str | bytes, list[tuple[str, list[str]]]]] = {
     ),
     "UTF-16 without a mark": (f"{HEADER}1,Plate,{A}\r\n".encode("utf-16-le"), [("Plate", [A])]),
     "WooCommerce": (
-        "ID,Type,SKU,Name,Published,Images,Parent\r\n"
-        f'1,variable,P,Plate,1,"{A}, {B}",\r\n2,variation,P-1,Plate - Blue,1,,id:1\r\n',
+        (
+            "ID,Type,SKU,Name,Published,Images,Parent\r\n"
+            f'1,variable,P,Plate,1,"{A}, {B}",\r\n2,variation,P-1,Plate - Blue,1,,id:1\r\n'
+        ),
         [("Plate", [A, B]), ("Plate - Blue", [])],
     ),
     "protocol-relative": (f"{HEADER}1,Plate,//cdn.example/a/1.jpg\r\n", [("Plate", [A])]),

@@ -19,6 +19,7 @@ from imgsvc.table.groups import ProductGroups
 from imgsvc.table.layouts import LAYOUTS, recognise
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import input_row
+from tests.harness.tables import whole_row
 
 DATA = Path(__file__).parents[1] / "data" / "layouts"
 NO_OPTIONS = TableOptions()
@@ -59,18 +60,8 @@ def rebuilt(
             None if n == failed else f"https://img.example/{n}.jpg"
             for _, n in zip(product.images, numbers, strict=False)
         ]
-        rows.append(
-            input_row(
-                table,
-                serial_number=product.serial_number,
-                name=product.name,
-                images=[image.text for image in product.images],
-                extra=product.extra,
-                source=product.source,
-                outputs=outputs,
-                remove_missing=remove_missing,
-            )
-        )
+        row = whole_row(product)
+        rows.append(list(input_row(table.columns, row, outputs, remove_missing=remove_missing)))
     return rows
 
 

@@ -16,6 +16,7 @@ from imgsvc.table.cells import join_urls
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import encode_rows, input_row
 from imgsvc.urls import WHITE_SPACE
+from tests.harness.tables import whole_row
 
 # --- tables as spreadsheet programs write them -------------------------------------------------------
 
@@ -125,15 +126,7 @@ def reader_state(products: list[Product], reader: TableReader) -> object:
 def unchanged_row(product: Product, table: InputTable) -> list[str]:
     """Return a product's row with its own URLs as outputs."""
     urls = [image.text for image in product.images]
-    return input_row(
-        table,
-        serial_number=product.serial_number,
-        name=product.name,
-        images=urls,
-        extra=product.extra,
-        source=product.source,
-        outputs=urls,
-    )
+    return list(input_row(table.columns, whole_row(product), urls))
 
 
 CUTS = st.lists(st.integers(0, 300), max_size=5)
@@ -268,15 +261,7 @@ def test_table_of_any_layout_comes_back_with_only_urls_changed(
         assert unchanged_row(product, table) == row
         outputs = [OUTPUT.format(number + n) for n in range(len(product.images))]
         number += len(outputs)
-        found = input_row(
-            table,
-            serial_number=product.serial_number,
-            name=product.name,
-            images=[image.text for image in product.images],
-            extra=product.extra,
-            source=product.source,
-            outputs=outputs,
-        )
+        found = input_row(table.columns, whole_row(product), outputs)
         images = [n for n, role in enumerate(table.columns.roles) if role is ColumnRole.IMAGE]
         assert [c for n, c in enumerate(found) if n not in images] == [
             c for n, c in enumerate(row) if n not in images
