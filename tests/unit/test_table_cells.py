@@ -8,7 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgsvc.table.cells import join_urls, replace_urls, split_cell, split_urls, url_text
+from imgsvc.table.cells import (
+    is_plain_url,
+    join_urls,
+    replace_urls,
+    split_cell,
+    split_urls,
+    url_text,
+)
 from imgsvc.urls import UrlError, parse_url
 
 A, B = "https://a.example/1.jpg", "http://b.example/2.jpg"
@@ -264,6 +271,18 @@ def test_join_urls_is_reverted_by_split_urls_for_valid_urls(
     except UrlError:
         return
     assert split_urls(join_urls(urls)) == urls
+
+
+@given(CELLS)
+@example("https://a/1.jpg")
+def test_plain_url_is_split_between_two_empty_texts(cell: str) -> None:
+    plain = f"https://a/{cell}x"
+    for text in cell, plain:
+        if is_plain_url(text):
+            assert split_cell(text) == ("", text, "")
+            assert split_cell(f" {text}") == (" ", text, "")
+            assert url_text(text) == url_text(f" {text}") == text
+    assert is_plain_url("https://a/1.jpg")
 
 
 @given(CELLS)
