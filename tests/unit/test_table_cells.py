@@ -93,6 +93,7 @@ def test_split_urls_keeps_text_that_is_not_a_url(cell: str, urls: list[str]) -> 
         ('["https:\\/\\/a\\/1.jpg?x=1\\u0026y\\u003d2"]', ["https://a/1.jpg?x=1&y=2"]),
         ('["https://a/b\\u00fccher\\ud83d\\ude00.jpg"]', ["https://a/bücher\U0001f600.jpg"]),
         ("""['https://a/it\\'s.jpg', "https://a/it's.jpg"]""", ["https://a/it's.jpg"] * 2),
+        ('["https://a/it\\u2019s.jpg"]', ["https://a/it\u2019s.jpg"]),
         ("[]", []),
         ('[""]', []),
         ("[null]", []),
@@ -262,6 +263,7 @@ def test_join_urls_is_reverted_by_split_urls(cell: str) -> None:
     st.sampled_from(" ,|"),
 )
 @example([("http://h", "/,http:/"), ("http://h", "/a;b,c")], " ")
+@example([("http://h", ",\\u201dhttp://")], " ")
 def test_join_urls_is_reverted_by_split_urls_for_valid_urls(
     parts: list[tuple[str, str]], separator: str
 ) -> None:
