@@ -17,6 +17,7 @@ OUTPUT_COLUMNS = ("Output Image Urls", "Request Id", "Status", "Error")
 
 DELIMITERS = (",", ";", "\t", "|")
 
+_HTTP = ("https://", "http://")
 _SEPARATORS = WHITE_SPACE + ",;|"
 _TYPOGRAPHIC_QUOTES = "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a"
 _QUOTES = _TYPOGRAPHIC_QUOTES + "'\""
@@ -26,8 +27,12 @@ _SLASHES = r"(?>\\*)/(?>\\*)/"
 """Two slashes. JSON may write them with backslashes."""
 _ADDRESS = rf"[A-Za-z](?>[A-Za-z0-9+.-]*):{_SLASHES}"
 _OPENING = f"(?>[{_QUOTES}]*)"
-# The look-behind matches a run of separators once, not once from each of its characters.
-_RUN = rf"((?:\\,|{_ANY}(?<!\\,)(?<!{_ANY}{_ANY}))(?<!{_ANY}\\,)(?>(?:\\,|{_ANY})*))"
+# A run is matched from its start, not once from each of its characters. Its first item is a set, so
+# that the search skips other characters fast.
+_RUN = (
+    rf"([\\{re.escape(_SEPARATORS)}](?:(?<=\\),|(?<!\\)(?<!\\,)(?<!{_ANY}{_ANY}))(?<!{_ANY}\\,)"
+    rf"(?>(?:\\,|{_ANY})*))"
+)
 _SEPARATOR = re.compile(rf"{_RUN}(?={_OPENING}{_ADDRESS})")
 _SEPARATOR_WITHOUT_SCHEME = re.compile(rf"{_RUN}(?={_OPENING}(?:{_ADDRESS}|{_SLASHES}[^\s/\\]))")
 
@@ -51,6 +56,20 @@ _BACKSLASHES = re.compile(r"""(?<!\\)(?>\\+)(?=[/,'"])""")
 _AMPERSAND = re.compile("&(?:amp;)+")
 
 
+def is_plain_url(text: str) -> bool:
+    """Return whether a cell is one URL in its usual form, of which nothing is decoded or dropped.
+
+    This is a fast test for most cells: `split_cell` returns it between two empty texts.
+    """
+    return (
+        text.startswith(_HTTP)
+        and text[-1].isalnum()
+        and text.count("://") == 1
+        and "\\" not in text
+        and "&amp;" not in text
+    )
+
+
 def split_cell(text: str, limit: int = 0) -> ImageCell:
     """Return a cell of an image column split into text, URL, text, …, text. Joined, it is the cell.
 
@@ -63,13 +82,10 @@ def split_cell(text: str, limit: int = 0) -> ImageCell:
     the first URL. An empty cell, or one of separators, has no URLs. With a `limit`, return at most
     `limit` + 1 URLs.
     """
-    if (
-        text.startswith(("https://", "http://"))
-        and text[-1].isalnum()
-        and text.count("://") == 1
-        and "\\" not in text
-    ):
+    if is_plain_url(text):
         return ("", text, "")
+    if text.startswith(_HTTP) and text[-1].isalnum():
+        return ("", *_SEPARATOR.split(text, limit), "")
     spans = _list_spans(text, limit)
     if spans is None:
         formula = _FORMULA.fullmatch(text)
@@ -88,12 +104,7 @@ def url_text(written: str) -> str:
     and of commas are decoded. Text that is not a URL is only trimmed.
     """
     text = written.strip(WHITE_SPACE)
-    if (
-        text.startswith(("https://", "http://"))
-        and text[-1].isalnum()
-        and "\\" not in text
-        and "&amp;" not in text
-    ):
+    if text.startswith(_HTTP) and text[-1].isalnum() and "\\" not in text and "&amp;" not in text:
         return text
     start = _START.match(text)
     if start is None:
@@ -140,6 +151,8 @@ def replace_urls(
 
 def split_urls(text: str, limit: int = 0) -> list[str]:
     """Return the URLs of a cell. With a `limit`, return at most `limit` + 1 URLs."""
+    if is_plain_url(text):
+        return [text]
     return [url_text(written) for written in split_cell(text, limit)[1::2]]
 
 

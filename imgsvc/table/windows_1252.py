@@ -12,9 +12,9 @@ _SYMBOLS = "‘‚“”„‹›«»–—•…€£©®™°×½¼¾²³§¡�
 """Other characters, which touch a letter on at most one side."""
 
 _IMPLAUSIBLE = re.compile(
-    f"(?=[^\\x00-\\x7f])(?:[^{_LETTERS}{_BETWEEN_LETTERS}{_SYMBOLS}]"
-    f"|[{_LETTERS}]{{3}}"
-    f"|(?<=[A-Za-z{_LETTERS}])[{_SYMBOLS}](?=[A-Za-z{_LETTERS}]))"
+    f"[^\\x00-\\x7f](?:(?<=[^{_LETTERS}{_BETWEEN_LETTERS}{_SYMBOLS}])"
+    f"|(?<=[{_LETTERS}])[{_LETTERS}]{{2}}"
+    f"|(?<=[A-Za-z{_LETTERS}][{_SYMBOLS}])(?=[A-Za-z{_LETTERS}]))"
 )
 
 

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgsvc.table.cells import join_urls, replace_urls, split_cell, split_urls, url_text
+from imgsvc.table.cells import (
+    is_plain_url,
+    join_urls,
+    replace_urls,
+    split_cell,
+    split_urls,
+    url_text,
+)
 from imgsvc.urls import UrlError, parse_url
 
 A, B = "https://a.example/1.jpg", "http://b.example/2.jpg"
@@ -86,6 +93,7 @@ def test_split_urls_keeps_text_that_is_not_a_url(cell: str, urls: list[str]) -> 
         ('["https:\\/\\/a\\/1.jpg?x=1\\u0026y\\u003d2"]', ["https://a/1.jpg?x=1&y=2"]),
         ('["https://a/b\\u00fccher\\ud83d\\ude00.jpg"]', ["https://a/bücher\U0001f600.jpg"]),
         ("""['https://a/it\\'s.jpg', "https://a/it's.jpg"]""", ["https://a/it's.jpg"] * 2),
+        ('["https://a/it\\u2019s.jpg"]', ["https://a/it\u2019s.jpg"]),
         ("[]", []),
         ('[""]', []),
         ("[null]", []),
@@ -255,6 +263,7 @@ def test_join_urls_is_reverted_by_split_urls(cell: str) -> None:
     st.sampled_from(" ,|"),
 )
 @example([("http://h", "/,http:/"), ("http://h", "/a;b,c")], " ")
+@example([("http://h", ",\\u201dhttp://")], " ")
 def test_join_urls_is_reverted_by_split_urls_for_valid_urls(
     parts: list[tuple[str, str]], separator: str
 ) -> None:
@@ -264,6 +273,18 @@ def test_join_urls_is_reverted_by_split_urls_for_valid_urls(
     except UrlError:
         return
     assert split_urls(join_urls(urls)) == urls
+
+
+@given(CELLS)
+@example("https://a/1.jpg")
+def test_plain_url_is_split_between_two_empty_texts(cell: str) -> None:
+    plain = f"https://a/{cell}x"
+    for text in cell, plain:
+        if is_plain_url(text):
+            assert split_cell(text) == ("", text, "")
+            assert split_cell(f" {text}") == (" ", text, "")
+            assert url_text(text) == url_text(f" {text}") == text
+    assert is_plain_url("https://a/1.jpg")
 
 
 @given(CELLS)
