@@ -17,13 +17,12 @@ from imgsvc.errors import FileError
 from imgsvc.models import (
     SECONDS_PER_DAY,
     ImageRow,
-    InputTable,
-    Product,
     ProductRow,
     Progress,
     Request,
 )
 from imgsvc.status_table import UrlOf
+from imgsvc.table_types import InputTable, Product
 
 Json = dict[str, Any]
 

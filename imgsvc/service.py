@@ -184,7 +184,7 @@ class Service:
             config, session, store, metrics, replacements.compress_function
         )
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
-        self._webhook_queue = webhook_queue = WebhookQueue(
+        self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(session, config.webhook),
             config.webhook,
@@ -192,19 +192,24 @@ class Service:
             metrics=metrics,
             limits=limits.webhooks,
         )
-        self.processing = processing = Processing(
+        self.processing = Processing(
             config.fetch,
             stores.job_store,
             executor,
             store,
             events,
-            webhook_queue,
+            self._webhook_queue,
             disk_space,
             metrics,
             limits.processing,
         )
+        self._create_user_interface()
+
+    def _create_user_interface(self) -> None:
+        """Create the components that users call: uploads and actions on requests."""
+        stores, limits, processing = self.stores, self.limits, self.processing
         self._maintenance = maintenance = Maintenance(
-            stores.request_store, store, storage, limits.maintenance
+            stores.request_store, self.store, self.config.storage, limits.maintenance
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -212,14 +217,14 @@ class Service:
             processing.scheduler,
             maintenance,
             results=processing.results,
-            events=events,
+            events=self.events,
             limits=limits.processing,
         )
         self.intake = Intake(
             stores.request_store,
-            config.server,
-            metrics,
-            UploadResources(disk_space, self._scratch, self._spreadsheets),
+            self.config.server,
+            self.metrics,
+            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,

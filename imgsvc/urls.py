@@ -15,7 +15,7 @@ from ipaddress import AddressValueError, IPv6Address, ip_address
 import idna
 
 from imgsvc.errors import FileErrorCode
-from imgsvc.models import ImageUrl
+from imgsvc.table_types import ImageUrl
 
 MAX_URL_LENGTH = 8_192
 """Maximum length of a URL in characters, before percent-encoding."""

@@ -23,16 +23,18 @@ from imgsvc.image_types import (
     StoredFile,
 )
 from imgsvc.models import (
-    ColumnRole,
-    Columns,
     DeliveryState,
     FailureCount,
     ImageRow,
     ImageStatus,
-    InputTable,
     Progress,
     Request,
     RequestOptions,
+)
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    InputTable,
     SourceCells,
 )
 

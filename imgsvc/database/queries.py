@@ -21,7 +21,12 @@ from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.product_queries import ProductSelection
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import StoredFile
-from imgsvc.models import Backlog, ProductRow, Request, RequestStatus
+from imgsvc.models import (
+    Backlog,
+    ProductRow,
+    Request,
+    RequestStatus,
+)
 
 T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]

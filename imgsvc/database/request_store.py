@@ -13,7 +13,8 @@ from imgsvc.database.connection import Database
 from imgsvc.database.deletion import PurgeResult
 from imgsvc.database.mappers import waiting_images
 from imgsvc.errors import FileError, ProblemCode, ProblemError
-from imgsvc.models import InputTable, Product, Request, RequestOptions
+from imgsvc.models import Request, RequestOptions
+from imgsvc.table_types import InputTable, Product
 
 __all__ = ["PurgeResult", "RequestStore"]
 

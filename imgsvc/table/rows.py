@@ -6,12 +6,19 @@ import re
 from bisect import bisect_left
 
 from imgsvc.errors import FileErrorCode
-from imgsvc.models import Columns, ImageCell, ImageUrl, Product, SourceCells, TableOptions
 from imgsvc.table.cells import join_urls, split_cell, url_text
 from imgsvc.table.columns import Header, is_blank
 from imgsvc.table.file_errors import FileErrors
 from imgsvc.table.groups import ProductGroup, ProductGroups
 from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, InvalidRecord
+from imgsvc.table_types import (
+    Columns,
+    ImageCell,
+    ImageUrl,
+    Product,
+    SourceCells,
+    TableOptions,
+)
 from imgsvc.urls import WHITE_SPACE, UrlError, parse_url
 
 MAX_URLS = 1_000

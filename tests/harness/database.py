@@ -13,14 +13,16 @@ from imgsvc.database.stores import Stores
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
     Claim,
+    Completed,
+    Request,
+    RequestOptions,
+)
+from imgsvc.table_types import (
     ColumnRole,
     Columns,
-    Completed,
     ImageUrl,
     InputTable,
     Product,
-    Request,
-    RequestOptions,
 )
 from tests.harness.audit import audit
 

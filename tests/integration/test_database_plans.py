@@ -12,7 +12,12 @@ from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings
-from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
+from imgsvc.models import (
+    Failed,
+    RequestOptions,
+    RequestStatus,
+    Requeued,
+)
 from tests.harness.database import TABLE, DatabaseHarness, completed, open_database
 
 SMALL = {"json_each", "pending_deletions", "probe"}

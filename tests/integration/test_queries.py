@@ -11,18 +11,16 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
     Backlog,
-    ColumnRole,
-    Columns,
     Failed,
     FailureCount,
     ImageRow,
     ImageStatus,
-    InputTable,
     ProductRow,
     RequestOptions,
     RequestStatus,
     Requeued,
 )
+from imgsvc.table_types import ColumnRole, Columns, InputTable
 from tests.harness.database import (
     IMAGE_INFO,
     TABLE,

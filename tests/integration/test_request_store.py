@@ -21,15 +21,17 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
     Backlog,
-    ColumnRole,
-    Columns,
     Failed,
-    InputTable,
-    Product,
     Progress,
     Request,
     RequestOptions,
     RequestStatus,
+)
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    InputTable,
+    Product,
 )
 from imgsvc.urls import host_name, host_url_of, parse_url
 from tests.harness.database import (

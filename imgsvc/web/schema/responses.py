@@ -12,7 +12,8 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import Note
-from imgsvc.models import ColumnRole, ImageStatus, ProductStatus, RequestStatus
+from imgsvc.models import ImageStatus, ProductStatus, RequestStatus
+from imgsvc.table_types import ColumnRole
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
