@@ -68,7 +68,7 @@ async def test_open_creates_schema_once(tmp_path: Path) -> None:
         database = await Database.open(tmp_path / "imgsvc.db")
         try:
             version = await database.read(lambda c: c.execute("PRAGMA user_version").fetchone()[0])
-            assert version == 3
+            assert version == 4
             await database.write(insert("x"))
             await database.write(lambda c: c.execute("DELETE FROM pending_deletions").rowcount)
         finally:
