@@ -52,7 +52,7 @@ _IDEOGRAPHIC: tuple[tuple[tuple[str, ...], frozenset[int]], ...] = (
 characters: these standards have the rare ones in a part of their own."""
 
 _WORD = re.compile(r"[^\x00-\x7f]+")
-_EXAMPLE = re.compile(r'[^,;|"\t\r\n]*[^\x00-\x7f,;|"\t\r\n][^,;|"\t\r\n]*')
+_FIRST_CELL = re.compile(r'[^,;|"\t\r\n]*[^\x00-\x7f,;|"\t\r\n][^,;|"\t\r\n]*')
 _LETTER = re.compile(r"[A-Za-z]")
 
 
@@ -89,7 +89,7 @@ def _decoded(data: bytes, codec: str) -> str | None:
 
 
 def _example(text: str) -> str:
-    match = _EXAMPLE.search(text)
+    match = _FIRST_CELL.search(text)
     found = "".join(c for c in match[0] if c.isprintable()).strip() if match else ""
     return found if len(found) <= _MAX_EXAMPLE_LENGTH else f"{found[: _MAX_EXAMPLE_LENGTH - 1]}…"
 

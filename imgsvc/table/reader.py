@@ -45,6 +45,7 @@ class TableReader:
         self._rows: RowReader | None = None
         self._excerpts: RowExcerpts | None = None
         self._delimiter = ","
+        self._headers: tuple[str, ...] = ()
         self._rows_above: list[tuple[str, ...]] = []
         self._row = 0
         self._errors = FileErrors(skips_rows=options.skip_invalid)
@@ -72,9 +73,8 @@ class TableReader:
 
     @property
     def headers(self) -> tuple[str, ...]:
-        """The names of the columns, trimmed, or () without a valid header."""
-        names = self._rows.header.names if self._rows else ()
-        return tuple(name.strip(WHITE_SPACE) for name in names if name.strip(WHITE_SPACE))
+        """The names in the header row, trimmed, also if required ones are missing."""
+        return self._headers
 
     @property
     def errors(self) -> list[FileError]:
@@ -240,6 +240,7 @@ class TableReader:
         header = read_header(cells, row, self._options, [record for _, record in below])
         if not self._check_control(above, (row, cells), header):
             return False
+        self._headers = tuple(name for cell in cells if (name := cell.strip(WHITE_SPACE)))
         if not isinstance(header, Header):
             for error in header:
                 self._errors.add(error.code, error.message, error.row, error.column, refuses=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from itertools import count
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 
 from imgsvc.models import ColumnRole, InputTable, Product, TableOptions
 from imgsvc.table.groups import ProductGroups
-from imgsvc.table.layouts import recognise
+from imgsvc.table.layouts import LAYOUTS, recognise
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import input_row
 from tests.harness.tables import whole_row
@@ -182,6 +183,16 @@ def test_every_golden_table_is_tested() -> None:
     assert files == {golden[0] for golden in GOLDEN}
 
 
+def test_readme_lists_the_layouts_in_order_with_headers_that_identify_them() -> None:
+    text = (DATA.parents[2] / "README.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z]+)` \| (.*) \|$", text.partition("| layout |")[2], re.MULTILINE)
+    assert [name for name, _ in rows] == list(dict.fromkeys(layout.name for layout in LAYOUTS))
+    for name, columns in rows:
+        for alternative in re.split(", or ", columns):
+            headers = re.findall("`([^`]+)`", alternative)
+            assert recognise(headers) == name, headers
+
+
 @pytest.mark.parametrize(
     ("header", "layout"),
     [
@@ -285,7 +296,9 @@ def test_rows_above_the_header_are_limited_to_1_mib() -> None:
 
 def test_missing_column_names_the_headers_and_those_with_image_urls() -> None:
     table = f"Title,Web,Foto,Bild\nMug,https://shop.example/p,{A},\nCup,,,{B}?v=1\n"
-    errors = read(table)[1].errors
+    _, reader = read(table)
+    errors = reader.errors
+    assert reader.headers == ("Title", "Web", "Foto", "Bild")
     assert [error.column for error in errors] == ["Product Name", "Input Image Urls"]
     assert 'it has "Title", "Web", "Foto", "Bild".' in errors[1].message
     assert 'Image URLs seem to be in "Foto", "Bild": choose it as imageColumn.' in errors[1].message

@@ -179,7 +179,7 @@ def test_extra_columns_are_kept_and_output_columns_dropped() -> None:
     assert shown_names(reader) == names
     assert reader.table is not None
     assert reader.table.columns.extra == ("Color", " Size ", "Color")
-    assert shown_extra(products[0], reader) == ("red", ' "" ', "")
+    assert shown_extra(products[0], reader) == ("red", "", "")
 
 
 def test_unnamed_columns_are_dropped_if_empty() -> None:
@@ -412,6 +412,37 @@ def test_quotes_are_read_as_rfc_4180_defines() -> None:
     assert names == ['a "b" c', '12" wide', "x", '"']
 
 
+def test_white_space_before_an_opening_quote_is_ignored() -> None:
+    table = (
+        'S. No., Product Name,\t"Input Image Urls"\n'
+        f'1, "Mug, ""blue"" ",  "{A},{B}"\n "2" , cup " ,{A}\n 3 ,\t"a\n, ""b" , {A} \n'
+    )
+    assert values(table) == [
+        ("1", 'Mug, "blue" ', [A, B]),
+        ("2", ' cup " ', [A]),
+        (" 3 ", 'a\n, "b', [A]),
+    ]
+    tabs = table.replace("\t", "").replace(",", "\t")
+    assert [name for _, name, _ in values(tabs)] == ['Mug\t "blue" ', ' cup " ', 'a\n\t "b']
+
+
+def test_text_after_a_quoted_cell_with_white_space_before_it_is_an_error() -> None:
+    assert read_errors(f'{HEADER}1, "P" Q,{A}\n') == [("unclosed_quote", 2, "Product Name", None)]
+    assert read_errors(f'{HEADER}1,P, "{A}') == [("unclosed_quote", 2, "Input Image Urls", None)]
+
+
+@pytest.mark.parametrize("end", ["", "\r\n", "\x1a", "\r\n\x1a", "\0", "\r\n\0\0"])
+def test_final_nul_and_control_z_are_not_part_of_the_last_row(end: str) -> None:
+    assert values(f"{HEADER}1,P,{A}{end}") == [("1", "P", [A])]
+
+
+def test_pipes_are_delimiters_or_separate_urls() -> None:
+    assert values(f"Product Name|Input Image Urls\nP|{A}\n") == [("1", "P", [A])]
+    assert values(f"Product Name,Input Image Urls\nA|B,{A}|{B}\n") == [("1", "A|B", [A, B])]
+    assert values(f'Product Name|Input Image Urls\nP|"{A}|{B}"\n') == [("1", "P", [A, B])]
+    assert values(f"Product Name|Input Image Urls\nP|{A}|{B}\n") == [("1", "P", [A, B])]
+
+
 @pytest.mark.parametrize(
     ("rows", "errors"),
     [
@@ -600,6 +631,12 @@ def test_memory_is_bounded_if_a_quote_is_never_closed() -> None:
         b"=;\t",
         b"https://",
         b"http://h/a.jp,",
+        b' "',
+        b', "',
+        b', "a" ',
+        b"\x1a",
+        b"\x00\n",
+        b"|",
     ],
 )
 @pytest.mark.parametrize("start", ["", "a,b\n", HEADER, HEADER + '1,"', HEADER + "1,P," + A])
