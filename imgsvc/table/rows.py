@@ -31,8 +31,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 _SCHEME_FIRST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*+://")
 _PLAIN_CELL = re.compile(
-    r"https?://[A-Za-z0-9._~:/?#@!$()*+=%-]*+(?<=[A-Za-z0-9])"
-    r"(?>(?:,https?://[A-Za-z0-9._~:/?#@!$()*+=%-]*+(?<=[A-Za-z0-9]))*)"
+    r"https?://[A-Za-z0-9._~:/?#@!$*+()=%-]*+(?<=[A-Za-z0-9])"
+    r"(?>(?:,https?://[A-Za-z0-9._~:/?#@!$*+()=%-]*+(?<=[A-Za-z0-9]))*)"
 )
 """URLs without decoration, separated by commas. Most cells are such; they need no closer look."""
 _NO_IMAGE = frozenset({"n/a", "-", "none", "null"})

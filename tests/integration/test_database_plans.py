@@ -46,6 +46,7 @@ async def run_everything(db: DatabaseHarness) -> None:
         idempotency=("key", "x"),
     )
     await db.request_store.find_idempotent("key")
+    await db.request_store.skipped_errors(request.key, 10)
     one, two, three = (await db.claim(limit=20))[:3]
     await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
     await db.job_store.find_file(b"x" * 32, CompressionSettings())
@@ -96,6 +97,7 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)
+        await db.queries.list_requests(status, 1, cursor, "name")
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:
