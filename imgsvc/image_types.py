@@ -105,9 +105,17 @@ class Quality:
         return f"{self.value}%" if self.relative else str(self.value)
 
 
+ENCODER_REVISION = 1
+"""Part of the token of each output. Raise it only if outputs are meant to change: all URLs change."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompressionSettings:
-    """Settings for compressing an image. Equal settings and equal bytes produce equal results."""
+    """Settings for compressing an image. Equal settings and equal bytes produce equal results.
+
+    The text of the settings is part of the token of each output. A new setting adds a word only if it
+    differs from the default, so that existing URLs stay.
+    """
 
     quality: Quality = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP

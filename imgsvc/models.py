@@ -343,14 +343,13 @@ class ProductRow:
 class Claim:
     """A claimed image, together with the images of the same request that have the same URL.
 
-    `numbers` are the numbers of these images within the request. `token` is that of the first one; it
-    names the file that the output is written to.
+    `claim_id` is unique in this process. `numbers` are the numbers of these images within the request.
     """
 
+    claim_id: int
     request_key: int
     request_id: str
     numbers: tuple[int, ...]
-    token: str
     url: str
     host_url: str
     attempts: int
@@ -359,16 +358,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The claimed image is compressed and stored.
+    """The output of the claimed image is stored.
 
-    `source_digest` is the SHA-256 of the source's bytes. `file` is the name of the stored file,
-    `TOKEN.EXT`: this claim's own, or that of an earlier image with the same source and settings.
+    `source_digest` is the SHA-256 of the source's bytes. `info` is None if an earlier image with the
+    same source and settings has stored the output.
     """
 
     claim: Claim
     source_digest: bytes
-    file: str
-    info: ImageInfo
+    info: ImageInfo | None = None
 
 
 @dataclass(frozen=True, slots=True)

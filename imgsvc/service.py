@@ -18,6 +18,7 @@ from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.queries import Queries
 from imgsvc.database.request_store import RequestStore
+from imgsvc.database.token_store import TokenStore
 from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.errors import StartupError
 from imgsvc.execution.base import Executor
@@ -80,8 +81,8 @@ class Processing:
 
     config: FetchConfig
     job_store: JobStore
+    token_store: TokenStore
     executor: Executor
-    store: ImageStore
     events: Events
     webhook_queue: WebhookQueue
     disk_space: DiskSpace
@@ -93,8 +94,7 @@ class Processing:
         self.breakers = CircuitBreakers()
         self.results = ResultWriter(
             self.job_store,
-            duplicates := Duplicates(self.job_store),
-            self.store,
+            duplicates := Duplicates(self.token_store),
             events=self.events,
             webhook_queue=self.webhook_queue,
             metrics=self.metrics,
@@ -159,6 +159,7 @@ class Service:
         self._job_store = job_store = JobStore(
             database, partial(webhook_body, retention_days=storage.retention_days)
         )
+        self._token_store = token_store = TokenStore(database)
         self._webhook_queue = webhook_queue = WebhookQueue(
             WebhookStore(database),
             WebhookSender(session, config.webhook),
@@ -167,10 +168,17 @@ class Service:
             metrics=metrics,
         )
         self._processing = processing = Processing(
-            config.fetch, job_store, executor, store, events, webhook_queue, disk_space, metrics
+            config.fetch,
+            job_store,
+            token_store,
+            executor,
+            events,
+            webhook_queue,
+            disk_space,
+            metrics,
         )
         self._scheduler = scheduler = processing.scheduler
-        self._maintenance = maintenance = Maintenance(request_store, store, storage)
+        self._maintenance = maintenance = Maintenance(request_store, token_store, store, storage)
         self.actions = RequestActions(
             job_store,
             request_store,
@@ -224,7 +232,8 @@ class Service:
         while True:
             try:
                 self._scratch.sweep()
-                await self.store.sweep(await self._job_store.in_flight_tokens())
+                await self.store.sweep()
+                await self._token_store.recover()
                 await self._job_store.recover()
                 await self._request_store.discard_abandoned()
             except DatabaseUnavailableError:  # the health monitor reports it

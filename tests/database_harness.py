@@ -12,6 +12,8 @@ from imgsvc.database.connection import Database
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.queries import Queries
 from imgsvc.database.request_store import RequestStore
+from imgsvc.database.token_store import TokenStore
+from imgsvc.database.tokens import output_token, secret
 from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
@@ -42,6 +44,7 @@ class DatabaseHarness:
         self.database = database
         self.request_store = RequestStore(database)
         self.job_store = JobStore(database, lambda request: f"about {request.request_id}")
+        self.token_store = TokenStore(database)
         self.queries = Queries(database)
         self.webhook_store = WebhookStore(database)
 
@@ -72,6 +75,21 @@ class DatabaseHarness:
         outcomes = [completed(claim) for claim in claims]
         await self.job_store.finish(outcomes)
         return outcomes
+
+    async def output_name(self, outcome: Completed) -> str:
+        """Return the name of the output of an outcome that `completed` has returned."""
+        key = await self.database.read(secret)
+        return f"{output_token(key, outcome.source_digest, outcome.claim.settings).hex()}.jpg"
+
+    async def delete_marked(self) -> list[str]:
+        """Delete all marked outputs, without a store. Return their names, in order."""
+        deleted: list[str] = []
+        more = True
+        while more:
+            names, more = await self.token_store.begin_deletion(100)
+            await self.token_store.end_deletion(names)
+            deleted += names
+        return sorted(deleted)
 
 
 @asynccontextmanager
@@ -105,8 +123,8 @@ def image_url(given: str) -> ImageUrl:
 
 def completed(claim: Claim, source: str | None = None) -> Completed:
     """Return a successful outcome. `source` identifies the source bytes (default: unique bytes)."""
-    digest = (source or claim.token).encode().rjust(32, b".")[:32]
-    return Completed(claim, digest, f"{claim.token}.jpg", IMAGE_INFO)
+    source = source or f"{claim.request_key} {claim.numbers[0]}"
+    return Completed(claim, source.encode().rjust(32, b".")[:32], IMAGE_INFO)
 
 
 def audit(c: sqlite3.Connection) -> None:
@@ -172,23 +190,19 @@ def _audit_delivery(c: sqlite3.Connection, key: int, finished: bool) -> None:
 
 def _audit_images(c: sqlite3.Connection) -> None:
     states = c.execute(
-        "SELECT DISTINCT status, token IS NOT NULL, file_key IS NOT NULL, error_code IS NOT NULL, "
-        "error_message IS NOT NULL FROM images"
+        "SELECT DISTINCT i.status, i.token IS NOT NULL, f.key IS NOT NULL, f.token IS NOT NULL, "
+        "error_code IS NOT NULL, error_message IS NOT NULL "
+        "FROM images i LEFT JOIN files f ON f.key = file_key"
     ).fetchall()
     valid = {
-        ("pending", 0, 0, 0, 0),
-        ("processing", 1, 0, 0, 0),
-        ("processing", 0, 0, 0, 0),  # a duplicate of a claim's first image
-        ("completed", 1, 1, 0, 0),
-        ("failed", 0, 0, 1, 1),
-        ("cancelled", 0, 0, 0, 0),
+        ("pending", 0, 0, 0, 0, 0),
+        ("processing", 0, 0, 0, 0, 0),
+        ("completed", 0, 1, 1, 0, 0),
+        ("completed", 1, 1, 0, 0, 0),  # by version 1.0
+        ("failed", 0, 0, 0, 1, 1),
+        ("cancelled", 0, 0, 0, 0, 0),
     }
     assert set(states) <= valid
-    (without_token,) = c.execute(
-        "SELECT count(*) FROM images JOIN requests ON key = request_key "
-        "WHERE images.status = 'processing' AND token IS NULL AND duplicate_urls = 0"
-    ).fetchone()
-    assert without_token == 0
     tokens = [t for (t,) in c.execute("SELECT token FROM images WHERE token IS NOT NULL")]
     assert len(set(tokens)) == len(tokens)
 
@@ -197,8 +211,9 @@ def _audit_files(c: sqlite3.Connection) -> None:
     files = {key for (key,) in c.execute("SELECT key FROM files")}
     used = {key for (key,) in c.execute("SELECT DISTINCT file_key FROM images")} - {None}
     assert used == files
-    names = [
-        name
-        for (name,) in c.execute("SELECT name FROM files UNION ALL SELECT * FROM pending_deletions")
-    ]
+    names = [name for (name,) in c.execute("SELECT name FROM files")]
     assert len(set(names)) == len(names)
+    (stored_and_reserved,) = c.execute(
+        "SELECT count(*) FROM files JOIN reservations USING (token)"
+    ).fetchone()
+    assert stored_and_reserved == 0

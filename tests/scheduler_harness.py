@@ -74,7 +74,9 @@ class SchedulerHarness:
         folder: Path,
         db: DatabaseHarness,
         processing: Processing,
+        store: ImageStore,
         events: RecordedEvents,
+        *,
         store_disk: SwitchableDisk,
     ) -> None:
         self.folder = folder
@@ -84,7 +86,7 @@ class SchedulerHarness:
         self.store_disk = store_disk
         assert isinstance(processing.disk_space, SwitchableDisk)
         self.claim_disk = processing.disk_space
-        self.store = processing.store
+        self.store = store
         self.limits = processing.limits
         self.metrics = processing.metrics
         self.breakers = processing.breakers
@@ -191,15 +193,15 @@ async def open_scheduler(
         processing = Processing(
             config,
             db.job_store,
+            db.token_store,
             executor,
-            store,
             events,
             webhook_queue,
             SwitchableDisk(folder),
             metrics,
             limits or ProcessingLimits(),
         )
-        harness = SchedulerHarness(folder, db, processing, events, disk)
+        harness = SchedulerHarness(folder, db, processing, store, events, store_disk=disk)
         try:
             if start:
                 harness.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -94,12 +93,15 @@ def claim(
     capacity: Callable[[int], int],
     now: float,
     round_robin: RoundRobin,
+    *,
+    claim_ids: Iterator[int],
 ) -> ClaimResult:
     """Claim at most `limit` URLs, with their duplicates, in one transaction.
 
     `capacity(host_key)` returns how many more URLs of a host may be claimed. `now` is in Unix seconds.
+    Claims get their IDs from `claim_ids`.
     """
-    return _ClaimTransaction(c, limit, capacity, now, round_robin).run()
+    return _ClaimTransaction(c, limit, capacity, now, round_robin, claim_ids=claim_ids).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +129,15 @@ class _ClaimTransaction:
         capacity: Callable[[int], int],
         now: float,
         round_robin: RoundRobin,
+        *,
+        claim_ids: Iterator[int],
     ) -> None:
         self._c = c
         self._limit = limit
         self._capacity = capacity
         self._now = now
         self._round_robin = round_robin
-        # All claims use the same folder, so that one sync of it suffices for files stored together.
-        self._folder = secrets.token_bytes(1)
+        self._claim_ids = claim_ids
         self._scan_budget = SCAN_BUDGET
         self._last_scanned_request = 0
         self._claims: list[Claim] = []
@@ -261,13 +264,12 @@ class _ClaimTransaction:
                     self._c, request.key, image.url, after=-1, exclude=image.number
                 )
             claimed.update(numbers)
-            token = new_token(self._folder)
-            mark_processing(self._c, request.key, numbers, token)
+            mark_processing(self._c, request.key, numbers)
             claim = Claim(
+                claim_id=next(self._claim_ids),
                 request_key=request.key,
                 request_id=request.request_id,
                 numbers=tuple(numbers),
-                token=token.hex(),
                 url=image.url,
                 host_url=host_url_of(image.url),
                 attempts=image.attempts,
@@ -327,26 +329,12 @@ def find_duplicates(
     return [number for (number,) in rows]
 
 
-def new_token(folder: bytes | None = None) -> bytes:
-    """Return a token of 17 bytes. The first byte selects the folder of the file.
-
-    The other 16 bytes are random: a person who knows one output of a folder cannot guess the others.
-    """
-    return (folder or secrets.token_bytes(1)) + secrets.token_bytes(16)
-
-
-def mark_processing(
-    c: sqlite3.Connection, request_key: int, numbers: Sequence[int], token: bytes | None
-) -> None:
-    """Change the status of pending images to `processing`.
-
-    Only the first image gets the claim's token, which is the name of the output file. Thus after a
-    crash there is one file name per claim to search for. The others get their own tokens on completion.
-    """
+def mark_processing(c: sqlite3.Connection, request_key: int, numbers: Sequence[int]) -> None:
+    """Change the status of pending images to `processing`."""
     c.executemany(
-        "UPDATE images SET status = 'processing', not_before = 0, token = ? "
+        "UPDATE images SET status = 'processing', not_before = 0 "
         "WHERE request_key = ? AND number = ?",
-        [(None if index else token, request_key, number) for index, number in enumerate(numbers)],
+        [(request_key, number) for number in numbers],
     )
 
 
@@ -370,6 +358,6 @@ def claim_more_duplicates(c: sqlite3.Connection, claim: Claim, now: float) -> Cl
     )
     if not numbers:
         return None
-    mark_processing(c, claim.request_key, numbers, None)
+    mark_processing(c, claim.request_key, numbers)
     count_claimed(c, claim.request_key, len(numbers), now)
     return replace(claim, numbers=claim.numbers + tuple(numbers))

@@ -1,11 +1,8 @@
 """The queue of images in the database: claims, outcomes, cancellation and retries."""
 
-# Only fixed text of this package is put into SQL; values are always bound.
-# ruff: noqa: S608
-
 from __future__ import annotations
 
-import asyncio
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +15,9 @@ from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.index_keys import host_key
 from imgsvc.database.job_outcomes import FinishResult
 from imgsvc.errors import ImageErrorCode
-from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import Claim, Outcome, Request
 
 __all__ = ["FinishResult", "JobStore", "host_key"]
-
-_FileLookup = tuple[bytes, CompressionSettings, "asyncio.Future[StoredFile | None]"]
-"""Source digest, settings, and the future for the result."""
 
 SLICE = 2_000
 """Maximum number of images that a bulk update changes in one transaction: about 20 ms."""
@@ -42,23 +35,16 @@ class JobStore:
         self._webhook_body = webhook_body
         self._round_robin = RoundRobin()
         self._more_to_scan = False
-        self._lookups: list[_FileLookup] = []
-        self._lookup_lock = asyncio.Lock()
+        self._claim_ids = itertools.count(1)
+        self._open_claims: set[int] = set()
         self._unreported = FinishResult()
-
-    async def in_flight_tokens(self) -> list[str]:
-        """Return the tokens of the claims that an earlier process had in progress.
-
-        Call this at startup before `recover`, which deletes these tokens. Files with these names are
-        leftovers and must be removed first.
-        """
-        return await self._database.read(bulk_updates.in_flight_tokens)
 
     async def recover(self) -> None:
         """Requeue the images that an earlier process had in progress. Call this at startup.
 
-        The images' numbers of attempts do not change.
+        The images' numbers of attempts do not change. Outcomes of earlier claims are ignored.
         """
+        self._open_claims.clear()
         await self._database.write(bulk_updates.reset_rates)
         while await self._database.write(lambda c: bulk_updates.recover(c, SLICE)):
             pass
@@ -73,15 +59,19 @@ class JobStore:
 
         def transaction(c: sqlite3.Connection) -> tuple[ClaimResult, bool]:
             retried = bulk_updates.retry(c, SLICE) is not None
-            return claiming.claim(c, limit, capacity, now, self._round_robin), retried
+            result = claiming.claim(
+                c, limit, capacity, now, self._round_robin, claim_ids=self._claim_ids
+            )
+            return result, retried
 
         if limit <= 0:
             return []
         claimed, retried = await self._database.write(transaction)
         self._more_to_scan = claimed.truncated or retried
-        claims = {claim.token: claim for claim in claimed.claims}
+        claims = {claim.claim_id: claim for claim in claimed.claims}
+        self._open_claims.update(claims)
         for claim in claimed.incomplete:
-            claims[claim.token] = await self._claim_all_duplicates(claim, now)
+            claims[claim.claim_id] = await self._claim_all_duplicates(claim, now)
         return list(claims.values())
 
     async def _claim_all_duplicates(self, claim: Claim, now: float) -> Claim:
@@ -104,13 +94,16 @@ class JobStore:
     async def finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
         """Commit the outcomes of jobs, and return the changes.
 
-        If a claim is no longer valid, its outcome is dropped and its file is in `orphaned_files`. If a
-        call fails after some of its transactions, the next call returns their changes too.
+        The second outcome of a claim is ignored. If a call fails after some of its transactions, the
+        next call with the same outcomes continues, and returns all changes.
         """
-        first = [_part(outcome, 0) for outcome in outcomes]
+        first = [
+            _part(outcome, 0) for outcome in outcomes if outcome.claim.claim_id in self._open_claims
+        ]
         self._unreported.add(
             await self._database.write(lambda c: job_outcomes.finish(c, first, self._webhook_body))
         )
+        self._open_claims.difference_update(outcome.claim.claim_id for outcome in first)
         for outcome in outcomes:
             size, count = claiming.MAX_DUPLICATES, len(outcome.claim.numbers)
             for start in range(size, count, size):
@@ -125,28 +118,6 @@ class JobStore:
                 self._unreported.add(more)
         result, self._unreported = self._unreported, FinishResult()
         return result
-
-    async def find_file(
-        self, source_digest: bytes, settings: CompressionSettings
-    ) -> StoredFile | None:
-        """Return the stored output of a source with this SHA-256 and these settings, or None.
-
-        Concurrent lookups are batched into one query.
-        """
-        result: asyncio.Future[StoredFile | None] = asyncio.get_running_loop().create_future()
-        self._lookups.append((source_digest, settings, result))
-        async with self._lookup_lock:
-            if not result.done():
-                batch, self._lookups = self._lookups, []
-                try:
-                    files = await self._database.read(partial(_find_files, batch))
-                except BaseException:
-                    # The next lookup that gets the lock repeats the query for the others.
-                    self._lookups += (lookup for lookup in batch if lookup[2] is not result)
-                    raise
-                for (_, _, future), file in zip(batch, files, strict=True):
-                    future.set_result(file)
-        return result.result()
 
     async def next_due(self) -> float | None:
         """Return when the next retry is due, in Unix seconds, or None if no retry is scheduled.
@@ -242,17 +213,6 @@ class JobStore:
             return mappers.request_of(c, bulk_updates.start_retry(c, request_id, SLICE))
 
         return await self._database.write(transaction)
-
-
-def _find_files(lookups: Sequence[_FileLookup], c: sqlite3.Connection) -> list[StoredFile | None]:
-    select = (
-        f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f "
-        "WHERE source_digest = ? AND settings = ?"
-    )
-    rows = [
-        c.execute(select, (digest, str(settings))).fetchone() for digest, settings, _ in lookups
-    ]
-    return [row and mappers.stored_file(row) for row in rows]
 
 
 def _part(outcome: Outcome, start: int) -> Outcome:

@@ -41,8 +41,12 @@ IMAGE_INFO_COLUMNS = (
 )
 """The columns that `image_info` reads, of `files f`."""
 
-IMAGE_COLUMNS = "i.url, i.status, i.attempts, i.token, i.error_code, i.error_message"
-"""The first columns that `image_row` reads, of `images i`. `IMAGE_INFO_COLUMNS` follow."""
+IMAGE_COLUMNS = (
+    "i.url, i.status, i.attempts, coalesce(i.token, f.token), i.error_code, i.error_message"
+)
+"""The first columns that `image_row` reads, of `images i` and `files f`. `IMAGE_INFO_COLUMNS` follow.
+
+Images that 1.0 has completed have their own tokens."""
 
 _REQUEST_COLUMNS = (
     "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "

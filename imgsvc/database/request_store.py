@@ -10,12 +10,9 @@ from collections.abc import Sequence
 from imgsvc.database import deletion, mappers, staging
 from imgsvc.database.bloom_filter import BloomFilter
 from imgsvc.database.connection import Database
-from imgsvc.database.deletion import PurgeResult
 from imgsvc.database.mappers import waiting_images
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Columns, Product, Request, RequestOptions
-
-__all__ = ["PurgeResult", "RequestStore"]
 
 RETRY_AFTER_SECONDS = 60
 """When to repeat an upload that was refused because too many images are pending."""
@@ -166,26 +163,12 @@ class RequestStore:
             total += count
         return total
 
-    async def purge_slice(self, limit: int = 2_000) -> PurgeResult:
-        """Delete at most about `limit` rows of hidden requests."""
+    async def purge_slice(self, limit: int = 2_000) -> bool:
+        """Delete at most about `limit` rows of hidden requests. Return whether there may be more.
+
+        Outputs that no image uses any more are marked for deletion: see `TokenStore.begin_deletion`.
+        """
         return await self._database.write(lambda c: deletion.purge(c, limit))
-
-    async def pending_deletions(self) -> list[str]:
-        """Return the names of stored files that must be deleted."""
-        return await self._database.read(
-            lambda c: [name for (name,) in c.execute("SELECT name FROM pending_deletions")]
-        )
-
-    async def confirm_deletions(self, names: Sequence[str]) -> None:
-        """Record that these files have been deleted."""
-        await self._database.write(
-            lambda c: (
-                c.executemany(
-                    "DELETE FROM pending_deletions WHERE name = ?", [(name,) for name in names]
-                ).rowcount
-            ),
-            durable=False,
-        )
 
 
 def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) -> None:

@@ -31,8 +31,9 @@ class Fetched(Protocol):
     async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
         """Compress the source, and store the output under the name `output_name(token, …)`.
 
-        Owners are served in turn. A call that fails or is cancelled leaves no output. Raise
-        `ImageError`, `StorageFullError`, or `ExecutionInterruptedError`.
+        The caller has reserved the token. Owners are served in turn. Raise `ImageError`,
+        `StorageFullError`, or `ExecutionInterruptedError`. If the store fails, it may keep the output,
+        which the caller has to delete.
         """
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,8 +15,6 @@ from imgsvc.models import Claim
 from imgsvc.network.fetch import Fetcher, ResponseBody, describe_non_image
 from imgsvc.storage.base import ImageStore, output_name
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
-
-log = logging.getLogger(__name__)
 
 
 class LocalExecutor:
@@ -91,7 +87,7 @@ class LocalFetched:
         compressed = await self._compress(self._body, settings, owner)
         compressed_at = time.monotonic()
         self._metrics.compress_seconds.observe(compressed_at - started)
-        await self._put(output_name(token, compressed.info.output_format), compressed.data)
+        await self._store.put(output_name(token, compressed.info.output_format), compressed.data)
         self._metrics.store_seconds.observe(time.monotonic() - compressed_at)
         return compressed.info
 
@@ -107,19 +103,3 @@ class LocalFetched:
                 message = describe_non_image(body.content_type, body.data)
                 raise ImageError(error.code, message) from None
             raise
-
-    async def _put(self, name: str, data: bytes) -> None:
-        stored = False
-        try:
-            await self._store.put(name, data)
-            stored = True
-        finally:
-            if not stored:
-                await asyncio.shield(self._delete(name))
-
-    async def _delete(self, name: str) -> None:
-        """Delete an output that was not stored completely: the store may have failed to remove it."""
-        try:
-            await self._store.delete([name])
-        except Exception:
-            log.exception("an output could not be deleted: %s", name)

@@ -1,4 +1,4 @@
-"""The job of one image: fetch → find duplicates → compress and store → outcome."""
+"""The job of one image: fetch → reserve its token → compress and store → outcome."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.host_limiter import CircuitOpenError, HostSlot
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.storage.base import StorageFullError, output_name
+from imgsvc.storage.base import StorageFullError
 from imgsvc.urls import redact
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Stage(IntEnum):
     """It waits until it may download its source."""
     FETCHING = 1
     MATCHING = 2
-    """Its source is fetched; it looks for an output of the same content, or waits for one."""
+    """Its source is fetched; it reserves its token, or waits for an output of the same content."""
     COMPRESSING = 3
     """Its source is compressed, and the output stored."""
     DONE = 4
@@ -107,15 +107,14 @@ class JobRunner:
         async with AsyncExitStack() as stack:
             fetched = await self._fetch(job, stack)
             job.stage = Stage.MATCHING
-            stored = await self._duplicates.find(claim.token, fetched.digest, claim.settings)
-            if stored is not None:
+            token = await self._duplicates.reserve(claim, fetched.digest)
+            if token is None:
                 self._metrics.reused.inc()
-                return Completed(claim, fetched.digest, stored.name, stored.info)
+                return Completed(claim, fetched.digest)
             job.stage = Stage.COMPRESSING
-            info = await fetched.compress(claim.token, claim.settings, claim.request_key)
+            info = await fetched.compress(token, claim.settings, claim.request_key)
             self._metrics.bytes_out.inc(info.output_bytes)
-            name = output_name(claim.token, info.output_format)
-            return Completed(claim, fetched.digest, name, info)
+            return Completed(claim, fetched.digest, info)
 
     async def _fetch(self, job: ImageJob, stack: AsyncExitStack) -> Fetched:
         """Fetch the source. Its bytes are dropped when `stack` is closed."""

@@ -131,7 +131,7 @@ class Scheduler:
             for claim in claims:
                 self._start_job(claim)
             changed = {claim.request_key for claim in claims}
-            await self._results.publish(FinishResult(changed_requests=list(changed)))
+            self._results.publish(FinishResult(changed_requests=list(changed)))
             return 0.0 if len(claims) == capacity else await self._pause(now)
         except Exception:
             log.exception("claiming failed; retrying")

@@ -22,7 +22,6 @@ from imgsvc.storage.base import (
     StorageFullError,
     check_output_name,
     is_output_name,
-    output_names,
 )
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.fsync import begin_sync, sync_file, sync_folder
@@ -141,9 +140,9 @@ class FilesystemStore:
         outputs = self._data_dir / OUTPUTS
         return await asyncio.to_thread(_list_names, outputs, prefix, after, limit)
 
-    async def sweep(self, tokens: Sequence[str]) -> None:
-        """Remove temporary files, and the outputs of `tokens`. All other files stay."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._sweep, tokens)
+    async def sweep(self) -> None:
+        """Remove temporary files. All other files stay."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._sweep)
 
     async def close(self) -> None:
         """Wait for pending writes, and stop the threads."""
@@ -170,14 +169,11 @@ class FilesystemStore:
         finally:
             self._flushing = None
 
-    def _sweep(self, tokens: Sequence[str]) -> None:
+    def _sweep(self) -> None:
         with os.scandir(self._tmp) as entries:
             leftovers = [Path(e.path) for e in entries if _is_temporary(e.name)]
         for path in leftovers:
             path.unlink(missing_ok=True)
-        for token in tokens:
-            for name in output_names(token):
-                self.path(name).unlink(missing_ok=True)
 
 
 def _store(group: Sequence[_Put]) -> None:

@@ -15,7 +15,7 @@ from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
 from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database
 
-SMALL = {"json_each", "pending_deletions", "probe"}
+SMALL = {"json_each", "pending_deletions", "p", "reservations", "instance", "probe"}
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
     "requests_claimable",
@@ -43,9 +43,9 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.request_store.find_idempotent("key")
     one, two, three = (await db.claim(limit=20))[:3]
     await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
-    await db.job_store.find_file(b"x" * 32, CompressionSettings())
+    (claim,) = await db.claim(limit=1)
+    await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()
-    await db.job_store.in_flight_tokens()
     await db.job_store.recover()
     host = host_key("http://b.example:80")
     await db.job_store.requests_waiting_for(host)
@@ -71,11 +71,11 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.request_store.mark_deleting(request.request_id)
     await db.request_store.discard(await db.stage(rows))
     await db.request_store.discard_abandoned()
-    while (purged := await db.request_store.purge_slice(100)).more:
+    while await db.request_store.purge_slice(100):
         pass
     await db.request_store.hide_expired(1.0)
-    await db.request_store.confirm_deletions(await db.request_store.pending_deletions())
-    assert not purged.more
+    await db.token_store.recover()
+    assert await db.delete_marked()
     await db.database.probe()
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from imgsvc.config import CompressConfig, FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.execution.base import ExecutionInterruptedError, Executor
+from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.image_types import CompressionSettings
 from imgsvc.metrics import Metrics
@@ -116,8 +116,12 @@ async def subject(
 
 def claim(url: str) -> Claim:
     host_url = "/".join(url.split("/")[:3])
-    token = secrets.token_hex(17)
-    return Claim(1, "request", (0,), token, url, host_url, attempts=0, settings=SETTINGS)
+    return Claim(1, 1, "request", (0,), url, host_url, attempts=0, settings=SETTINGS)
+
+
+def token_of(fetched: Fetched) -> str:
+    """Return the token of a source: equal for equal bytes."""
+    return fetched.digest.hex()[:32]
 
 
 # --- fetching -------------------------------------------------------------------------------------
@@ -147,7 +151,7 @@ async def test_leaving_drops_the_bytes_and_stores_nothing(subject: Subject) -> N
         pass
     assert subject.held_bytes() == 0
     with pytest.raises(ExecutionInterruptedError):
-        await fetched.compress(secrets.token_hex(17), SETTINGS, 1)
+        await fetched.compress(secrets.token_hex(16), SETTINGS, 1)
     assert subject.store.outputs == {}
 
 
@@ -156,7 +160,7 @@ async def test_leaving_does_not_wait(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
     fetching = subject.executor.fetch(claim(url))
     fetched = await fetching.__aenter__()
-    await fetched.compress(secrets.token_hex(17), SETTINGS, 1)
+    await fetched.compress(secrets.token_hex(16), SETTINGS, 1)
     with pytest.raises(StopIteration):
         fetching.__aexit__(None, None, None).__await__().__next__()
 
@@ -186,20 +190,20 @@ async def test_compress_stores_output_under_token(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
     job = claim(url)
     async with subject.executor.fetch(job) as fetched:
-        info = await fetched.compress(job.token, SETTINGS, job.request_key)
-    assert list(subject.store.outputs) == [f"{job.token}.jpg"]
+        info = await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
+    assert list(subject.store.outputs) == [f"{token_of(fetched)}.jpg"]
     assert info.output_format == "jpeg"
 
 
 async def test_images_are_compressed_concurrently(subject: Subject) -> None:
     jobs = [claim(subject.serve(f"/{n}.jpg")[0]) for n in range(20)]
 
-    async def run(job: Claim) -> None:
+    async def run(number: int, job: Claim) -> None:
         async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(f"{number:032x}", SETTINGS, job.request_key)
 
-    await asyncio.gather(*map(run, jobs))
-    assert set(subject.store.outputs) == {f"{job.token}.jpg" for job in jobs}
+    await asyncio.gather(*(run(number, job) for number, job in enumerate(jobs)))
+    assert set(subject.store.outputs) == {f"{number:032x}.jpg" for number in range(20)}
     assert subject.held_bytes() == 0
 
 
@@ -208,15 +212,15 @@ async def test_compress_with_stored_token_keeps_one_output(subject: Subject) -> 
     job = claim(url)
     for _ in range(2):
         async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
-    assert list(subject.store.outputs) == [f"{job.token}.jpg"]
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
+    assert list(subject.store.outputs) == [f"{token_of(fetched)}.jpg"]
 
 
 async def test_source_that_cannot_be_compressed_raises_image_error(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg", "refuse")[0])
     async with subject.executor.fetch(job) as fetched:
         with pytest.raises(ImageError) as caught:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert caught.value.code is ImageErrorCode.CORRUPT_IMAGE
     assert subject.store.outputs == {}
     assert subject.held_bytes() == 0
@@ -227,16 +231,16 @@ async def test_full_store_raises_storage_full_error(subject: Subject) -> None:
     subject.store.full = True
     async with subject.executor.fetch(job) as fetched:
         with pytest.raises(StorageFullError):
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert subject.store.outputs == {}
 
 
 async def test_failing_store_raises_storage_failed(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg")[0])
-    subject.store.broken.add(f"{job.token}.jpg")
     async with subject.executor.fetch(job) as fetched:
+        subject.store.broken.add(f"{token_of(fetched)}.jpg")
         with pytest.raises(ImageError) as caught:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert caught.value.code is ImageErrorCode.STORAGE_FAILED
 
 
@@ -245,7 +249,7 @@ async def test_cancelled_compression_stores_nothing_and_holds_no_bytes(subject: 
 
     async def run() -> None:
         async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
 
     running = asyncio.create_task(run())
     await wait_until(subject.held_bytes, "the fetch")
@@ -266,7 +270,7 @@ async def test_close_interrupts_images(subject: Subject) -> None:
 
     async def run(job: Claim) -> None:
         async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
 
     running = [asyncio.create_task(run(job)) for job in jobs]
     await wait_until(subject.held_bytes, "a fetch")

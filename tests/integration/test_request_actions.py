@@ -35,7 +35,9 @@ async def actions(harness: SchedulerHarness) -> AsyncIterator[RequestActions]:
 
 
 def make_actions(harness: SchedulerHarness) -> RequestActions:
-    maintenance = Maintenance(harness.db.request_store, harness.store, StorageConfig())
+    maintenance = Maintenance(
+        harness.db.request_store, harness.db.token_store, harness.store, StorageConfig()
+    )
     return RequestActions(
         harness.db.job_store,
         harness.db.request_store,
