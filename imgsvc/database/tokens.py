@@ -25,7 +25,8 @@ def output_token(secret: bytes, source_digest: bytes, settings: CompressionSetti
 
 def ensure_secret(c: sqlite3.Connection) -> None:
     """Create the secret of the instance, unless it exists."""
-    c.execute("INSERT OR IGNORE INTO instance VALUES (1, ?)", (secrets.token_bytes(SECRET_BYTES),))
+    if c.execute("SELECT 1 FROM instance").fetchone() is None:
+        c.execute("INSERT INTO instance VALUES (1, ?)", (secrets.token_bytes(SECRET_BYTES),))
 
 
 def secret(c: sqlite3.Connection) -> bytes:

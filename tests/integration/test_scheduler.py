@@ -209,12 +209,15 @@ async def test_outcomes_are_committed_once_after_database_was_locked(
     monkeypatch.setattr(connection, "LOCKED_SECONDS", 0.0)
     limits = ProcessingLimits(storage_retry_seconds=0.02)
     async with open_scheduler(tmp_path, limits=limits) as harness:
-        good = origin.script("/good.jpg", Reply(gate="go", body=harness.script("good")))
+        actions = f"touch={harness.path('started')} wait={harness.path('go')}"
+        good = origin.serve("/good.jpg", harness.script("good", actions))
         bad = origin.script("/bad.jpg", Reply(404, gate="go"))
         request = await harness.accept(good, bad)
+        await wait_until(harness.path("started").exists, "the compression")
         await wait_until(lambda: origin.hits() == 2, "both downloads")
         lock = hold_lock(tmp_path)
         origin.open_gate("go")
+        harness.path("go").touch()
         await wait_until(lambda: "could not be committed" in caplog.text, "a failed commit")
         assert (await harness.snapshot(request)).progress.done == 0
         lock.execute("ROLLBACK")
