@@ -315,6 +315,11 @@ def _report(console: Console, status: Mapping[str, Any], saved: str | None = Non
     "-o", "--out", type=_OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Download every image, even if its host would say that it is unchanged.",
+)
 @_compress_options
 @_server_options
 def submit(
@@ -322,6 +327,7 @@ def submit(
     wait: bool,
     out: Path | None,
     webhook_url: str | None,
+    fresh: bool,
     quality: Quality | None,
     format_: str | None,
     server: str,
@@ -335,6 +341,8 @@ def submit(
         _prepare_output(out)
     values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
     options = {key: str(value) for key, value in values.items() if value is not None}
+    if fresh:
+        options["fresh"] = "true"
 
     async def run() -> int:
         async with _client(server, api_key_file) as client:

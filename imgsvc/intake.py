@@ -346,6 +346,8 @@ def _fingerprint(digest: bytes, options: UploadOptions) -> str:
     """
     effective_options = options.request_options
     effective = f"{effective_options.settings} {effective_options.webhook_url} {options.dry_run}"
+    if effective_options.fresh:
+        effective += " fresh"
     return " ".join(
         hashlib.sha256(digest + text.encode()).hexdigest()
         for text in (options.requested, effective)

@@ -135,6 +135,7 @@ def _image_json(image: ImageRow, base_url: str) -> Json:
         "sourceQuality": info and info.source_quality,
         "quality": info and info.quality,
         "kept": info and info.kept,
+        "reused": image.reused,
     }
 
 
@@ -163,6 +164,18 @@ def _progress_json(request: Request, now: float) -> Json:
         "cancelled": progress.cancelled,
         "percent": _percent(progress),
         "etaSeconds": eta_seconds(request, now),
+        "reused": reused_json(request),
+    }
+
+
+def reused_json(request: Request) -> Json:
+    """Return the number of completed images by what they reused."""
+    reused = request.reused
+    return {
+        "downloaded": request.progress.completed - reused.not_modified - reused.same_url,
+        "notModified": reused.not_modified,
+        "sameBytes": reused.same_bytes,
+        "sameUrl": reused.same_url,
     }
 
 

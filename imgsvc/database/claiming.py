@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from imgsvc.database import source_memory, tokens
 from imgsvc.database.index_keys import text_key
 from imgsvc.database.mappers import settings_from
-from imgsvc.models import Claim
+from imgsvc.image_types import CompressionSettings
+from imgsvc.models import Claim, Conditions
 from imgsvc.urls import host_url_of
 
 T = TypeVar("T")
@@ -110,6 +112,7 @@ class _Request:
     request_id: str
     settings: str
     duplicate_urls: int
+    fresh: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,7 @@ class _ClaimTransaction:
         self._now = now
         self._round_robin = round_robin
         self._claim_ids = claim_ids
+        self._secret = tokens.secret(c)
         self._scan_budget = SCAN_BUDGET
         self._last_scanned_request = 0
         self._claims: list[Claim] = []
@@ -265,6 +269,7 @@ class _ClaimTransaction:
                 )
             claimed.update(numbers)
             mark_processing(self._c, request.key, numbers)
+            settings = settings_from(request.settings)
             claim = Claim(
                 claim_id=next(self._claim_ids),
                 request_key=request.key,
@@ -273,7 +278,8 @@ class _ClaimTransaction:
                 url=image.url,
                 host_url=host_url_of(image.url),
                 attempts=image.attempts,
-                settings=settings_from(request.settings),
+                settings=settings,
+                conditions=None if request.fresh else self._conditions(image.url, settings),
             )
             self._claims.append(claim)
             if len(numbers) > MAX_DUPLICATES:
@@ -281,13 +287,16 @@ class _ClaimTransaction:
         self._claimed_per_request[request.key] += len(claimed)
         return len(self._claims) - before
 
+    def _conditions(self, url: str, settings: CompressionSettings) -> Conditions | None:
+        return source_memory.conditions(self._c, self._secret, url, settings)
+
     def _update_counters(self) -> None:
         for request_key, count in self._claimed_per_request.items():
             count_claimed(self._c, request_key, count, self._now)
 
 
 _CLAIMABLE = """
-SELECT key, request_id, settings, duplicate_urls FROM requests INDEXED BY requests_claimable
+SELECT key, request_id, settings, duplicate_urls, fresh FROM requests INDEXED BY requests_claimable
 WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
   AND key > ? AND key <= ?
 ORDER BY key LIMIT ?

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from imgsvc.database import tokens
+from imgsvc.database import source_memory, tokens
 from imgsvc.database.mappers import find
 from imgsvc.errors import ProblemCode, ProblemError
 
@@ -45,16 +45,16 @@ def hide_expired(c: sqlite3.Connection, before: float, limit: int) -> int:
 def purge(c: sqlite3.Connection, limit: int) -> bool:
     """Delete at most about `limit` rows of hidden requests. Return whether rows may be left.
 
-    Outputs that no image uses any more are marked for deletion.
+    Outputs that no image uses any more are marked for deletion, and their sources are forgotten.
     """
-    remaining = limit
+    remaining = limit - source_memory.forget(c, limit)
     while remaining > 0:
         row = c.execute(
             "SELECT key FROM requests INDEXED BY requests_hidden "
             "WHERE stage <> 'accepted' AND stage = 'deleting' ORDER BY key LIMIT 1"
         ).fetchone()
         if row is None:
-            return False
+            return remaining < limit
         remaining -= _purge_request(c, row[0], remaining)
     return True
 
@@ -96,9 +96,11 @@ def _purge_images(c: sqlite3.Connection, key: int, limit: int) -> int:
     for file_key in {file_key for _, file_key in rows if file_key is not None}:
         deleted = c.execute(
             "DELETE FROM files WHERE key = ? "
-            "AND NOT EXISTS (SELECT 1 FROM images WHERE file_key = ?) RETURNING name, token",
+            "AND NOT EXISTS (SELECT 1 FROM images WHERE file_key = ?) "
+            "RETURNING name, token, source_digest",
             (file_key, file_key),
         ).fetchall()
-        for name, token in deleted:
+        for name, token, source_digest in deleted:
             tokens.mark(c, name, token)
+            source_memory.note_deletion(c, source_digest)
     return len(rows)

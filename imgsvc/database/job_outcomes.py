@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imgsvc.database import mappers, tokens
+from imgsvc.database import mappers, source_memory, tokens
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
 from imgsvc.models import (
@@ -25,6 +25,7 @@ from imgsvc.models import (
     Outcome,
     Request,
     Requeued,
+    Reuse,
     check_transition,
 )
 from imgsvc.urls import host_name
@@ -58,6 +59,7 @@ class Changes:
     """The changes of one request's counters in a transaction."""
 
     counts: Counter[ImageStatus] = field(default_factory=Counter)
+    reused: Counter[Reuse] = field(default_factory=Counter)
     input_bytes: int = 0
     output_bytes: int = 0
 
@@ -73,10 +75,12 @@ def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> 
     c.execute(
         "UPDATE requests SET pending = pending + ?, processing = processing + ?, "
         "completed = completed + ?, failed = failed + ?, cancelled = cancelled + ?, "
+        "not_modified = not_modified + ?, same_bytes = same_bytes + ?, same_url = same_url + ?, "
         "input_bytes = input_bytes + ?, output_bytes = output_bytes + ?, version = version + 1 "
         "WHERE key = ?",
         (
             *(changes.counts[status] for status in ImageStatus),
+            *(changes.reused[reuse] for reuse in Reuse),
             changes.input_bytes,
             changes.output_bytes,
             request_key,
@@ -191,11 +195,16 @@ class _ResultWriter:
         count = self._update(
             claim,
             ImageStatus.COMPLETED,
-            "attempts = ?, file_key = ?",
-            (claim.attempts + 1, file_key),
+            "attempts = ?, file_key = ?, reused = iif(number = ?, ?, 'same-url')",
+            (claim.attempts + 1, file_key, claim.numbers[0], outcome.reused),
         )
+        if outcome.validators is not None:
+            source_memory.remember(self._c, claim.url, outcome.source_digest, outcome.validators)
         self._image_counts[ImageStatus.COMPLETED, ""] += count
         changes = self._changes[claim.request_key]
+        changes.reused[Reuse.SAME_URL] += count - 1
+        if outcome.reused is not None:
+            changes.reused[outcome.reused] += 1
         changes.input_bytes += count * info.input_bytes
         changes.output_bytes += count * info.output_bytes
         return True

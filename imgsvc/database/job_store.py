@@ -15,7 +15,7 @@ from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.index_keys import host_key
 from imgsvc.database.job_outcomes import FinishResult
 from imgsvc.errors import ImageErrorCode
-from imgsvc.models import Claim, Outcome, Request
+from imgsvc.models import Claim, Completed, Outcome, Request, Reuse
 
 __all__ = ["FinishResult", "JobStore", "host_key"]
 
@@ -221,4 +221,6 @@ def _part(outcome: Outcome, start: int) -> Outcome:
     if start == 0 and len(numbers) <= claiming.MAX_DUPLICATES:
         return outcome
     claim = replace(outcome.claim, numbers=numbers[start : start + claiming.MAX_DUPLICATES])
+    if start and isinstance(outcome, Completed):
+        return replace(outcome, claim=claim, reused=Reuse.SAME_URL)
     return replace(outcome, claim=claim)

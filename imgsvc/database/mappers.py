@@ -30,6 +30,8 @@ from imgsvc.models import (
     Progress,
     Request,
     RequestOptions,
+    Reuse,
+    ReuseCounts,
 )
 
 MAX_FAILURE_COUNTS = 100
@@ -42,7 +44,8 @@ IMAGE_INFO_COLUMNS = (
 """The columns that `image_info` reads, of `files f`."""
 
 IMAGE_COLUMNS = (
-    "i.url, i.status, i.attempts, coalesce(i.token, f.token), i.error_code, i.error_message"
+    "i.url, i.status, i.attempts, coalesce(i.token, f.token), i.error_code, i.error_message, "
+    "i.reused"
 )
 """The first columns that `image_row` reads, of `images i` and `files f`. `IMAGE_INFO_COLUMNS` follow.
 
@@ -52,7 +55,7 @@ _REQUEST_COLUMNS = (
     "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
     "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
     "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
-    "r.measured_since, r.measured_done"
+    "r.measured_since, r.measured_done, r.fresh, r.not_modified, r.same_bytes, r.same_url"
 )
 _FAILURES = f"""(
   SELECT json_group_array(json_array(host, code, count)) FROM (
@@ -84,12 +87,13 @@ def request(row: Sequence[Any]) -> Request:
         progress=Progress(*row[7:12]),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
-        columns=Columns((), (), ()) if row[22] is None else columns_from(row[22]),
-        options=RequestOptions(settings_from(settings), webhook_url),
+        columns=Columns((), (), ()) if row[26] is None else columns_from(row[26]),
+        options=RequestOptions(settings_from(settings), webhook_url, bool(row[22])),
         webhook=_webhook(webhook_url, row[16:20]),
-        failures=_failures(row[23]),
+        failures=_failures(row[27]),
         measured_since=row[20],
         measured_done=row[21],
+        reused=ReuseCounts(*row[23:26]),
     )
 
 
@@ -213,10 +217,17 @@ def stored_file(row: Sequence[Any]) -> StoredFile:
 
 def image_row(row: Sequence[Any]) -> ImageRow:
     """Return the image in the columns `IMAGE_COLUMNS` and `IMAGE_INFO_COLUMNS`."""
-    url, status, attempts, token, error_code, error_message = row[:6]
+    url, status, attempts, token, error_code, error_message, reused = row[:7]
     if status == ImageStatus.COMPLETED:
-        info = image_info(row[6:])
-        return ImageRow(url, ImageStatus.COMPLETED, attempts, public_name(token, info), info)
+        info = image_info(row[7:])
+        return ImageRow(
+            url,
+            ImageStatus.COMPLETED,
+            attempts,
+            public_name(token, info),
+            info,
+            reused=None if reused is None else Reuse(reused),
+        )
     code = None if error_code is None else ImageErrorCode(error_code)
     return ImageRow(
         url, ImageStatus(status), attempts, error_code=code, error_message=error_message

@@ -78,11 +78,12 @@ class RequestStore:
             try:
                 changed = c.execute(
                     "UPDATE requests SET stage = 'accepted', created_at = ?, settings = ?, "
-                    "webhook_url = ?, idempotency_key = ?, fingerprint = ? "
+                    "fresh = ?, webhook_url = ?, idempotency_key = ?, fingerprint = ? "
                     "WHERE key = ? AND stage = 'staging' AND pending > 0",
                     (
                         time.time(),
                         str(options.settings),
+                        options.fresh,
                         options.webhook_url,
                         key,
                         fingerprint,

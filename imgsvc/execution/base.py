@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from imgsvc.image_types import CompressionSettings, ImageInfo
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions, Validators
 
 
 class ExecutionInterruptedError(Exception):
@@ -27,6 +27,10 @@ class Fetched(Protocol):
     @property
     def size(self) -> int:
         """The number of the source's bytes."""
+
+    @property
+    def validators(self) -> Validators:
+        """The validators that the host sent with the source."""
 
     async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
         """Compress the source, and store the output under the name `output_name(token, …)`.
@@ -52,9 +56,12 @@ class Executor(Protocol):
     def healthy(self) -> bool:
         """False if no image can be compressed at present."""
 
-    def fetch(self, claim: Claim) -> AbstractAsyncContextManager[Fetched]:
+    def fetch(
+        self, claim: Claim, conditions: Conditions | None
+    ) -> AbstractAsyncContextManager[Fetched | None]:
         """Fetch the source of a claimed image. Its bytes are dropped when the block ends.
 
+        With conditions, yield None if the host says that the source is not modified.
         Leaving the block does not wait, so it cannot be cancelled. Raise `ImageError` if the source
         cannot be fetched, or `ExecutionInterruptedError`.
         """

@@ -11,7 +11,7 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError
 from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions
 from imgsvc.network.fetch import Fetcher, ResponseBody, describe_non_image
 from imgsvc.storage.base import ImageStore, output_name
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
@@ -52,9 +52,15 @@ class LocalExecutor:
         await self._pool.close(grace)
 
     @asynccontextmanager
-    async def fetch(self, claim: Claim) -> AsyncIterator[LocalFetched]:
+    async def fetch(
+        self, claim: Claim, conditions: Conditions | None
+    ) -> AsyncIterator[LocalFetched | None]:
         """Fetch the source. Its bytes count against the fetcher's budget until the block ends."""
-        async with self._fetcher.fetch(claim.url) as body:
+        validators = None if conditions is None else conditions.validators
+        async with self._fetcher.fetch(claim.url, validators) as body:
+            if body is None:
+                yield None
+                return
             fetched = LocalFetched(body, self._pool, self._store, self._metrics)
             try:
                 yield fetched
@@ -70,6 +76,7 @@ class LocalFetched:
     ) -> None:
         self.digest = hashlib.sha256(body.data).digest()
         self.size = len(body.data)
+        self.validators = body.validators
         self._body: ResponseBody | None = body
         self._pool = pool
         self._store = store

@@ -13,7 +13,7 @@ from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim, Completed, Failed, Outcome, Requeued
+from imgsvc.models import Claim, Completed, Failed, Outcome, Requeued, Reuse
 from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates
@@ -107,26 +107,40 @@ class JobRunner:
         async with AsyncExitStack() as stack:
             fetched = await self._fetch(job, stack)
             job.stage = Stage.MATCHING
+            if fetched is None:
+                assert claim.conditions is not None, "only a conditional fetch yields None"  # noqa: S101
+                self._metrics.not_modified.inc()
+                return Completed(claim, claim.conditions.digest, reused=Reuse.NOT_MODIFIED)
             token = await self._duplicates.reserve(claim, fetched.digest)
             if token is None:
                 self._metrics.reused.inc()
-                return Completed(claim, fetched.digest)
+                return Completed(
+                    claim,
+                    fetched.digest,
+                    validators=fetched.validators,
+                    reused=Reuse.SAME_BYTES,
+                )
             job.stage = Stage.COMPRESSING
             info = await fetched.compress(token, claim.settings, claim.request_key)
             self._metrics.bytes_out.inc(info.output_bytes)
-            return Completed(claim, fetched.digest, info)
+            return Completed(claim, fetched.digest, info, fetched.validators)
 
-    async def _fetch(self, job: ImageJob, stack: AsyncExitStack) -> Fetched:
-        """Fetch the source. Its bytes are dropped when `stack` is closed."""
+    async def _fetch(self, job: ImageJob, stack: AsyncExitStack) -> Fetched | None:
+        """Fetch the source. Its bytes are dropped when `stack` is closed.
+
+        Return None if it is not modified since an earlier download.
+        """
+        claim = job.claim
         waiting_since = time.monotonic()
         async with job.slot.download():
             job.stage = Stage.FETCHING
             started = time.monotonic()
             self._metrics.wait_seconds.observe(started - waiting_since)
-            fetched = await stack.enter_async_context(self._executor.fetch(job.claim))
+            fetched = await stack.enter_async_context(self._executor.fetch(claim, claim.conditions))
         self._breakers.record_success(job.slot.host_key)
         self._metrics.fetch_seconds.observe(time.monotonic() - started)
-        self._metrics.bytes_in.inc(fetched.size)
+        if fetched is not None:
+            self._metrics.bytes_in.inc(fetched.size)
         return fetched
 
     def _failure(self, job: ImageJob, error: ImageError) -> Outcome:

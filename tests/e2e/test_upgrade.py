@@ -56,6 +56,15 @@ def images_of(status: Any) -> list[Any]:
     return [image for product in status["products"] for image in product["images"]]
 
 
+def includes(value: Any, old: Any) -> bool:
+    """Return whether a JSON value is the old one, apart from new keys of its objects."""
+    if isinstance(old, dict):
+        return old.keys() <= value.keys() and all(includes(value[k], old[k]) for k in old)
+    if isinstance(old, list):
+        return len(value) == len(old) and all(map(includes, value, old))
+    return bool(value == old)
+
+
 def output_paths(status: Any) -> list[str]:
     """Return the paths of the outputs in a request's status, without the public URL."""
     urls = [image["outputUrl"] for image in images_of(status)]
@@ -113,13 +122,13 @@ def test_service_returns_same_responses_when_started_on_old_folder(
     service = open_folder(start_service, origin, folder)
     for request in expected["finished"].values():
         request_id = request["json"]["requestId"]
-        assert service.status(request_id) == request["json"]
+        assert includes(service.status(request_id), request["json"])
         csv = service.get(f"/checkStatus/{request_id}?format=csv")
         assert csv.body.decode() == request["csv"]
     finished = {request["requestId"] for request in expected["list"]}
     unfinished = {request["requestId"] for request in expected["unfinished"].values()}
     listed = service.get("/listRequests").json()["requests"]
-    assert [each for each in listed if each["requestId"] in finished] == expected["list"]
+    assert includes([each for each in listed if each["requestId"] in finished], expected["list"])
     assert {each["requestId"] for each in listed} == finished | unfinished
     assert digests(service, expected["outputs"]) == expected["outputs"]
     origin.open_gate("receiver")

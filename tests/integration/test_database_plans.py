@@ -6,16 +6,26 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings
-from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
+from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued, Validators
+from imgsvc.urls import url_key
 from tests.database_harness import COLUMNS, DatabaseHarness, completed, open_database
 
-SMALL = {"json_each", "pending_deletions", "p", "reservations", "instance", "probe"}
+SMALL = {
+    "json_each",
+    "pending_deletions",
+    "p",
+    "reservations",
+    "instance",
+    "forgotten_sources",
+    "probe",
+}
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
     "requests_claimable",
@@ -42,7 +52,9 @@ async def run_everything(db: DatabaseHarness) -> None:
     )
     await db.request_store.find_idempotent("key")
     one, two, three = (await db.claim(limit=20))[:3]
-    await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
+    validators = Validators(url_key(one.url), '"1"')
+    done = replace(completed(one, "x"), validators=validators)
+    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 9e12)])
     (claim,) = await db.claim(limit=1)
     await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()

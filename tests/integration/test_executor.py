@@ -22,7 +22,7 @@ from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.image_types import CompressionSettings
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
@@ -67,7 +67,8 @@ class LocalSubject:
 
     def serve(self, path: str, actions: str = "") -> tuple[str, bytes]:
         source = f"{self._folder / 'attempts'} {actions}".encode()
-        return self._origin.serve(path, source), source
+        headers = {"Content-Type": "image/jpeg", "ETag": f'"{hash(source)}"'}
+        return self._origin.script(path, Reply(headers=headers, body=source)), source
 
     def held_bytes(self) -> int:
         return self._budget._used
@@ -119,6 +120,14 @@ def claim(url: str) -> Claim:
     return Claim(1, 1, "request", (0,), url, host_url, attempts=0, settings=SETTINGS)
 
 
+@asynccontextmanager
+async def fetch(subject: Subject, claim: Claim) -> AsyncIterator[Fetched]:
+    """Fetch the source of a claim, without conditions."""
+    async with subject.executor.fetch(claim, None) as fetched:
+        assert fetched is not None
+        yield fetched
+
+
 def token_of(fetched: Fetched) -> str:
     """Return the token of a source: equal for equal bytes."""
     return fetched.digest.hex()[:32]
@@ -129,17 +138,33 @@ def token_of(fetched: Fetched) -> str:
 
 async def test_fetched_has_digest_and_size_of_source(subject: Subject) -> None:
     url, source = subject.serve("/a.jpg")
-    async with subject.executor.fetch(claim(url)) as fetched:
+    async with fetch(subject, claim(url)) as fetched:
         assert fetched.digest == hashlib.sha256(source).digest()
         assert fetched.size == len(source)
         assert subject.held_bytes() > 0
+
+
+async def test_conditional_fetch_yields_none_only_while_source_is_not_modified(
+    subject: Subject,
+) -> None:
+    job = claim(subject.serve("/a.jpg")[0])
+    async with fetch(subject, job) as fetched:
+        conditions = Conditions(fetched.digest, fetched.validators)
+    async with subject.executor.fetch(job, conditions) as not_modified:
+        assert not_modified is None
+        assert subject.held_bytes() == 0
+    _, changed = subject.serve("/a.jpg", "changed")
+    async with subject.executor.fetch(job, conditions) as again:
+        assert again is not None
+        assert again.digest == hashlib.sha256(changed).digest()
+        assert again.validators != conditions.validators
 
 
 async def test_failed_fetch_raises_image_error_and_holds_no_bytes(
     subject: Subject, origin: Origin
 ) -> None:
     with pytest.raises(ImageError) as caught:
-        async with subject.executor.fetch(claim(origin.script("/missing.jpg", Reply(404)))):
+        async with fetch(subject, claim(origin.script("/missing.jpg", Reply(404)))):
             pass
     assert (caught.value.code, caught.value.http_status) == (ImageErrorCode.HTTP_STATUS, 404)
     assert subject.held_bytes() == 0
@@ -147,7 +172,7 @@ async def test_failed_fetch_raises_image_error_and_holds_no_bytes(
 
 async def test_leaving_drops_the_bytes_and_stores_nothing(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
-    async with subject.executor.fetch(claim(url)) as fetched:
+    async with fetch(subject, claim(url)) as fetched:
         pass
     assert subject.held_bytes() == 0
     with pytest.raises(ExecutionInterruptedError):
@@ -158,8 +183,9 @@ async def test_leaving_drops_the_bytes_and_stores_nothing(subject: Subject) -> N
 async def test_leaving_does_not_wait(subject: Subject) -> None:
     """So a job whose output is stored cannot be cancelled before it returns."""
     url, _ = subject.serve("/a.jpg")
-    fetching = subject.executor.fetch(claim(url))
+    fetching = subject.executor.fetch(claim(url), None)
     fetched = await fetching.__aenter__()
+    assert fetched is not None
     await fetched.compress(secrets.token_hex(16), SETTINGS, 1)
     with pytest.raises(StopIteration):
         fetching.__aexit__(None, None, None).__await__().__next__()
@@ -169,12 +195,12 @@ async def test_cancelled_fetch_holds_no_bytes(subject: Subject) -> None:
     """Each fetch is cancelled one iteration of the event loop later than the one before."""
     url, _ = subject.serve("/a.jpg")
 
-    async def fetch() -> None:
-        async with subject.executor.fetch(claim(url)):
+    async def hold() -> None:
+        async with fetch(subject, claim(url)):
             await asyncio.Event().wait()
 
     for iterations in range(20):
-        fetching = asyncio.create_task(fetch())
+        fetching = asyncio.create_task(hold())
         for _ in range(iterations):
             await asyncio.sleep(0)
         fetching.cancel()
@@ -189,7 +215,7 @@ async def test_cancelled_fetch_holds_no_bytes(subject: Subject) -> None:
 async def test_compress_stores_output_under_token(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
     job = claim(url)
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
         info = await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert list(subject.store.outputs) == [f"{token_of(fetched)}.jpg"]
     assert info.output_format == "jpeg"
@@ -199,7 +225,7 @@ async def test_images_are_compressed_concurrently(subject: Subject) -> None:
     jobs = [claim(subject.serve(f"/{n}.jpg")[0]) for n in range(20)]
 
     async def run(number: int, job: Claim) -> None:
-        async with subject.executor.fetch(job) as fetched:
+        async with fetch(subject, job) as fetched:
             await fetched.compress(f"{number:032x}", SETTINGS, job.request_key)
 
     await asyncio.gather(*(run(number, job) for number, job in enumerate(jobs)))
@@ -211,14 +237,14 @@ async def test_compress_with_stored_token_keeps_one_output(subject: Subject) -> 
     url, _ = subject.serve("/a.jpg")
     job = claim(url)
     for _ in range(2):
-        async with subject.executor.fetch(job) as fetched:
+        async with fetch(subject, job) as fetched:
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert list(subject.store.outputs) == [f"{token_of(fetched)}.jpg"]
 
 
 async def test_source_that_cannot_be_compressed_raises_image_error(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg", "refuse")[0])
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
         with pytest.raises(ImageError) as caught:
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert caught.value.code is ImageErrorCode.CORRUPT_IMAGE
@@ -229,7 +255,7 @@ async def test_source_that_cannot_be_compressed_raises_image_error(subject: Subj
 async def test_full_store_raises_storage_full_error(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg")[0])
     subject.store.full = True
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
         with pytest.raises(StorageFullError):
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert subject.store.outputs == {}
@@ -237,7 +263,7 @@ async def test_full_store_raises_storage_full_error(subject: Subject) -> None:
 
 async def test_failing_store_raises_storage_failed(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg")[0])
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
         subject.store.broken.add(f"{token_of(fetched)}.jpg")
         with pytest.raises(ImageError) as caught:
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
@@ -248,7 +274,7 @@ async def test_cancelled_compression_stores_nothing_and_holds_no_bytes(subject: 
     job = claim(subject.serve("/a.jpg", "hang")[0])
 
     async def run() -> None:
-        async with subject.executor.fetch(job) as fetched:
+        async with fetch(subject, job) as fetched:
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
 
     running = asyncio.create_task(run())
@@ -269,7 +295,7 @@ async def test_close_interrupts_images(subject: Subject) -> None:
     jobs = [claim(subject.serve("/a.jpg", "hang")[0]), claim(subject.serve("/b.jpg", "hang")[0])]
 
     async def run(job: Claim) -> None:
-        async with subject.executor.fetch(job) as fetched:
+        async with fetch(subject, job) as fetched:
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
 
     running = [asyncio.create_task(run(job)) for job in jobs]

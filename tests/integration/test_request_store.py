@@ -276,7 +276,8 @@ async def test_purge_slice_marks_only_outputs_that_no_other_request_uses(
     assert await public_names(db, two.request_id) == [shared]
     assert await db.queries.public_file(shared) is not None
     await db.request_store.mark_deleting(two.request_id)
-    assert not await db.request_store.purge_slice()
+    while await db.request_store.purge_slice():
+        pass
     assert await db.delete_marked() == [shared]
     assert set((await row_counts(db)).values()) == {0}
 
@@ -305,7 +306,8 @@ async def test_hide_expired_hides_only_requests_that_finished_before_time(
 async def test_begin_never_reuses_key_of_deleted_request(db: DatabaseHarness) -> None:
     key = await db.stage([["http://a/1"]])
     await db.request_store.discard(key)
-    assert not await db.request_store.purge_slice()
+    while await db.request_store.purge_slice():
+        pass
     assert await db.stage([["http://a/1"]]) > key
 
 

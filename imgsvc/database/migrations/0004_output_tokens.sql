@@ -53,6 +53,25 @@ SELECT key, NULL, name, source_digest, input_bytes, output_bytes, width, height,
   output_format, source_quality, quality, kept FROM files;
 DROP TABLE files;
 ALTER TABLE new_files RENAME TO files;
+-- A part of the digest suffices to find the few rows of a source, and saves space.
+CREATE INDEX files_by_source ON files (substr(source_digest, 1, 8));
+
+-- What is remembered of each source URL, while an output of its source exists.
+CREATE TABLE sources (
+  url_key BLOB PRIMARY KEY, -- hash of the URL as it is fetched
+  digest BLOB NOT NULL, -- SHA-256 of the source
+  etag TEXT,
+  last_modified TEXT,
+  sent_by BLOB -- url_key of the URL that sent them, if a redirect led to it
+) WITHOUT ROWID;
+CREATE INDEX sources_by_digest ON sources (substr(digest, 1, 8));
+CREATE TABLE forgotten_sources (digest BLOB PRIMARY KEY) WITHOUT ROWID;
+
+ALTER TABLE requests ADD COLUMN fresh INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN not_modified INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN same_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE requests ADD COLUMN same_url INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE images ADD COLUMN reused TEXT;
 
 -- One row per product, for people who look with the sqlite3 shell. Outputs are public file names.
 CREATE VIEW ProcessImage (productName, inputImageUrls, outputImageUrls, requestId, status) AS

@@ -22,6 +22,7 @@ from imgsvc.serializers import (
     eta_seconds,
     failed_rows,
     product_json,
+    reused_json,
     status_json,
 )
 from imgsvc.storage.scratch import Scratch
@@ -243,6 +244,7 @@ def _headers(request: Request, variant: str) -> dict[str, str]:
         "Cache-Control": "private, no-cache",
         "X-Request-Status": progress.status,
         "X-Progress": f"{progress.done}/{progress.total}",
+        "X-Reused": ", ".join(f"{name}={count}" for name, count in reused_json(request).items()),
     }
     if request.finished_at is None:
         headers["Retry-After"] = str(_retry_after(request))

@@ -90,7 +90,7 @@ class UploadHandler:
             defaults.progressive,
         )
         requested = fields.model_dump_json(exclude_defaults=True)
-        request_options = RequestOptions(settings, fields.webhook_url)
+        request_options = RequestOptions(settings, fields.webhook_url, fields.fresh)
         return UploadOptions(request_options, fields.dry_run, requested)
 
     def _response(self, request: web.Request, result: UploadResult) -> web.Response:

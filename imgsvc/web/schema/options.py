@@ -120,6 +120,13 @@ class UploadFields(Options):
         OutputFormat | None,
         Field(description="Format of the outputs. `keep`: the format of the source."),
     ] = None
+    fresh: Annotated[
+        Boolean,
+        Field(
+            description="Download every source whole. Otherwise hosts are asked whether it has been "
+            "modified since an earlier download."
+        ),
+    ] = False
     dry_run: Annotated[
         Boolean,
         Field(description="Validate the CSV and return its counts, without storing anything."),

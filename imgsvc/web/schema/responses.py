@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
-from imgsvc.models import ImageStatus, RequestStatus
+from imgsvc.models import ImageStatus, RequestStatus, Reuse
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
@@ -105,6 +105,21 @@ class DryRunResult(ResponseModel):
     images: Annotated[Count, Field(description="Number of image URLs.")]
 
 
+class ReuseSummary(ResponseModel):
+    """Number of completed images by what they reused. `sameBytes` is part of `downloaded`."""
+
+    downloaded: Annotated[Count, Field(description="Their sources were downloaded.")]
+    not_modified: Annotated[
+        Count, Field(description="Their sources are not modified since an earlier download.")
+    ]
+    same_bytes: Annotated[
+        Count, Field(description="Downloaded, and the output of the same bytes existed.")
+    ]
+    same_url: Annotated[
+        Count, Field(description="They have the URL of another image of the request.")
+    ]
+
+
 class ImageProgress(ResponseModel):
     """Number of images in each status."""
 
@@ -129,6 +144,7 @@ class ImageProgress(ResponseModel):
             "Null: not known yet."
         ),
     ]
+    reused: ReuseSummary
 
 
 class ByteTotals(ResponseModel):
@@ -196,6 +212,7 @@ class ImageDetail(ResponseModel):
             "would not have made it smaller."
         ),
     ]
+    reused: Annotated[Reuse | None, Field(description="What was not done again for this image.")]
 
 
 class ProductDetail(ResponseModel):
