@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -130,7 +130,8 @@ class ImageInfo:
     """Properties of a compressed image. Formats are lower-case names.
 
     `source_quality` is None if the source's format records no quality. `kept` is true if the source's
-    own image data was kept; `quality` is None then.
+    own image data was kept; `quality` is None then. `digest` is the SHA-256 of the output, or
+    None if the info was read from the database.
     """
 
     input_bytes: int
@@ -142,6 +143,7 @@ class ImageInfo:
     source_quality: int | None
     quality: int | None
     kept: bool
+    digest: bytes | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from imgsvc.processing.host_limiter import HostLimiter
 from imgsvc.processing.job import JobRunner
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
@@ -221,6 +222,7 @@ class Service:
         await self._executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
+        self._start_task(Reconciliation(self._token_store, self.store).run(), "reconciliation")
         self._process_queue = self._start_task(self._scheduler.process_queue(), "scheduler")
         self._start_task(self._processing.unreachable_hosts.run(), "unreachable hosts")
         self._start_task(self._webhook_queue.run(), "webhooks")

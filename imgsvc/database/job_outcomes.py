@@ -224,13 +224,14 @@ class _ResultWriter:
             return None
         (file_key,) = self._c.execute(
             "INSERT INTO files (token, name, source_digest, input_bytes, output_bytes, width, height, "
-            "input_format, output_format, source_quality, quality, kept) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
+            "input_format, output_format, source_quality, quality, kept, digest) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
             (
                 token,
                 mappers.public_name(token, outcome.info),
                 outcome.source_digest,
                 *mappers.image_info_values(outcome.info),
+                outcome.info.digest,
             ),
         ).fetchone()
         return file_key, outcome.info

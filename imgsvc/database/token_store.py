@@ -80,3 +80,15 @@ class TokenStore:
         await self._database.write(lambda c: tokens.end_deletion(c, deleted), durable=False)
         ended, self._deletion_ended = self._deletion_ended, asyncio.Event()
         ended.set()
+
+    async def unused(self, names: Sequence[str]) -> list[str]:
+        """Return the names of outputs that nothing uses: no image, no job, and no deletion."""
+        return await self._database.read(lambda c: tokens.unused(c, names))
+
+    async def mark_unused(self, names: Sequence[str]) -> None:
+        """Mark outputs for deletion, except those that are used now."""
+        await self._database.write(lambda c: tokens.mark_unused(c, names), durable=False)
+
+    async def restored_recently(self) -> bool:
+        """Return whether the database is a backup that was restored in the last 30 days."""
+        return await self._database.read(tokens.restored_recently)

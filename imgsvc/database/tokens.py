@@ -8,10 +8,12 @@ from __future__ import annotations
 import hmac
 import secrets
 import sqlite3
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from imgsvc.image_types import ENCODER_REVISION, EXTENSIONS, CompressionSettings
+from imgsvc.models import SECONDS_PER_DAY
 
 TOKEN_BYTES = 16
 SECRET_BYTES = 32
@@ -26,13 +28,20 @@ def output_token(secret: bytes, source_digest: bytes, settings: CompressionSetti
 def ensure_secret(c: sqlite3.Connection) -> None:
     """Create the secret of the instance, unless it exists."""
     if c.execute("SELECT 1 FROM instance").fetchone() is None:
-        c.execute("INSERT INTO instance VALUES (1, ?)", (secrets.token_bytes(SECRET_BYTES),))
+        c.execute(
+            "INSERT INTO instance (key, secret) VALUES (1, ?)", (secrets.token_bytes(SECRET_BYTES),)
+        )
 
 
 def secret(c: sqlite3.Connection) -> bytes:
     """Return the secret of the instance."""
     value: bytes = c.execute("SELECT secret FROM instance").fetchone()[0]
     return value
+
+
+def set_secret(c: sqlite3.Connection, value: bytes) -> None:
+    """Replace the secret of the instance. Existing outputs keep their tokens."""
+    c.execute("UPDATE instance SET secret = ?", (value,))
 
 
 # --- reservations of jobs ------------------------------------------------------------------------
@@ -91,7 +100,8 @@ def release(c: sqlite3.Connection, claim_id: int, *, stored: bool) -> None:
 
 
 def recover(c: sqlite3.Connection) -> None:
-    """Turn the reservations of an earlier process into marks."""
+    """Turn the reservations of an earlier process into marks. Record whether this is a restore."""
+    record_restore(c)
     for (token,) in c.execute("DELETE FROM reservations RETURNING token").fetchall():
         _mark_all_names(c, token)
 
@@ -139,3 +149,46 @@ def end_deletion(c: sqlite3.Connection, deleted: Sequence[str]) -> None:
 
 def _remove_marks(c: sqlite3.Connection, names: Sequence[str]) -> None:
     c.executemany("DELETE FROM pending_deletions WHERE name = ?", [(name,) for name in names])
+
+
+# --- reconciliation ------------------------------------------------------------------------------
+
+RESTORE_GRACE_SECONDS = 30 * SECONDS_PER_DAY
+"""How long unused outputs are kept after a restore: links to outputs may be newer than the database."""
+
+
+def unused(c: sqlite3.Connection, names: Iterable[str]) -> list[str]:
+    """Return the names of outputs that no image uses, no job has reserved, and nothing has marked."""
+    return [name for name in names if c.execute(_IS_USED, _parameters(name)).fetchone() is None]
+
+
+_IS_USED = """
+SELECT 1 FROM files WHERE token = :token AND name = :name
+UNION ALL SELECT 1 FROM files INDEXED BY files_of_1_0 WHERE token IS NULL AND name = :name
+UNION ALL SELECT 1 FROM reservations WHERE token = :token
+UNION ALL SELECT 1 FROM pending_deletions WHERE name = :name
+"""
+
+
+def _parameters(name: str) -> dict[str, object]:
+    return {"name": name, "token": bytes.fromhex(name.partition(".")[0])}
+
+
+def mark_unused(c: sqlite3.Connection, names: Sequence[str]) -> None:
+    """Mark outputs for deletion, except those that are used now."""
+    for name in unused(c, names):
+        token = bytes.fromhex(name.partition(".")[0])
+        mark(c, name, token if len(token) == TOKEN_BYTES else None)
+
+
+def record_restore(c: sqlite3.Connection) -> None:
+    """Record the time if this database is a backup that is started for the first time."""
+    c.execute(
+        "UPDATE instance SET is_backup = 0, restored_at = ? WHERE is_backup = 1", (time.time(),)
+    )
+
+
+def restored_recently(c: sqlite3.Connection) -> bool:
+    """Return whether this database is a backup that was restored in the last 30 days."""
+    (restored_at,) = c.execute("SELECT restored_at FROM instance").fetchone()
+    return restored_at is not None and time.time() < restored_at + RESTORE_GRACE_SECONDS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -166,6 +167,7 @@ def _build_result(
         source_quality=decoded.quality,
         quality=quality,
         kept=quality is None,
+        digest=hashlib.sha256(output).digest(),
     )
     return CompressedImage(output, info)
 

@@ -39,9 +39,12 @@ ALLOWED: dict[str, set[str]] = {
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
+    "check": LEAVES | {"database", "storage", "service"},
+    "instance_secret": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"service", "intake", "serializers", "storage", "table"},
     "demo": LEAVES | {"service", "client", "terminal"},
-    "cli": LEAVES | {"serve", "client", "terminal", "backup", "offline", "demo"},
+    "cli": LEAVES
+    | {"serve", "client", "terminal", "backup", "check", "instance_secret", "offline", "demo"},
     "__main__": {"cli"},
 }
 """For each component (a module or a package of imgsvc), the components that it may import."""
@@ -69,7 +72,7 @@ LIBRARIES: dict[str, set[str]] = {
     "aiohttp": {"web", "service", "demo", "network", "client"},
     "aiofiles": {"storage", "web", "offline"},
     "aiosqlite": {"database"},
-    "sqlite3": {"database"},
+    "sqlite3": {"database", "check", "instance_secret"},
     "click": {"cli"},
     "rich": {"cli", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},

@@ -1,7 +1,9 @@
 -- Outputs are named by their content, under a secret of the instance.
 CREATE TABLE instance (
   key INTEGER PRIMARY KEY CHECK (key = 1),
-  secret BLOB NOT NULL
+  secret BLOB NOT NULL,
+  is_backup INTEGER NOT NULL DEFAULT 0, -- 1: a copy that has not been started yet
+  restored_at REAL -- when such a copy was started
 );
 
 -- The tokens that jobs store under, and those that are being deleted.
@@ -46,13 +48,15 @@ CREATE TABLE new_files (
   output_format TEXT NOT NULL,
   source_quality INTEGER,
   quality INTEGER,
-  kept INTEGER NOT NULL
+  kept INTEGER NOT NULL,
+  digest BLOB -- SHA-256 of the output; NULL if 1.0 has stored it
 );
 INSERT INTO new_files
 SELECT key, NULL, name, source_digest, input_bytes, output_bytes, width, height, input_format,
-  output_format, source_quality, quality, kept FROM files;
+  output_format, source_quality, quality, kept, NULL FROM files;
 DROP TABLE files;
 ALTER TABLE new_files RENAME TO files;
+CREATE INDEX files_of_1_0 ON files (name) WHERE token IS NULL;
 -- A part of the digest suffices to find the few rows of a source, and saves space.
 CREATE INDEX files_by_source ON files (substr(source_digest, 1, 8));
 
