@@ -119,12 +119,13 @@ class JobStore:
         result, self._unreported = self._unreported, FinishResult()
         return result
 
-    async def next_due(self) -> float | None:
+    async def next_due(self, claimed_at: float | None = None) -> float | None:
         """Return when the next retry is due, in Unix seconds, or None if no retry is scheduled.
 
-        Return the current time if the last claim stopped before it had scanned everything.
+        `claimed_at` is the time of the last claim (default: now): retries that have become due since
+        then are included. Return it if that claim stopped before it had scanned everything.
         """
-        now = time.time()
+        now = time.time() if claimed_at is None else claimed_at
         if self._more_to_scan:
             return now
 

@@ -140,7 +140,7 @@ class Scheduler:
     async def _pause(self, now: float) -> float:
         """Return the seconds until an image is due, a host may be probed, or the next poll."""
         due = [self._limits.poll_seconds]
-        retry = await self._job_store.next_due()
+        retry = await self._job_store.next_due(now)
         if retry is not None:
             due.append(retry - now)
         clock = time.monotonic()

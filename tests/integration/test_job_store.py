@@ -432,6 +432,18 @@ async def test_claim_takes_due_retries_before_images_without_attempts(
     assert (await db.claim(limit=1, now=soon))[0].numbers == claim.numbers
 
 
+async def test_next_due_includes_retry_that_became_due_since_the_claim(
+    db: DatabaseHarness,
+) -> None:
+    await db.accept(urls(1))
+    (claim,) = await db.claim()
+    due = time.time() - 1
+    await db.job_store.finish([Requeued(claim, 1, due)])
+    assert await db.claim(now=due - 1) == []
+    assert await db.job_store.next_due(due - 1) == due
+    assert await db.job_store.next_due() is None
+
+
 async def test_finish_stores_error_message_with_lone_surrogate(db: DatabaseHarness) -> None:
     request = await db.accept(urls(1))
     (claim,) = await db.claim()
