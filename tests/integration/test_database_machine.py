@@ -72,9 +72,9 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
+            self.end_deletion(deleted=True)  # jobs that need these outputs wait for it
             self.run(self.finish_all())
             self.check()
-            self.end_deletion(deleted=True)
             self.run(self.db.token_store.recover())
             self.outputs -= set(self.run(self.db.delete_marked()))
             assert self.outputs == self.stored_names(), "no output is left over"
