@@ -69,6 +69,11 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Download every image, even if its host would say that it is unchanged.",
+)
 @compress_options
 @table_options
 @output_options
@@ -78,6 +83,7 @@ def submit(
     wait: bool,
     out: Path | None,
     webhook_url: str | None,
+    fresh: bool,
     quality: Quality | None,
     format_: str | None,
     server: str,
@@ -90,7 +96,12 @@ def submit(
     """
     if out is not None:
         prepare_output(out)
-    values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
+    values = {
+        "quality": quality,
+        "format": format_,
+        "webhookUrl": webhook_url,
+        "fresh": "true" if fresh else None,
+    }
     query = [(key, str(value)) for key, value in values.items() if value is not None]
     query += upload_query({**options, "name": request_name(options, table)})
 

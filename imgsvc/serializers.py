@@ -175,6 +175,7 @@ def _image_json(image: ImageRow, url_of: UrlOf) -> Json:
         "quality": info and info.quality,
         "kept": info and info.kept,
         "notes": list(info.notes) if info else [],
+        "reused": image.reused,
     }
 
 
@@ -203,6 +204,18 @@ def _progress_json(request: Request, now: float) -> Json:
         "cancelled": progress.cancelled,
         "percent": _percent(progress),
         "etaSeconds": eta_seconds(request, now),
+        "reused": reused_json(request),
+    }
+
+
+def reused_json(request: Request) -> Json:
+    """Return the number of completed images by what they reused."""
+    reused = request.reused
+    return {
+        "downloaded": request.progress.completed - reused.not_modified - reused.same_url,
+        "notModified": reused.not_modified,
+        "sameBytes": reused.same_bytes,
+        "sameUrl": reused.same_url,
     }
 
 

@@ -150,6 +150,13 @@ class UploadFields(Options):
         OutputFormat | None,
         Field(description="Format of the outputs. `keep`: the format of the source."),
     ] = None
+    fresh: Annotated[
+        Boolean,
+        Field(
+            description="Download every source whole. Otherwise hosts are asked whether it has been "
+            "modified since an earlier download."
+        ),
+    ] = False
     dry_run: Annotated[
         Boolean,
         Field(description="Validate the file and return how it is read, without storing anything."),
