@@ -17,7 +17,6 @@ import aiofiles
 from imgsvc.atomic_write import atomic_write
 from imgsvc.config import Config
 from imgsvc.errors import StartupError
-from imgsvc.intake import UploadOptions
 from imgsvc.models import (
     ProductRow,
     Request,
@@ -29,6 +28,7 @@ from imgsvc.service import DATABASE, Service, running
 from imgsvc.status_table import StatusTable
 from imgsvc.storage.filesystem import output_path
 from imgsvc.table_types import TableOptions
+from imgsvc.upload_types import UploadOptions
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader

@@ -22,7 +22,7 @@ from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
 from imgsvc.web.schema.openapi import openapi_document
-from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.schema.options import ListQuery, RepeatFields, StatusQuery, UploadFields
 from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
@@ -188,6 +188,34 @@ ROUTES: tuple[Route[Handlers], ...] = (
             )
         },
         errors=(Code.NOT_FOUND, Code.NOT_FINISHED, Code.NOTHING_FAILED),
+    ),
+    Route(
+        "POST",
+        "/repeatRequest/{requestId}",
+        lambda handlers: handlers.uploads.repeat_request,
+        tag="Requests",
+        operation_id="repeatRequest",
+        summary="Repeat a request",
+        description="Creates a new request with the same rows and options. The given options replace "
+        "those of the repeated request. Unchanged images keep their URLs and are not downloaded again.",
+        path_parameters=(p.REQUEST_ID,),
+        query=RepeatFields,
+        request_headers=(p.IDEMPOTENCY_KEY,),
+        responses={
+            201: ResponseSpec(
+                "Accepted and stored.",
+                json_content(responses.AcceptedUpload),
+                (p.LOCATION, p.IDEMPOTENT_REPLAYED),
+            ),
+        },
+        errors=(
+            Code.NOT_FOUND,
+            Code.NOT_AVAILABLE,
+            Code.IDEMPOTENCY_KEY_BUSY,
+            Code.IDEMPOTENCY_KEY_REUSED,
+            Code.TOO_MUCH_WAITING,
+            Code.STORAGE_FULL,
+        ),
     ),
     Route(
         "DELETE",

@@ -18,6 +18,7 @@ LEAVES = {
     "models",
     "image_types",
     "table_types",
+    "upload_types",
     "errors",
     "config",
     "urls",
@@ -33,8 +34,10 @@ ALLOWED: dict[str, set[str]] = {
     "execution": LEAVES | {"execution", "network", "workers", "storage"},
     "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
+    "staged_repeat": LEAVES | {"database"},
     "staged_upload": LEAVES | {"table", "database", "spreadsheets"},
-    "intake": LEAVES | {"table", "database", "storage", "spreadsheets", "staged_upload"},
+    "intake": LEAVES
+    | {"table", "database", "storage", "spreadsheets", "staged_repeat", "staged_upload"},
     "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES

@@ -1,4 +1,4 @@
-"""The Upload API: `POST /processImages`."""
+"""The Upload API: `POST /processImages` and `POST /repeatRequest/{requestId}`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from aiohttp import web
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings
-from imgsvc.intake import Intake, UploadOptions, UploadResult
+from imgsvc.intake import Intake
 from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
 from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
+from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
 from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import UNPRINTABLE, UploadFields
+from imgsvc.web.schema.options import UNPRINTABLE, RepeatFields, UploadFields
 from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
@@ -51,7 +52,7 @@ MAX_FIELD_BYTES = 16 * 1024
 
 
 class UploadHandler:
-    """Handles `POST /processImages`: passes the CSV and its options to the intake."""
+    """Handles the API calls that create requests: by a CSV, or by the ID of a request to repeat."""
 
     def __init__(self, config: Config, intake: Intake, origin_policy: OriginPolicy) -> None:
         self._config = config
@@ -85,6 +86,24 @@ class UploadHandler:
             if one_line and media_type(request) == CURL_TYPE:
                 problem.detail += CURL_HINT
             raise
+        return self._response(request, result)
+
+    async def repeat_request(self, request: web.Request) -> web.Response:
+        """`POST /repeatRequest/{requestId}`"""
+        fields = options.parse_query(RepeatFields, request)
+        repeat_options = RepeatOptions(
+            fields.quality,
+            fields.format,
+            fields.webhook_url,
+            fields.name,
+            fields.fresh,
+            fields.model_dump_json(exclude_defaults=True),
+        )
+        result = await self._intake.repeat(
+            request.match_info["requestId"],
+            repeat_options,
+            idempotency_key=_idempotency_key(request),
+        )
         return self._response(request, result)
 
     def _parse_options(

@@ -102,6 +102,10 @@ def _parse_encoding(value: str | None) -> str | None:
         raise ValueError(str(error).removesuffix(".")) from None
 
 
+_FRESH = (
+    "Download every source whole. Otherwise hosts are asked whether it has been modified since an "
+    "earlier download."
+)
 ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_LENGTH)]
 
 
@@ -124,8 +128,8 @@ class NoOptions(Options):
     """The options of an operation without options."""
 
 
-class UploadFields(Options):
-    """Options of `POST /processImages`."""
+class OutputFields(Options):
+    """Options of a request that do not change how its file is read."""
 
     webhook_url: Annotated[
         str | None,
@@ -150,27 +154,32 @@ class UploadFields(Options):
         OutputFormat | None,
         Field(description="Format of the outputs. `keep`: the format of the source."),
     ] = None
-    fresh: Annotated[
-        Boolean,
-        Field(
-            description="Download every source whole. Otherwise hosts are asked whether it has been "
-            "modified since an earlier download."
-        ),
-    ] = False
-    dry_run: Annotated[
-        Boolean,
-        Field(description="Validate the file and return how it is read, without storing anything."),
-    ] = False
     name: Annotated[
         str | None,
         BeforeValidator(_parse_name),
         Field(
             min_length=1,
             max_length=MAX_REQUEST_NAME,
-            description="Display name of the request. Downloads are named after it. The default is "
-            "the file name of a form.",
+            description="Display name of the request. Downloads are named after it. The default "
+            "of an upload is the file name of a form.",
         ),
     ] = None
+
+
+class RepeatFields(OutputFields):
+    """Options of `POST /repeatRequest/{requestId}`. An option that is not set is not changed."""
+
+    fresh: Annotated[Boolean | None, Field(description=_FRESH)] = None
+
+
+class UploadFields(OutputFields):
+    """Options of `POST /processImages`."""
+
+    fresh: Annotated[Boolean, Field(description=_FRESH)] = False
+    dry_run: Annotated[
+        Boolean,
+        Field(description="Validate the file and return how it is read, without storing anything."),
+    ] = False
     name_column: Annotated[
         ColumnHeader | None,
         Field(description="Header of the column with the product names. Overrides the layout."),
