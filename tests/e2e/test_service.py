@@ -263,6 +263,7 @@ def test_cancel_keeps_completed_images_and_finishes_request(
         "cancelled": 20,
         "percent": 100,
         "etaSeconds": None,
+        "reused": {"downloaded": 1, "notModified": 0, "sameBytes": 0, "sameUrl": 0},
     }
     assert service.post(f"/cancelRequest/{request_id}").status == 409
     assert service.post(f"/retryFailed/{request_id}").status == 409
