@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic.alias_generators import to_camel
 from rich.console import Console
 
 from imgsvc import __version__, logs
@@ -20,6 +21,7 @@ from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     config_option,
     examples,
     make_client,
@@ -29,7 +31,6 @@ from imgsvc.client import Client, ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
-from imgsvc.image_types import Quality
 from imgsvc.offline import process_file
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
@@ -171,9 +172,8 @@ def process(
     table: Path,
     out: Path,
     images: Path | None,
-    quality: Quality | None,
-    format_: str | None,
     file: Path | None,
+    **options: Any,
 ) -> int:
     """Compress the images of FILE on this machine, without a service.
 
@@ -182,13 +182,12 @@ def process(
     only if every image was compressed.
     """
     folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
-    flags = {
+    flags: dict[str, Any] = {
         "storage.data_dir": folder.absolute(),
         "storage.retention_days": 0,
-        "compress.quality": quality,
-        "compress.format": format_,
     }
-    config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
+    config = _load_config(file, flags)
     _prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
@@ -240,10 +239,9 @@ def submit(
     wait: bool,
     out: Path | None,
     webhook_url: str | None,
-    quality: Quality | None,
-    format_: str | None,
     server: str,
     api_key_file: Path | None,
+    **options: Any,
 ) -> int:
     """Upload FILE to a running service and print the request ID.
 
@@ -251,13 +249,14 @@ def submit(
     """
     if out is not None:
         _prepare_output(out)
-    values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
-    options = {key: str(value) for key, value in values.items() if value is not None}
+    query = {to_camel(name): str(value) for name, value in compress_values(options).items()}
+    if webhook_url is not None:
+        query["webhookUrl"] = webhook_url
 
     async def run() -> int:
         async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
-                accepted = await client.submit(data, options)
+                accepted = await client.submit(data, query)
             click.echo(accepted["requestId"])
             if not (wait or out):
                 return 0

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     SECONDS_PER_DAY,
     ColumnRole,
@@ -80,6 +81,7 @@ def status_json(request: Request, now: float, retention_days: float = 0) -> Json
         "createdAt": format_time(request.created_at),
         "startedAt": format_time(request.started_at),
         "finishedAt": format_time(request.finished_at),
+        "settings": _settings_json(request.options.settings),
         "progress": _progress_json(request, now),
         "bytes": _bytes_json(request),
         "failures": [
@@ -164,6 +166,16 @@ def _progress_json(request: Request, now: float) -> Json:
         "cancelled": progress.cancelled,
         "percent": _percent(progress),
         "etaSeconds": eta_seconds(request, now),
+    }
+
+
+def _settings_json(settings: CompressionSettings) -> Json:
+    return {
+        "quality": str(settings.quality),
+        "format": settings.format,
+        "maxWidth": settings.max_width,
+        "maxHeight": settings.max_height,
+        "effort": settings.effort,
     }
 
 

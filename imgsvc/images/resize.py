@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-Size = tuple[int, int]
+PixelSize = tuple[int, int]
 """Width and height, in pixels."""
 
 _MIN_GAP = 3
@@ -27,7 +27,7 @@ class Bounds:
     max_width: int = 0
     max_height: int = 0
 
-    def fit(self, size: Size) -> Size:
+    def fit(self, size: PixelSize) -> PixelSize:
         """Return `size`, or if it exceeds the bounds, the largest of the same aspect ratio within.
 
         Sides are rounded, and at least 1.
@@ -44,11 +44,11 @@ def _rounded_share(side: int, numerator: int, denominator: int) -> int:
     return max(1, (2 * side * numerator + denominator) // (2 * denominator))
 
 
-def shrink(image: Image.Image, size: Size) -> Image.Image:
+def shrink(image: Image.Image, size: PixelSize) -> Image.Image:
     """Return the image (L, LA, RGB or RGBA) with a smaller size."""
     return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=_MIN_GAP)
 
 
-def draft_size(size: Size) -> Size:
+def draft_size(size: PixelSize) -> PixelSize:
     """Return the smallest size at which a JPEG may be decoded before it is shrunk to `size`."""
     return _MIN_GAP * size[0], _MIN_GAP * size[1]

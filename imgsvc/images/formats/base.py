@@ -17,7 +17,7 @@ from imgsvc.image_types import Effort, ImageFormat
 from imgsvc.images import colour, exif, icc_parser
 from imgsvc.images.compose import Frame
 from imgsvc.images.errors import corrupt, too_many_pixels
-from imgsvc.images.resize import Bounds, Size
+from imgsvc.images.resize import Bounds, PixelSize
 
 PixelArray = Any
 """A numpy array of bytes with the shape (height, width, 3). The last axis is red, green, blue."""
@@ -51,7 +51,7 @@ class DecodedImage:
     source_frames: int = 1
     is_tone_mapped: bool = False
     is_indexed: bool = False
-    full_size: Size | None = None
+    full_size: PixelSize | None = None
     repaired: bytes | None = None
 
     @property

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import Intake, UploadOptions, UploadResult
 from imgsvc.models import RequestOptions
 from imgsvc.serializers import accepted_json
@@ -83,12 +82,7 @@ class UploadHandler:
 
     def _parse_options(self, pairs: list[tuple[str, str]]) -> UploadOptions:
         fields = options.parse(UploadFields, pairs)
-        defaults = self._config.compress.settings
-        settings = CompressionSettings(
-            fields.quality or defaults.quality,
-            fields.format or defaults.format,
-            defaults.progressive,
-        )
+        settings = fields.settings(self._config.compress.settings)
         requested = fields.model_dump_json(exclude_defaults=True)
         request_options = RequestOptions(settings, fields.webhook_url)
         return UploadOptions(request_options, fields.dry_run, requested)

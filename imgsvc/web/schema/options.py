@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from aiohttp import web
 from pydantic import (
@@ -21,7 +22,13 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ProblemCode
-from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.image_types import (
+    MAX_SIDE_SETTING,
+    CompressionSettings,
+    Effort,
+    OutputFormat,
+    Quality,
+)
 from imgsvc.models import RequestStatus
 from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.http.problems import HttpProblemError
@@ -70,6 +77,7 @@ def _parse_webhook_url(value: str | None) -> str | None:
 
 
 Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]
+MaxSide = Annotated[int, Field(ge=0, le=MAX_SIDE_SETTING), BeforeValidator(_parse_integer)]
 Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_parse_integer)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_parse_integer)]
 Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
@@ -118,12 +126,42 @@ class UploadFields(Options):
     ] = None
     format: Annotated[
         OutputFormat | None,
-        Field(description="Format of the outputs. `keep`: the format of the source."),
+        Field(
+            description="Format of the outputs. `keep`: the format of the source, or if that is no web "
+            "format, JPEG or PNG. An image that is too large for the format fails."
+        ),
+    ] = None
+    max_width: Annotated[
+        MaxSide | None,
+        Field(
+            description="Largest width of the outputs in pixels. Wider images are shrunk, and keep "
+            "their aspect ratio. `0`: no limit.",
+            examples=[1_600],
+        ),
+    ] = None
+    max_height: Annotated[
+        MaxSide | None,
+        Field(description="Largest height of the outputs in pixels, in the same way."),
+    ] = None
+    effort: Annotated[
+        Effort | None,
+        Field(
+            description="`small`: fewer bytes at the same quality, for more processor time. WebP, AVIF "
+            "and PNG outputs become smaller."
+        ),
     ] = None
     dry_run: Annotated[
         Boolean,
         Field(description="Validate the CSV and return its counts, without storing anything."),
     ] = False
+
+    def settings(self, defaults: CompressionSettings) -> CompressionSettings:
+        """Return the settings of compression: `defaults`, with those options that were given."""
+        names = ("quality", "format", "max_width", "max_height", "effort")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return replace(
+            defaults, **{name: value for name, value in given.items() if value is not None}
+        )
 
 
 class StatusFormat(StrEnum):
