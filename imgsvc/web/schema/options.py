@@ -166,19 +166,12 @@ class UploadFields(Options):
         Field(
             description="Largest width of the outputs in pixels. Wider images are shrunk, and keep "
             "their aspect ratio. `0`: no limit.",
-            examples=[1_600],
         ),
     ] = None
-    max_height: Annotated[
-        MaxSide | None,
-        Field(description="Largest height of the outputs in pixels, in the same way."),
-    ] = None
+    max_height: Annotated[MaxSide | None, Field(description="The same for the height.")] = None
     effort: Annotated[
         Effort | None,
-        Field(
-            description="`small`: fewer bytes at the same quality, for more processor time. WebP, AVIF "
-            "and PNG outputs become smaller."
-        ),
+        Field(description="`small`: smaller WebP, AVIF and PNG outputs, for more processor time."),
     ] = None
     dry_run: Annotated[
         Boolean,
@@ -240,10 +233,8 @@ class UploadFields(Options):
     def settings(self, defaults: CompressionSettings) -> CompressionSettings:
         """Return the settings of compression: `defaults`, with those options that were given."""
         names = ("quality", "format", "max_width", "max_height", "effort")
-        given: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return replace(
-            defaults, **{name: value for name, value in given.items() if value is not None}
-        )
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return replace(defaults, **{name: v for name, v in values.items() if v is not None})
 
 
 class StatusFormat(StrEnum):
