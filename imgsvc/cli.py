@@ -20,6 +20,7 @@ from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     config_option,
     examples,
 )
@@ -35,7 +36,6 @@ from imgsvc.client import ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
-from imgsvc.image_types import Quality
 from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
 from imgsvc.serve import serve as run_service
@@ -174,8 +174,6 @@ def process(
     table: Path,
     out: Path,
     images: Path | None,
-    quality: Quality | None,
-    format_: str | None,
     file: Path | None,
     **options: Any,
 ) -> int:
@@ -186,13 +184,12 @@ def process(
     only if every image was compressed.
     """
     folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
-    flags = {
+    flags: dict[str, Any] = {
         "storage.data_dir": folder.absolute(),
         "storage.retention_days": 0,
-        "compress.quality": quality,
-        "compress.format": format_,
     }
-    config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
+    config = _load_config(file, flags)
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from aiohttp import web
 from pydantic import (
@@ -20,7 +21,13 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ProblemCode
-from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.image_types import (
+    MAX_SIDE_SETTING,
+    CompressionSettings,
+    Effort,
+    OutputFormat,
+    Quality,
+)
 from imgsvc.models import MAX_REQUEST_NAME, RequestStatus
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
 from imgsvc.table.decoding import check_encoding
@@ -77,6 +84,7 @@ def _parse_webhook_url(value: str | None) -> str | None:
 
 
 Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]
+MaxSide = Annotated[int, Field(ge=0, le=MAX_SIDE_SETTING), BeforeValidator(_parse_integer)]
 Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_parse_integer)]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_parse_integer)]
 Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
@@ -148,7 +156,22 @@ class UploadFields(Options):
     ] = None
     format: Annotated[
         OutputFormat | None,
-        Field(description="Format of the outputs. `keep`: the format of the source."),
+        Field(
+            description="Format of the outputs. `keep`: the format of the source, or if that is no web "
+            "format, JPEG or PNG. An image that is too large for the format fails."
+        ),
+    ] = None
+    max_width: Annotated[
+        MaxSide | None,
+        Field(
+            description="Largest width of the outputs in pixels. Wider images are shrunk, and keep "
+            "their aspect ratio. `0`: no limit.",
+        ),
+    ] = None
+    max_height: Annotated[MaxSide | None, Field(description="The same for the height.")] = None
+    effort: Annotated[
+        Effort | None,
+        Field(description="`small`: smaller WebP, AVIF and PNG outputs, for more processor time."),
     ] = None
     fresh: Annotated[
         Boolean,
@@ -213,6 +236,12 @@ class UploadFields(Options):
             self.allow_empty,
             self.on_invalid == "skip",
         )
+
+    def settings(self, defaults: CompressionSettings) -> CompressionSettings:
+        """Return the settings of compression: `defaults`, with those options that were given."""
+        names = ("quality", "format", "max_width", "max_height", "effort")
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return replace(defaults, **{name: v for name, v in values.items() if v is not None})
 
 
 class StatusFormat(StrEnum):
