@@ -19,7 +19,8 @@ from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import UNPRINTABLE, UploadFields
+from imgsvc.web.schema.option_types import UNPRINTABLE
+from imgsvc.web.schema.options import UploadFields
 from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"

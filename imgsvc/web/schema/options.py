@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from enum import StrEnum
@@ -22,7 +21,6 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ProblemCode
 from imgsvc.image_types import (
-    MAX_SIDE_SETTING,
     CompressionSettings,
     Effort,
     OutputFormat,
@@ -30,87 +28,27 @@ from imgsvc.image_types import (
 )
 from imgsvc.models import MAX_REQUEST_NAME, RequestStatus
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
-from imgsvc.table.decoding import check_encoding
 from imgsvc.table_types import TableOptions
-from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.http.problems import HttpProblemError
+from imgsvc.web.schema.option_types import (
+    MAX_IMAGE_COLUMNS,
+    Boolean,
+    ColumnHeader,
+    Cursor,
+    Limit,
+    MaxSide,
+    Offset,
+    Wait,
+    parse_encoding,
+    parse_name,
+    parse_quality,
+    parse_webhook_url,
+)
 
-MAX_WAIT_SECONDS = 60
-"""Maximum of the option `wait`."""
-MAX_PAGE_SIZE = 1_000
-"""Maximum number of products or requests on one page."""
-MAX_TITLE_LENGTH = 1_000
-"""Maximum length of a column's header in an option, in characters."""
-MAX_IMAGE_COLUMNS = 100
-"""Maximum number of columns with images that can be named in options."""
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MAX_SHOWN_CHARACTERS = 100
 """Length to which an invalid name or value is cut in an error."""
 
 Model = TypeVar("Model", bound=BaseModel)
-
-
-def _parse_boolean(value: object) -> object:
-    if isinstance(value, str):
-        if value not in {"true", "false"}:
-            raise ValueError("must be true or false")
-        return value == "true"
-    return value
-
-
-def _parse_integer(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
-        raise ValueError("must be a whole number")
-    return value
-
-
-def _parse_number(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]+)?(e-?[0-9]+)?", value):
-        raise ValueError("must be a number")
-    return value
-
-
-def _parse_quality(value: object) -> Quality:
-    return value if isinstance(value, Quality) else Quality.parse(str(value))
-
-
-def _parse_webhook_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return parse_url(value).text
-    except UrlError as error:
-        raise ValueError(str(error)) from None
-
-
-Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]
-MaxSide = Annotated[int, Field(ge=0, le=MAX_SIDE_SETTING), BeforeValidator(_parse_integer)]
-Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_parse_integer)]
-Limit = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_parse_integer)]
-Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
-Wait = Annotated[
-    float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_parse_number)
-]
-
-
-def _parse_name(value: object) -> object:
-    if isinstance(value, str):
-        value = value.strip()
-        if UNPRINTABLE.search(value):
-            raise ValueError("must not contain control characters")
-    return value
-
-
-def _parse_encoding(value: str | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return check_encoding(value)
-    except ValueError as error:
-        raise ValueError(str(error).removesuffix(".")) from None
-
-
-ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_LENGTH)]
 
 
 class Options(BaseModel):
@@ -137,7 +75,7 @@ class UploadFields(Options):
 
     webhook_url: Annotated[
         str | None,
-        AfterValidator(_parse_webhook_url),
+        AfterValidator(parse_webhook_url),
         Field(
             description="http(s) URL to notify when the request has finished. It receives the event "
             "`request.finished` by POST.",
@@ -146,7 +84,7 @@ class UploadFields(Options):
     ] = None
     quality: Annotated[
         Quality | None,
-        BeforeValidator(_parse_quality),
+        BeforeValidator(parse_quality),
         WithJsonSchema({"type": "string", "pattern": "^([1-9][0-9]?|100)%?$"}),
         Field(
             description="Quality of the outputs, 1 to 100. `50%` is relative: half of each source's "
@@ -186,7 +124,7 @@ class UploadFields(Options):
     ] = False
     name: Annotated[
         str | None,
-        BeforeValidator(_parse_name),
+        BeforeValidator(parse_name),
         Field(
             min_length=1,
             max_length=MAX_REQUEST_NAME,
@@ -208,7 +146,7 @@ class UploadFields(Options):
     ] = ()
     encoding: Annotated[
         str | None,
-        AfterValidator(_parse_encoding),
+        AfterValidator(parse_encoding),
         Field(
             max_length=64,
             description="Encoding of the file: the name of a Python text codec that contains ASCII, "
