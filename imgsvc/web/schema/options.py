@@ -90,6 +90,8 @@ def _parse_name(value: object) -> object:
         value = value.strip()
         if UNPRINTABLE.search(value):
             raise ValueError("must not contain control characters")
+        if not 0 < len(value) <= MAX_REQUEST_NAME:
+            raise ValueError(f"must have 1 to {MAX_REQUEST_NAME} characters")
     return value
 
 
