@@ -44,6 +44,10 @@ _LOOSE_NAME = frozenset({"product", "producttitle", "name", "itemname"})
 """Spellings that name a column of the standard layout only if exactly one header has one of them."""
 
 _OUTPUTS = frozenset(map(normalised, OUTPUT_COLUMNS))
+_STATUS_CSV = [
+    normalised(name) for name in (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
+]
+"""The first columns of a status CSV, normalised. The columns after them are the upload's own."""
 _IMAGE_ADDRESS = re.compile(
     r"https?://[^\s,;|]+?\.(?:jpe?g|png|webp|gif|avif|heic|bmp|tiff?)(?![A-Za-z0-9])", re.IGNORECASE
 )
@@ -178,6 +182,9 @@ def _standard_roles(cells: Sequence[str], chosen: _ChosenColumns) -> list[Column
     keys = [normalised(cell) for cell in cells]
     roles = [ColumnRole.EXTRA] * len(cells)
     images = chosen.images or LAYOUTS[0].image_positions(cells)
+    if keys[: len(_STATUS_CSV)] == _STATUS_CSV:
+        keys[len(_STATUS_CSV) :] = [""] * (len(keys) - len(_STATUS_CSV))
+        images = chosen.images or [_STATUS_CSV.index(normalised(INPUT_IMAGE_URLS))]
     names = {normalised(name) for name in LAYOUTS[0].names}
     named = [n for n, key in enumerate(keys) if key in names]
     loose = [n for n, key in enumerate(keys) if key in _LOOSE_NAME and n not in images]

@@ -12,7 +12,12 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import Effort, Note, OutputFormat
-from imgsvc.models import ImageStatus, ProductStatus, RequestStatus, Reuse
+from imgsvc.models import (
+    ImageStatus,
+    ProductStatus,
+    RequestStatus,
+    Reuse,
+)
 from imgsvc.table_types import ColumnRole
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
