@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Self
 
@@ -107,9 +107,17 @@ class Quality:
         return f"{self.value}%" if self.relative else str(self.value)
 
 
+ENCODER_REVISION = 1
+"""Part of the token of each output. Raise it only if outputs are meant to change: all URLs change."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompressionSettings:
-    """Settings for compressing an image. Equal settings and equal bytes produce equal results."""
+    """Settings for compressing an image. Equal settings and equal bytes produce equal results.
+
+    The text of the settings is part of the token of each output. A new setting adds a word only if it
+    differs from the default, so that existing URLs stay.
+    """
 
     quality: Quality = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP
@@ -132,7 +140,8 @@ class ImageInfo:
     """Properties of a compressed image. Formats are lower-case names.
 
     `source_quality` is None if the source's format records no quality. `kept` is true if the source's
-    own image data was kept; `quality` is None then. `notes` lists what the output lacks.
+    own image data was kept; `quality` is None then. `notes` lists what the output lacks. `digest` is
+    the SHA-256 of the output, or None if the info was read from the database.
     """
 
     input_bytes: int
@@ -145,6 +154,7 @@ class ImageInfo:
     quality: int | None
     kept: bool
     notes: tuple[Note, ...] = ()
+    digest: bytes | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

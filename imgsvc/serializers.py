@@ -17,13 +17,12 @@ from imgsvc.errors import FileError
 from imgsvc.models import (
     SECONDS_PER_DAY,
     ImageRow,
-    InputTable,
-    Product,
     ProductRow,
     Progress,
     Request,
 )
 from imgsvc.status_table import UrlOf
+from imgsvc.table_types import InputTable, Product
 
 Json = dict[str, Any]
 
@@ -176,6 +175,7 @@ def _image_json(image: ImageRow, url_of: UrlOf) -> Json:
         "quality": info and info.quality,
         "kept": info and info.kept,
         "notes": list(info.notes) if info else [],
+        "reused": image.reused,
     }
 
 
@@ -204,6 +204,18 @@ def _progress_json(request: Request, now: float) -> Json:
         "cancelled": progress.cancelled,
         "percent": _percent(progress),
         "etaSeconds": eta_seconds(request, now),
+        "reused": reused_json(request),
+    }
+
+
+def reused_json(request: Request) -> Json:
+    """Return the number of completed images by what they reused."""
+    reused = request.reused
+    return {
+        "downloaded": request.progress.completed - reused.not_modified - reused.same_url,
+        "notModified": reused.not_modified,
+        "sameBytes": reused.same_bytes,
+        "sameUrl": reused.same_url,
     }
 
 

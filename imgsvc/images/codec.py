@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import struct
@@ -186,6 +187,7 @@ def _build_result(
         quality=quality,
         kept=quality is None,
         notes=_notes(data, output, decoded, kept=quality is None),
+        digest=hashlib.sha256(output).digest(),
     )
     return CompressedImage(output, info)
 

@@ -97,10 +97,10 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
     result = cli.run("--help")
     assert result.code == 0
     assert "imgsvc process products.csv -o out.csv" in result.out
-    for command in ("serve", "process", "submit", "status", "backup"):
+    for command in ("serve", "process", "submit", "status", "backup", "check", "secret"):
         result = cli.run(command, "--help")
         assert (result.code, result.err) == (0, "")
-        assert re.search(rf"Examples:\s+imgsvc {command} ", result.out)
+        assert re.search(rf"Examples:\s+imgsvc {command}\b", result.out)
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ class UploadHandler:
             defaults.progressive,
         )
         requested = fields.model_dump_json(exclude_defaults=True)
-        request_options = RequestOptions(settings, fields.webhook_url, fields.name)
+        request_options = RequestOptions(settings, fields.webhook_url, fields.name, fields.fresh)
         return UploadOptions(request_options, fields.dry_run, requested, fields.table, file_name)
 
     def _response(self, request: web.Request, result: UploadResult) -> web.Response:

@@ -21,9 +21,10 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ProblemCode
 from imgsvc.image_types import OutputFormat, Quality
-from imgsvc.models import MAX_REQUEST_NAME, RequestStatus, TableOptions
+from imgsvc.models import MAX_REQUEST_NAME, RequestStatus
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
 from imgsvc.table.decoding import check_encoding
+from imgsvc.table_types import TableOptions
 from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.http.problems import HttpProblemError
 
@@ -149,6 +150,13 @@ class UploadFields(Options):
         OutputFormat | None,
         Field(description="Format of the outputs. `keep`: the format of the source."),
     ] = None
+    fresh: Annotated[
+        Boolean,
+        Field(
+            description="Download every source whole. Otherwise hosts are asked whether it has been "
+            "modified since an earlier download."
+        ),
+    ] = False
     dry_run: Annotated[
         Boolean,
         Field(description="Validate the file and return how it is read, without storing anything."),

@@ -12,7 +12,13 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import Note
-from imgsvc.models import ColumnRole, ImageStatus, ProductStatus, RequestStatus
+from imgsvc.models import (
+    ImageStatus,
+    ProductStatus,
+    RequestStatus,
+    Reuse,
+)
+from imgsvc.table_types import ColumnRole
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
@@ -178,6 +184,21 @@ class DryRunResult(UploadResponse):
     preview: Annotated[list[PreviewProduct], Field(description="The first 3 products.")]
 
 
+class ReuseSummary(ResponseModel):
+    """Number of completed images by what they reused. `sameBytes` is part of `downloaded`."""
+
+    downloaded: Annotated[Count, Field(description="Their sources were downloaded.")]
+    not_modified: Annotated[
+        Count, Field(description="Their sources are not modified since an earlier download.")
+    ]
+    same_bytes: Annotated[
+        Count, Field(description="Downloaded, and the output of the same bytes existed.")
+    ]
+    same_url: Annotated[
+        Count, Field(description="They have the URL of another image of the request.")
+    ]
+
+
 class ImageProgress(ResponseModel):
     """Number of images in each status."""
 
@@ -202,6 +223,7 @@ class ImageProgress(ResponseModel):
             "Null: not known yet."
         ),
     ]
+    reused: ReuseSummary
 
 
 class ByteTotals(ResponseModel):
@@ -276,6 +298,7 @@ class ImageDetail(ResponseModel):
             "of an HDR image, or all frames but the first."
         ),
     ]
+    reused: Annotated[Reuse | None, Field(description="What was not done again for this image.")]
 
 
 class ProductDetail(ResponseModel):
