@@ -31,7 +31,7 @@ from imgsvc.cli_table_options import (
 from imgsvc.client import Client
 from imgsvc.errors import file_error_lines
 from imgsvc.image_types import Quality
-from imgsvc.terminal import failure_lines, progress_display, summary
+from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
 
 
 def prepare_output(out: Path) -> None:
@@ -68,6 +68,7 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
 @click.option(
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
+@click.option("--dry-run", is_flag=True, help="Print how FILE is read, and upload nothing.")
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
 @click.option(
     "--fresh",
@@ -82,6 +83,7 @@ def submit(
     table: Path,
     wait: bool,
     out: Path | None,
+    dry_run: bool,
     webhook_url: str | None,
     fresh: bool,
     quality: Quality | None,
@@ -94,13 +96,14 @@ def submit(
 
     With --wait, the exit code is 0 only if every image was compressed.
     """
-    if out is not None:
+    if out is not None and not dry_run:
         prepare_output(out)
     values = {
         "quality": quality,
         "format": format_,
         "webhookUrl": webhook_url,
         "fresh": "true" if fresh else None,
+        "dryRun": "true" if dry_run else None,
     }
     query = [(key, str(value)) for key, value in values.items() if value is not None]
     query += upload_query({**options, "name": request_name(options, table)})
@@ -109,9 +112,9 @@ def submit(
         async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
                 accepted = await client.submit(data, query)
-            click.echo(accepted["requestId"])
+            click.echo("\n".join(reading_lines(accepted)) if dry_run else accepted["requestId"])
             _print_skipped(accepted)
-            if not (wait or out):
+            if dry_run or not (wait or out):
                 return 0
             return await _follow(client, accepted["requestId"], out, status_query(options))
 

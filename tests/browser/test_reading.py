@@ -246,3 +246,38 @@ def test_request_name_can_be_changed(open_page: OpenPage, service: Service, orig
     with page.expect_download() as download:
         page.get_by_role("link", name="CSV", exact=True).click()
     assert download.value.suggested_filename == "Spring-compressed.csv"
+
+
+def test_column_with_file_names_can_be_replaced_by_another(
+    open_page: OpenPage, service: Service, origin: Origin
+) -> None:
+    ui = open_page(service.url)
+    page = ui.page
+    ui.choose_file(table([("Lamp", "lamp.jpg", origin.photo(1))], ("Name", "Image", "Address")))
+    expect(page.locator(".file-errors")).to_contain_text('No cell of the column "Image" has a URL')
+    page.get_by_role("button", name="Choose the columns").click()
+    page.get_by_label("Column with image URLs").select_option("Address")
+    page.get_by_role("button", name="Check the file").click()
+    expect(page.locator(".file-card")).to_contain_text("1 product, 1 image")
+
+
+def test_invalid_column_of_a_wide_table_is_shown_first(
+    open_page: OpenPage, service: Service
+) -> None:
+    ui = open_page(service.url, width=1280)
+    header = [*(f"Column {n}" for n in range(20)), "Product Name", "Input Image Urls"]
+    ui.choose_file(table([[*range(20), "Lamp", "ftp://x/1.jpg"]], header))
+    heads = ui.page.locator(".file-errors thead th")
+    expect(heads.nth(2)).to_have_text("Input Image Urls")
+    expect(heads.nth(3)).to_have_text("Column 0")
+    expect(ui.page.locator(".file-errors tbody td").nth(1)).to_have_text("ftp://x/1.jpg")
+    expect(ui.page.locator(".file-errors mark")).to_be_in_viewport()
+
+
+def test_name_of_a_request_of_another_browser_is_shown(
+    open_page: OpenPage, service: Service, origin: Origin
+) -> None:
+    service.upload(table([(1, "Lamp", origin.photo(1))]), "?name=Summer+sale")
+    page = open_page(service.url).page
+    page.get_by_role("link", name="Summer sale").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Summer sale")

@@ -38,14 +38,16 @@ function errorMessage(error) {
 function errorTable(byRow, columns) {
   const rows = [...byRow].map(([number, errors]) => ({ number, errors, cells: errors[0].cells ?? [] }));
   const width = Math.max(...rows.map((row) => row.cells.length));
-  // A row can have more cells than the header.
-  const header = Array.from({ length: width }, (_, index) => columns[index] ?? "–");
+  // A row can have more cells than the header. Columns with errors come first: a table can be wide.
+  const names = Array.from({ length: width }, (_, index) => columns[index] ?? "–");
+  const invalid = new Set(rows.flatMap((row) => row.errors.map((error) => error.column)));
+  const header = [...names.keys()].sort((a, b) => invalid.has(names[b]) - invalid.has(names[a])).map((index) => ({ name: names[index], index }));
   return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with problems" },
     h("table", { class: width ? "rows" : "rows no-header" },
       h("thead", {}, h("tr", {},
         h("th", { scope: "col" }, "Row"),
         h("th", { scope: "col" }, "Problem"),
-        header.map((name) => h("th", { scope: "col" }, name)))),
+        header.map(({ name }) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row) => errorRow(row, header)))));
 }
 
@@ -54,7 +56,7 @@ function errorRow(row, header) {
     h("th", { scope: "row" }, count(row.number)),
     h("td", { class: "messages" }, h("ul", {}, row.errors.map((error) =>
       h("li", {}, error.column && h("b", {}, error.column, ": "), errorMessage(error))))),
-    header.map((name, index) => {
+    header.map(({ name, index }) => {
       const errors = row.errors.filter((error) => error.column === name);
       if (!errors.length) return h("td", {}, cellText(row.cells[index] ?? "", errors));
       // Of a long cell, each error has the part around its value.

@@ -181,9 +181,18 @@ export class FileUpload {
     announce(`${title} ${reason}`);
   }
 
-  /** Return how the file can be uploaded in spite of its errors: as [{text, action}]. */
-  async #waysOn({ errors }) {
-    if (this.file.size > MAX_CHECKED_BYTES) return [];
+  /** Return how the file can be uploaded without a change: as [{text, action}]. */
+  async #waysOn(problem) {
+    const { errors, columns } = problem;
+    if (!columns.length) return [];
+    const hasNoRows = errors.some((error) => error.code === "no_rows");
+    const choose = { text: "Choose the columns", action: () => this.#askForReading(problem) };
+    const others = hasNoRows || this.#hasChosenColumns() ? [choose] : [];
+    if (hasNoRows) return others;
+    if (this.file.size > MAX_CHECKED_BYTES) {
+      const options = { onInvalid: "skip" };
+      return [{ text: "Upload without the invalid rows", action: () => this.#goOn(options, null) }, ...others];
+    }
     const areEmpty = errors.every((error) => error.code === "empty_value");
     const attempts = [
       { options: { onInvalid: "skip" }, text: (result) => `Upload without ${result.skipped === 1 ? "this row" : `these ${plural(result.skipped, "row")}`}` },
@@ -197,12 +206,12 @@ export class FileUpload {
         return []; // These options do not avoid all errors.
       }
     }));
-    return found.flat();
+    return [...found.flat(), ...others];
   }
 
   #goOn(options, result) {
     Object.assign(this.#reading, options);
-    this.#showForm(result, true);
+    this.#showForm(result, result !== null);
     this.context.area.querySelector("form.upload button.primary").focus();
   }
 
@@ -238,7 +247,7 @@ export class FileUpload {
 function asksForReading({ code, errors, columns }) {
   if (code !== "invalid-csv") return false;
   const has = (each) => errors.some((error) => error.code === each);
-  return has("bad_encoding") || (columns.length > 0 && (has("missing_column") || has("no_rows")));
+  return has("bad_encoding") || (has("missing_column") && columns.length > 0);
 }
 
 /** Return the first whole lines of a file. */
