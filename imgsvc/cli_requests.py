@@ -32,7 +32,7 @@ from imgsvc.cli_table_options import (
 )
 from imgsvc.client import Client
 from imgsvc.errors import file_error_lines
-from imgsvc.terminal import failure_lines, progress_display, summary
+from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
 
 
 def prepare_output(out: Path) -> None:
@@ -69,6 +69,7 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
 @click.option(
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
+@click.option("--dry-run", is_flag=True, help="Print how FILE is read, and upload nothing.")
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
 @click.option(
     "--fresh",
@@ -83,6 +84,7 @@ def submit(
     table: Path,
     wait: bool,
     out: Path | None,
+    dry_run: bool,
     webhook_url: str | None,
     fresh: bool,
     server: str,
@@ -93,11 +95,12 @@ def submit(
 
     With --wait, the exit code is 0 only if every image was compressed.
     """
-    if out is not None:
+    if out is not None and not dry_run:
         prepare_output(out)
     values = compress_values(options) | {
         "webhook_url": webhook_url,
         "fresh": "true" if fresh else None,
+        "dry_run": "true" if dry_run else None,
     }
     query = [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
     query += upload_query({**options, "name": request_name(options, table)})
@@ -106,9 +109,9 @@ def submit(
         async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
                 accepted = await client.submit(data, query)
-            click.echo(accepted["requestId"])
+            click.echo("\n".join(reading_lines(accepted)) if dry_run else accepted["requestId"])
             _print_skipped(accepted)
-            if not (wait or out):
+            if dry_run or not (wait or out):
                 return 0
             return await _follow(client, accepted["requestId"], out, status_query(options))
 

@@ -429,6 +429,27 @@ def test_submit_and_status_have_the_options_of_the_api(
     assert "superset of ASCII" in wrong.err
 
 
+def test_submit_dry_run_prints_how_the_file_is_read(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    url = origin.photo(1)
+    file = cli.write("shop.csv", f"Handle;Title;Image Src;Vendor\r\na;A;{url};V\r\n".encode())
+    result = cli.run("submit", file, "--dry-run", "-o", "out.csv", "--server", service.url)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "1 product, 1 image",
+        "Layout: shopify (CSV with semicolons, utf-8)",
+        "Images: Image Src",
+        "Product names: Title",
+        "Products grouped by: Handle",
+        "Kept unchanged: Vendor",
+        "Row 2: A",
+        f"  {url}",
+    ]
+    assert service.get("/listRequests").json()["requests"] == []
+    assert not (cli.folder / "out.csv").exists()
+
+
 def test_ctrl_c_during_import_prints_no_traceback(cli: CommandLine) -> None:
     cli.write("click.py", b"raise KeyboardInterrupt")
     result = cli.run("config", "check", PYTHONPATH=f"{cli.folder}{os.pathsep}{ROOT}")

@@ -43,6 +43,14 @@ class ResponseModel(BaseModel):
     )
 
 
+class SuggestionItem(ResponseModel):
+    """An option of the upload that may avoid an error."""
+
+    option: Annotated[str, Field(description="Name of the option: `imageColumn` or `encoding`.")]
+    value: str
+    example: Annotated[str, Field(description="Text of the file that it would read, shortened.")]
+
+
 class ErrorItem(ResponseModel):
     """One error in an uploaded file or in the options."""
 
@@ -69,6 +77,13 @@ class ErrorItem(ResponseModel):
     option: Annotated[
         str | None, Field(description="Name of the invalid option. Absent for errors of a file.")
     ] = None
+    suggestions: Annotated[
+        list[SuggestionItem] | None,
+        Field(
+            description="For `missing_column`, the columns that seem to have image URLs; for "
+            "`bad_encoding`, the likely encodings. Absent if there are none."
+        ),
+    ] = None
 
 
 class ProblemReport(ResponseModel):
@@ -89,7 +104,8 @@ class ProblemReport(ResponseModel):
         list[str] | None,
         Field(
             description="Names of the file's columns that `cells` are from: at most 50 of those with a "
-            "name, always with the ones that the service reads. Absent without a valid header."
+            "name, always with the ones that the service reads. If the header is invalid, the names "
+            "in it. Absent without a header."
         ),
     ] = None
 
