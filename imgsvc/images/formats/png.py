@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
 from imgsvc.image_types import Effort, ImageFormat
-from imgsvc.images import colour, exif, icc_parser, palette
+from imgsvc.images import colour, exif, icc_parser, indexed, palette
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.errors import truncated
 from imgsvc.images.formats import png_chunks, png_repair
@@ -106,7 +106,7 @@ def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
         [frame.image for frame in frames], palette.colour_count(settings.quality)
     )
     frames = [Frame(image, frame.duration) for image, frame in zip(reduced, frames, strict=True)]
-    has_few_colours = len(palette.entries(reduced[0])) <= _FEW_COLOURS
+    has_few_colours = len(indexed.entries(reduced[0])) <= _FEW_COLOURS
     optimize = has_few_colours or settings.effort is Effort.SMALL
     options: dict[str, Any] = {"icc_profile": icc, "optimize": optimize}
     if len(frames) > 1:
