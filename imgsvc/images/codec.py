@@ -22,7 +22,7 @@ from imgsvc.image_types import (
 )
 from imgsvc.images.errors import damaged, out_of_memory, unsupported
 from imgsvc.images.formats import CODECS
-from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings
+from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings, Transcoded
 from imgsvc.images.sniff import sniff
 
 _PILLOW_SETTINGS = (
@@ -55,11 +55,12 @@ def warm_up() -> None:
 def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
     image_format = sniff(data)
     requested = _requested_format(image_format, settings.format)
-    limits = DecodeLimits(
-        max_pixels,
-        animated=(requested or ImageFormat.JPEG).traits.animated,
-        allow_pixel_array=requested is ImageFormat.JPEG and not settings.progressive,
-    )
+    limits = DecodeLimits(max_pixels, animated=(requested or ImageFormat.JPEG).traits.animated)
+    if requested is image_format:
+        transcoded = _transcode(data, image_format, settings, limits)
+        if transcoded is not None:
+            source, output, quality = transcoded
+            return _smaller_of(data, output, source, image_format, quality)
     decoded = _decode(data, image_format, limits)
     output_format = _output_format(decoded, requested)
     if output_format is image_format and image_format.traits.animated and not limits.animated:
@@ -69,11 +70,30 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     quality = settings.quality.resolve(decoded.quality)
     encode_settings = EncodeSettings(quality, settings.progressive)
     output = _encode(decoded, output_format, encode_settings, limits)
+    return _smaller_of(data, output, decoded, output_format, quality)
+
+
+def _smaller_of(
+    data: bytes, output: bytes, decoded: DecodedImage, output_format: ImageFormat, quality: int
+) -> CompressedImage:
+    """Return the output, or the source without metadata if that is not larger and can be kept."""
+    image_format = decoded.image_format
     if image_format.traits.kept and len(output) >= decoded.min_stripped_bytes:
         stripped = CODECS[image_format].strip(decoded.repaired or data)
         if len(output) >= len(stripped):
             return _build_result(data, stripped, decoded, image_format, None)
     return _build_result(data, output, decoded, output_format, quality)
+
+
+def _transcode(
+    data: bytes, image_format: ImageFormat, settings: CompressionSettings, limits: DecodeLimits
+) -> Transcoded | None:
+    """Compress the image without decoding its pixels. Return None if that is impossible."""
+    codec = CODECS[image_format]
+    try:
+        return codec.transcode and codec.transcode(data, settings, limits)
+    except Exception:  # noqa: BLE001 - decoding reports what is wrong
+        return None
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
