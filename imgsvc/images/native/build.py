@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
 MODULE = "_requantise.abi3.so"
@@ -22,6 +24,7 @@ STAMP = "_requantise.built"
 """The file that says from which sources, for which platform, the module was built."""
 SOURCES = ("requantise.c", "huffman_tables.h", "build.py")
 FLAGS = ("-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=implicit")
+MACOS_FLAGS = ("-bundle", "-undefined", "dynamic_lookup")
 PACKAGES = {
     "apt-get": "apt install gcc libjpeg-dev python3-dev",
     "dnf": "dnf install gcc libjpeg-turbo-devel python3-devel",
@@ -35,25 +38,32 @@ class BuildError(Exception):
     """The module cannot be built. The message says why."""
 
 
-def build(folder: Path = FOLDER, *extra_flags: str) -> Path:
-    """Compile the module into `folder`, and return its path. Raise `BuildError`."""
+class Library(NamedTuple):
+    """The flags of the compiler and of the linker for libjpeg."""
+
+    cflags: Sequence[str]
+    libs: Sequence[str]
+
+
+def build(folder: Path = FOLDER, *extra_flags: str, library: Library | None = None) -> Path:
+    """Compile the module into `folder`, and return its path. Raise `BuildError`.
+
+    `library` None is the libjpeg of the system.
+    """
     target = folder / MODULE
     partial = folder / f"{MODULE}.{os.getpid()}"
+    library = library or _system_libjpeg()
     command = [
-        *_compiler(),
+        *compiler(),
         *FLAGS,
-        *(
-            ("-bundle", "-undefined", "dynamic_lookup")
-            if sys.platform == "darwin"
-            else ("-shared",)
-        ),
+        *extra_flags,
+        *(MACOS_FLAGS if sys.platform == "darwin" else ["-shared"]),
         f"-I{sysconfig.get_path('include')}",
-        *_libjpeg("--cflags"),
+        *library.cflags,
         str(FOLDER / "requantise.c"),
         "-o",
         str(partial),
-        *(_libjpeg("--libs") or ["-ljpeg"]),
-        *extra_flags,
+        *library.libs,
     ]
     result = _run(command)
     if result.returncode != 0:
@@ -78,19 +88,20 @@ def _digest() -> str:
     return digest.hexdigest()
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
+    """Return the command of the C compiler: `$CC`, or `cc`. Raise `BuildError` if there is none."""
     command = shlex.split(os.environ.get("CC", "")) or ["cc"]
     if shutil.which(command[0]) is None:
         raise BuildError("there is no C compiler")
     return command
 
 
-def _libjpeg(flag: str) -> list[str]:
-    """Return compiler or linker flags of libjpeg, or [] if pkg-config does not know them."""
-    if shutil.which("pkg-config") is None:
-        return []
-    result = _run(["pkg-config", flag, "libjpeg"])
-    return shlex.split(result.stdout) if result.returncode == 0 else []
+def _system_libjpeg() -> Library:
+    if shutil.which("pkg-config") is not None:
+        results = [_run(["pkg-config", flag, "libjpeg"]) for flag in ("--cflags", "--libs")]
+        if all(result.returncode == 0 for result in results):
+            return Library(*(shlex.split(result.stdout) for result in results))
+    return Library([], ["-ljpeg"])
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
