@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,17 +21,23 @@ from imgsvc.cli_options import (
     compress_options,
     config_option,
     examples,
-    make_client,
-    server_options,
 )
-from imgsvc.client import Client, ServiceError
+from imgsvc.cli_requests import prepare_output, report, status, submit
+from imgsvc.cli_table_options import (
+    output_options,
+    read_options,
+    request_name,
+    table_options,
+    write_options,
+)
+from imgsvc.client import ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.image_types import Quality
-from imgsvc.offline import process_file
+from imgsvc.offline import FileOptions, process_file
 from imgsvc.serve import serve as run_service
-from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
+from imgsvc.terminal import problem_lines, progress_display
 
 log = logging.getLogger(__name__)
 
@@ -78,16 +83,6 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
-def _prepare_output(out: Path) -> None:
-    """Create the folder of `out`, and check that it is writable.
-
-    Raise `OSError` before the work starts instead of after it.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-        pass
-
-
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
@@ -100,6 +95,10 @@ def _prepare_output(out: Path) -> None:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Compress every image of a product CSV, and return the CSV with the new image URLs."""
+
+
+cli.add_command(submit)
+cli.add_command(status)
 
 
 @cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
@@ -166,6 +165,8 @@ def serve(
     help="Folder for the images. [default: OUT.images]",
 )
 @compress_options
+@table_options
+@output_options
 @config_option
 def process(
     table: Path,
@@ -174,6 +175,7 @@ def process(
     quality: Quality | None,
     format_: str | None,
     file: Path | None,
+    **options: Any,
 ) -> int:
     """Compress the images of FILE on this machine, without a service.
 
@@ -189,15 +191,17 @@ def process(
         "compress.format": format_,
     }
     config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
-    _prepare_output(out)
+    prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
+    name = request_name(options, table)
+    file_options = FileOptions(name, read_options(options), write_options(options))
     try:
         with progress_display(console) as show:
-            status = asyncio.run(process_file(config, table, out, show))
+            finished = asyncio.run(process_file(config, table, out, show, file_options))
     except KeyboardInterrupt:
         return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
-    return _report(console, status, f"Saved {out}, and the images in {folder}.")
+    return report(console, finished, f"Saved {out}, and the images in {folder}.")
 
 
 def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -206,108 +210,6 @@ def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     for warning in config.warnings:
         click.echo(f"imgsvc: warning: {warning}", err=True)
     return config
-
-
-def _report(console: Console, status: Mapping[str, Any], saved: str | None = None) -> int:
-    """Print the summary of a finished request, on a terminal or if images failed.
-
-    `saved` is a line about the files that were written. Return the exit code: 0 if every image was
-    compressed, else 1.
-    """
-    completed = status["status"] == "completed"
-    if console.is_terminal or not completed:
-        for line in (summary(status), *failure_lines(status), *([saved] if saved else [])):
-            click.echo(line, err=True)
-    return 0 if completed else 1
-
-
-@cli.command(
-    epilog=examples(
-        "imgsvc submit products.csv",
-        "imgsvc submit products.csv --server https://images.example --wait -o out.csv",
-    )
-)
-@click.argument("table", metavar="FILE", type=EXISTING_FILE)
-@click.option("--wait", is_flag=True, help="Wait until the request has finished. Implied by --out.")
-@click.option(
-    "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
-)
-@click.option("--webhook-url", help="URL that the service calls when the request has finished.")
-@compress_options
-@server_options
-def submit(
-    table: Path,
-    wait: bool,
-    out: Path | None,
-    webhook_url: str | None,
-    quality: Quality | None,
-    format_: str | None,
-    server: str,
-    api_key_file: Path | None,
-) -> int:
-    """Upload FILE to a running service and print the request ID.
-
-    With --wait, the exit code is 0 only if every image was compressed.
-    """
-    if out is not None:
-        _prepare_output(out)
-    values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
-    options = {key: str(value) for key, value in values.items() if value is not None}
-
-    async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            with table.open("rb") as data:
-                accepted = await client.submit(data, options)
-            click.echo(accepted["requestId"])
-            if not (wait or out):
-                return 0
-            return await _follow(client, accepted["requestId"], out)
-
-    return asyncio.run(run())
-
-
-async def _follow(client: Client, request_id: str, out: Path | None) -> int:
-    """Show progress until the request has finished, save its CSV to `out`, and return the exit code."""
-    console = Console(stderr=True)
-    with progress_display(console) as show:
-        async for status in client.watch(request_id):
-            show(status)
-    if out is not None:
-        await client.save_csv(request_id, out)
-    return _report(console, status, f"Saved {out}." if out else None)
-
-
-@cli.command(epilog=examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
-@click.argument("request_id", metavar="ID")
-@click.option("--wait", is_flag=True, help="Wait until the request has finished.")
-@click.option("-o", "--out", type=OUTPUT_FILE, help="CSV file to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
-@server_options
-def status(
-    request_id: str,
-    wait: bool,
-    out: Path | None,
-    as_json: bool,
-    server: str,
-    api_key_file: Path | None,
-) -> int:
-    """Show the status of a request."""
-    if out is not None:
-        _prepare_output(out)
-
-    async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            code = await _follow(client, request_id, out) if wait else 0
-            found = await client.status(request_id)
-            if out is not None and not wait:
-                await client.save_csv(request_id, out)
-        lines = (
-            [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
-        )
-        click.echo("\n".join(lines))
-        return code
-
-    return asyncio.run(run())
 
 
 @cli.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -57,12 +57,12 @@ class Client:
         await self._session.close()
 
     async def submit(
-        self, table: bytes | BinaryIO, options: Mapping[str, str] | None = None
+        self, table: bytes | BinaryIO, options: Sequence[tuple[str, str]] = ()
     ) -> dict[str, Any]:
         """Upload a CSV, and return the JSON of the response, which contains `requestId`."""
         headers = {"Content-Type": "text/csv"}
         async with self._request(
-            "POST", "/processImages", params=options, data=table, headers=headers
+            "POST", "/processImages", params=list(options), data=table, headers=headers
         ) as response:
             return dict(await response.json())
 
@@ -110,10 +110,12 @@ class Client:
         async with self._request("GET", path) as response:
             return await response.read()
 
-    async def save_csv(self, request_id: str, out: Path) -> None:
+    async def save_csv(
+        self, request_id: str, out: Path, options: Sequence[tuple[str, str]] = (("format", "csv"),)
+    ) -> None:
         """Write the request's CSV to `out`. An existing file is replaced after the whole download."""
         async with self._request(
-            "GET", f"/checkStatus/{quote(request_id, safe='')}", params={"format": "csv"}
+            "GET", f"/checkStatus/{quote(request_id, safe='')}", params=list(options)
         ) as response:
             with atomic_write(out) as partial, partial.open("wb") as file:
                 async for chunk in response.content.iter_chunked(2**16):
@@ -125,7 +127,7 @@ class Client:
         method: str,
         path: str,
         *,
-        params: Mapping[str, str] | None = None,
+        params: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
         data: bytes | BinaryIO | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:

@@ -149,6 +149,7 @@ class ServerConfig(_Section):
     max_images_per_request: Annotated[int, Field(ge=1)] = 1_000_000
     max_waiting_images: Annotated[int, Field(ge=1)] = 5_000_000
     upload_idle_seconds: Seconds = 30
+    spreadsheet_seconds: Seconds = 300
     shutdown_seconds: Seconds = 30
 
 

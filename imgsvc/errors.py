@@ -149,6 +149,7 @@ class ProblemCode(StrEnum):
     ALREADY_FINISHED = "already-finished"
     NOT_FINISHED = "not-finished"
     NOTHING_FAILED = "nothing-failed"
+    NOT_AVAILABLE = "not-available"
     TOO_LARGE = "too-large"
     TOO_MANY_IMAGES = "too-many-images"
     RANGE_NOT_SATISFIABLE = "range-not-satisfiable"

@@ -1,26 +1,28 @@
-"""Uploads: reads a stream of bytes as a table and stores it, or raises the errors that it has."""
+"""Uploads: accepts a table with its options, under an idempotency key, or raises the errors it has."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
-from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
-from imgsvc.models import Product, Request, RequestOptions
+from imgsvc.models import Request, RequestOptions
+from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.staged_upload import StagedUpload, StagingLimits
 from imgsvc.storage.disk_space import DiskSpace
-from imgsvc.table.reader import TableReader
+from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.spool import Spool
+from imgsvc.table.file_errors import MAX_FILE_ERRORS
+from imgsvc.table_types import InputTable, Product, TableOptions
 
 log = logging.getLogger(__name__)
-
-FEED_BYTES = 32 * 1024
-"""Bytes parsed between two yields to the event loop, so that a large chunk does not delay responses."""
 
 
 class Wakeable(Protocol):
@@ -31,14 +33,12 @@ class Wakeable(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class StagingLimits:
-    """The limits of a transaction that writes rows of an upload."""
+class UploadResources:
+    """The local resources that uploads use."""
 
-    rows: int = 1_000
-    """Maximum number of rows. They take a few milliseconds, so uploads do not delay other writes."""
-    size: int = 128 * 1024
-    """Rows are written after this many bytes of the table, even if they are fewer than `rows`. This
-    limits the memory used by rows with many images or long cells."""
+    disk_space: DiskSpace
+    scratch: Scratch
+    spreadsheets: Spreadsheets
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +46,39 @@ class UploadOptions:
     """The options of an upload.
 
     `requested` is the text of the options that the caller set. It identifies a repeated upload even if
-    the service's default settings have changed since.
+    the service's default settings have changed since. `file_name` is the request's name unless
+    `request_options` has one.
     """
 
     request_options: RequestOptions
     dry_run: bool = False
     requested: str = ""
+    table: TableOptions = TableOptions()
+    file_name: str | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The display name of the request."""
+        return self.request_options.name or self.file_name
 
 
 @dataclass(frozen=True, slots=True)
 class UploadResult:
-    """The result of an upload. `request` is None for a dry run, which stores nothing."""
+    """The result of an upload. `request` is None for a dry run, which stores nothing.
+
+    `errors` are the first 100 errors of the skipped rows, `error_count` is the number of all. A dry run
+    has the first products in `preview`.
+    """
 
     request: Request | None
+    name: str | None
     products: int
     images: int
+    table: InputTable
+    skipped: int = 0
+    errors: tuple[FileError, ...] = ()
+    error_count: int = 0
+    preview: tuple[Product, ...] = ()
     replayed: bool = False
 
 
@@ -76,7 +94,7 @@ class Intake:
         request_store: RequestStore,
         config: ServerConfig,
         metrics: Metrics,
-        disk_space: DiskSpace,
+        resources: UploadResources,
         *,
         scheduler: Wakeable,
         maintenance: Wakeable,
@@ -85,7 +103,7 @@ class Intake:
         self._request_store = request_store
         self._config = config
         self._metrics = metrics
-        self._disk_space = disk_space
+        self._resources = resources
         self._scheduler = scheduler
         self._maintenance = maintenance
         self._limits = limits
@@ -99,10 +117,12 @@ class Intake:
         options: Callable[[], UploadOptions],
         *,
         idempotency_key: str | None = None,
+        options_follow: bool = False,
     ) -> UploadResult:
         """Read an upload to its end and accept it, or raise `ProblemError`.
 
         `options` returns the options received so far; once `chunks` has ended, these are all options.
+        `options_follow` is whether more options may come while `chunks` is read.
         An accepted request is on disk. Nothing is stored of a rejected one.
         """
         self._check_open()
@@ -110,7 +130,9 @@ class Intake:
         if task is not None:
             self._tasks.add(task)
         try:
-            result = await self._upload_with_key(chunks, options, idempotency_key)
+            result = await self._upload_with_key(
+                chunks, options, idempotency_key, options_follow=options_follow
+            )
         except asyncio.CancelledError:
             if not self._stopping or task is None or task.uncancel():
                 raise
@@ -135,7 +157,7 @@ class Intake:
     def _check_open(self) -> None:
         if self._stopping:
             raise _stopping()
-        if not self._disk_space.has_free_space():
+        if not self._resources.disk_space.has_free_space():
             raise ProblemError(
                 ProblemCode.STORAGE_FULL,
                 "The storage is full. Free disk space on the server, then upload again.",
@@ -147,9 +169,11 @@ class Intake:
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         idempotency_key: str | None,
+        *,
+        options_follow: bool,
     ) -> UploadResult:
         if idempotency_key is None:
-            return await self._new_upload(chunks, options, None)
+            return await self._new_upload(chunks, options, None, options_follow=options_follow)
         if idempotency_key in self._keys_in_progress:
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_BUSY,
@@ -160,7 +184,9 @@ class Intake:
         try:
             bound = await self._request_store.find_idempotent(idempotency_key)
             if bound is None:
-                return await self._new_upload(chunks, options, idempotency_key)
+                return await self._new_upload(
+                    chunks, options, idempotency_key, options_follow=options_follow
+                )
         finally:
             self._keys_in_progress.discard(idempotency_key)
         return await self._replay(chunks, options, *bound)
@@ -184,147 +210,72 @@ class Intake:
                 "This Idempotency-Key was already used with a different file or different options. "
                 "Use a new key for a new upload.",
             )
-        return UploadResult(request, request.products, request.progress.total, replayed=True)
+        errors = await self._request_store.skipped_errors(request.key, MAX_FILE_ERRORS)
+        return UploadResult(
+            request,
+            request.options.name,
+            request.products,
+            request.progress.total,
+            request.table,
+            request.skipped,
+            errors,
+            request.error_count,
+            replayed=True,
+        )
 
     async def _new_upload(
         self,
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         idempotency_key: str | None,
+        *,
+        options_follow: bool,
     ) -> UploadResult:
-        upload = _Upload(self._request_store, self._config, self._limits)
+        first = await _first_chunk(chunks)
+        upload = self._begin(options())
         accepted = False
-        try:
-            await upload.read(chunks, store=not options().dry_run)
-            final_options = options()
-            upload.check()
-            if final_options.dry_run:
-                return upload.result(None)
-            # A commit that has begun always completes. If a stop cancelled the task now, the response
-            # would wrongly say that the upload was rejected.
-            if (task := asyncio.current_task()) is not None:
-                self._tasks.discard(task)
-            request = await upload.accept(final_options, idempotency_key)
-            accepted = True
-        finally:
-            if not accepted and upload.staged:
-                await asyncio.shield(self._discard(upload))
-        return upload.result(request)
+        async with Spool(self._resources.scratch) as body:
+            try:
+                file = _file_chunks(first, chunks, body if options_follow else None)
+                await upload.read(file, store=not options().dry_run)
+                final_options = options()
+                if final_options.table != upload.table_options:
+                    # Options that follow the file in a form change how it is read: read it again.
+                    if upload.staged:
+                        await asyncio.shield(self._discard(upload))
+                    upload = self._begin(final_options)
+                    await upload.read(body.chunks(), store=not final_options.dry_run)
+                upload.check()
+                request = None
+                if not final_options.dry_run:
+                    # A commit that has begun always completes. If a stop cancelled the task now, the
+                    # response would wrongly say that the upload was rejected.
+                    if (task := asyncio.current_task()) is not None:
+                        self._tasks.discard(task)
+                    request = await self._accept(upload, final_options, idempotency_key)
+                    accepted = True
+            finally:
+                if not accepted and upload.staged:
+                    await asyncio.shield(self._discard(upload))
+        return _result(upload, request, final_options.name)
 
-    async def _discard(self, upload: _Upload) -> None:
-        try:
-            await upload.discard()
-        finally:
-            self._maintenance.wake()
+    def _begin(self, options: UploadOptions) -> StagedUpload:
+        return StagedUpload(
+            self._request_store,
+            self._config,
+            self._resources.spreadsheets,
+            options.table,
+            self._limits,
+        )
 
-
-class _Upload:
-    """One upload. Its rows are staged under a request that stays hidden until it is accepted."""
-
-    def __init__(
-        self, request_store: RequestStore, config: ServerConfig, limits: StagingLimits
-    ) -> None:
-        self._request_store = request_store
-        self._config = config
-        self._limits = limits
-        self._reader = TableReader(max_images=config.max_images_per_request)
-        self._digest = hashlib.sha256()
-        self._rows: list[Product] = []
-        self._unstaged_bytes = 0
-        self._begin_task: asyncio.Task[int] | None = None
-        self._staging_task: asyncio.Task[None] | None = None
-
-    @property
-    def staged(self) -> bool:
-        """Whether rows have been staged, or are being staged."""
-        return self._begin_task is not None
-
-    def result(self, request: Request | None) -> UploadResult:
-        """Return the result of this upload."""
-        return UploadResult(request, self._reader.products, self._reader.images)
-
-    async def read(self, chunks: AsyncIterator[bytes], *, store: bool) -> None:
-        """Read the table to its end, and stage its rows if `store` is set."""
-        async for chunk in chunks:
-            self._digest.update(chunk)
-            for start in range(0, len(chunk), FEED_BYTES):
-                piece = chunk[start : start + FEED_BYTES]
-                self._unstaged_bytes += len(piece)
-                await self._add_rows(self._reader.feed(piece), store=store)
-        await self._add_rows(self._reader.close(), store=store, last=True)
-        await self._wait_for_staging()
-
-    async def _add_rows(self, rows: list[Product], *, store: bool, last: bool = False) -> None:
-        if self._reader.images > self._config.max_images_per_request:
-            raise ProblemError(
-                ProblemCode.TOO_MANY_IMAGES,
-                f"The file has more than {self._config.max_images_per_request:,} images "
-                "(server.max_images_per_request). Split it into several uploads.",
-            )
-        if not store or self._reader.error_count:
-            self._rows.clear()
-            await asyncio.sleep(0)
-            return
-        self._rows += rows
-        count = self._limits.rows
-        while len(self._rows) >= count or (
-            self._rows and (last or self._unstaged_bytes >= self._limits.size)
-        ):
-            batch, self._rows = self._rows[:count], self._rows[count:]
-            self._unstaged_bytes = 0
-            await self._stage(batch)
-        await asyncio.sleep(0)
-
-    async def _stage(self, rows: list[Product]) -> None:
-        if self._begin_task is None:
-            self._begin_task = asyncio.create_task(self._request_store.begin())
-        # If this task is cancelled here, the request still begins, and its key is needed to discard it.
-        request_key = await asyncio.shield(self._begin_task)
-        await self._wait_for_staging()
-        # Read the next rows while these are written.
-        self._staging_task = asyncio.create_task(self._request_store.stage(request_key, rows))
-
-    async def _wait_for_staging(self) -> None:
-        staging_task, self._staging_task = self._staging_task, None
-        if staging_task is not None:
-            await staging_task
-
-    async def discard(self) -> None:
-        """Mark the staged rows for deletion. Call this only if rows have been staged."""
-        assert self._begin_task is not None, "rows are staged"  # noqa: S101
-        request_key = await self._begin_task
-        try:
-            await self._wait_for_staging()
-        finally:
-            await self._request_store.discard(request_key)
-
-    def check(self) -> None:
-        """Raise `ProblemError` with all errors of the table, if it has any."""
-        count = self._reader.error_count
-        if count:
-            raise ProblemError(
-                ProblemCode.INVALID_CSV,
-                f"{count:,} problem{'s' if count > 1 else ''} found; nothing was saved. "
-                f"Fix {'them' if count > 1 else 'it'} and upload again.",
-                errors=self._reader.errors,
-                error_count=count,
-                columns=self._reader.shown_columns,
-            )
-
-    async def accept(self, options: UploadOptions, idempotency_key: str | None) -> Request:
-        """Accept the request with all its rows, in one transaction."""
-        columns = self._reader.columns
-        assert columns is not None, "a valid table has columns"  # noqa: S101
-        assert self._begin_task is not None, "a valid table has rows"  # noqa: S101
+    async def _accept(
+        self, upload: StagedUpload, options: UploadOptions, idempotency_key: str | None
+    ) -> Request:
         idempotency = None
         if idempotency_key is not None:
-            idempotency = (idempotency_key, _fingerprint(self._digest.digest(), options))
-        request = await self._request_store.accept(
-            self._begin_task.result(),
-            columns,
-            options.request_options,
-            max_waiting=self._config.max_waiting_images,
-            idempotency=idempotency,
+            idempotency = (idempotency_key, _fingerprint(upload.digest, options))
+        request = await upload.accept(
+            replace(options.request_options, name=options.name), idempotency
         )
         log.info(
             "accepted",
@@ -336,6 +287,48 @@ class _Upload:
         )
         return request
 
+    async def _discard(self, upload: StagedUpload) -> None:
+        try:
+            await upload.discard()
+        finally:
+            self._maintenance.wake()
+
+
+async def _first_chunk(chunks: AsyncIterator[bytes]) -> bytes:
+    """Return the first bytes of a file. The options of a form that precede it have been received."""
+    async for chunk in chunks:
+        if chunk:
+            return chunk
+    return b""
+
+
+async def _file_chunks(
+    first: bytes, chunks: AsyncIterator[bytes], copy: Spool | None
+) -> AsyncGenerator[bytes, None]:
+    """Yield the first chunk and the others. Write them to `copy` too."""
+    if copy is not None:
+        await copy.write(first)
+    yield first
+    async for chunk in chunks:
+        if copy is not None:
+            await copy.write(chunk)
+        yield chunk
+
+
+def _result(upload: StagedUpload, request: Request | None, name: str | None) -> UploadResult:
+    reader = upload.reader
+    return UploadResult(
+        request,
+        name,
+        reader.products,
+        reader.images,
+        upload.table,
+        reader.skipped,
+        tuple(reader.errors),
+        reader.error_count,
+        tuple(upload.preview),
+    )
+
 
 def _fingerprint(digest: bytes, options: UploadOptions) -> str:
     """Return two hashes that identify the table's bytes and the options' values.
@@ -346,6 +339,9 @@ def _fingerprint(digest: bytes, options: UploadOptions) -> str:
     """
     effective_options = options.request_options
     effective = f"{effective_options.settings} {effective_options.webhook_url} {options.dry_run}"
+    # Nothing is added for defaults, so that keys bound by version 1.0 stay valid.
+    if options.table != TableOptions() or effective_options.name is not None:
+        effective += f" {options.table} {effective_options.name}"
     return " ".join(
         hashlib.sha256(digest + text.encode()).hexdigest()
         for text in (options.requested, effective)

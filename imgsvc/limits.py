@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from imgsvc.database.limits import DatabaseLimits
-from imgsvc.intake import StagingLimits
 from imgsvc.processing.backlog import BACKLOG_SECONDS
 from imgsvc.processing.health import HealthLimits
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import MaintenanceLimits
 from imgsvc.processing.webhook_queue import WebhookLimits
+from imgsvc.staged_upload import StagingLimits
 from imgsvc.web.limits import EventStreamLimits
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from imgsvc.errors import FileError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
+from imgsvc.table_types import InputTable, SourceCells
 
 SECONDS_PER_DAY = 86_400.0
 StatusJson = Mapping[str, Any]
@@ -26,7 +27,7 @@ class ImageStatus(StrEnum):
 
 
 class RequestStatus(StrEnum):
-    """The state of a request or of one of its products."""
+    """The state of a request."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -34,6 +35,16 @@ class RequestStatus(StrEnum):
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class ProductStatus(StrEnum):
+    """The state of a product: that of its images, or `skipped` for an invalid row that was left out.
+
+    The other members come from `RequestStatus`, so type checkers know only `SKIPPED`.
+    """
+
+    vars().update({each.name: each.value for each in RequestStatus})
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,149 +86,20 @@ class Progress:
         return RequestStatus.PARTIAL if self.completed else RequestStatus.FAILED
 
 
-# --- the uploaded table ------------------------------------------------------------------------
-# Tables have up to millions of rows and images. A named tuple is created twice as fast as a dataclass.
-
-
-class ColumnRole(StrEnum):
-    """The purpose of a column of the uploaded table.
-
-    Cells of a `group` column are equal in the rows of one product. `dropped` columns are missing in the
-    status: empty unnamed columns, and, in the standard layout, columns named like our output columns.
-    """
-
-    SERIAL = "serial"
-    NAME = "name"
-    IMAGE = "image"
-    GROUP = "group"
-    EXTRA = "extra"
-    DROPPED = "dropped"
-
-    @classmethod
-    def _missing_(cls, value: object) -> ColumnRole | None:
-        return cls.IMAGE if value == "urls" else None  # written by 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The columns of the uploaded table, in its order: header text and role.
-
-    `extra_positions` are the positions in `Product.extra` of the cells of the `group`, `extra` and
-    `dropped` columns. Version 1.0 did not keep the dropped columns.
-    """
-
-    names: tuple[str, ...]
-    roles: tuple[ColumnRole, ...]
-    extra_positions: tuple[int, ...]
-
-    @property
-    def extra(self) -> tuple[str, ...]:
-        """The names of the columns that the status adds to its own."""
-        return tuple(n for n, r in zip(self.names, self.roles, strict=True) if r in STATUS_ROLES)
-
-
-STATUS_ROLES = frozenset({ColumnRole.GROUP, ColumnRole.EXTRA})
-"""The roles of the columns that the status adds to its own columns, unchanged."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableOptions:
-    """The options of an upload that change how its table is read.
-
-    `name_column` and `image_columns` are header texts, which replace the columns of a layout.
-    `encoding` is a Python codec; None means that it is detected. With `allow_empty`, rows of the
-    standard layout need no image. With `skip_invalid`, invalid rows are skipped instead of refusing the
-    table.
-    """
-
-    name_column: str | None = None
-    image_columns: tuple[str, ...] = ()
-    encoding: str | None = None
-    allow_empty: bool = False
-    skip_invalid: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InputTable:
-    """The uploaded table without its rows.
-
-    `layout` is the name of its layout; None means that version 1.0 read it, which stored too little to
-    return it unchanged. `encoding` is a Python codec and `delimiter` a character; both are None for
-    .xlsx. `has_mark` is whether the file began with a byte-order mark. `rows_above` are the records
-    above the header.
-    """
-
-    columns: Columns
-    layout: str | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-    has_mark: bool = False
-    rows_above: tuple[tuple[str, ...], ...] = ()
-
-
-class ImageUrl(NamedTuple):
-    """One image URL of a row.
-
-    `text` is the user's spelling, trimmed, which is displayed. `fetch_url` is the valid ASCII form,
-    which is sent. `host_url` is its `scheme://host:port`.
-    """
-
-    text: str
-    fetch_url: str
-    host_url: str
-
-
-ImageCell = tuple[str, ...]
-"""A cell of an image column, split: text, URL, text, URL, …, text. Joined, it is the cell.
-
-It has 2n + 1 strings for n URLs. Each URL is as written, with its decoration, such as a leading
-apostrophe. A cell without URLs is one string.
-"""
-
-
-class SourceCells(NamedTuple):
-    """The cells of a row that its name and URLs alone do not rebuild.
-
-    `name` is the cell of the name column, "" without one. `images` are the cells of the image columns,
-    in the table's order.
-    """
-
-    name: str
-    images: tuple[ImageCell, ...]
-
-
-class Product(NamedTuple):
-    """One row of the uploaded table.
-
-    `row` is its number in the file. `extra` are its cells in the positions of
-    `Columns.extra_positions`; a short row has fewer. It includes the cells of all unnamed columns,
-    because only the last row shows which of these columns are empty.
-
-    `first_position` is the position of its first image among the images of its group. `source` is None
-    if the name cell is `name`, and the table has one image column, whose cell is the URLs separated by
-    commas. A skipped row has `errors`, no images, and in `cells` its whole record.
-    """
-
-    row: int
-    serial_number: str
-    name: str
-    images: tuple[ImageUrl, ...]
-    extra: tuple[str, ...] = ()
-    first_position: int = 1
-    source: SourceCells | None = None
-    cells: tuple[str, ...] = ()
-    errors: tuple[FileError, ...] = ()
-
-
 # --- requests, as stored in the database -------------------------------------------------------
+
+
+MAX_REQUEST_NAME = 200
+"""Maximum length of a request's display name, in characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options of a request."""
+    """The options of a request. `name` is its display name."""
 
     settings: CompressionSettings
     webhook_url: str | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +139,9 @@ class Request:
     number in the database; it is never published. `input_bytes` and `output_bytes` are the totals of
     the completed images. The processing rate is measured from `measured_since`, when `measured_done`
     images were done; None means that the measurement has not started.
+
+    `products` is the number of valid rows, `skipped` that of rows left out, `error_count` that of the
+    errors in them. A request in a list has a `table` without columns.
     """
 
     key: int
@@ -269,8 +154,10 @@ class Request:
     progress: Progress
     input_bytes: int
     output_bytes: int
-    columns: Columns
+    table: InputTable
     options: RequestOptions
+    skipped: int = 0
+    error_count: int = 0
     webhook: DeliveryState | None = None
     failures: tuple[FailureCount, ...] = ()
     measured_since: float | None = None
@@ -292,19 +179,34 @@ class ImageRow:
 
 @dataclass(frozen=True, slots=True)
 class ProductRow:
-    """One product in a status. `extra` are the cells of `Columns.extra`."""
+    """One product in a status.
+
+    `extra` are the cells of `Columns.extra`. A whole row has the cells of all
+    `Columns.extra_positions` there, and `source` as in `Product`. If `images` are only some of the
+    row's images, `positions` are their positions among all of them, from 0. `cells` and `errors` are
+    as in `Product`.
+    """
 
     number: int
     serial_number: str
     name: str
     extra: tuple[str, ...]
     images: tuple[ImageRow, ...]
+    source: SourceCells | None = None
+    positions: tuple[int, ...] | None = None
+    cells: tuple[str, ...] = ()
+    errors: tuple[FileError, ...] = ()
 
     @property
     def progress(self) -> Progress:
         """The number of the product's images in each state."""
         statuses = [image.status for image in self.images]
         return Progress(*map(statuses.count, ImageStatus))
+
+    @property
+    def status(self) -> ProductStatus:
+        """The state of the product."""
+        return ProductStatus.SKIPPED if self.errors else ProductStatus(self.progress.status)
 
 
 # --- jobs ----------------------------------------------------------------------------------------

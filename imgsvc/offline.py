@@ -6,7 +6,8 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -17,11 +18,17 @@ from imgsvc.atomic_write import atomic_write
 from imgsvc.config import Config
 from imgsvc.errors import StartupError
 from imgsvc.intake import UploadOptions
-from imgsvc.models import ProductRow, Request, RequestOptions, StatusJson
-from imgsvc.serializers import STATUS_COLUMNS, csv_header, csv_rows, status_json
+from imgsvc.models import (
+    ProductRow,
+    Request,
+    RequestOptions,
+    StatusJson,
+)
+from imgsvc.serializers import status_json
 from imgsvc.service import DATABASE, Service, running
+from imgsvc.status_table import StatusTable
 from imgsvc.storage.filesystem import output_path
-from imgsvc.table.writer import encode_rows
+from imgsvc.table_types import TableOptions
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
@@ -35,8 +42,21 @@ A folder without it belongs to a service, whose requests must not be deleted.
 """
 
 
+@dataclass(frozen=True, slots=True)
+class FileOptions:
+    """How `process` reads its file, and how it writes the CSV. `name` is the request's display name."""
+
+    name: str | None = None
+    table: TableOptions = TableOptions()
+    output: StatusTable = StatusTable()
+
+
 async def process_file(
-    config: Config, table: Path, out: Path, on_progress: Callable[[StatusJson], None]
+    config: Config,
+    table: Path,
+    out: Path,
+    on_progress: Callable[[StatusJson], None],
+    options: FileOptions = FileOptions(),
 ) -> StatusJson:
     """Process the file `table` in the folder `config.storage.data_dir`, and write the CSV to `out`.
 
@@ -49,7 +69,8 @@ async def process_file(
     """
     _prepare_folder(config.storage.data_dir)
     async with running(config, listen=False) as service:
-        request = await _submit(service, config, table)
+        request = await _submit(service, config, table, options)
+        options.output.check(request)
         await _delete_other_requests(service, request.request_id)
         finished = asyncio.create_task(
             _wait_until_finished(service, request.request_id, on_progress)
@@ -63,7 +84,7 @@ async def process_file(
         finally:
             finished.cancel()
             ended.cancel()
-        return await _write_csv(service, request.request_id, out)
+        return await _write_csv(service, request.request_id, out, options.output)
 
 
 def _prepare_folder(folder: Path) -> None:
@@ -77,12 +98,17 @@ def _prepare_folder(folder: Path) -> None:
     marker.touch()
 
 
-async def _submit(service: Service, config: Config, table: Path) -> Request:
+async def _submit(service: Service, config: Config, table: Path, options: FileOptions) -> Request:
     """Submit the file, and return its request. Retry the failed images of a request that has finished.
 
     If the file was submitted before with the same settings, return that request.
     """
-    options = UploadOptions(RequestOptions(config.compress.settings))
+    upload_options = UploadOptions(
+        RequestOptions(config.compress.settings), table=options.table, file_name=options.name
+    )
+    key_options = [str(config.compress.settings)]
+    if options.table != TableOptions():
+        key_options.append(str(options.table))
     async with aiofiles.open(table, "rb") as file:
         digest = hashlib.sha256()
         async for chunk in _chunks(file):
@@ -90,8 +116,8 @@ async def _submit(service: Service, config: Config, table: Path) -> Request:
         await file.seek(0)
         accepted = await service.intake.upload(
             _chunks(file),
-            lambda: options,
-            idempotency_key=f"{digest.hexdigest()} {config.compress.settings}",
+            lambda: upload_options,
+            idempotency_key=f"{digest.hexdigest()} {' '.join(key_options)}",
         )
     request = accepted.request
     if request is None:
@@ -133,7 +159,9 @@ async def _wait_until_finished(
                 return
 
 
-async def _write_csv(service: Service, request_id: str, out: Path) -> StatusJson:
+async def _write_csv(
+    service: Service, request_id: str, out: Path, table: StatusTable
+) -> StatusJson:
     """Write the CSV to `out`, and return the request's status. The output URLs are relative to `out`.
 
     An existing file is replaced only after the whole CSV has been written.
@@ -145,11 +173,11 @@ async def _write_csv(service: Service, request_id: str, out: Path) -> StatusJson
             aiofiles.open(partial, "wb") as file,
         ):
             request = snapshot.request
-            await file.write(encode_rows([csv_header(request.columns)]))
-            async for products in snapshot.pages():
-                urls = [await _output_urls(service, folder, each) for each in products]
-                rows = csv_rows(products, request_id, "")
-                await file.write(encode_rows(_replace_output_urls(rows, urls)))
+            csv_format = table.csv_format(request.table)
+            await file.write(csv_format.mark + csv_format.encode(table.header(request)))
+            async for products in snapshot.pages(whole=table.whole):
+                urls = await _output_urls(service, folder, products)
+                await file.write(csv_format.encode(table.rows(products, request, urls.__getitem__)))
     return status_json(request, time.time())
 
 
@@ -158,18 +186,13 @@ def _relative_to(out: Path, folder: Path) -> Path:
     return Path(os.path.relpath(folder, out.absolute().parent))
 
 
-async def _output_urls(service: Service, folder: Path, product: ProductRow) -> str:
-    """Return the row's output cell: the URL of each stored file, relative to the CSV."""
-    paths = []
-    for image in product.images:
-        stored = image.file and await service.queries.public_file(image.file)
-        paths.append(quote(output_path(folder, stored.name).as_posix()) if stored else "")
-    return ",".join(paths)
-
-
-def _replace_output_urls(
-    rows: Iterable[Sequence[str]], urls: Sequence[str]
-) -> Iterator[Sequence[str]]:
-    position = STATUS_COLUMNS.index("Output Image Urls")
-    for row, cell in zip(rows, urls, strict=True):
-        yield (*row[:position], cell, *row[position + 1 :])
+async def _output_urls(
+    service: Service, folder: Path, products: Iterable[ProductRow]
+) -> dict[str, str]:
+    """Return the URL of each output of these products, relative to the CSV, by `ImageRow.file`."""
+    urls = {}
+    for image in (image for product in products for image in product.images):
+        if image.file:
+            stored = await service.queries.public_file(image.file)
+            urls[image.file] = quote(output_path(folder, stored.name).as_posix()) if stored else ""
+    return urls

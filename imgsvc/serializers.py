@@ -1,4 +1,4 @@
-"""Serialization of requests and products to the status CSV and JSON.
+"""Serialization of requests and products to JSON.
 
 Large requests have many thousands of rows, so these are plain dictionaries and tuples without
 validation. A test checks that they match the OpenAPI document.
@@ -9,31 +9,22 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from imgsvc.errors import FileError
 from imgsvc.models import (
     SECONDS_PER_DAY,
-    ColumnRole,
-    Columns,
     ImageRow,
     ProductRow,
     Progress,
     Request,
 )
-from imgsvc.table.cells import (
-    INPUT_IMAGE_URLS,
-    OUTPUT_COLUMNS,
-    PRODUCT_NAME,
-    SERIAL_NUMBER,
-    join_urls,
-)
+from imgsvc.status_table import UrlOf
+from imgsvc.table_types import InputTable, Product
 
 Json = dict[str, Any]
-
-STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
-"""The first columns of the status CSV. The other columns of the input follow them."""
 
 
 def format_time(seconds: float | None) -> str | None:
@@ -44,11 +35,53 @@ def format_time(seconds: float | None) -> str | None:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# --- JSON ------------------------------------------------------------------------------------------
+def file_error_json(error: FileError) -> Json:
+    """Return one error of an uploaded file, without the cells of its row."""
+    return {
+        "row": error.row,
+        "column": error.column,
+        "code": error.code,
+        "message": error.message,
+        "value": error.value,
+    }
 
 
-def accepted_json(request: Request, status_url: str) -> Json:
-    """Return the response to an accepted upload. A replayed upload also has the status `pending`."""
+def upload_json(
+    name: str | None,
+    table: InputTable,
+    skipped: int,
+    errors: Sequence[FileError],
+    error_count: int,
+) -> Json:
+    """Return the part of the response to a valid upload that says how its table was read."""
+    return {
+        "name": name,
+        "layout": table.layout,
+        "encoding": table.encoding,
+        "skipped": skipped,
+        "errors": [file_error_json(error) for error in errors],
+        "errorCount": error_count,
+    }
+
+
+def preview_json(product: Product) -> Json:
+    """Return a product as a dry run shows it."""
+    return {
+        "row": product.row,
+        "serialNumber": product.serial_number,
+        "productName": product.name,
+        "inputUrls": [image.text for image in product.images],
+    }
+
+
+def accepted_json(request: Request, status_url: str, errors: Sequence[FileError]) -> Json:
+    """Return the response to an accepted upload. A replayed upload also has the status `pending`.
+
+    `errors` are the first errors of skipped rows.
+    """
+    how = upload_json(
+        request.options.name, request.table, request.skipped, errors, request.error_count
+    )
     return {
         "requestId": request.request_id,
         "status": "pending",
@@ -56,6 +89,7 @@ def accepted_json(request: Request, status_url: str) -> Json:
         "images": request.progress.total,
         "statusUrl": status_url,
         "createdAt": format_time(request.created_at),
+        **how,
     }
 
 
@@ -63,6 +97,7 @@ def summary_json(request: Request, now: float) -> Json:
     """Return a request's entry in a list of requests. `now` is in Unix seconds."""
     return {
         "requestId": request.request_id,
+        "name": request.options.name,
         "status": request.progress.status,
         "createdAt": format_time(request.created_at),
         "finishedAt": format_time(request.finished_at),
@@ -76,6 +111,9 @@ def status_json(request: Request, now: float, retention_days: float = 0) -> Json
     webhook = request.webhook
     status = {
         "requestId": request.request_id,
+        "name": request.options.name,
+        "layout": request.table.layout,
+        "skipped": request.skipped,
         "status": request.progress.status,
         "createdAt": format_time(request.created_at),
         "startedAt": format_time(request.started_at),
@@ -107,22 +145,23 @@ def webhook_body(request: Request, retention_days: float = 0) -> str:
     return json.dumps(event | status_json(request, now, retention_days))
 
 
-def product_json(product: ProductRow, base_url: str) -> Json:
-    """Return a product and its images. `base_url` is the service's URL without a final slash."""
+def product_json(product: ProductRow, url_of: UrlOf) -> Json:
+    """Return a product and its images."""
     return {
         "serialNumber": product.serial_number,
         "productName": product.name,
-        "status": product.progress.status,
-        "images": [_image_json(image, base_url) for image in product.images],
+        "status": product.status,
+        "images": [_image_json(image, url_of) for image in product.images],
+        "errors": [file_error_json(error) for error in product.errors],
     }
 
 
-def _image_json(image: ImageRow, base_url: str) -> Json:
+def _image_json(image: ImageRow, url_of: UrlOf) -> Json:
     info = image.info
     error = image.error_code and {"code": image.error_code, "message": image.error_message or ""}
     return {
         "inputUrl": image.url,
-        "outputUrl": _output_url(image, base_url) or None,
+        "outputUrl": url_of(image.file) if image.file else None,
         "status": image.status,
         "error": error,
         "attempts": image.attempts,
@@ -177,60 +216,3 @@ def _bytes_json(request: Request) -> Json:
     if request.input_bytes:
         saved = round(100 * (1 - request.output_bytes / request.input_bytes), 1)
     return {"input": request.input_bytes, "output": request.output_bytes, "savedPercent": saved}
-
-
-# --- CSV -------------------------------------------------------------------------------------------
-
-
-def csv_header(columns: Columns) -> Sequence[str]:
-    """Return the header of the status CSV."""
-    return (*STATUS_COLUMNS, *columns.extra)
-
-
-def csv_rows(
-    products: Sequence[ProductRow], request_id: str, base_url: str
-) -> Iterator[Sequence[str]]:
-    """Yield the rows of the status CSV, one per product."""
-    for product in products:
-        yield (
-            product.serial_number,
-            product.name,
-            join_urls([image.url for image in product.images]),
-            ",".join([_output_url(image, base_url) for image in product.images]),
-            request_id,
-            product.progress.status,
-            _error_cell(product.images),
-            *product.extra,
-        )
-
-
-def failed_rows(products: Sequence[ProductRow], columns: Columns) -> Iterator[Sequence[str]]:
-    """Yield rows in the input's own columns, without the output columns.
-
-    `products` have only their failed images. The header is `columns.names`.
-    """
-    for product in products:
-        extra = iter(product.extra)
-        cells = {
-            ColumnRole.SERIAL: product.serial_number,
-            ColumnRole.NAME: product.name,
-            ColumnRole.IMAGE: join_urls([image.url for image in product.images]),
-        }
-        yield [
-            next(extra, "") if role is ColumnRole.EXTRA else cells[role] for role in columns.roles
-        ]
-
-
-def _output_url(image: ImageRow, base_url: str) -> str:
-    return f"{base_url}/images/{image.file}" if image.file else ""
-
-
-def _error_cell(images: Sequence[ImageRow]) -> str:
-    """Return the errors of a product's images in one cell, without the final full stop of each."""
-    return "; ".join(
-        [
-            f"{position}: {image.error_code}: {(image.error_message or '').removesuffix('.')}"
-            for position, image in enumerate(images, 1)
-            if image.error_code
-        ]
-    )

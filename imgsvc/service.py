@@ -18,7 +18,7 @@ from imgsvc.database.job_store import JobStore
 from imgsvc.database.stores import Stores
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
-from imgsvc.intake import Intake
+from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
@@ -41,6 +41,7 @@ from imgsvc.processing.scheduler import Scheduler
 from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
+from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
@@ -174,6 +175,7 @@ class Service:
             storage.data_dir, storage.min_free_bytes
         )
         self._scratch = Scratch(storage.data_dir)
+        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
@@ -182,7 +184,7 @@ class Service:
             config, session, store, metrics, replacements.compress_function
         )
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
-        self._webhook_queue = webhook_queue = WebhookQueue(
+        self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(session, config.webhook),
             config.webhook,
@@ -190,19 +192,24 @@ class Service:
             metrics=metrics,
             limits=limits.webhooks,
         )
-        self.processing = processing = Processing(
+        self.processing = Processing(
             config.fetch,
             stores.job_store,
             executor,
             store,
             events,
-            webhook_queue,
+            self._webhook_queue,
             disk_space,
             metrics,
             limits.processing,
         )
+        self._create_user_interface()
+
+    def _create_user_interface(self) -> None:
+        """Create the components that users call: uploads and actions on requests."""
+        stores, limits, processing = self.stores, self.limits, self.processing
         self._maintenance = maintenance = Maintenance(
-            stores.request_store, store, storage, limits.maintenance
+            stores.request_store, self.store, self.config.storage, limits.maintenance
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -210,14 +217,14 @@ class Service:
             processing.scheduler,
             maintenance,
             results=processing.results,
-            events=events,
+            events=self.events,
             limits=limits.processing,
         )
         self.intake = Intake(
             stores.request_store,
-            config.server,
-            metrics,
-            disk_space,
+            self.config.server,
+            self.metrics,
+            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,
@@ -295,6 +302,7 @@ class Service:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self.store.close()
+        self._spreadsheets.close()
         self._scratch.close()
 
     async def ended(self) -> None:

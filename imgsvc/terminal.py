@@ -50,6 +50,8 @@ def summary(status: StatusJson) -> str:
     ]
     noun = "image" if progress["total"] == 1 else "images"
     line = f"{status['status']}: {progress['total']:,} {noun}, {', '.join(counts)}"
+    if status.get("skipped"):  # older services have no such field
+        line += f"; {status['skipped']:,} row{'s' if status['skipped'] > 1 else ''} skipped"
     if size["input"]:
         saved = 100 * (1 - size["output"] / size["input"])
         before, after = format_bytes(size["input"]), format_bytes(size["output"])

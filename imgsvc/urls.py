@@ -15,7 +15,7 @@ from ipaddress import AddressValueError, IPv6Address, ip_address
 import idna
 
 from imgsvc.errors import FileErrorCode
-from imgsvc.models import ImageUrl
+from imgsvc.table_types import ImageUrl
 
 MAX_URL_LENGTH = 8_192
 """Maximum length of a URL in characters, before percent-encoding."""
@@ -39,6 +39,13 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*+):(//)?")
 _PARTS = re.compile(r"([^/?#]*+)([^#]*+)", re.DOTALL)
 _HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}+(?>(?:\.[a-z0-9_-]{1,63}+)*)\.?")
 _HOST_AND_PATH = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+(?::[0-9]+)?/")
+_SECOND_ADDRESS = re.compile(
+    rf"""[{WHITE_SPACE}]["'\u2018-\u201f]?(?://)?(?>(?:(?>[^\W_](?>[\w-]*))\.)+)"""
+    r"(?!(?:jpe?g|jfif|png|gif|webp|avif|hei[cf]|tiff?|bmp|svg|jxl)\b)"
+    r"(?>(?:xn--[a-z0-9-]+|[^\W\d_]{2,}))(?::[0-9]{1,5})?/",
+    re.IGNORECASE,
+)
+"""White space, a host name and a slash. A folder named like an image is no host name."""
 _HOST_AND_PORT = re.compile(r"(\[[0-9A-Fa-f:.]*\]|[^:\[\]]*)(?::([0-9]{0,9}))?")
 
 # RFC 3986 requires [, ] and | to be encoded too, but browsers send them unchanged, so we do as well.
@@ -83,6 +90,11 @@ def parse_url(text: str) -> ImageUrl:
         raise UrlError(
             FileErrorCode.INVALID_URL,
             "contains characters that are not valid Unicode; type it again",
+        )
+    if _SCHEME.match(text) and _SECOND_ADDRESS.search(text):
+        raise UrlError(
+            FileErrorCode.INVALID_URL,
+            "looks like two addresses; the second lacks https://, so add it",
         )
     return _parse(text)
 

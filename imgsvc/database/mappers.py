@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
+from imgsvc.errors import FileError, FileErrorCode, ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import (
     EXTENSIONS,
     CompressionSettings,
@@ -22,8 +23,6 @@ from imgsvc.image_types import (
     StoredFile,
 )
 from imgsvc.models import (
-    ColumnRole,
-    Columns,
     DeliveryState,
     FailureCount,
     ImageRow,
@@ -31,6 +30,12 @@ from imgsvc.models import (
     Progress,
     Request,
     RequestOptions,
+)
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    InputTable,
+    SourceCells,
 )
 
 MAX_FAILURE_COUNTS = 100
@@ -49,18 +54,19 @@ _REQUEST_COLUMNS = (
     "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
     "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
     "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
-    "r.measured_since, r.measured_done"
+    "r.measured_since, r.measured_done, r.name, r.skipped, r.error_count, r.layout, r.encoding"
 )
+_TABLE_COLUMNS = "h.columns, h.delimiter, h.has_mark, h.rows_above"
 _FAILURES = f"""(
   SELECT json_group_array(json_array(host, code, count)) FROM (
     SELECT host, code, count FROM failures WHERE request_key = r.key
     ORDER BY count DESC LIMIT {MAX_FAILURE_COUNTS}))"""
 _FROM = "FROM requests r LEFT JOIN deliveries d ON d.request_key = r.key"
 
-REQUESTS = f"SELECT {_REQUEST_COLUMNS}, NULL, NULL {_FROM} "
+REQUESTS = f"SELECT {_REQUEST_COLUMNS}, NULL {_FROM} "
 """A query for requests in a list, without their columns and failures. Append conditions."""
 WHOLE_REQUESTS = (
-    f"SELECT {_REQUEST_COLUMNS}, h.columns, {_FAILURES} {_FROM} "
+    f"SELECT {_REQUEST_COLUMNS}, {_FAILURES}, {_TABLE_COLUMNS} {_FROM} "
     "JOIN request_columns h ON h.request_key = r.key "
 )
 """A query for complete requests. Append conditions."""
@@ -70,6 +76,12 @@ def request(row: Sequence[Any]) -> Request:
     """Return the request in a row of `REQUESTS` or `WHOLE_REQUESTS`."""
     (key, request_id, created_at, started_at, finished_at, version, products) = row[:7]
     (input_bytes, output_bytes, settings, webhook_url) = row[12:16]
+    (measured_since, measured_done, name, skipped, error_count, layout, encoding) = row[20:27]
+    columns = Columns((), (), ())
+    delimiter, has_mark, rows_above = None, False, None
+    if len(row) > 28:
+        columns_json, delimiter, has_mark, rows_above = row[28:]
+        columns = columns_from(columns_json)
     return Request(
         key=key,
         request_id=request_id,
@@ -81,12 +93,16 @@ def request(row: Sequence[Any]) -> Request:
         progress=Progress(*row[7:12]),
         input_bytes=input_bytes,
         output_bytes=output_bytes,
-        columns=Columns((), (), ()) if row[22] is None else columns_from(row[22]),
-        options=RequestOptions(settings_from(settings), webhook_url),
+        table=InputTable(
+            columns, layout, encoding, delimiter, bool(has_mark), rows_above_from(rows_above)
+        ),
+        options=RequestOptions(settings_from(settings), webhook_url, name),
+        skipped=skipped,
+        error_count=error_count,
         webhook=_webhook(webhook_url, row[16:20]),
-        failures=_failures(row[23]),
-        measured_since=row[20],
-        measured_done=row[21],
+        failures=_failures(row[27]),
+        measured_since=measured_since,
+        measured_done=measured_done,
     )
 
 
@@ -152,6 +168,62 @@ def columns_from(text: str) -> Columns:
     """Return the columns in a text that `columns_text` returned."""
     names, roles, extra_positions = json.loads(text)
     return Columns(tuple(names), tuple(map(ColumnRole, roles)), tuple(extra_positions))
+
+
+def rows_above_text(rows: Sequence[Sequence[str]]) -> str | None:
+    """Return `InputTable.rows_above` as JSON, or None if there are none."""
+    return json.dumps(rows, ensure_ascii=False) if rows else None
+
+
+def rows_above_from(text: str | None) -> tuple[tuple[str, ...], ...]:
+    """Return the rows in a text that `rows_above_text` returned."""
+    return tuple(map(tuple, json.loads(text))) if text else ()
+
+
+def search_key(name: str) -> str:
+    """Return a name, or a part of one, for a comparison that ignores case and Unicode forms."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+
+
+def source_text(source: SourceCells | None) -> str:
+    """Return `Product.source` as JSON, or "" if it is None."""
+    return "" if source is None else json.dumps(source, ensure_ascii=False)
+
+
+def source_from(text: str | None) -> SourceCells | None:
+    """Return the cells in a text that `source_text` returned."""
+    if not text:
+        return None
+    name, images = json.loads(text)
+    return SourceCells(name, tuple(map(tuple, images)))
+
+
+def cells_text(cells: Sequence[str]) -> str:
+    """Return `Product.cells` as JSON, or "" if there are none."""
+    return json.dumps(cells, ensure_ascii=False) if cells else ""
+
+
+def cells_from(text: str | None) -> tuple[str, ...]:
+    """Return the cells in a text that `cells_text` returned."""
+    return tuple(json.loads(text)) if text else ()
+
+
+def errors_text(errors: Sequence[FileError]) -> str:
+    """Return the errors of a skipped row as JSON, or "" if there are none.
+
+    The excerpts of its cells are left out, because the row is stored as a whole.
+    """
+    if not errors:
+        return ""
+    items = [(e.code, e.message, e.row, e.column, e.value) for e in errors]
+    return json.dumps(items, ensure_ascii=False)
+
+
+def errors_from(text: str | None) -> tuple[FileError, ...]:
+    """Return the errors in a text that `errors_text` returned."""
+    if not text:
+        return ()
+    return tuple(FileError(FileErrorCode(code), *rest) for code, *rest in json.loads(text))
 
 
 @lru_cache(maxsize=256)

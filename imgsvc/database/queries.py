@@ -12,14 +12,21 @@ import sqlite3
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TypeVar
 
 from imgsvc.database import mappers, product_queries
 from imgsvc.database.connection import Database
 from imgsvc.database.limits import DatabaseLimits
+from imgsvc.database.product_queries import ProductSelection
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import StoredFile
-from imgsvc.models import Backlog, ProductRow, Request, RequestStatus
+from imgsvc.models import (
+    Backlog,
+    ProductRow,
+    Request,
+    RequestStatus,
+)
 
 T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
@@ -45,31 +52,32 @@ class Snapshot:
 
         Return fewer if they are large, but at least one if there are more.
         """
-        return await self._page(product_queries.page, offset, limit)
+        selection = self._selection(whole=False)
+        return await self._read(
+            lambda c: product_queries.page(c, selection, offset, limit, limits=self._limits)
+        )
 
     async def pages(
-        self, size: int = 500, *, only_failed: bool = False
+        self, size: int = 500, *, only_failed: bool = False, whole: bool = False
     ) -> AsyncIterator[list[ProductRow]]:
         """Yield all products in the input's order, up to `size` at a time, or fewer if they are large.
 
-        With `only_failed`, yield only products with failed images, and only these images.
+        With `only_failed`, yield only products with failed images, with only these images, and skipped
+        rows. With `whole`, yield whole rows.
         """
         read = product_queries.failed_page if only_failed else product_queries.page
-        page = await self._page(read, 0, size)
-        while page:
+        selection = self._selection(whole=whole)
+        first = 0
+        while page := await self._read(
+            partial(read, selection=selection, first=first, size=size, limits=self._limits)
+        ):
             yield page
-            page = await self._page(read, page[-1].number + 1, size)
+            first = page[-1].number + 1
 
-    async def _page(
-        self,
-        read: Callable[..., list[ProductRow]],
-        first: int,
-        size: int,
-    ) -> list[ProductRow]:
-        key, extra_positions = self.request.key, self.request.columns.extra_positions
-        return await self._read(
-            lambda c: read(c, key, extra_positions, first, size, limits=self._limits)
-        )
+    def _selection(self, *, whole: bool) -> ProductSelection:
+        columns = self.request.table.columns
+        positions = columns.extra_positions if whole else columns.status_positions
+        return ProductSelection(self.request.key, positions, source=whole)
 
 
 class Queries:
@@ -103,19 +111,32 @@ class Queries:
             yield Snapshot(read, request, self._limits)
 
     async def list_requests(
-        self, status: RequestStatus | None = None, limit: int = 100, cursor: str | None = None
+        self,
+        status: RequestStatus | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+        name: str | None = None,
     ) -> tuple[list[Request], str | None]:
         """Return at most `limit` requests, newest first, and the cursor of the next page, or None.
 
-        The requests have no columns and no failures. Raise `ProblemError` INVALID_OPTION if the cursor
+        With `name`, return only requests whose name contains it, in any case. The requests have no
+        columns and no failures. Raise `ProblemError` INVALID_OPTION if the cursor
         is invalid.
         """
         created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)
         condition, index = "", "requests_newest"
         if status is not None:
             condition, index = "AND r.status = :status", "requests_by_status"
+        if name is not None:
+            condition += " AND instr(r.search_name, :name) > 0"
         sql = mappers.REQUESTS.replace("FROM requests r", f"FROM requests r INDEXED BY {index}")
-        values = {"status": status, "created_at": created_at, "key": key, "limit": limit + 1}
+        values = {
+            "status": status,
+            "name": name and mappers.search_key(name),
+            "created_at": created_at,
+            "key": key,
+            "limit": limit + 1,
+        }
 
         def query(c: sqlite3.Connection) -> list[Request]:
             found = c.execute(

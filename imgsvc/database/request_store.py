@@ -7,13 +7,14 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from imgsvc.database import deletion, mappers, staging
+from imgsvc.database import deletion, mappers, product_queries, staging
 from imgsvc.database.bloom_filter import BloomFilter
 from imgsvc.database.connection import Database
 from imgsvc.database.deletion import PurgeResult
 from imgsvc.database.mappers import waiting_images
-from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.models import Columns, Product, Request, RequestOptions
+from imgsvc.errors import FileError, ProblemCode, ProblemError
+from imgsvc.models import Request, RequestOptions
+from imgsvc.table_types import InputTable, Product
 
 __all__ = ["PurgeResult", "RequestStore"]
 
@@ -61,18 +62,19 @@ class RequestStore:
     async def accept(
         self,
         request_key: int,
-        columns: Columns,
+        table: InputTable,
         options: RequestOptions,
         *,
         max_waiting: int,
+        error_count: int = 0,
         idempotency: tuple[str, str] | None = None,
     ) -> Request:
         """Make a staged request visible and claimable. When this returns, it survives a power cut.
 
-        `idempotency` is an Idempotency-Key and the fingerprint of the upload. Raise `ProblemError`
-        TOO_MUCH_WAITING if more than `max_waiting` images would be pending, or IDEMPOTENCY_KEY_BUSY if
-        another request has just used the key. Raise LookupError if no such request with images is
-        staged.
+        `error_count` is the number of errors in skipped rows. `idempotency` is an Idempotency-Key and
+        the fingerprint of the upload. Raise `ProblemError` TOO_MUCH_WAITING if more than `max_waiting`
+        images would be pending, or IDEMPOTENCY_KEY_BUSY if another request has just used the key. Raise
+        LookupError if no such request with images is staged.
         """
         key, fingerprint = idempotency or (None, None)
 
@@ -81,12 +83,18 @@ class RequestStore:
             try:
                 changed = c.execute(
                     "UPDATE requests SET stage = 'accepted', created_at = ?, settings = ?, "
-                    "webhook_url = ?, idempotency_key = ?, fingerprint = ? "
+                    "webhook_url = ?, name = ?, search_name = ?, layout = ?, encoding = ?, "
+                    "error_count = ?, idempotency_key = ?, fingerprint = ? "
                     "WHERE key = ? AND stage = 'staging' AND pending > 0",
                     (
                         time.time(),
                         str(options.settings),
                         options.webhook_url,
+                        options.name,
+                        options.name and mappers.search_key(options.name),
+                        table.layout,
+                        table.encoding,
+                        error_count,
                         key,
                         fingerprint,
                         request_key,
@@ -101,8 +109,7 @@ class RequestStore:
                 ) from None
             if not changed:
                 raise LookupError(f"no staged request {request_key} with images")
-            text = mappers.columns_text(columns)
-            c.execute("INSERT INTO request_columns VALUES (?, ?)", (request_key, text))
+            _insert_table(c, request_key, table)
             return mappers.request_of(c, request_key)
 
         request = await self._database.write(transaction)
@@ -135,6 +142,12 @@ class RequestStore:
             ).rowcount
 
         return await self._database.write(transaction)
+
+    async def skipped_errors(self, request_key: int, limit: int) -> tuple[FileError, ...]:
+        """Return at most `limit` errors of a request's skipped rows, in the table's order."""
+        return await self._database.read(
+            lambda c: product_queries.skipped_errors(c, request_key, limit)
+        )
 
     async def find_idempotent(self, key: str) -> tuple[str, Request] | None:
         """Return the fingerprint and the request of an Idempotency-Key, or None if it is unused."""
@@ -186,6 +199,20 @@ class RequestStore:
             ),
             durable=False,
         )
+
+
+def _insert_table(c: sqlite3.Connection, request_key: int, table: InputTable) -> None:
+    c.execute(
+        "INSERT INTO request_columns (request_key, columns, delimiter, has_mark, rows_above) "
+        "VALUES (?, ?, ?, ?, ?)",
+        (
+            request_key,
+            mappers.columns_text(table.columns),
+            table.delimiter,
+            table.has_mark,
+            mappers.rows_above_text(table.rows_above),
+        ),
+    )
 
 
 def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) -> None:

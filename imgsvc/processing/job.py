@@ -13,7 +13,13 @@ from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim, Completed, Failed, Outcome, Requeued
+from imgsvc.models import (
+    Claim,
+    Completed,
+    Failed,
+    Outcome,
+    Requeued,
+)
 from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates

@@ -10,7 +10,12 @@ import logging
 import time
 
 from imgsvc.database.job_store import FinishResult, JobStore, host_key
-from imgsvc.models import Cancelled, Claim, Outcome, Requeued
+from imgsvc.models import (
+    Cancelled,
+    Claim,
+    Outcome,
+    Requeued,
+)
 from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.processing.host_limiter import HostLimiter
 from imgsvc.processing.job import ImageJob, JobRunner

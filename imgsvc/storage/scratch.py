@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from aiofiles import tempfile
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader
 
+T = TypeVar("T")
 SCRATCH_THREADS = 4
 """Threads that read and write scratch files. Slow look-ups of host names cannot delay them."""
 _SCRATCH = re.compile(r"scratch\.[0-9a-f]{16}\.tmp")
@@ -33,6 +36,10 @@ class Scratch:
         and when this process ends for any reason.
         """
         return await tempfile.TemporaryFile(dir=self._folder, executor=self._threads)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        """Run a call that takes long in one of the threads, and return its result."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     def sweep(self) -> None:
         """Remove the scratch files that version 1.0 left. All other files stay."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from imgsvc.errors import FileError, FileErrorCode
-from imgsvc.table.columns import Layout
+from imgsvc.table.columns import Header
 from imgsvc.table.records import InvalidRecord, Record
 from imgsvc.urls import WHITE_SPACE
 
@@ -21,11 +21,18 @@ MAX_CELL_LENGTH = 200
 
 
 class FileErrors:
-    """Collects the errors of a table in its order: the first 100, and the number of all."""
+    """Collects the errors of a table in its order: the first 100, and the number of all.
 
-    def __init__(self) -> None:
+    `refused` is whether an error refuses the whole table. With `skips_rows`, errors in the values of a
+    row do not, and the errors of each row are collected too.
+    """
+
+    def __init__(self, *, skips_rows: bool = False) -> None:
         self.first: list[FileError] = []
         self.count = 0
+        self.refused = False
+        self._skips_rows = skips_rows
+        self._of_row: list[FileError] = []
 
     def add(
         self,
@@ -34,15 +41,29 @@ class FileErrors:
         row: int | None = None,
         column: str | None = None,
         value: str | None = None,
+        *,
+        refuses: bool = False,
     ) -> None:
         """Record an error."""
         self.count += 1
-        if len(self.first) < MAX_FILE_ERRORS:
-            self.first.append(
-                FileError(
-                    code, message, row, column and _shortened(column), value and _shortened(value)
-                )
-            )
+        self.refused = self.refused or refuses or not self._skips_rows
+        lists = [self.first, self._of_row] if self._skips_rows else [self.first]
+        if open_lists := [errors for errors in lists if len(errors) < MAX_FILE_ERRORS]:
+            column, value = column and _shortened(column), value and _shortened(value)
+            error = FileError(code, message, row, column, value)
+            for errors in open_lists:
+                errors.append(error)
+
+    def take_row(self) -> tuple[FileError, ...]:
+        """Return the errors since the last call, at most 100."""
+        errors, self._of_row = tuple(self._of_row), []
+        return errors
+
+    def refuse(self, code: FileErrorCode, message: str) -> None:
+        """Record an error of the whole table before all others."""
+        self.count += 1
+        self.refused = True
+        self.first = [FileError(code, message), *self.first[: MAX_FILE_ERRORS - 1]]
 
     def add_cells(self, first_row: int, records: Sequence[Record], excerpts: RowExcerpts) -> None:
         """Add the cells of these records, the first of which has the number `first_row`."""
@@ -61,21 +82,20 @@ class RowExcerpts:
     """Selects the cells of invalid rows that are shown with their errors.
 
     `columns` are the names of the columns that are shown: at most `MAX_SHOWN_CELLS` of those with a
-    name, the serial number, the product name and the URLs always among them.
+    name, the serial number, the product name and the image columns first.
     """
 
-    def __init__(self, layout: Layout, delimiter: str) -> None:
-        self._layout = layout
+    def __init__(self, header: Header, delimiter: str) -> None:
+        self._header = header
         self._delimiter = delimiter
-        standard = {n for n in (layout.serial, layout.name, layout.urls) if n is not None}
+        known = {n for n in (header.serial, header.name, *header.images) if n is not None}
+        known = set(sorted(known)[:MAX_SHOWN_CELLS])
         others = [
-            n
-            for n, name in enumerate(layout.names)
-            if name.strip(WHITE_SPACE) and n not in standard
+            n for n, name in enumerate(header.names) if name.strip(WHITE_SPACE) and n not in known
         ]
-        self._positions = sorted([*standard, *others[: MAX_SHOWN_CELLS - len(standard)]])
+        self._positions = sorted([*known, *others[: MAX_SHOWN_CELLS - len(known)]])
         self.columns = tuple(
-            _shortened(layout.names[n].strip(WHITE_SPACE)) for n in self._positions
+            _shortened(header.names[n].strip(WHITE_SPACE)) for n in self._positions
         )
 
     def cells(self, record: list[str], value: str | None) -> tuple[str, ...]:
@@ -84,11 +104,11 @@ class RowExcerpts:
         Surplus cells that belong to a list of URLs are joined with it. Of a long cell, the part around
         the invalid value is returned.
         """
-        width, end = len(self._layout.names), len(record)
+        width, end = self._header.max_width, len(record)
         while end > width and not record[end - 1].strip(WHITE_SPACE):
             end -= 1
         record = record[:end]
-        if self._layout.urls_are_last and end > width:
+        if self._header.images_are_last and end > width:
             record = [*record[: width - 1], self._delimiter.join(record[width - 1 :])]
         shown = [record[n] if n < len(record) else "" for n in self._positions]
         shown += record[width:][: MAX_SHOWN_CELLS - len(shown)]

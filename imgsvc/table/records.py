@@ -38,6 +38,8 @@ Record = list[str] | InvalidRecord
 class _RecordState(Enum):
     START = auto()
     """Before the first character of a cell."""
+    BLANK = auto()
+    """After white space at the start of a cell."""
     PLAIN = auto()
     """In an unquoted cell."""
     QUOTED = auto()
@@ -51,9 +53,11 @@ class _RecordState(Enum):
 class RecordParser:
     """Parses text into records as defined by RFC 4180, with any delimiter and any line ends.
 
+    White space around a quoted cell is dropped. White space of unquoted cells is kept.
+
     A blank line is a record too, `[]` or `[""]`. A record that is too long (`TOO_LONG`) or has unpaired
     quotes (`UNCLOSED_QUOTE`) becomes an `InvalidRecord`; parsing continues after it. Each piece of text
-    has at most 64 Ki characters.
+    has fewer than 128 Ki characters, the limit of the csv module.
 
     Complete records are parsed by `str.split`, or by the csv module if they have quotes. The state
     machine handles the other cases: records that arrive in parts, cells of any length, and misplaced
@@ -65,7 +69,14 @@ class RecordParser:
         escaped = re.escape(delimiter)
         # Not (…)*+: before 3.11.5, a possessive group that backtracks continues at a wrong position.
         quoted = r'"(?>[^"]*+(?:""[^"]*+)*)"'
-        plain = rf'[^"{escaped}\r\n][^{escaped}\r\n]*+'
+        blank = " \t".replace(delimiter, "")
+        plain = rf'(?![{blank}]*+")[^{escaped}\r\n]++'
+        self._blank = re.compile(f"[{blank}]*+")
+        self._blank_before_quote = re.compile(f'(?:^|[{escaped}\r\n])[{blank}]++"')
+        # Cells from their start to their end. `\1` is what precedes the cell and its white space.
+        self._cell_with_blanks = re.compile(
+            rf"(^|[{escaped}\r\n])(?:[{blank}]*+({quoted}[^{escaped}\r\n]*+)|([^{escaped}\r\n]*+))"
+        )
         self._cell_end = re.compile(f"[{escaped}\r\n]")
         self._cell_run = re.compile(f"(?>(?:(?>(?:{quoted}|{plain})?){escaped})+)")
         self._invalid_run = re.compile(
@@ -128,6 +139,17 @@ class RecordParser:
             normalised = lines.replace("\r\n", "\n").replace("\r", "\n")
             records += [line.split(delimiter) for line in normalised[:-1].split("\n")]
             return len(lines)
+        if (' "' in lines or '\t"' in lines) and self._blank_before_quote.search(lines):
+            dense = self._cell_with_blanks.sub(r"\1\2\3", lines)
+            found: list[Record] = []
+            if self._parse_dense_records(dense, found) < len(dense):
+                return 0
+            records += found
+            return len(lines)
+        return self._parse_dense_records(lines, records)
+
+    def _parse_dense_records(self, lines: str, records: list[Record]) -> int:
+        """Do the same for records without white space before quotes."""
         source = io.StringIO(lines, newline="")
         reader = csv.reader(source, delimiter=self._delimiter, strict=True)
         done = 0
@@ -152,6 +174,8 @@ class RecordParser:
                 pos = self._in_unquoted_cell(text, pos)
             elif self._state is _RecordState.START:
                 pos = self._at_cell_start(text, pos)
+            elif self._state is _RecordState.BLANK:
+                pos = self._after_blank(text, pos)
             else:
                 pos = self._after_quote(text, pos)
         parsed = text[begin:pos]
@@ -170,11 +194,23 @@ class RecordParser:
         elif run := self._cell_run.match(text, pos):
             self._cells += next(csv.reader([run[0]], delimiter=self._delimiter))[:-1]
             return run.end()
-        if text[pos] == '"':
-            self._state = _RecordState.QUOTED
-            return pos + 1
-        self._state = _RecordState.PLAIN
+        self._state = _RecordState.BLANK
         return pos
+
+    def _after_blank(self, text: str, pos: int) -> int:
+        """Add white space at the start of a cell. A quote after it drops it and opens the cell."""
+        blank = self._blank.match(text, pos)
+        end = blank.end() if blank else pos
+        if end == len(text):
+            self._add(text[pos:end])
+        elif text[end] == '"':
+            self._cell = None
+            self._state = _RecordState.QUOTED
+            end += 1
+        else:
+            self._add(text[pos:end])
+            self._state = _RecordState.PLAIN
+        return end
 
     def _in_unquoted_cell(self, text: str, pos: int) -> int:
         match = self._cell_end.search(text, pos)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from imgsvc.errors import ProblemCode as Code
 from imgsvc.image_types import MEDIA_TYPES
+from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.web.context import AppContext
 from imgsvc.web.handlers.api_docs import ApiDocsHandler
 from imgsvc.web.handlers.health import HealthHandler
@@ -57,6 +58,8 @@ TAGS = {
 RAW_UPLOAD_TYPES = (
     "text/csv",
     "text/plain",
+    "text/tab-separated-values",
+    XLSX_MEDIA_TYPE,
     "application/octet-stream",
     "application/x-www-form-urlencoded",
 )
@@ -78,7 +81,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         request_headers=(p.IDEMPOTENCY_KEY,),
         request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
         responses={
-            200: ResponseSpec("Dry run: the CSV is valid.", json_content(responses.DryRunResult)),
+            200: ResponseSpec("Dry run: the file is valid.", json_content(responses.DryRunResult)),
             201: ResponseSpec(
                 "Accepted and stored.",
                 json_content(responses.AcceptedUpload),
@@ -104,21 +107,25 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.status.check_status,
         tag="Requests",
         operation_id="checkStatus",
-        summary="Get the status of a request, as CSV or JSON",
+        summary="Get the status of a request, as CSV, JSON or .xlsx",
         path_parameters=(p.REQUEST_ID,),
         query=StatusQuery,
         request_headers=(p.IF_NONE_MATCH,),
         responses={
             200: ResponseSpec(
                 "The status. `Accept` or `format` selects the format; the default is CSV.",
-                (MediaType("text/csv"), *json_content(responses.StatusResponse)),
+                (
+                    MediaType("text/csv"),
+                    *json_content(responses.StatusResponse),
+                    MediaType(XLSX_MEDIA_TYPE),
+                ),
                 (*p.STATUS_HEADERS, p.CONTENT_DISPOSITION),
             ),
             304: ResponseSpec(
                 "Not changed since the version in `If-None-Match`.", (), p.STATUS_HEADERS
             ),
         },
-        errors=(Code.NOT_FOUND,),
+        errors=(Code.NOT_FOUND, Code.NOT_AVAILABLE),
     ),
     Route(
         "GET",

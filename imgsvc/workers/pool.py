@@ -53,16 +53,11 @@ class WorkerPool:
     """
 
     def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
-        self.workers = config.workers or resources.cores()
+        self.workers = resources.workers(config)
         self._timeout_seconds = config.timeout_seconds
         self._watch_interval = min(SLOW_SECONDS / 2, config.timeout_seconds / 10)
-        memory = config.worker_memory_bytes or resources.worker_share(
-            self.workers, resources.memory_bytes()
-        )
-        self._setup = WorkerSetup(function, config.max_pixels, memory)
-        self._context = worker_context(
-            ["imgsvc.workers.worker_main", COMPRESS_FUNCTION.partition(":")[0]]
-        )
+        self._setup = WorkerSetup(function, config.max_pixels, resources.worker_memory(config))
+        self._context = worker_context()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="imgsvc-pool")
         self._running: list[WorkerProcess] = []
         self._starting: set[WorkerProcess] = set()

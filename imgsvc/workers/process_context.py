@@ -1,4 +1,4 @@
-"""Multiprocessing contexts whose queues need no locks shared between processes.
+"""Multiprocessing contexts that start workers. Their queues need no locks shared between processes.
 
 multiprocessing's locks are named semaphores, five for each executor. If all processes are killed at
 once, the semaphores remain and fill /dev/shm. The queues of an executor with one worker do not need
@@ -7,9 +7,10 @@ them: each end is used by one thread, and the pool never sends more messages tha
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext, ForkServerContext, SpawnContext
 from typing import Any
 
@@ -69,14 +70,33 @@ class _Spawn(_LockFreeContext, SpawnContext):
     pass
 
 
-def worker_context(preload: Sequence[str]) -> BaseContext:
+_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+PRELOADED = ("imgsvc.workers.worker_main", "imgsvc.images.codec")
+"""Modules that workers need at once. The process that forks workers imports them."""
+
+
+def worker_context() -> BaseContext:
     """Return the context that starts workers.
 
-    Workers are forked from a server process that has one thread and has imported the modules
-    `preload`. On macOS, whose libraries do not survive a fork, each worker is a new interpreter.
+    Workers are forked from a server process that has one thread and has imported `PRELOADED`. All
+    contexts share it. On macOS, whose libraries do not survive a fork, each worker is a new
+    interpreter.
     """
     if sys.platform == "darwin":
         return _Spawn()
     context = _ForkServer()
-    context.set_forkserver_preload(list(preload))
+    context.set_forkserver_preload(list(PRELOADED))
     return context
+
+
+def shield_children() -> None:
+    """Start multiprocessing's own processes so that signals to the whole group do not end them.
+
+    If the fork server ended before the main process, all its workers would be regarded as dead. The
+    children of this thread inherit its blocked signals. The resource tracker must start first,
+    because it unblocks them.
+    """
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    if sys.platform != "darwin":
+        forkserver.ensure_running()

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from imgsvc.config import CompressConfig
+
 _ROOT = Path("/")
 MAX_WORKER_BYTES = 2 * 2**30
 MIN_WORKER_BYTES = 256 * 2**20
@@ -25,6 +27,16 @@ def memory_bytes(root: Path = _ROOT) -> int:
     """Return the machine's memory in bytes, or the container's limit if that is less."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return min([physical, *_memory_limits(root)])
+
+
+def workers(config: CompressConfig) -> int:
+    """Return the number of workers."""
+    return config.workers or cores()
+
+
+def worker_memory(config: CompressConfig) -> int:
+    """Return the memory limit of each worker in bytes."""
+    return config.worker_memory_bytes or worker_share(workers(config), memory_bytes())
 
 
 def worker_share(workers: int, total_bytes: int) -> int:

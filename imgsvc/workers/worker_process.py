@@ -13,7 +13,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import suppress
 from ctypes import c_double
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -21,6 +20,7 @@ from multiprocessing.process import BaseProcess
 from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.workers import worker_main
 from imgsvc.workers.crash_policy import CrashRecord
+from imgsvc.workers.process_context import shield_children
 from imgsvc.workers.worker_main import Result, WorkerSetup
 
 START_TIMEOUT_SECONDS = 60.0
@@ -30,7 +30,6 @@ PIPE_BYTES = 2**20
 """Capacity of a pipe to or from a worker: the most that Linux allows unprivileged users."""
 SLOW_SECONDS = 0.5
 """If an image takes longer than this, the images queued behind it move to another worker."""
-_GROUP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 @dataclass(slots=True, eq=False)
@@ -93,7 +92,7 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process and wait until it is warmed up. Blocks; raises any error of the start."""
-        _shield_children()
+        shield_children()
         ready = self._executor.submit(worker_main.ready)
         self._processes = list((self._executor._processes or {}).values())
         # Close the worker's ends of the pipes here. If this process kept them open, the executor would
@@ -218,16 +217,3 @@ def _open_pidfd(pid: int | None) -> int | None:
         return os.pidfd_open(pid)
     except OSError:  # the process has ended, or the kernel is too old
         return None
-
-
-def _shield_children() -> None:
-    """Start multiprocessing's own processes so that signals to the whole group do not end them.
-
-    If the fork server ended before the main process, all its workers would be regarded as dead. The
-    children of this thread inherit its blocked signals. The resource tracker must start first,
-    because it unblocks them.
-    """
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
-    if sys.platform != "darwin":
-        forkserver.ensure_running()

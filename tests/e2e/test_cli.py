@@ -351,6 +351,62 @@ def test_process_retries_failed_images_in_the_next_run(origin: Origin, cli: Comm
     assert origin.hits("/photo/1.jpg") == 1
 
 
+def test_process_returns_the_layout_of_the_file(origin: Origin, cli: CommandLine) -> None:
+    bad = origin.url("/bad.jpg")
+    origin.script("/bad.jpg", Reply(404))
+    shop = (
+        "Titel;Bild A;Bild B;Preis\r\n"
+        f"Grün;{origin.photo(1)};{bad};1,50\r\n"
+        f";{origin.photo(2)};;2\r\n"
+        "Falsch;ftp://x.example/1.jpg;;3\r\n"
+    )
+    file = cli.write("shop.csv", shop.encode("cp1252"))
+    options = ["--name-column", "Titel", "--image-column", "Bild A", "--image-column", "Bild B"]
+    refused = cli.run("process", file, "-o", "out.csv", *options)
+    assert (refused.code, refused.out) == (1, "")
+    assert "row 4, column Bild A: " in refused.err
+    options += ["--encoding", "cp1252", "--on-invalid", "skip", "--layout", "input"]
+    result = cli.run("process", file, "-o", "out.csv", *options, "--failed", "empty")
+    assert result.code == 1, result.err
+    assert "; 1 row skipped" in result.err
+    header, first, second, skipped = (cli.folder / "out.csv").read_text("utf-8").splitlines()
+    assert (header, skipped) == (shop.splitlines()[0], shop.splitlines()[3])
+    assert re.fullmatch(r"Grün;out\.images/[^;,]+\.jpg;;1,50", first)
+    assert re.fullmatch(r";out\.images/[^;,]+\.jpg;;2", second)
+    # The same file with other options of the output is not processed again.
+    hits = origin.hits("/bad.jpg")
+    again = cli.run("process", file, "-o", "out.csv", *options, "--output-encoding", "input")
+    assert again.code == 1
+    expected = first.replace(";;", f";{bad};").encode("cp1252")
+    assert (cli.folder / "out.csv").read_bytes().splitlines()[1] == expected
+    assert origin.hits("/bad.jpg") == hits + 1
+
+
+def test_submit_and_status_have_the_options_of_the_api(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    shop = f"Handle;Title;Image Src\r\na;A;{origin.photo(1)}\r\nb;B;nonsense://x/1.jpg\r\n"
+    file = cli.write("shop.csv", shop.encode())
+    server = {"IMGSVC_SERVER": service.url}
+    options = ["--layout", "input", "--excel"]
+    result = cli.run("submit", file, "--on-invalid", "skip", "-o", "out.csv", *options, **server)
+    assert result.code == 0, result.err
+    assert "Skipped rows: 1" in result.err
+    assert "row 3, column Image Src: " in result.err
+    lines = (cli.folder / "out.csv").read_bytes().splitlines()
+    assert lines[0] == b"\xef\xbb\xbfHandle;Title;Image Src"
+    assert lines[1].startswith(f"a;A;{service.url}/images/".encode())
+    request_id = result.out.strip()
+    assert service.status(request_id)["name"] == "shop.csv"
+    found = cli.run("status", request_id, "--only", "failed", "-o", "failed.csv", **server)
+    assert found.code == 0, found.err
+    failed = (cli.folder / "failed.csv").read_text("utf-8").splitlines()
+    assert failed == ["Handle,Title,Image Src", "b,B,nonsense://x/1.jpg"]
+    wrong = cli.run("submit", file, "--encoding", "utf-16", **server)
+    assert wrong.code == 2
+    assert "superset of ASCII" in wrong.err
+
+
 def test_ctrl_c_during_import_prints_no_traceback(cli: CommandLine) -> None:
     cli.write("click.py", b"raise KeyboardInterrupt")
     result = cli.run("config", "check", PYTHONPATH=f"{cli.folder}{os.pathsep}{ROOT}")

@@ -42,6 +42,7 @@ def _audit_counters(
         )
     )
     assert progress == Progress(**{str(status): counted[status] for status in ImageStatus})
+    (skipped,) = c.execute("SELECT skipped FROM requests WHERE key = ?", (key,)).fetchone()
     products, images = c.execute(
         "SELECT count(*), coalesce(sum(image_count), 0) FROM products WHERE request_key = ?", (key,)
     ).fetchone()
@@ -50,7 +51,7 @@ def _audit_counters(
         "FROM images i JOIN files f ON f.key = i.file_key WHERE i.request_key = ?",
         (key,),
     ).fetchone()
-    assert tuple(totals) == (products, *sizes)
+    assert tuple(totals) == (products - skipped, *sizes)
     assert images == progress.total
     numbers = [n for (n,) in c.execute("SELECT number FROM images WHERE request_key = ?", (key,))]
     assert numbers == list(range(len(numbers)))

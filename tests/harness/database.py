@@ -13,13 +13,16 @@ from imgsvc.database.stores import Stores
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
     Claim,
-    ColumnRole,
-    Columns,
     Completed,
-    ImageUrl,
-    Product,
     Request,
     RequestOptions,
+)
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    ImageUrl,
+    InputTable,
+    Product,
 )
 from tests.harness.audit import audit
 
@@ -28,6 +31,7 @@ COLUMNS = Columns(
     (ColumnRole.SERIAL, ColumnRole.NAME, ColumnRole.IMAGE, ColumnRole.EXTRA),
     (0,),
 )
+TABLE = InputTable(COLUMNS, "standard", "utf-8", ",")
 IMAGE_INFO = ImageInfo(1_000, 400, 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
 
 
@@ -66,7 +70,7 @@ class DatabaseHarness:
     ) -> Request:
         options = RequestOptions(settings or CompressionSettings(), webhook)
         return await self.request_store.accept(
-            await self.stage(rows), COLUMNS, options, max_waiting=10**9
+            await self.stage(rows), TABLE, options, max_waiting=10**9
         )
 
     async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:

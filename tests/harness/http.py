@@ -78,6 +78,12 @@ class HttpHarness:
         ) as response:
             return HttpResponse(response.status, response.headers, await response.read())
 
+    @asynccontextmanager
+    async def open(self, method: str, path: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send an API call, and yield the response before its body is read."""
+        async with self._session.request(method, self.url + path) as response:
+            yield response
+
     async def get(self, path: str, headers: Mapping[str, str] | None = None) -> HttpResponse:
         return await self.call("GET", path, headers=headers)
 

@@ -29,7 +29,7 @@ from imgsvc.models import (
     Requeued,
 )
 from tests.harness.audit import audit
-from tests.harness.database import COLUMNS, DatabaseHarness, completed, stores_of
+from tests.harness.database import TABLE, DatabaseHarness, completed, stores_of
 
 T = TypeVar("T")
 
@@ -105,9 +105,7 @@ class Machine(RuleBasedStateMachine):
             key = await self.db.stage(rows, size=2)
             options = RequestOptions(CompressionSettings(), "http://me/" if webhook else None)
             if accept:
-                request = await self.db.request_store.accept(
-                    key, COLUMNS, options, max_waiting=10**6
-                )
+                request = await self.db.request_store.accept(key, TABLE, options, max_waiting=10**6)
                 self.ids.append(request.request_id)
             else:
                 await self.db.request_store.discard(key)

@@ -12,8 +12,13 @@ from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings
-from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
-from tests.harness.database import COLUMNS, DatabaseHarness, completed, open_database
+from imgsvc.models import (
+    Failed,
+    RequestOptions,
+    RequestStatus,
+    Requeued,
+)
+from tests.harness.database import TABLE, DatabaseHarness, completed, open_database
 
 SMALL = {"json_each", "pending_deletions", "probe"}
 """Tables that may be scanned: they are as large as the result, or tiny."""
@@ -35,12 +40,13 @@ async def run_everything(db: DatabaseHarness) -> None:
     key = await db.stage(rows)
     await db.request_store.accept(
         key,
-        COLUMNS,
+        TABLE,
         RequestOptions(CompressionSettings()),
         max_waiting=10**6,
         idempotency=("key", "x"),
     )
     await db.request_store.find_idempotent("key")
+    await db.request_store.skipped_errors(request.key, 10)
     one, two, three = (await db.claim(limit=20))[:3]
     await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
     await db.job_store.find_file(b"x" * 32, CompressionSettings())
@@ -91,6 +97,7 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)
+        await db.queries.list_requests(status, 1, cursor, "name")
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:

@@ -25,7 +25,7 @@ MORE_THAN_PIPE_HOLDS = 3 * 2**20
 @pytest.fixture
 def executor() -> Iterator[Any]:
     """Provide an executor as the pool creates it, with a running worker. Any: its parts are private."""
-    with ProcessPoolExecutor(1, mp_context=worker_context([])) as executor:
+    with ProcessPoolExecutor(1, mp_context=worker_context()) as executor:
         executor.submit(os.getpid).result(TIMEOUT_SECONDS)
         yield executor
 

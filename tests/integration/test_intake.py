@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.config import ServerConfig
+from imgsvc.config import Config, ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, Quality
-from imgsvc.intake import Intake, StagingLimits, UploadOptions, UploadResult
+from imgsvc.intake import Intake, UploadOptions, UploadResources, UploadResult
 from imgsvc.metrics import Metrics
 from imgsvc.models import RequestOptions
+from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.staged_upload import StagingLimits
+from imgsvc.storage.scratch import Scratch
 from tests.harness.database import DatabaseHarness, open_database
 from tests.harness.service import SwitchableDisk
 from tests.service_process import table
@@ -48,13 +51,14 @@ class IntakeHarness:
     ) -> None:
         self.db = db
         self.disk = SwitchableDisk(db.database.path.parent)
+        self.scratch = Scratch(db.database.path.parent)
         self._scheduler, self._maintenance = WakeCounter(), WakeCounter()
         self.metrics = Metrics()
         self.intake = Intake(
             db.request_store,
             ServerConfig.model_validate(server),
             self.metrics,
-            self.disk,
+            UploadResources(self.disk, self.scratch, Spreadsheets(Config(), self.scratch)),
             scheduler=self._scheduler,
             maintenance=self._maintenance,
             limits=limits or StagingLimits(rows=4),

@@ -11,8 +11,6 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
     Backlog,
-    ColumnRole,
-    Columns,
     Failed,
     FailureCount,
     ImageRow,
@@ -22,9 +20,10 @@ from imgsvc.models import (
     RequestStatus,
     Requeued,
 )
+from imgsvc.table_types import ColumnRole, Columns, InputTable
 from tests.harness.database import (
-    COLUMNS,
     IMAGE_INFO,
+    TABLE,
     DatabaseHarness,
     completed,
     open_database,
@@ -108,7 +107,7 @@ async def test_pages_end_early_after_rows_with_long_text(
     key = await db.request_store.begin()
     await db.request_store.stage(key, rows)
     request = await db.request_store.accept(
-        key, COLUMNS, RequestOptions(CompressionSettings()), max_waiting=10
+        key, TABLE, RequestOptions(CompressionSettings()), max_waiting=10
     )
     assert list(map(len, await all_pages(db, request.request_id))) == [4, 1, 1]
     await db.job_store.finish(
@@ -128,7 +127,7 @@ async def test_pages_end_early_after_rows_with_many_cells_even_if_empty(
     await db.request_store.stage(key, [product(n, [f"http://a.example/{n}"]) for n in range(4)])
     request = await db.request_store.accept(
         key,
-        Columns(("x",) * len(roles), roles, tuple(range(100))),
+        InputTable(Columns(("x",) * len(roles), roles, tuple(range(100)))),
         RequestOptions(CompressionSettings()),
         max_waiting=10,
     )

@@ -21,17 +21,27 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
     Backlog,
-    ColumnRole,
-    Columns,
     Failed,
-    Product,
     Progress,
     Request,
     RequestOptions,
     RequestStatus,
 )
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    InputTable,
+    Product,
+)
 from imgsvc.urls import host_name, host_url_of, parse_url
-from tests.harness.database import COLUMNS, DatabaseHarness, completed, open_database, product
+from tests.harness.database import (
+    COLUMNS,
+    TABLE,
+    DatabaseHarness,
+    completed,
+    open_database,
+    product,
+)
 
 OPTIONS = RequestOptions(CompressionSettings())
 
@@ -71,10 +81,10 @@ async def test_accept_keeps_staged_columns_options_and_products_unchanged(
     key = await db.request_store.begin()
     await db.request_store.stage(key, rows)
     before = time.time()
-    request = await db.request_store.accept(key, columns, options, max_waiting=3)
+    request = await db.request_store.accept(key, InputTable(columns), options, max_waiting=3)
     assert request.key == key
     assert before <= request.created_at <= time.time()
-    assert (request.columns, request.options) == (columns, options)
+    assert (request.table.columns, request.options) == (columns, options)
     assert (request.products, request.progress) == (2, Progress(pending=3))
     assert request.webhook is not None
     assert request.webhook.status == "pending"
@@ -98,7 +108,7 @@ async def test_accept_drops_cells_of_columns_without_extra_position(db: Database
     columns = Columns((*COLUMNS.names, ""), (*COLUMNS.roles, ColumnRole.EXTRA), (1, 3))
     key = await db.request_store.begin()
     await db.request_store.stage(key, rows)
-    request = await db.request_store.accept(key, columns, OPTIONS, max_waiting=3)
+    request = await db.request_store.accept(key, InputTable(columns), OPTIONS, max_waiting=3)
     async with db.queries.open(request.request_id) as snapshot:
         found = await snapshot.products(0, 10)
     assert [row.extra for row in found] == [("red", ""), ("", "XL"), ("", "")]
@@ -139,7 +149,7 @@ async def test_open_reads_columns_of_schema_version_1(tmp_path: Path) -> None:
             progress=Progress(pending=1),
             input_bytes=0,
             output_bytes=0,
-            columns=COLUMNS,
+            table=InputTable(COLUMNS),
             options=RequestOptions(settings),
         )
         (row,) = await snapshot.products(0, 10)
@@ -165,7 +175,7 @@ async def test_staged_request_is_invisible_and_not_claimed(db: DatabaseHarness) 
 async def test_stage_numbers_products_continuously_over_several_calls(db: DatabaseHarness) -> None:
     rows = [[f"http://a/{row}/{n}" for n in range(row % 4 + 1)] for row in range(1_000)]
     request = await db.request_store.accept(
-        await db.stage(rows, size=337), COLUMNS, OPTIONS, max_waiting=10_000
+        await db.stage(rows, size=337), TABLE, OPTIONS, max_waiting=10_000
     )
     async with db.queries.open(request.request_id) as snapshot:
         found = await snapshot.products(0, 2_000)
@@ -177,32 +187,30 @@ async def test_accept_refuses_request_when_too_many_images_are_pending(db: Datab
     first = await db.accept([["http://a/1"], ["http://a/2"]])
     key = await db.stage([["http://a/3"]])
     with pytest.raises(ProblemError) as refusal:
-        await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=2)
+        await db.request_store.accept(key, TABLE, OPTIONS, max_waiting=2)
     assert refusal.value.code is ProblemCode.TOO_MUCH_WAITING
     assert refusal.value.retry_after is not None
     await db.complete(await db.claim())
     assert (await db.queries.request(first.request_id)).finished_at is not None
-    await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=1)
+    await db.request_store.accept(key, TABLE, OPTIONS, max_waiting=1)
 
 
 async def test_accept_binds_idempotency_key_until_request_is_deleted(db: DatabaseHarness) -> None:
     one, two = await db.stage([["http://a/1"]]), await db.stage([["http://a/1"]])
     assert await db.request_store.find_idempotent("key") is None
     request = await db.request_store.accept(
-        one, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
+        one, TABLE, OPTIONS, max_waiting=9, idempotency=("key", "fingerprint")
     )
     with pytest.raises(ProblemError) as refusal:
         await db.request_store.accept(
-            two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other")
+            two, TABLE, OPTIONS, max_waiting=9, idempotency=("key", "other")
         )
     assert refusal.value.code is ProblemCode.IDEMPOTENCY_KEY_BUSY
     assert await db.request_store.find_idempotent("key") == ("fingerprint", request)
     await db.complete(await db.claim())
     await db.request_store.mark_deleting(request.request_id)
     assert await db.request_store.find_idempotent("key") is None
-    await db.request_store.accept(
-        two, COLUMNS, OPTIONS, max_waiting=9, idempotency=("key", "other")
-    )
+    await db.request_store.accept(two, TABLE, OPTIONS, max_waiting=9, idempotency=("key", "other"))
 
 
 @pytest.mark.parametrize("way", ["discard", "restart"])
@@ -216,7 +224,7 @@ async def test_purge_slice_deletes_discarded_request_in_slices(
     else:
         assert await db.request_store.discard_abandoned() == 1
     with pytest.raises(LookupError):
-        await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
+        await db.request_store.accept(key, TABLE, OPTIONS, max_waiting=10_000)
     slices = 1
     while (purged := await db.request_store.purge_slice(1_000)).more:
         assert purged.orphaned_files == []
@@ -239,7 +247,7 @@ async def test_stage_stores_all_products_or_none_when_cancelled(db: DatabaseHarn
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-    request = await db.request_store.accept(key, COLUMNS, OPTIONS, max_waiting=10_000)
+    request = await db.request_store.accept(key, TABLE, OPTIONS, max_waiting=10_000)
     assert request.progress.total == request.products
     assert request.products % 1_000 == 0
 

@@ -146,7 +146,9 @@ async def test_zip_contains_outputs_and_errors_csv(http: HttpHarness) -> None:
     response = await http.get(f"/downloadImages/{request_id}")
     assert response.status == 200
     assert response.headers["Content-Type"] == "application/zip"
-    assert response.headers["Content-Disposition"] == f'attachment; filename="{request_id}.zip"'
+    assert response.headers["Content-Disposition"] == (
+        f'attachment; filename="{request_id}-images.zip"'
+    )
     with zipfile.ZipFile(io.BytesIO(response.body)) as zipped:
         assert zipped.testzip() is None
         assert zipped.namelist() == [

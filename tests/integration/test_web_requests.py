@@ -45,6 +45,7 @@ async def test_list_requests_returns_newest_first(http: HttpHarness) -> None:
     assert body["nextCursor"] is None
     assert body["requests"][0].keys() == {
         "requestId",
+        "name",
         "status",
         "createdAt",
         "finishedAt",

@@ -8,13 +8,16 @@ import csv
 import io
 import os
 import stat
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from imgsvc.models import ProductRow
 from imgsvc.table.cells import split_urls
+from imgsvc.web.handlers import status as status_handler
 from tests.harness.http import ROWS, HttpHarness, HttpResponse, csv_body, open_http
 from tests.waiting import wait_until
 
@@ -165,10 +168,10 @@ async def test_csv_keeps_unnamed_columns_that_are_not_empty(http: HttpHarness) -
 
     failed = await http.get(f"{path}?only=failed")
     assert csv_rows(failed) == [
-        ["", "Product Name", "Input Image Urls", "Colour", ""],
-        ["", "Lamp", first, "red", ""],
-        ["", "Shelf", second, "", "note"],
-        ["7", "Desk", third, "", ""],
+        ["", "Product Name", "", "Input Image Urls", "Colour", "", "", ""],
+        ["", "Lamp", "", first, "red", "", "", ""],
+        ["", "Shelf", "", second, "", "", "note", ""],
+        ["7", "Desk", " ", third, "", "", "", " "],
     ]
     again = await http.get(f"{await upload_and_fail(failed.body)}?only=failed")
     assert again.body == failed.body
@@ -190,7 +193,8 @@ async def test_unnamed_column_is_not_parsed_as_overflow_urls(http: HttpHarness) 
         path = f"/checkStatus/{response.json()['requestId']}?only=failed"
         body = (await http.get(path)).body
         bodies.append(body)
-    assert bodies == [f"Product Name,,Input Image Urls\r\nLamp,note,{url}\r\n".encode()] * 2
+    row = f"Product Name,Input Image Urls,Status,\r\nLamp,{url},failed,note\r\n"
+    assert bodies == [row.encode()] * 2
 
 
 async def test_only_failed_returns_rows_that_can_be_uploaded_again(http: HttpHarness) -> None:
@@ -403,24 +407,70 @@ def large_unnamed_files() -> list[int]:
 
 
 async def test_slow_client_keeps_no_snapshot_open(http: HttpHarness) -> None:
-    rows = [(n, f"P{n}", f"http://a.example/{'x' * 2_000}{n}.jpg", "") for n in range(3_000)]
+    rows = [(n, f"P{n}", f"http://a.example/{'x' * 8_000}{n}.jpg", "") for n in range(3_000)]
     request_id = await http.upload(rows)
-    reader, writer = await asyncio.open_connection("127.0.0.1", http.port, limit=1_000)
-    api_call = (
-        f"GET /checkStatus/{request_id} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    writer.write(api_call.encode())
-    await reader.readuntil(b"\r\n\r\n")
-    assert len(large_unnamed_files()) == 1, "a large response is spooled to a file"
-    # Four snapshots, the maximum, can be opened: the client above keeps none open.
-    responses = await asyncio.gather(
-        *(http.get(f"/checkStatus/{request_id}?format=json&limit=1") for _ in range(4))
-    )
-    assert {response.status for response in responses} == {200}
-    body = await reader.read()
-    writer.close()
+    async with http.open("GET", f"/checkStatus/{request_id}") as response:
+        await wait_until(large_unnamed_files)  # the client takes no more
+        # Four snapshots, the maximum, can be opened: the client above keeps none open.
+        responses = await asyncio.gather(
+            *(http.get(f"/checkStatus/{request_id}?format=json&limit=1") for _ in range(4))
+        )
+        assert {response.status for response in responses} == {200}
+        body = await response.read()
     assert body.count(b"\r\n") == 3_001
     await wait_until(lambda: not large_unnamed_files())
+
+
+class GatedSlices:
+    """The slices of rows to render, of which `count` rows are rendered. `gate` waits before `limit`."""
+
+    def __init__(self, limit: int, error: Exception | None = None) -> None:
+        self.count = 0
+        self.gate = asyncio.Event()
+        self._limit = limit
+        self._error = error
+        self._original = status_handler._slices
+
+    async def __call__(
+        self, pages: AsyncIterator[Sequence[ProductRow]]
+    ) -> AsyncIterator[Sequence[ProductRow]]:
+        async for products in self._original(pages):
+            if self.count + len(products) > self._limit:
+                await self.gate.wait()
+                if self._error is not None:
+                    raise self._error
+            self.count += len(products)
+            yield products
+
+
+@pytest.mark.parametrize("query", ["", "?layout=input", "?format=json&limit=1000"])
+async def test_status_starts_before_one_percent_of_rows_is_rendered(
+    http: HttpHarness, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    rows = [(n, f"P{n}", f"http://a.example/{n}.jpg", "") for n in range(20_000)]
+    path = f"/checkStatus/{await http.upload(rows)}{query}"
+    slices = GatedSlices(limit=200)
+    monkeypatch.setattr(status_handler, "_slices", slices)
+    async with http.open("GET", path) as response:
+        assert await response.content.readany()
+        assert 0 < slices.count <= 200
+        slices.gate.set()
+        await response.read()
+    assert slices.count == (1_000 if "json" in query else 20_000)
+
+
+async def test_error_while_rendering_aborts_the_connection(
+    http: HttpHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [(n, f"P{n}", f"http://a.example/{n}.jpg", "") for n in range(2_000)]
+    path = f"/checkStatus/{await http.upload(rows)}"
+    slices = GatedSlices(limit=500, error=OSError("the disk fails"))
+    monkeypatch.setattr(status_handler, "_slices", slices)
+    async with http.open("GET", path) as response:
+        assert await response.content.readany()
+        slices.gate.set()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await response.read()
 
 
 async def test_urls_start_with_public_url(tmp_path: Path) -> None:

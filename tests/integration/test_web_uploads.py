@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from imgsvc.web.schema.responses import ProblemReport
+from imgsvc.web.schema.responses import DryRunResult, ProblemReport
 from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
 from tests.waiting import wait_until
 
@@ -56,6 +56,12 @@ async def test_upload_returns_201_with_request(http: HttpHarness) -> None:
         "images",
         "statusUrl",
         "createdAt",
+        "name",
+        "layout",
+        "encoding",
+        "skipped",
+        "errors",
+        "errorCount",
     }
     assert (body["status"], body["products"], body["images"]) == ("pending", 1, 2)
     assert body["statusUrl"] == http.url + path
@@ -144,11 +150,39 @@ async def test_form_options_may_precede_or_follow_file(http: HttpHarness, last: 
 
 async def test_dry_run_returns_counts_and_stores_nothing(http: HttpHarness) -> None:
     response = await http.post("/processImages?dryRun=true", csv_body(), CSV)
-    assert (response.status, response.json()) == (200, {"products": 1, "images": 2})
+    assert (response.status, response.json()) == (
+        200,
+        {
+            "products": 1,
+            "images": 2,
+            "name": None,
+            "layout": "standard",
+            "encoding": "utf-8",
+            "skipped": 0,
+            "errors": [],
+            "errorCount": 0,
+            "columns": [
+                {"name": "S. No.", "role": "serial"},
+                {"name": "Product Name", "role": "name"},
+                {"name": "Input Image Urls", "role": "image"},
+                {"name": "Colour", "role": "extra"},
+            ],
+            "delimiter": ",",
+            "preview": [
+                {
+                    "row": 2,
+                    "serialNumber": "1",
+                    "productName": "Lamp, desk",
+                    "inputUrls": ["http://a.example/w_1,h_1/1.jpg", "http://b.example/2.jpg"],
+                }
+            ],
+        },
+    )
+    DryRunResult.model_validate_json(response.body, strict=True)
     in_form = await http.post(
         "/processImages", form(("dryRun", "true"), file=csv_body(), last=False)
     )
-    assert (in_form.status, in_form.json()) == (200, {"products": 1, "images": 2})
+    assert (in_form.status, in_form.json()) == (200, response.json() | {"name": "p.csv"})
     invalid = await http.post("/processImages?dryRun=true", csv_body([(1, "", "x", "")]), CSV)
     assert invalid.status == 400
     assert await request_count(http) == 0

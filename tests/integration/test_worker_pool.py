@@ -21,7 +21,7 @@ from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
-from imgsvc.workers.worker_main import NICENESS
+from imgsvc.workers.process_limits import NICENESS
 from tests.origin import ROOT
 from tests.sample_images import encoded
 from tests.waiting import block_until, wait_until

@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
-    ColumnRole,
-    Columns,
     DeliveryState,
     FailureCount,
     ImageRow,
@@ -27,18 +25,17 @@ from imgsvc.models import (
 )
 from imgsvc.serializers import (
     accepted_json,
-    csv_header,
-    csv_rows,
     eta_seconds,
-    failed_rows,
     format_time,
     product_json,
     status_json,
     summary_json,
     webhook_body,
 )
+from imgsvc.status_table import StatusTable
 from imgsvc.table.cells import split_urls
 from imgsvc.table.writer import encode_rows
+from imgsvc.table_types import ColumnRole, Columns, InputTable
 from imgsvc.web.schema.responses import (
     AcceptedUpload,
     ProductDetail,
@@ -76,7 +73,7 @@ REQUEST = Request(
     progress=Progress(pending=2, processing=1, completed=3, failed=1),
     input_bytes=3_000,
     output_bytes=1_000,
-    columns=COLUMNS,
+    table=InputTable(COLUMNS, "standard", "utf-8", ","),
     options=RequestOptions(CompressionSettings()),
     measured_since=1_001.5,
 )
@@ -99,6 +96,10 @@ products = st.builds(
 )
 
 
+def url_of(file: str) -> str:
+    return f"{BASE}/images/{file}"
+
+
 def product(*images: ImageRow) -> ProductRow:
     return ProductRow(0, "1", "Lamp", ("red", "XL"), images)
 
@@ -118,7 +119,7 @@ def test_format_time_returns_utc_with_milliseconds(seconds: float | None, text: 
 
 @given(products)
 def test_product_json_matches_model(row: ProductRow) -> None:
-    rendered = product_json(row, BASE)
+    rendered = product_json(row, url_of)
     text = json.dumps(rendered)
     parsed = ProductDetail.model_validate_json(text, strict=True)
     assert json.loads(parsed.model_dump_json(by_alias=True)) == json.loads(text)
@@ -130,7 +131,7 @@ def test_request_json_matches_models(request_: Request, retention_days: float) -
     for model, rendered in (
         (RequestState, status_json(request_, 1_100.0, retention_days)),
         (RequestSummary, summary_json(request_, 1_100.0)),
-        (AcceptedUpload, accepted_json(request_, BASE)),
+        (AcceptedUpload, accepted_json(request_, BASE, ())),
         (WebhookEvent, json.loads(webhook_body(request_, retention_days))),
     ):
         text = json.dumps(rendered)
@@ -196,7 +197,7 @@ def test_saved_percent_compares_output_with_input_bytes() -> None:
 
 
 def test_csv_rows_have_outputs_status_and_errors() -> None:
-    assert csv_header(COLUMNS) == (
+    assert next(StatusTable().header(REQUEST)) == (
         "S. No.",
         "Product Name",
         "Input Image Urls",
@@ -207,14 +208,14 @@ def test_csv_rows_have_outputs_status_and_errors() -> None:
         "Colour",
         "Size",
     )
-    rows = list(csv_rows([product(DONE, FAILED, PENDING, TIMED_OUT)], "id", BASE))
+    rows = list(StatusTable().rows([product(DONE, FAILED, PENDING, TIMED_OUT)], REQUEST, url_of))
     assert rows == [
         (
             "1",
             "Lamp",
             "http://a/1,http://a/w_1,h_1/2,http://a/3,http://a/w_1,h_1/2",
             f"{BASE}/images/ab.webp,,,",
-            "id",
+            REQUEST.request_id,
             "processing",
             "2: http_status: 404 Not Found; 4: timeout: It took 60 s",
             "red",
@@ -228,7 +229,7 @@ def test_csv_errors_have_no_final_full_stop() -> None:
         replace(TIMED_OUT, error_message="Cannot find a.example. Stopped trying after 10 minutes."),
         replace(TIMED_OUT, error_message=None),
     )
-    ((*_, error, _, _),) = csv_rows([product(*images)], "id", BASE)
+    ((*_, error, _, _),) = StatusTable().rows([product(*images)], REQUEST, url_of)
     assert error == (
         "1: timeout: Cannot find a.example. Stopped trying after 10 minutes; 2: timeout: "
     )
@@ -236,7 +237,7 @@ def test_csv_errors_have_no_final_full_stop() -> None:
 
 @given(st.lists(products, max_size=5))
 def test_csv_url_lists_have_same_length_and_split_again(expected_rows: list[ProductRow]) -> None:
-    text = encode_rows(csv_rows(expected_rows, "id", BASE)).decode()
+    text = encode_rows(StatusTable().rows(expected_rows, REQUEST, url_of)).decode()
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     assert len(rows) == len(expected_rows)
     for row, expected in zip(rows, expected_rows, strict=True):
@@ -250,5 +251,6 @@ def test_csv_url_lists_have_same_length_and_split_again(expected_rows: list[Prod
 
 
 def test_failed_rows_have_input_columns() -> None:
-    rows = list(failed_rows([product(FAILED, TIMED_OUT)], COLUMNS))
+    failed = replace(product(FAILED, TIMED_OUT), positions=(0, 1))
+    rows = list(StatusTable(only_failed=True).rows([failed], REQUEST, url_of))
     assert rows == [["red", "Lamp", "http://a/w_1,h_1/2,http://a/w_1,h_1/2", "XL"]]

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import random
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgsvc.models import ColumnRole, Columns, Product
 from imgsvc.table.cells import join_urls
 from imgsvc.table.reader import TableReader
-from imgsvc.table.writer import encode_rows
+from imgsvc.table.writer import encode_rows, input_row
+from imgsvc.table_types import ColumnRole, InputTable, Product
 from imgsvc.urls import WHITE_SPACE
+from tests.harness.tables import whole_row
 
 # --- tables as spreadsheet programs write them -------------------------------------------------------
 
 CELL = st.text(
     st.characters(exclude_categories=("Cc", "Cs")) | st.sampled_from(',;\t\r\n"= '), max_size=8
 )
-WESTERN = st.text(st.sampled_from('äöüßéÄ,;\t\r\n"= abcxyz'), max_size=8)
+WESTERN = st.text(st.sampled_from('äöüßéÄ,;\t\r\n"= abcxyz'), max_size=8).filter(
+    lambda text: re.search("[äöüßéÄ]{3}", text) is None  # which is implausible
+)
 URL = st.sampled_from(
     [
         "https://a.example/1.jpg",
@@ -81,7 +87,7 @@ def sheets(draw: st.DrawFn, cell: st.SearchStrategy[str]) -> Sheet:
 def encoded_sheets(draw: st.DrawFn) -> tuple[Sheet, bytes]:
     encoding = draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "cp1252"]))
     sheet = draw(sheets(WESTERN if encoding == "cp1252" else CELL))
-    delimiter = draw(st.sampled_from(",;\t"))
+    delimiter = draw(st.sampled_from(",;\t|"))
     end = draw(st.sampled_from(["\n", "\r\n", "\r"]))
     all_quoted = draw(st.booleans())
 
@@ -113,19 +119,14 @@ def read(data: bytes, cuts: list[int]) -> tuple[list[Product], TableReader]:
 
 
 def reader_state(products: list[Product], reader: TableReader) -> object:
-    known = [] if reader.error_count else products
-    return known, reader.errors, reader.error_count, reader.columns, reader.products, reader.images
+    known = [] if reader.refused else products
+    return known, reader.errors, reader.error_count, reader.table, reader.products, reader.images
 
 
-def row_values(product: Product, columns: Columns) -> list[str]:
-    """Return a product's values in the order of its row's columns."""
-    known = {
-        ColumnRole.SERIAL: product.serial_number,
-        ColumnRole.NAME: product.name,
-        ColumnRole.IMAGE: join_urls(image.text for image in product.images),
-    }
-    extra = iter([*product.extra, *[""] * 9][position] for position in columns.extra_positions)
-    return [next(extra) if role is ColumnRole.EXTRA else known[role] for role in columns.roles]
+def unchanged_row(product: Product, table: InputTable) -> list[str]:
+    """Return a product's row with its own URLs as outputs."""
+    urls = [image.text for image in product.images]
+    return list(input_row(table.columns, whole_row(product), urls))
 
 
 CUTS = st.lists(st.integers(0, 300), max_size=5)
@@ -138,15 +139,21 @@ def test_reader_returns_every_value_of_a_spreadsheet(
     sheet, data = table
     products, reader = read(data, cuts)
     assert reader.errors == []
-    columns = reader.columns
-    assert columns is not None
-    assert list(columns.names) == [sheet.names[number] for number in sheet.kept]
-    assert list(columns.roles) == [sheet.roles[number] for number in sheet.kept]
+    table_read = reader.table
+    assert table_read is not None
+    columns = table_read.columns
+    assert list(columns.names) == sheet.names[: len(columns.names)]
+    assert [n for n, r in enumerate(columns.roles) if r is not ColumnRole.DROPPED] == sheet.kept
+    assert [columns.roles[n] for n in sheet.kept] == [sheet.roles[n] for n in sheet.kept]
     assert len(products) == len(sheet.rows)
     for number, (product, row, urls) in enumerate(
         zip(products, sheet.rows, sheet.urls, strict=True)
     ):
-        assert row_values(product, columns) == [row[number] for number in sheet.kept]
+        cells = unchanged_row(product, table_read)
+        assert [cells[n] for n in sheet.kept] == [row[n] for n in sheet.kept]
+        assert not any(
+            cell.strip(WHITE_SPACE) for n, cell in enumerate(cells) if n not in sheet.kept
+        )
         assert [image.text for image in product.images] == urls
         assert product.row == number + 2
         assert ColumnRole.SERIAL in sheet.roles or product.serial_number == str(number + 1)
@@ -163,14 +170,119 @@ def test_reader_reads_a_status_csv_like_the_original(
     products, reader = read(encode_rows([names, *rows]), [])
     for _ in range(2):
         assert reader.errors == []
-        columns = reader.columns
-        assert columns is not None
-        rows = [row_values(product, columns) for product in products]
-        products, reader = read(encode_rows([columns.names, *rows]), [])
-        assert reader.columns == replace(
-            columns, extra_positions=tuple(range(len(columns.extra_positions)))
-        )
-        assert [row_values(product, reader.columns) for product in products] == rows
+        table_read = reader.table
+        assert table_read is not None
+        rows = [unchanged_row(product, table_read) for product in products]
+        products, reader = read(encode_rows([table_read.columns.names, *rows]), [])
+        assert reader.table is not None
+        assert reader.table.columns == table_read.columns
+        assert [unchanged_row(product, reader.table) for product in products] == rows
+
+
+# --- tables of shop systems ------------------------------------------------------------------------
+
+LAYOUT_HEADERS = st.sampled_from(
+    [
+        "Product Name|Input Image Urls",
+        "Name|SKU|Images",
+        "Handle|Title|Image Src|Variant Image",
+        "URL handle|Title|Product image URL",
+        "sku|name|base_image|additional_images",
+        "id|title|link|image_link|additional_image_link",
+        "Name *|Image URLs (x,y,z...)",
+        "Product Name|Product Image File - 1|Product Image URL - 1",
+        "Item|Name|Internal Image URL (Export)|Image URL (Import)",
+        "handleId|fieldType|name|productImageUrl",
+        "TITLE|CURRENCY_CODE|IMAGE1|IMAGE2",
+        "item_sku|item_name|main_image_url|other_image_url1",
+        "Product ID [Non Editable]|Title|Hosted Image URLs",
+        "Image 1|photo_2|Picture URL",
+        "S. No.|Name|URL",
+    ]
+).map(lambda header: header.split("|"))
+TEXT_AND_URLS = st.tuples(
+    st.lists(st.sampled_from(["", "a.jpg", "N/A"]), max_size=2), st.lists(URL, max_size=3)
+).map(lambda parts: [*parts[0], *parts[1]])
+IMAGE_CELL = st.tuples(st.sampled_from([", ", ",", "|", " ", "\n", " ; "]), TEXT_AND_URLS).map(
+    lambda cell: cell[0].join(cell[1])
+)
+"""Text after a URL would be part of the URL."""
+OUTPUT = "https://img.example/{}.jpg"
+
+
+@st.composite
+def shop_tables(draw: st.DrawFn) -> list[list[str]]:
+    """Return the header and the rows of a table in one of the layouts, with further columns."""
+    extras = draw(
+        st.lists(st.sampled_from(["Colour", "Size", "", "Status", "Ümlaut, a"]), max_size=3)
+    )
+    header = draw(st.permutations([*draw(LAYOUT_HEADERS), *extras]))
+    while not header[-1]:
+        header.append(header.pop(0))
+    reader = TableReader()
+    reader.feed_rows(1, [header, ["", ""]])
+    reader.close()
+    assert reader.table is not None
+    standard = reader.table.layout == "standard"
+    rows = [header]
+    for _ in range(draw(st.integers(1, 5))):
+        row = []
+        for role in reader.table.columns.roles:
+            if role is ColumnRole.IMAGE:
+                cell = draw(URL if standard else IMAGE_CELL)
+            elif role is ColumnRole.NAME and standard:
+                cell = draw(CELL.filter(lambda text: text.strip(WHITE_SPACE)))
+            else:
+                cell = draw(CELL)
+            row.append(cell)
+        rows.append(row)
+    rows.append(["Last" if r is ColumnRole.NAME else "" for r in reader.table.columns.roles])
+    rows[-1][reader.table.columns.roles.index(ColumnRole.IMAGE)] = "https://a.example/1.jpg"
+    return rows
+
+
+@given(shop_tables(), st.sampled_from(",;\t|"), CUTS)
+def test_table_of_any_layout_comes_back_with_only_urls_changed(
+    rows: list[list[str]], delimiter: str, cuts: list[int]
+) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter).writerows(rows)
+    products, reader = read(text.getvalue().encode(), cuts)
+    assert reader.errors == []
+    table = reader.table
+    assert table is not None
+    assert table.delimiter == delimiter
+    assert list(table.columns.names) == rows[0]
+    blank = [row for row in rows[1:] if not "".join(row).strip(WHITE_SPACE)]
+    assert len(products) == len(rows) - 1 - len(blank)
+    given = [row for row in rows[1:] if row not in blank]
+    number = 0
+    for product, row in zip(products, given, strict=True):
+        assert unchanged_row(product, table) == row
+        outputs = [OUTPUT.format(number + n) for n in range(len(product.images))]
+        number += len(outputs)
+        found = input_row(table.columns, whole_row(product), outputs)
+        images = [n for n, role in enumerate(table.columns.roles) if role is ColumnRole.IMAGE]
+        assert [c for n, c in enumerate(found) if n not in images] == [
+            c for n, c in enumerate(row) if n not in images
+        ]
+        rest = " ".join(found[n] for n in images)
+        assert re.findall(r"https://img\.example/[0-9]+\.jpg", rest) == outputs
+        assert [image.text for image in product.images if image.text in rest] == []
+
+
+@given(st.lists(st.text(st.sampled_from("ab/.:-?&=,;|\\'\" %"), max_size=8), max_size=4))
+@example(["a."])
+@example(["a", "b."])
+@example(["a&amp;b"])
+@example(["w_1,h_1/a", "b"])
+def test_plain_cells_are_read_like_all_others(parts: list[str]) -> None:
+    """A table with one image column has a fast path, a table with two has none."""
+    cell = ",".join(f"https://h.example/{part}" for part in parts)
+    one, first = read(encode_rows([["Name", "Image"], ["Mug", cell]]), [])
+    two, second = read(encode_rows([["Name", "Image", "Image 2"], ["Mug", cell, ""]]), [])
+    assert [(e.code, e.value) for e in first.errors] == [(e.code, e.value) for e in second.errors]
+    assert [p.images for p in one] == [p.images for p in two]
 
 
 # --- any bytes ---------------------------------------------------------------------------------------
@@ -194,6 +306,7 @@ PIECES = st.sampled_from(
             b"\xc2\x85",
         ),
         *(b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff", b"x,https://a/1.jpg\n"),
+        *(b"|", b' "', b"\t ", b"\x1a", b"\x96", b"\xcc\xce", b"\xe9e", b"\x00S", b"S\x00"),
         *(b"Product Name,Input Image Urls\n", b"S. No.,Product Name,Input Image Urls\r"),
     ]
 )

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import struct
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.image_assertions import compress, encode_animation, mean_difference, open_image
+from tests.image_assertions import (
+    compress,
+    encode_animation,
+    encode_image,
+    mean_difference,
+    open_image,
+)
 from tests.sample_images import photograph
 
 PHOTO = photograph(5, 96, 64)
@@ -43,3 +51,16 @@ def test_compress_ignores_damaged_second_page_of_tiff(target: str) -> None:
     second = data.rindex(struct.pack("<HHII", 257, 4, 1, grey.height))
     struct.pack_into("<H", data, second, 60_000)  # instead of the tag of the height
     assert mean_difference(open_image(compress(bytes(data), 95, target).data), grey) < 5
+
+
+def test_compress_scales_8_bit_colour_map_of_tiff() -> None:
+    data = encode_image(PHOTO.quantize(200), "TIFF")
+    with Image.open(io.BytesIO(data)) as opened:
+        levels = opened.getpalette() or []
+    count = len(levels) // 3
+    planes = [level for channel in range(3) for level in levels[channel::3]]
+    start = data.index(struct.pack(f"<{count}H", *(level * 256 for level in planes[:count])))
+    colour_map = struct.pack(f"<{len(planes)}H", *planes)
+    damaged = data[:start] + colour_map + data[start + len(colour_map) :]
+    found, expected = (open_image(compress(file, 95, "webp").data) for file in (damaged, data))
+    assert found.tobytes() == expected.tobytes()

@@ -211,11 +211,33 @@ def is_encodable(label: str) -> bool:
         ("//shop.example/0.jpg", "must be a complete web address"),
         ("https:/shop.example/0.jpg", "needs two slashes after https:"),
         ("ftp://shop.example/0.jpg", "must start with http:// or https://, not ftp:"),
+        ("https://a/1.jpg, www.shop.example/2.jpg", "looks like two addresses; the second lacks"),
+        ("https://a/1.jpg\nshop.example:80/2.jpg", "looks like two addresses"),
+        ("https://a/1.jpg //bücher.example/2.jpg", "looks like two addresses"),
+        ("https://a/1.jpg;\u00a0\u201cxn--a.xn--p1ai/2.jpg", "looks like two addresses"),
     ],
 )
 def test_url_error_message_says_what_to_do(text: str, message: str) -> None:
     with pytest.raises(UrlError, match=f"^{re.escape(message)}"):
         parse_url(text)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "my photo, the best.jpg",
+        "my photo.jpg/w_100/x",
+        "version 1.2/a.jpg",
+        "a photos/b.jpg",
+        "a/b.example/c d.jpg",
+        "a www.shop.example",
+        "a .example/b",
+    ],
+)
+def test_parse_url_accepts_white_space_that_no_second_address_follows(path: str) -> None:
+    assert parse_url(f"https://cdn.example/{path}").text.endswith(path)
+    location = resolve_redirect("https://cdn.example/", f"/{path} www.shop.example/b.jpg")
+    assert location.fetch_url.endswith("%20www.shop.example/b.jpg")
 
 
 def test_parse_url_accepts_a_url_of_the_maximum_length() -> None:

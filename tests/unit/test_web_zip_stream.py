@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgsvc.web.http import zip_stream
-from imgsvc.web.http.zip_stream import UniqueNames, ZipBuilder, ZipSizer, safe_name
+from imgsvc.web.http.zip_stream import UniqueNames, ZipBuilder, ZipSizer
 
 TIMESTAMP = datetime(2026, 7, 3, 12, 34, 56, tzinfo=UTC).timestamp()
 
@@ -63,34 +63,6 @@ def test_zip64_is_used_when_entry_count_exceeds_limit() -> None:
     entries = [(f"{n}", b"") for n in range(70_000)]
     with zipfile.ZipFile(io.BytesIO(build(entries))) as zipped:
         assert zipped.namelist() == [name for name, _ in entries]
-
-
-@given(st.text(max_size=300))
-def test_safe_name_is_valid_on_all_systems(text: str) -> None:
-    name = safe_name(text)
-    assert name
-    assert len(name.encode()) <= 121
-    assert not set(name) & set('<>:"/\\|?*\0')
-    assert name == name.strip(" .")
-    assert name.isprintable()
-    assert safe_name(name) == name or name.startswith("_")
-
-
-def test_safe_name_replaces_dangerous_names() -> None:
-    cases = {
-        "../../etc/passwd": "_.._etc_passwd",
-        "C:\\Windows\\x": "C_Windows_x",
-        "CON": "_CON",
-        "lpt1.jpg": "_lpt1.jpg",
-        ".hidden": "hidden",
-        "a\nb\tc": "a b c",
-        "a\u202egpj.exe": "agpj.exe",
-        "...": "product",
-        "": "product",
-        "Lamp, desk": "Lamp, desk",
-        "e\u0301": "é",
-    }
-    assert {text: safe_name(text) for text in cases} == cases
 
 
 def test_unique_stem_differs_for_products_with_same_name() -> None:

@@ -17,10 +17,12 @@ from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.models import ProductRow, Request
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.spool import SPOOL_CHUNK_BYTES, Spool
 from imgsvc.table.writer import encode_rows
 from imgsvc.web.http.conditional import RangeNotSatisfiableError, etag_matches, parse_range
+from imgsvc.web.http.file_names import attachment
 from imgsvc.web.http.problems import HttpProblemError
-from imgsvc.web.http.spool import SPOOL_CHUNK_BYTES, Spool, write_chunk
+from imgsvc.web.http.stream import write_chunk
 from imgsvc.web.http.zip_stream import UniqueNames, ZipBuilder, ZipSizer
 from imgsvc.web.schema import options
 from imgsvc.web.schema.options import NoOptions
@@ -82,13 +84,8 @@ class OutputsHandler:
         """`GET /downloadImages/{requestId}`"""
         options.parse_query(NoOptions, request)
         request_id = request.match_info["requestId"]
-        headers = {
-            "Content-Type": "application/zip",
-            "Content-Disposition": f'attachment; filename="{request_id}.zip"',
-        }
         if request.method == "HEAD":
-            await self._queries.request(request_id)
-            return web.Response(headers=headers)
+            return web.Response(headers=_zip_headers(await self._queries.request(request_id)))
         async with Spool(self._scratch) as plan, Spool(self._scratch) as errors:
             async with self._queries.open(request_id) as snapshot:
                 planner = _ZipPlanner(plan, errors)
@@ -96,7 +93,7 @@ class OutputsHandler:
                     await planner.add(products)
                     await asyncio.sleep(0)
             size = planner.total_bytes()
-            response = web.StreamResponse(headers=headers)
+            response = web.StreamResponse(headers=_zip_headers(snapshot.request))
             response.content_length = size
             await response.prepare(request)
             async for chunk in self._zip_chunks(snapshot.request, plan, errors):
@@ -212,6 +209,13 @@ class _ZipPlanner:
             size = image.info.output_bytes
             self._sizer.add(name, size)
             yield json.dumps([name, image.file, size]) + "\n"
+
+
+def _zip_headers(request: Request) -> dict[str, str]:
+    return {
+        "Content-Type": "application/zip",
+        "Content-Disposition": attachment(request, "images", "zip"),
+    }
 
 
 def _error_rows(product: ProductRow) -> Iterator[Sequence[str]]:

@@ -47,7 +47,7 @@ class RequestsHandler:
         """`GET /listRequests`"""
         query = options.parse_query(ListQuery, request)
         requests, cursor = await self._queries.list_requests(
-            query.status, query.limit, query.cursor
+            query.status, query.limit, query.cursor, query.name
         )
         now = time.time()
         body = {"requests": [summary_json(each, now) for each in requests], "nextCursor": cursor}

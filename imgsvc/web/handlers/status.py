@@ -6,29 +6,26 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from dataclasses import astuple
+from functools import partial
 
 from aiohttp import web
 
 from imgsvc import __version__
 from imgsvc.config import Config
 from imgsvc.database.queries import Queries, Snapshot
+from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import ProductRow, Request
 from imgsvc.processing.events import Events
-from imgsvc.serializers import (
-    Json,
-    csv_header,
-    csv_rows,
-    eta_seconds,
-    failed_rows,
-    product_json,
-    status_json,
-)
+from imgsvc.serializers import Json, eta_seconds, product_json, status_json
+from imgsvc.status_table import StatusTable, UrlOf
 from imgsvc.storage.scratch import Scratch
-from imgsvc.table.writer import encode_rows
+from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE, WorksheetLimitError, XlsxWriter
 from imgsvc.web.http.conditional import etag_matches, negotiate_format
+from imgsvc.web.http.file_names import attachment
 from imgsvc.web.http.origin_policy import OriginPolicy
-from imgsvc.web.http.spool import Spool, write_chunk
+from imgsvc.web.http.stream import StreamedResponse
 from imgsvc.web.schema import options
 from imgsvc.web.schema.options import StatusFormat, StatusQuery
 from imgsvc.web.schema.responses import json_response
@@ -36,16 +33,18 @@ from imgsvc.web.schema.responses import json_response
 PAGE_ROWS = 500
 """Number of rows that are read from the database at once."""
 SLICE_IMAGES = 500
-"""Number of images that are rendered without a pause. Takes some milliseconds."""
+"""Number of images (rows, if they have none) that are rendered without a pause: some milliseconds."""
+FIRST_SLICE_IMAGES = 50
+"""The same for the first page of rows."""
 MAX_POLL_SECONDS = 30
 """Maximum of the `Retry-After` header."""
-_BOM = "\ufeff".encode()
 
 
 class StatusHandler:
     """Returns the status of a request as CSV or JSON, each response from one database snapshot.
 
-    Responses that can be large are spooled first, so that a slow client keeps no snapshot open.
+    Responses are sent while they are rendered. A slow client delays neither the rendering nor the end
+    of the snapshot.
     """
 
     def __init__(
@@ -70,6 +69,8 @@ class StatusHandler:
         variant = self._variant(status_format, query, request)
         request_id = request.match_info["requestId"]
         current = await self._queries.request(request_id)
+        if status_format is not StatusFormat.JSON:
+            query.table.check(current)
         if_none_match = ",".join(request.headers.getall("If-None-Match", []))
         if query.wait and current.finished_at is None:
             current = await self._wait_for_change(current, variant, if_none_match, query.wait)
@@ -78,28 +79,38 @@ class StatusHandler:
         if status_format is StatusFormat.JSON and not query.products:
             status = self.status_without_products(current)
             return json_response(status, headers=_headers(current, variant))
-        async with Spool(self._scratch) as spool:
-            async with self._queries.open(request_id) as snapshot:
-                headers = _headers(snapshot.request, variant)
-                headers |= _content_headers(status_format, snapshot.request)
-                if request.method != "HEAD":
-                    async for chunk in self._render(snapshot, status_format, query, request):
-                        await spool.write(chunk)
-            return await send_spooled(request, spool, headers)
+        return await self._send(request, request_id, status_format, query)
 
     async def send_status(
         self, request: web.Request, request_id: str, *, status: int
     ) -> web.StreamResponse:
         """Send a request's status as JSON, with the first page of products."""
         query = StatusQuery()
-        async with Spool(self._scratch) as spool:
+        return await self._send(request, request_id, StatusFormat.JSON, query, status=status)
+
+    async def _send(
+        self,
+        request: web.Request,
+        request_id: str,
+        status_format: StatusFormat,
+        query: StatusQuery,
+        *,
+        status: int = 200,
+    ) -> web.StreamResponse:
+        variant = self._variant(status_format, query, request)
+        async with StreamedResponse(request, self._scratch) as response:
             async with self._queries.open(request_id) as snapshot:
-                variant = self._variant(StatusFormat.JSON, query, request)
                 headers = _headers(snapshot.request, variant)
-                headers |= _content_headers(StatusFormat.JSON, snapshot.request)
-                async for chunk in self._render(snapshot, StatusFormat.JSON, query, request):
-                    await spool.write(chunk)
-            return await send_spooled(request, spool, headers, status=status)
+                headers |= _content_headers(status_format, query, snapshot.request)
+                # Any row can exceed a limit of worksheets, so .xlsx is rendered before it is sent.
+                if status_format is not StatusFormat.XLSX:
+                    response.start(headers, status=status)
+                if request.method != "HEAD":
+                    async for chunk in self._render(snapshot, status_format, query, request):
+                        await response.write(chunk)
+            if status_format is StatusFormat.XLSX:
+                response.start(headers, status=status)
+            return await response.finish()
 
     def status_without_products(self, request: Request) -> Json:
         """Return the status JSON of a request without its products."""
@@ -111,8 +122,8 @@ class StatusHandler:
         """Return a hash of everything but the request's version that changes the response body."""
         base_url = self._origin_policy.base_url(request)
         parts: list[object] = [__version__, status_format, query.only]
-        if status_format is StatusFormat.CSV:
-            parts += [query.bom, base_url]
+        if status_format is not StatusFormat.JSON:
+            parts += [astuple(query.table), base_url]
         else:
             parts += [self._retention_days, query.products]
             if query.products:
@@ -136,32 +147,19 @@ class StatusHandler:
         query: StatusQuery,
         request: web.Request,
     ) -> AsyncGenerator[bytes, None]:
-        base_url = self._origin_policy.base_url(request)
+        url_of = _urls_below(self._origin_policy.base_url(request))
         if status_format is StatusFormat.JSON:
-            return self._render_json(snapshot, query, base_url)
-        return self._render_csv(snapshot, query, base_url)
-
-    async def _render_csv(
-        self, snapshot: Snapshot, query: StatusQuery, base_url: str
-    ) -> AsyncGenerator[bytes, None]:
-        only_failed = query.only == "failed"
-        columns = snapshot.request.columns
-        request_id = snapshot.request.request_id
-        if query.bom:
-            yield _BOM
-        yield encode_rows([columns.names if only_failed else csv_header(columns)])
-        async for products in _slices(snapshot.pages(PAGE_ROWS, only_failed=only_failed)):
-            if only_failed:
-                yield encode_rows(failed_rows(products, columns))
-            else:
-                yield encode_rows(csv_rows(products, request_id, base_url))
+            return self._render_json(snapshot, query, url_of)
+        if status_format is StatusFormat.XLSX:
+            return _render_xlsx(snapshot, query.table, url_of, self._scratch)
+        return _render_csv(snapshot, query.table, url_of)
 
     async def _render_json(
-        self, snapshot: Snapshot, query: StatusQuery, base_url: str
+        self, snapshot: Snapshot, query: StatusQuery, url_of: UrlOf
     ) -> AsyncGenerator[bytes, None]:
         head = json.dumps(self.status_without_products(snapshot.request), separators=(",", ":"))
         yield f'{head[:-1]},"products":['.encode()
-        total = 0 if query.only else snapshot.request.products
+        total = 0 if query.only else snapshot.request.products + snapshot.request.skipped
         pages: AsyncIterator[Sequence[ProductRow]] = _page_rows(snapshot, query)
         if query.only:
             pages = snapshot.pages(PAGE_ROWS, only_failed=True)
@@ -174,7 +172,7 @@ class StatusHandler:
                 selected = products[first : first + query.limit - written]
             if selected:
                 text = ",".join(
-                    json.dumps(product_json(product, base_url), separators=(",", ":"))
+                    json.dumps(product_json(product, url_of), separators=(",", ":"))
                     for product in selected
                 )
                 yield f"{',' if written else ''}{text}".encode()
@@ -182,19 +180,36 @@ class StatusHandler:
         yield f'],"productsTotal":{total}}}'.encode()
 
 
-async def send_spooled(
-    request: web.Request, spool: Spool, headers: Mapping[str, str], *, status: int = 200
-) -> web.StreamResponse:
-    """Send a spooled body at the client's pace."""
-    response = web.StreamResponse(status=status, headers=headers)
-    if request.method != "HEAD":
-        response.content_length = spool.size
-    await response.prepare(request)
-    if request.method != "HEAD":
-        async for chunk in spool.chunks():
-            await write_chunk(response, chunk)
-    await response.write_eof()
-    return response
+async def _render_csv(
+    snapshot: Snapshot, table: StatusTable, url_of: UrlOf
+) -> AsyncGenerator[bytes, None]:
+    request = snapshot.request
+    csv_format = table.csv_format(request.table)
+    yield csv_format.mark + csv_format.encode(table.header(request))
+    pages = snapshot.pages(PAGE_ROWS, only_failed=table.only_failed, whole=table.whole)
+    async for products in _slices(pages):
+        yield csv_format.encode(table.rows(products, request, url_of))
+
+
+async def _render_xlsx(
+    snapshot: Snapshot, table: StatusTable, url_of: UrlOf, scratch: Scratch
+) -> AsyncGenerator[bytes, None]:
+    request = snapshot.request
+    pages = snapshot.pages(PAGE_ROWS, only_failed=table.only_failed, whole=table.whole)
+    try:
+        with XlsxWriter() as writer:
+            yield await scratch.run(partial(writer.write, table.header(request)))
+            async for products in _slices(pages):
+                rows = table.rows(products, request, url_of)
+                yield await scratch.run(partial(writer.write, rows))
+            yield await scratch.run(writer.close)
+    except WorksheetLimitError as error:
+        raise ProblemError(ProblemCode.INVALID_OPTION, str(error)) from None
+
+
+def _urls_below(base_url: str) -> UrlOf:
+    """Return a function for the URLs of outputs. `base_url` is the service's, without a final slash."""
+    return lambda file: f"{base_url}/images/{file}"
 
 
 async def _page_rows(
@@ -212,18 +227,23 @@ async def _page_rows(
 async def _slices(
     pages: AsyncIterator[Sequence[ProductRow]],
 ) -> AsyncGenerator[Sequence[ProductRow], None]:
-    """Yield the rows in slices that render quickly, and let other tasks run in between."""
+    """Yield the rows in slices that render quickly, and let other tasks run in between.
+
+    The first slices are smaller, so that the response starts early.
+    """
+    slice_images = FIRST_SLICE_IMAGES
     async for page in pages:
-        for products in _split(page):
+        for products in _split(page, slice_images):
             yield products
             await asyncio.sleep(0)
+        slice_images = SLICE_IMAGES
 
 
-def _split(page: Sequence[ProductRow]) -> Iterator[Sequence[ProductRow]]:
+def _split(page: Sequence[ProductRow], slice_images: int) -> Iterator[Sequence[ProductRow]]:
     start = images = 0
     for index, product in enumerate(page):
-        images += len(product.images)
-        if images >= SLICE_IMAGES:
+        images += max(1, len(product.images))
+        if images >= slice_images:
             yield page[start : index + 1]
             start, images = index + 1, 0
     if start < len(page):
@@ -255,10 +275,19 @@ def _retry_after(request: Request) -> int:
     return 2 if remaining is None else max(1, min(MAX_POLL_SECONDS, remaining // 10))
 
 
-def _content_headers(status_format: StatusFormat, request: Request) -> dict[str, str]:
+def _content_headers(
+    status_format: StatusFormat, query: StatusQuery, request: Request
+) -> dict[str, str]:
     if status_format is StatusFormat.JSON:
         return {"Content-Type": "application/json; charset=utf-8"}
+    suffix = "failed" if query.only else "compressed"
+    if status_format is StatusFormat.XLSX:
+        return {
+            "Content-Type": XLSX_MEDIA_TYPE,
+            "Content-Disposition": attachment(request, suffix, "xlsx"),
+        }
+    codec = query.table.csv_format(request.table).encoding
     return {
-        "Content-Type": "text/csv; charset=utf-8",
-        "Content-Disposition": f'attachment; filename="{request.request_id}.csv"',
+        "Content-Type": f"text/csv; charset={codec}",
+        "Content-Disposition": attachment(request, suffix, "csv"),
     }

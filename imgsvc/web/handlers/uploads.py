@@ -12,14 +12,15 @@ from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import Intake, UploadOptions, UploadResult
-from imgsvc.models import RequestOptions
-from imgsvc.serializers import accepted_json
+from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
+from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
+from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import UploadFields
+from imgsvc.web.schema.options import UNPRINTABLE, UploadFields
 from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
@@ -29,10 +30,12 @@ RAW_TYPES = (
     "application/csv",
     "application/vnd.ms-excel",
     "text/plain",
+    "text/tab-separated-values",
+    XLSX_MEDIA_TYPE,
     "application/octet-stream",
     CURL_TYPE,
 )
-"""Content types of a body that is the CSV itself."""
+"""Content types of a body that is the file itself. Its content decides how it is read."""
 CURL_HINT = (
     " The CSV is a single line. `curl -d` and `--data` remove line breaks: send the file with "
     "`curl --data-binary @FILE`."
@@ -71,8 +74,11 @@ class UploadHandler:
             async with aclosing(csv.chunks()) as chunks:
                 result = await self._intake.upload(
                     chunks,
-                    lambda: self._parse_options([*query, *(form.fields if form else ())]),
+                    lambda: self._parse_options(
+                        [*query, *(form.fields if form else ())], form.file_name if form else None
+                    ),
                     idempotency_key=key,
+                    options_follow=form is not None,
                 )
         except ProblemError as problem:
             one_line = problem.code is ProblemCode.INVALID_CSV and not csv.has_line_breaks
@@ -81,7 +87,9 @@ class UploadHandler:
             raise
         return self._response(request, result)
 
-    def _parse_options(self, pairs: list[tuple[str, str]]) -> UploadOptions:
+    def _parse_options(
+        self, pairs: list[tuple[str, str]], file_name: str | None = None
+    ) -> UploadOptions:
         fields = options.parse(UploadFields, pairs)
         defaults = self._config.compress.settings
         settings = CompressionSettings(
@@ -90,17 +98,18 @@ class UploadHandler:
             defaults.progressive,
         )
         requested = fields.model_dump_json(exclude_defaults=True)
-        request_options = RequestOptions(settings, fields.webhook_url)
-        return UploadOptions(request_options, fields.dry_run, requested)
+        request_options = RequestOptions(settings, fields.webhook_url, fields.name)
+        return UploadOptions(request_options, fields.dry_run, requested, fields.table, file_name)
 
     def _response(self, request: web.Request, result: UploadResult) -> web.Response:
         if result.request is None:
-            return json_response({"products": result.products, "images": result.images})
+            return json_response(_dry_run_json(result))
         path = f"/checkStatus/{result.request.request_id}"
         headers = {"Location": self._origin_policy.path_prefix + path}
         if result.replayed:
             headers["Idempotent-Replayed"] = "true"
-        body = accepted_json(result.request, self._origin_policy.base_url(request) + path)
+        status_url = self._origin_policy.base_url(request) + path
+        body = accepted_json(result.request, status_url, result.errors)
         return json_response(body, status=201, headers=headers)
 
 
@@ -109,6 +118,7 @@ class _FormUpload:
 
     def __init__(self, boundary: str) -> None:
         self.fields: list[tuple[str, str]] = []
+        self.file_name: str | None = None
         self._parser = FormParser(boundary)
         self._part: PartStart | None = None
         self._value = b""
@@ -144,6 +154,7 @@ class _FormUpload:
             self._part, self._value = event, b""
             if event.is_file:
                 self._files += 1
+                self.file_name = _base_name(event.file_name)
             if self._files > 1:
                 raise FormError("more than one part has a file name; upload one CSV at a time")
         elif isinstance(event, PartEnd):
@@ -187,6 +198,25 @@ class _CsvBody:
                     raise _too_large(self._limit)
                 self.has_line_breaks = self.has_line_breaks or b"\n" in chunk or b"\r" in chunk
                 yield chunk
+
+
+def _base_name(file_name: str) -> str | None:
+    """Return a file name without folders, as a request's name, or None if nothing remains."""
+    name = UNPRINTABLE.sub("", re.split(r"[/\\]", file_name)[-1]).strip()
+    return name[:MAX_REQUEST_NAME].strip() or None
+
+
+def _dry_run_json(result: UploadResult) -> Json:
+    table = result.table
+    columns = zip(table.columns.names, table.columns.roles, strict=True)
+    return {
+        "products": result.products,
+        "images": result.images,
+        **upload_json(result.name, table, result.skipped, result.errors, result.error_count),
+        "columns": [{"name": name, "role": role} for name, role in columns],
+        "delimiter": table.delimiter,
+        "preview": [preview_json(product) for product in result.preview],
+    }
 
 
 def _too_large(limit: int) -> ProblemError:

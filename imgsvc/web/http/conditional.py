@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import re
 
+from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.web.schema.options import StatusFormat
 
-_OFFERED_TYPES = {StatusFormat.CSV: ("text", "csv"), StatusFormat.JSON: ("application", "json")}
+_OFFERED_TYPES = {
+    StatusFormat.CSV: "text/csv",
+    StatusFormat.JSON: "application/json",
+    StatusFormat.XLSX: XLSX_MEDIA_TYPE,
+}
 _Q_VALUE = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _ETAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 _RANGE = re.compile(r"bytes=\s*([0-9]{0,18})-([0-9]{0,18})\s*", re.IGNORECASE)
@@ -18,21 +23,20 @@ def negotiate_format(accept: str) -> StatusFormat:
     CSV is the default: it is returned for a tie and for types that are not offered. At equal q, a
     type that is named exactly is preferred to one that matches a wildcard.
     """
-    weights = {offer: _weight(accept, *names) for offer, names in _OFFERED_TYPES.items()}
-    prefers_json = weights[StatusFormat.JSON] > weights[StatusFormat.CSV]
-    return StatusFormat.JSON if prefers_json else StatusFormat.CSV
+    return max(_OFFERED_TYPES, key=lambda offer: _weight(accept, _OFFERED_TYPES[offer]))
 
 
-def _weight(accept: str, main_type: str, subtype: str) -> tuple[float, int]:
+def _weight(accept: str, media_type: str) -> tuple[float, int]:
     """Return the q of a media type and the specificity of the range that matches it.
 
     The most specific range decides. Specificity: 2 for an exact name, 1 for `type/*`, 0 for `*/*`,
     -1 if the type is not acceptable.
     """
+    main_type = media_type.partition("/")[0]
     best = (0.0, -1)
     for media_range in accept.split(","):
         name, *parameters = (part.strip().lower() for part in media_range.split(";"))
-        specificity = {f"{main_type}/{subtype}": 2, f"{main_type}/*": 1, "*/*": 0}.get(name, -1)
+        specificity = {media_type: 2, f"{main_type}/*": 1, "*/*": 0}.get(name, -1)
         q = _q(parameters)
         if specificity > best[1] and q is not None:
             best = (q, specificity)

@@ -7,8 +7,9 @@ file, and an error for encoded parts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from multipart import MultipartError, MultipartSegment, ParserLimitReached, PushMultipartParser
 
@@ -18,6 +19,9 @@ MAX_PART_HEADERS = 64
 """Maximum number of headers of a part."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _PARAMETER = re.compile(r';\s*([^\s;="]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s;]*))', re.DOTALL)
+_EXTENDED_VALUE = re.compile(r"(utf-8|iso-8859-1)'[^']*'(.*)", re.IGNORECASE | re.DOTALL)
+_ESCAPED = re.compile("%22|%0D|%0A", re.IGNORECASE)
+"""Characters that browsers escape in `filename`."""
 _IDENTITY_ENCODINGS = {"", "binary", "7bit", "8bit"}
 """Transfer encodings that leave the data unchanged."""
 
@@ -28,10 +32,14 @@ class FormError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PartStart:
-    """Start of a part; its data follow. A part with a file name is a file, any other is a field."""
+    """Start of a part; its data follow. A part with a file name is a file, any other is a field.
+
+    `file_name` is as the client sent it, "" without one.
+    """
 
     name: str
     is_file: bool
+    file_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +109,28 @@ def _part_start(segment: MultipartSegment) -> PartStart:
         raise FormError("a part has a Content-Transfer-Encoding; send it without one")
     # Not segment.filename: it lacks `filename*`, which some clients send without a `filename`.
     parameters = {
-        name.lower(): re.sub(r"\\(.)", r"\1", quoted) or bare
+        name.lower(): _unescaped(name.lower(), quoted) or bare
         for name, quoted, bare in _PARAMETER.findall(_header(segment, "Content-Disposition"))
     }
     return PartStart(
         parameters.get("name", ""),
         any(value for name, value in parameters.items() if name.split("*")[0] == "filename"),
+        _file_name(parameters),
     )
+
+
+def _unescaped(name: str, quoted: str) -> str:
+    """Return a quoted value. Browsers do not escape the backslashes of a path in a file name."""
+    escaped = r'\\(["\\])' if name == "filename" else r"\\(.)"
+    return re.sub(escaped, r"\1", quoted)
+
+
+def _file_name(parameters: Mapping[str, str]) -> str:
+    """Return the file name: of `filename*` (RFC 8187), else of `filename`, as browsers escape it."""
+    match = _EXTENDED_VALUE.fullmatch(parameters.get("filename*", ""))
+    if match is None:
+        return _ESCAPED.sub(lambda found: unquote(found[0]), parameters.get("filename", ""))
+    return unquote(match[2], "latin-1" if match[1].lower() == "iso-8859-1" else "utf-8")
 
 
 def _header(segment: MultipartSegment, name: str) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
-from imgsvc.errors import FileError, ProblemCode, ProblemError
+from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.serializers import file_error_json
 from imgsvc.storage.base import StorageFullError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ PROBLEMS: Mapping[ProblemCode, tuple[int, str]] = {
     ProblemCode.ALREADY_FINISHED: (409, "Request already finished"),
     ProblemCode.NOT_FINISHED: (409, "Request not finished"),
     ProblemCode.NOTHING_FAILED: (409, "No failed images"),
+    ProblemCode.NOT_AVAILABLE: (409, "Not available"),
     ProblemCode.TOO_LARGE: (413, "Request body too large"),
     ProblemCode.TOO_MANY_IMAGES: (413, "Too many images"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "Unsupported media type"),
@@ -83,7 +85,9 @@ def problem_response(problem: ProblemError) -> web.Response:
     }
     headers = {"Content-Type": MEDIA_TYPE}
     if problem.errors:
-        body["errors"] = [file_error_json(error) for error in problem.errors]
+        body["errors"] = [
+            file_error_json(error) | {"cells": error.cells} for error in problem.errors
+        ]
         body["errorCount"] = problem.error_count
     if problem.columns:
         body["columns"] = list(problem.columns)
@@ -98,18 +102,6 @@ def problem_response(problem: ProblemError) -> web.Response:
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
     return web.Response(status=status, headers=headers, body=json.dumps(body).encode())
-
-
-def file_error_json(error: FileError) -> dict[str, object]:
-    """Return one error of an uploaded file as a JSON object."""
-    return {
-        "row": error.row,
-        "column": error.column,
-        "code": error.code,
-        "message": error.message,
-        "value": error.value,
-        "cells": None if error.cells is None else list(error.cells),
-    }
 
 
 @web.middleware

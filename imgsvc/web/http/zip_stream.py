@@ -7,10 +7,10 @@ caller stores the central directory records.
 
 from __future__ import annotations
 
-import re
 import struct
-import unicodedata
 from datetime import UTC, datetime
+
+from imgsvc.web.http.file_names import safe_name
 
 ZIP64_LIMIT = 0xFFFF_FFFF
 """Sizes and offsets from this value on need ZIP64 fields."""
@@ -24,10 +24,6 @@ _DEFAULT_VERSION = 20
 """Version needed to extract other entries: 2.0."""
 _MAX_NAME_BYTES = 120
 """Maximum UTF-8 length of the part of a file name that comes from the product's name."""
-
-_RESERVED = re.compile(
-    r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE
-)
 
 
 class ZipBuilder:
@@ -136,19 +132,6 @@ class ZipSizer:
         return self._data_bytes + len(self._builder.end())
 
 
-def safe_name(text: str) -> str:
-    """Return a product's name in a form that is a valid start of a file name on any system.
-
-    It has no path separators, reserved characters or names, no leading dot, and is not too long.
-    """
-    text = unicodedata.normalize("NFC", text)
-    name = "".join(" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())
-    name = re.sub(r'[<>:"/\\|?*~]+', "_", name)
-    name = re.sub(r" +", " ", name).strip(" .")
-    name = name.encode("utf-8", "ignore")[:_MAX_NAME_BYTES].decode("utf-8", "ignore").strip(" .")
-    return f"_{name}" if _RESERVED.fullmatch(name) else name or "product"
-
-
 class UniqueNames:
     """Assigns each product of an archive a unique file name stem."""
 
@@ -158,7 +141,7 @@ class UniqueNames:
 
     def unique_stem(self, product: str, row: int) -> str:
         """Return the stem for a product. `row` is added if the name is used already, ignoring case."""
-        name = safe_name(product)
+        name = safe_name(product, _MAX_NAME_BYTES) or "product"
         stem, attempts = name, 0
         while (key := hash(stem.casefold())) in self._used:
             attempts += 1

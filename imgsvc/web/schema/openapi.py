@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 from imgsvc import __version__
 from imgsvc.errors import ProblemCode
+from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.web.http.api_keys import COOKIE
 from imgsvc.web.http.problems import MEDIA_TYPE, PROBLEMS
 from imgsvc.web.schema import parameters as p
@@ -174,6 +175,8 @@ def _query_schema(field: Json, definitions: Mapping[str, Json]) -> Json:
 
 
 def _request_content(media_type: str, model: type[BaseModel] | None) -> Json:
+    if media_type == XLSX_MEDIA_TYPE:
+        return {"schema": {"type": "string", "format": "binary"}}
     if model is None:
         return {"schema": {"type": "string"}, "example": _EXAMPLE_CSV}
     if media_type != _FORM:

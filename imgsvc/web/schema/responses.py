@@ -12,7 +12,8 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import Note
-from imgsvc.models import ImageStatus, RequestStatus
+from imgsvc.models import ImageStatus, ProductStatus, RequestStatus
+from imgsvc.table_types import ColumnRole
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
@@ -57,7 +58,7 @@ class ErrorItem(ResponseModel):
         Field(
             description="The row's cells in the columns of `columns`, then its surplus cells, all "
             "shortened. Null if the row cannot be divided into cells, and for errors outside the rows. "
-            "Absent for options."
+            "Absent for options and skipped rows."
         ),
     ] = None
     option: Annotated[
@@ -88,22 +89,78 @@ class ProblemReport(ResponseModel):
     ] = None
 
 
-class AcceptedUpload(ResponseModel):
+Name = Annotated[str | None, Field(description="Display name of the request.")]
+LayoutName = Annotated[
+    str | None,
+    Field(
+        description="Recognised layout of the file, such as `standard` or `shopify`. Null if version "
+        "1.0 read it."
+    ),
+]
+Skipped = Annotated[
+    Count, Field(description="Number of invalid rows that `onInvalid=skip` left out.")
+]
+
+
+class UploadResponse(ResponseModel):
+    """A valid upload: what it has, and how it was read."""
+
+    products: Annotated[
+        Count, Field(description="Number of products, one per row. Skipped rows do not count.")
+    ]
+    images: Annotated[Count, Field(description="Number of image URLs.")]
+    name: Name
+    layout: LayoutName
+    encoding: Annotated[
+        str | None,
+        Field(description="Encoding of the file: the name of Python's codec. Null for .xlsx."),
+    ]
+    skipped: Skipped
+    errors: Annotated[
+        list[ErrorItem], Field(description="Errors of the skipped rows, at most 100.")
+    ]
+    error_count: Annotated[
+        Count, Field(description="Total number of these errors, including those not listed.")
+    ]
+
+
+class AcceptedUpload(UploadResponse):
     """The upload was accepted and is stored."""
 
     request_id: Annotated[str, Field(description="ID of the new request.")]
     status: Literal["pending"]
-    products: Annotated[Count, Field(description="Number of products, one per row.")]
-    images: Annotated[Count, Field(description="Number of image URLs.")]
     status_url: Annotated[Url, Field(description="URL to poll for the request's status.")]
     created_at: Timestamp
 
 
-class DryRunResult(ResponseModel):
-    """The CSV is valid. Nothing was stored."""
+class ColumnInfo(ResponseModel):
+    """A column of the uploaded file."""
 
-    products: Annotated[Count, Field(description="Number of products, one per row.")]
-    images: Annotated[Count, Field(description="Number of image URLs.")]
+    name: Annotated[str, Field(description="Header of the column.")]
+    role: Annotated[
+        ColumnRole,
+        Field(
+            description="Purpose of the column. `group`: equal in the rows of one product. `extra`: "
+            "returned unchanged. `dropped`: not in the status."
+        ),
+    ]
+
+
+class PreviewProduct(ResponseModel):
+    """One of the first products of the uploaded file."""
+
+    row: Annotated[Count, Field(description="Row number in the file; the header is 1.")]
+    serial_number: str
+    product_name: str
+    input_urls: list[str]
+
+
+class DryRunResult(UploadResponse):
+    """The file is valid. Nothing was stored."""
+
+    columns: Annotated[list[ColumnInfo], Field(description="All columns, in the file's order.")]
+    delimiter: Annotated[str | None, Field(description="Null for .xlsx.")]
+    preview: Annotated[list[PreviewProduct], Field(description="The first 3 products.")]
 
 
 class ImageProgress(ResponseModel):
@@ -211,14 +268,16 @@ class ProductDetail(ResponseModel):
 
     serial_number: Annotated[str, Field(description="`S. No.` of the row.")]
     product_name: str
-    status: RequestStatus
+    status: ProductStatus
     images: Annotated[list[ImageDetail], Field(description="In the order of the row's URLs.")]
+    errors: Annotated[list[ErrorItem], Field(description="Errors of a skipped row, else `[]`.")]
 
 
 class RequestSummary(ResponseModel):
     """A request, as in a list of requests."""
 
     request_id: str
+    name: Name
     status: RequestStatus
     created_at: Timestamp
     finished_at: Annotated[
@@ -231,6 +290,8 @@ class RequestSummary(ResponseModel):
 class RequestState(RequestSummary):
     """The status of a request, without its products."""
 
+    layout: LayoutName
+    skipped: Skipped
     started_at: Annotated[Timestamp | None, Field(description="Null until processing starts.")]
     failures: Annotated[
         list[FailureSummary], Field(description="Failed images by host and error code.")
@@ -254,7 +315,8 @@ class StatusResponse(RequestState):
         list[ProductDetail] | None, Field(description="One page of the request's products.")
     ] = None
     products_total: Annotated[
-        Count | None, Field(description="Number of products on all pages.")
+        Count | None,
+        Field(description="Number of products on all pages, skipped rows included."),
     ] = None
 
 

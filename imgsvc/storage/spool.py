@@ -1,14 +1,12 @@
-"""Spooled response bodies: a slow client keeps no database snapshot open and no memory in use."""
+"""Spools: data of any size that one API call needs, in bounded memory."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncGenerator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
-
-from aiohttp import web
 
 from imgsvc.storage.base import StorageFullError
 from imgsvc.storage.scratch import Scratch
@@ -19,23 +17,22 @@ if TYPE_CHECKING:
 MAX_MEMORY_BYTES = 1024 * 1024
 """Size up to which a spool stays in memory."""
 SPOOL_CHUNK_BYTES = 256 * 1024
-"""Size of the chunks that are read from files and sent."""
-SPOOL_SEND_TIMEOUT_SECONDS = 120.0
-"""Time a client has to receive one chunk. Slower clients are disconnected, because each keeps a file
-open or uses disk space."""
+"""Size of the chunks that are read from files."""
 
 
-async def write_chunk(response: web.StreamResponse, chunk: bytes) -> None:
-    """Send a chunk. Raise `ConnectionError` if the client does not receive it in time."""
+@contextmanager
+def disk_errors() -> Iterator[None]:
+    """Raise `StorageFullError` instead of the `OSError` of a full disk."""
     try:
-        async with asyncio.timeout(SPOOL_SEND_TIMEOUT_SECONDS):
-            await response.write(chunk)
-    except TimeoutError:
-        raise ConnectionResetError("the client does not receive data") from None
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageFullError(str(error)) from error
+        raise
 
 
 class Spool:
-    """A buffer for a response body, in memory while small, else in a scratch file.
+    """A buffer that can be read several times, in memory while small, else in a scratch file.
 
     Use it as `async with Spool(scratch) as spool`. Raise `StorageFullError` if the disk is full.
     """
@@ -77,13 +74,9 @@ class Spool:
     async def _flush(self) -> AsyncBufferedReader:
         """Write the buffer to the scratch file, and return the file."""
         buffered, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        try:
+        with disk_errors():
             if self._file is None:
                 self._file = await self._scratch.open()
             await self._file.writelines(buffered)
             await self._file.flush()
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise StorageFullError(str(error)) from error
-            raise
         return self._file

@@ -1,0 +1,172 @@
+"""Options that several commands share: how a table is read, and how the CSV is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from imgsvc.models import MAX_REQUEST_NAME
+from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
+from imgsvc.table.decoding import check_encoding
+from imgsvc.table_types import TableOptions
+
+OptionValues = Mapping[str, Any]
+"""The values of a command's options, by parameter name."""
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _EncodingType(click.ParamType[str]):
+    name = "encoding"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_encoding(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _NameType(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not 1 <= len(value.strip()) <= MAX_REQUEST_NAME:
+            self.fail(f"must have 1 to {MAX_REQUEST_NAME} characters.", param, ctx)
+        return str(value).strip()
+
+
+_TABLE_OPTIONS = (
+    click.option(
+        "--name",
+        type=_NameType(),
+        help="Display name of the request. [default: the name of FILE]",
+    ),
+    click.option("--name-column", help="Header of the column with the product names."),
+    click.option(
+        "--image-column",
+        "image_columns",
+        multiple=True,
+        help="Header of a column with image URLs. Repeat it for several columns.",
+    ),
+    click.option(
+        "--encoding",
+        type=_EncodingType(),
+        help="Encoding of FILE, such as cp1251. [default: UTF-8, UTF-16 and Windows-1252 are detected]",
+    ),
+    click.option("--allow-empty", is_flag=True, help="Accept rows without images."),
+    click.option(
+        "--on-invalid",
+        type=click.Choice(["refuse", "skip"]),
+        default="refuse",
+        show_default=True,
+        help="Refuse a file with an invalid row, or skip the row.",
+    ),
+)
+_OUTPUT_OPTIONS = (
+    click.option(
+        "--layout",
+        type=click.Choice([str(each) for each in StatusLayout]),
+        default="standard",
+        show_default=True,
+        help="Columns of the CSV. input: those of the uploaded file, with the new URLs in place.",
+    ),
+    click.option(
+        "--failed",
+        type=click.Choice([str(each) for each in FailedImages]),
+        default="keep",
+        show_default=True,
+        help="With --layout input, keep the URLs of failed images, or leave them empty.",
+    ),
+    click.option(
+        "--excel/--no-excel",
+        default=None,
+        help="Write a byte-order mark and the delimiter of the uploaded file, for Excel.",
+    ),
+)
+_ENCODING_HELP = "With --layout input, write the encoding of the uploaded file instead of UTF-8."
+
+
+def table_options(command: Command) -> Command:
+    """Add the options of how a table is read."""
+    return _add(command, *_TABLE_OPTIONS)
+
+
+def output_options(command: Command) -> Command:
+    """Add the options of how the CSV is written, to a command that also reads a table."""
+    encoding = click.option("--output-encoding", type=click.Choice(["input"]), help=_ENCODING_HELP)
+    return _add(command, *_OUTPUT_OPTIONS, encoding)
+
+
+def status_options(command: Command) -> Command:
+    """Add the options of how the CSV of a status is written."""
+    encoding = click.option(
+        "--encoding", "output_encoding", type=click.Choice(["input"]), help=_ENCODING_HELP
+    )
+    only = click.option(
+        "--only",
+        type=click.Choice(["failed"]),
+        help="Write only the rows with failed images and the skipped rows, to upload again.",
+    )
+    return _add(command, *_OUTPUT_OPTIONS, encoding, only)
+
+
+def _add(command: Command, *options: Callable[[Command], Command]) -> Command:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read_options(options: OptionValues) -> TableOptions:
+    """Return the options of how a table is read."""
+    return TableOptions(
+        options["name_column"],
+        options["image_columns"],
+        options["encoding"],
+        options["allow_empty"],
+        options["on_invalid"] == "skip",
+    )
+
+
+def write_options(options: OptionValues) -> StatusTable:
+    """Return the options of how the CSV is written."""
+    return StatusTable(
+        StatusLayout(options["layout"]),
+        FailedImages(options["failed"]),
+        excel=options["excel"],
+        input_encoding=options["output_encoding"] is not None,
+    )
+
+
+def request_name(options: OptionValues, file: Path) -> str | None:
+    """Return the display name of a request: the option, or else the name of its file."""
+    printable = "".join(character for character in file.name if character.isprintable())
+    return options["name"] or printable.strip()[:MAX_REQUEST_NAME].strip() or None
+
+
+def upload_query(options: OptionValues) -> list[tuple[str, str]]:
+    """Return the API's options of an upload."""
+    query = [
+        ("name", options["name"]),
+        ("nameColumn", options["name_column"]),
+        *(("imageColumn", column) for column in options["image_columns"]),
+        ("encoding", options["encoding"]),
+        ("allowEmpty", "true" if options["allow_empty"] else None),
+        ("onInvalid", "skip" if options["on_invalid"] == "skip" else None),
+    ]
+    return [(key, value) for key, value in query if value is not None]
+
+
+def status_query(options: OptionValues) -> list[tuple[str, str]]:
+    """Return the API's options of a status as CSV. Defaults are left out, for older services."""
+    excel = options["excel"]
+    query = [
+        ("format", "csv"),
+        ("layout", options["layout"] if options["layout"] != "standard" else None),
+        ("failed", options["failed"] if options["failed"] != "keep" else None),
+        ("excel", None if excel is None else str(excel).lower()),
+        ("encoding", options["output_encoding"]),
+        ("only", options.get("only")),
+    ]
+    return [(key, value) for key, value in query if value is not None]
