@@ -18,6 +18,11 @@ AVAILABLE = _function is not None
 """Whether the module is built for this platform."""
 
 
+def describe() -> str:
+    """Return what compresses JPEGs, for a message."""
+    return "the native module" if AVAILABLE else "Pillow (slower: the native module is not built)"
+
+
 def requantise(data: bytes, quality: int, *, small: bool) -> bytes | None:
     """Return a JPEG file as a baseline JPEG of this quality, or None if it must be decoded.
 

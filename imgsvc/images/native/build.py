@@ -15,13 +15,14 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = Path(__file__).resolve().parent
 MODULE = "_requantise.abi3.so"
 STAMP = "_requantise.built"
-"""The file that says from which sources, for which platform, the module was built."""
+"""The file with the digest of the sources and the platform of the module, or why it cannot be built."""
 SOURCES = ("requantise.c", "huffman_tables.h", "build.py")
 FLAGS = ("-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror=implicit")
 MACOS_FLAGS = ("-bundle", "-undefined", "dynamic_lookup")
@@ -73,12 +74,31 @@ def build(folder: Path = FOLDER, *extra_flags: str, library: Library | None = No
     return target
 
 
-def build_if_changed() -> None:
-    """Build the module beside this file, unless it is built from the present sources already."""
+def build_if_changed() -> str | None:
+    """Build the module beside this file, unless it is built from the present sources already.
+
+    Return what is missing and how to install it, or None if the module is there.
+    """
     stamp = FOLDER / STAMP
-    if not (FOLDER / MODULE).exists() or not stamp.exists() or stamp.read_text() != _digest():
-        build()
-        stamp.write_text(_digest())
+    digest = _digest()
+    try:
+        if not (FOLDER / MODULE).exists() or read_stamp() != digest:
+            build()
+            stamp.write_text(digest)
+    except (BuildError, OSError) as error:
+        reason = f"{error} ({_advice()})"
+        with suppress(OSError):
+            stamp.write_text(reason)
+        return reason
+    return None
+
+
+def read_stamp() -> str:
+    """Return the text of the stamp, or an empty one."""
+    try:
+        return (FOLDER / STAMP).read_text()
+    except OSError:
+        return ""
 
 
 def _digest() -> str:
@@ -117,20 +137,19 @@ def _reason(output: str) -> str:
     return next((line for line in output.splitlines() if "error" in line), output.strip())
 
 
-def advice() -> str:
-    """Return the command that installs what the build needs on this system."""
-    found = (command for program, command in PACKAGES.items() if shutil.which(program))
-    return next(found, "install a C compiler and the headers of Python and libjpeg")
+def _advice() -> str:
+    """Return what installs what the build needs on this system."""
+    commands = (command for program, command in PACKAGES.items() if shutil.which(program))
+    command = next(commands, None)
+    return f"`{command}`" if command else "install a C compiler, and Python's and libjpeg's headers"
 
 
 def main() -> int:
-    """Build the module, and return the exit code. Print the reason of a failure."""
-    try:
-        build_if_changed()
-    except (BuildError, OSError) as error:
-        print(f"{error} (`{advice()}`)")  # noqa: T201 - the result of the script
-        return 1
-    return 0
+    """Build the module, and return the exit code. Print why it cannot be built."""
+    reason = build_if_changed()
+    if reason is not None:
+        print(reason)  # noqa: T201 - the result of the script
+    return 0 if reason is None else 1
 
 
 if __name__ == "__main__":
