@@ -15,10 +15,12 @@ from rich.console import Console
 
 from imgsvc import __version__, logs
 from imgsvc.backup import BackupError, back_up
+from imgsvc.check import check_outputs, repair_outputs
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     config_option,
     examples,
 )
@@ -34,8 +36,8 @@ from imgsvc.client import ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
-from imgsvc.image_types import Quality
 from imgsvc.images import native
+from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import problem_lines, progress_display
@@ -173,8 +175,6 @@ def process(
     table: Path,
     out: Path,
     images: Path | None,
-    quality: Quality | None,
-    format_: str | None,
     file: Path | None,
     **options: Any,
 ) -> int:
@@ -185,13 +185,12 @@ def process(
     only if every image was compressed.
     """
     folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
-    flags = {
+    flags: dict[str, Any] = {
         "storage.data_dir": folder.absolute(),
         "storage.retention_days": 0,
-        "compress.quality": quality,
-        "compress.format": format_,
     }
-    config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
+    config = _load_config(file, flags)
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
@@ -269,6 +268,65 @@ def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     click.echo(f"Copied the database and {_count_images(copied.files)} to {dest}.", err=True)
     if copied.missing:
         click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
+
+
+@cli.command("check", epilog=examples("imgsvc check", "imgsvc check --repair"))
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Remove outputs without an image, and make images without a whole output failed, so that "
+    "they can be retried. Stop the service first.",
+)
+@config_option
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
+def check_data(repair: bool, file: Path | None, data_dir: Path | None) -> int:
+    """Compare the stored images with the database.
+
+    Without --repair, the service may run meanwhile. Every stored image is read. The exit code is 0 only
+    if there are no differences, or if they have been repaired.
+    """
+    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
+    folder = _load_config(file, flags).storage.data_dir
+    report = repair_outputs(folder) if repair else check_outputs(folder)
+    for title, names in (
+        ("without an image", report.unused),
+        ("missing", [output.name for output in report.missing]),
+        ("damaged", [output.name for output in report.damaged]),
+    ):
+        for name in names:
+            click.echo(f"{title}: {name}")
+    click.echo(f"Checked {_count_images(report.outputs)}.", err=True)
+    if report.consistent:
+        return 0
+    if not repair:
+        click.echo("Stop the service and run `imgsvc check --repair`.", err=True)
+        return 1
+    click.echo(
+        f"Repaired. {_count_images(report.images)} failed: retry them with `POST /retryFailed`.",
+        err=True,
+    )
+    return 0
+
+
+@cli.command(epilog=examples("imgsvc secret", "imgsvc secret --set < secret.txt"))
+@click.option(
+    "--set", "replace", is_flag=True, help="Read a secret from standard input and use it."
+)
+@config_option
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
+def secret(replace: bool, file: Path | None, data_dir: Path | None) -> None:
+    """Print the secret that output URLs are derived from.
+
+    Two instances with the same secret give equal images the same paths. With --set, stop the service
+    first. Existing URLs stay; images that are compressed later get new ones.
+    """
+    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
+    folder = _load_config(file, flags).storage.data_dir
+    if replace:
+        write_secret(folder, sys.stdin.readline().strip())
+        click.echo("The secret is set.", err=True)
+    else:
+        click.echo(read_secret(folder))
 
 
 def _count_images(count: int) -> str:

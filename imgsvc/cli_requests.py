@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic.alias_generators import to_camel
 from rich.console import Console
 
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     examples,
     make_client,
     server_options,
@@ -30,7 +32,6 @@ from imgsvc.cli_table_options import (
 )
 from imgsvc.client import Client
 from imgsvc.errors import file_error_lines
-from imgsvc.image_types import Quality
 from imgsvc.terminal import failure_lines, progress_display, summary
 
 
@@ -69,6 +70,11 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Download every image, even if its host would say that it is unchanged.",
+)
 @compress_options
 @table_options
 @output_options
@@ -78,8 +84,7 @@ def submit(
     wait: bool,
     out: Path | None,
     webhook_url: str | None,
-    quality: Quality | None,
-    format_: str | None,
+    fresh: bool,
     server: str,
     api_key_file: Path | None,
     **options: Any,
@@ -90,8 +95,11 @@ def submit(
     """
     if out is not None:
         prepare_output(out)
-    values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
-    query = [(key, str(value)) for key, value in values.items() if value is not None]
+    values = compress_values(options) | {
+        "webhook_url": webhook_url,
+        "fresh": "true" if fresh else None,
+    }
+    query = [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
     query += upload_query({**options, "name": request_name(options, table)})
 
     async def run() -> int:

@@ -342,6 +342,8 @@ def _fingerprint(digest: bytes, options: UploadOptions) -> str:
     # Nothing is added for defaults, so that keys bound by version 1.0 stay valid.
     if options.table != TableOptions() or effective_options.name is not None:
         effective += f" {options.table} {effective_options.name}"
+    if effective_options.fresh:
+        effective += " fresh"
     return " ".join(
         hashlib.sha256(digest + text.encode()).hexdigest()
         for text in (options.requested, effective)

@@ -26,6 +26,17 @@ class ImageStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Reuse(StrEnum):
+    """What the job of a completed image did not have to do again."""
+
+    NOT_MODIFIED = "not-modified"
+    """Its host said that the source is not modified since an earlier download."""
+    SAME_BYTES = "same-bytes"
+    """Its source was downloaded, and the output of these bytes existed."""
+    SAME_URL = "same-url"
+    """An earlier image of the same request has the same URL."""
+
+
 class RequestStatus(StrEnum):
     """The state of a request."""
 
@@ -95,11 +106,24 @@ MAX_REQUEST_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options of a request. `name` is its display name."""
+    """The options of a request.
+
+    `name` is its display name. `fresh`: download all sources, even if they are not modified.
+    """
 
     settings: CompressionSettings
     webhook_url: str | None = None
     name: str | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseCounts:
+    """The number of completed images of a request by what they reused."""
+
+    not_modified: int = 0
+    same_bytes: int = 0
+    same_url: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +186,7 @@ class Request:
     failures: tuple[FailureCount, ...] = ()
     measured_since: float | None = None
     measured_done: int = 0
+    reused: ReuseCounts = ReuseCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +200,7 @@ class ImageRow:
     info: ImageInfo | None = None
     error_code: ImageErrorCode | None = None
     error_message: str | None = None
+    reused: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,35 +239,58 @@ class ProductRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Validators:
+    """The `ETag` and `Last-Modified` of a source, as its host sent them.
+
+    `url_key` is that of the URL that sent them: after redirects, not the image's URL.
+    """
+
+    url_key: bytes
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """A source that has been downloaded before: its SHA-256, and its validators then."""
+
+    digest: bytes
+    validators: Validators
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A claimed image, together with the images of the same request that have the same URL.
 
-    `numbers` are the numbers of these images within the request. `token` is that of the first one; it
-    names the file that the output is written to.
+    `claim_id` is unique in this process. `numbers` are the numbers of these images within the request.
+    `conditions` are None if the source has to be downloaded whole.
     """
 
+    claim_id: int
     request_key: int
     request_id: str
     numbers: tuple[int, ...]
-    token: str
     url: str
     host_url: str
     attempts: int
     settings: CompressionSettings
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The claimed image is compressed and stored.
+    """The output of the claimed image is stored.
 
-    `source_digest` is the SHA-256 of the source's bytes. `file` is the name of the stored file,
-    `TOKEN.EXT`: this claim's own, or that of an earlier image with the same source and settings.
+    `source_digest` is the SHA-256 of the source's bytes. `info` is None if an earlier image with the
+    same source and settings has stored the output. `validators` are None if nothing was downloaded.
+    `reused` is that of the claim's first image.
     """
 
     claim: Claim
     source_digest: bytes
-    file: str
-    info: ImageInfo
+    info: ImageInfo | None = None
+    validators: Validators | None = None
+    reused: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True)

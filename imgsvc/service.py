@@ -16,6 +16,7 @@ from imgsvc.config import Config, FetchConfig
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.stores import Stores
+from imgsvc.database.token_store import TokenStore
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.images import native
@@ -36,6 +37,7 @@ from imgsvc.processing.host_limiter import HostLimiter
 from imgsvc.processing.job import JobRunner
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
@@ -74,8 +76,8 @@ class Processing:
 
     config: FetchConfig
     job_store: JobStore
+    token_store: TokenStore
     executor: Executor
-    store: ImageStore
     events: Events
     webhook_queue: WebhookQueue
     disk_space: DiskSpace
@@ -87,8 +89,7 @@ class Processing:
         self.breakers = CircuitBreakers()
         self.results = ResultWriter(
             self.job_store,
-            duplicates := Duplicates(self.job_store),
-            self.store,
+            duplicates := Duplicates(self.token_store),
             events=self.events,
             webhook_queue=self.webhook_queue,
             metrics=self.metrics,
@@ -196,8 +197,8 @@ class Service:
         self.processing = Processing(
             config.fetch,
             stores.job_store,
+            stores.token_store,
             executor,
-            store,
             events,
             self._webhook_queue,
             disk_space,
@@ -210,7 +211,11 @@ class Service:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
         self._maintenance = maintenance = Maintenance(
-            stores.request_store, self.store, self.config.storage, limits.maintenance
+            stores.request_store,
+            stores.token_store,
+            self.store,
+            self.config.storage,
+            limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -263,6 +268,9 @@ class Service:
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
+        self._start_task(
+            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+        )
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
         )
@@ -276,7 +284,8 @@ class Service:
         while True:
             try:
                 self._scratch.sweep()
-                await self.store.sweep(await self.stores.job_store.in_flight_tokens())
+                await self.store.sweep()
+                await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
             except DatabaseUnavailableError:  # the health monitor reports it

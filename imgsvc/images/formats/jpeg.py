@@ -7,8 +7,8 @@ import io
 from PIL.JpegImagePlugin import JpegImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.image_types import CompressionSettings, ImageFormat
-from imgsvc.images import colour, exif, native
+from imgsvc.image_types import CompressionSettings, Effort, ImageFormat
+from imgsvc.images import colour, exif, native, resize
 from imgsvc.images.compose import Frame
 from imgsvc.images.formats import jpeg_repair
 from imgsvc.images.formats.base import (
@@ -43,13 +43,23 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         limits.check(*image.size)
         quality = _quality(image)
         orientation = exif.orientation(image.info.get("exif"))
+        full_size = exif.upright_size(image.size, orientation)
+        target = limits.bounds.fit(full_size)
+        must_shrink = target != full_size
+        is_suspicious = _is_suspicious(data)
+        draft_size = None
+        if must_shrink and not is_suspicious:
+            draft_size = resize.draft_size(exif.upright_size(target, orientation))
+            image.draft(None, draft_size)
         image.load()
         last_pixel = image.getpixel((image.width - 1, image.height - 1))
-        if _is_fill_colour(last_pixel) or _is_suspicious(data):
-            jpeg_repair.check_complete(data, image)
-        return single_frame(
+        if _is_fill_colour(last_pixel) or is_suspicious:
+            jpeg_repair.check_complete(data, image, draft_size)
+        decoded = single_frame(
             ImageFormat.JPEG, *normalised(image), orientation, quality, is_tone_mapped=is_hdr(image)
         )
+        decoded.full_size = full_size
+        return decoded
 
 
 def _is_suspicious(data: bytes) -> bool:
@@ -80,7 +90,8 @@ def transcode(
         return None
     with JpegImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
-        if exif.orientation(image.info.get("exif")) != 1 or is_hdr(image):
+        is_shrunk = limits.bounds.fit(image.size) != image.size
+        if is_shrunk or exif.orientation(image.info.get("exif")) != 1 or is_hdr(image):
             return None
         icc = image.info.get("icc_profile")
         if image.mode == "L" and colour.matching_profile("RGB", icc) is not None:
@@ -90,7 +101,7 @@ def transcode(
         if source_quality is None or quality >= source_quality:
             return None
         size = coded_bytes(data)
-        output = native.requantise(data, quality, small=False)
+        output = native.requantise(data, quality, small=settings.effort is Effort.SMALL)
         if output is None:
             return None
         icc = colour.matching_profile(image.mode, icc)
