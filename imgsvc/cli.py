@@ -36,6 +36,7 @@ from imgsvc.client import ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
+from imgsvc.images import native
 from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
 from imgsvc.serve import serve as run_service
@@ -239,7 +240,7 @@ def config() -> None:
 def check(file: Path | None) -> None:
     """Validate the configuration.
 
-    Print the settings that differ from their defaults, or what is invalid.
+    Print the settings that differ from their defaults, or what is invalid, and what compresses JPEGs.
     """
     settings = _load_config(file, {}).model_dump(mode="json")
     defaults = Config().model_dump(mode="json")
@@ -249,6 +250,7 @@ def check(file: Path | None) -> None:
                 text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
                 click.echo(f"{section}.{key} = {text}")
     click.echo("The configuration is valid.", err=True)
+    click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
 
 
 @cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))

@@ -19,6 +19,7 @@ from imgsvc.database.stores import Stores
 from imgsvc.database.token_store import TokenStore
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
+from imgsvc.images import native
 from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
@@ -341,6 +342,11 @@ class Service:
         )
         gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
         gauge("free_bytes", "Free disk space for data_dir, in bytes.", self.disk_space.free)
+        gauge(
+            "native_module",
+            "1 if the native module compresses JPEGs, 0 if it is not built.",
+            lambda: float(native.AVAILABLE),
+        )
         gauge("workers", "Worker processes.", lambda: self.executor.workers)
         gauge(
             "workers_busy",

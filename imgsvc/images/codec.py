@@ -25,7 +25,7 @@ from imgsvc.images import resize
 from imgsvc.images.compose import Frame
 from imgsvc.images.errors import damaged, does_not_fit, out_of_memory, unsupported
 from imgsvc.images.formats import CODECS
-from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings
+from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings, Transcoded
 from imgsvc.images.resize import Bounds
 from imgsvc.images.sniff import sniff
 
@@ -64,9 +64,13 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     limits = DecodeLimits(
         max_pixels,
         animated=(requested or ImageFormat.JPEG).traits.animated,
-        allow_pixel_array=requested is ImageFormat.JPEG and not settings.progressive,
         bounds=Bounds(settings.max_width, settings.max_height),
     )
+    if requested is image_format:
+        transcoded = _transcode(data, image_format, settings, limits)
+        if transcoded is not None:
+            source, output, quality = transcoded
+            return _smaller_of(data, output, source, image_format, quality)
     decoded = _decode(data, image_format, limits)
     is_shrunk = _shrink(decoded, limits.bounds)
     output_format = requested or _replacement_format(decoded)
@@ -75,12 +79,31 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     encode_settings = EncodeSettings(quality, settings.progressive, settings.effort)
     output = _encode(decoded, output_format, encode_settings, limits)
     is_converted = output_format is not image_format and settings.format is not OutputFormat.KEEP
-    may_keep = image_format.traits.kept and not is_converted and not is_shrunk
-    if may_keep and len(output) >= decoded.min_stripped_bytes:
-        stripped = CODECS[image_format].strip(decoded.repaired or data)
+    if is_converted or is_shrunk or not image_format.traits.kept:
+        return _build_result(data, output, decoded, output_format, quality)
+    return _smaller_of(data, output, decoded, output_format, quality)
+
+
+def _smaller_of(
+    data: bytes, output: bytes, decoded: DecodedImage, output_format: ImageFormat, quality: int
+) -> CompressedImage:
+    """Return the output, or the source without metadata if that is not larger."""
+    if len(output) >= decoded.min_stripped_bytes:
+        stripped = CODECS[decoded.image_format].strip(decoded.repaired or data)
         if len(output) >= len(stripped):
-            return _build_result(data, stripped, decoded, image_format, None)
+            return _build_result(data, stripped, decoded, decoded.image_format, None)
     return _build_result(data, output, decoded, output_format, quality)
+
+
+def _transcode(
+    data: bytes, image_format: ImageFormat, settings: CompressionSettings, limits: DecodeLimits
+) -> Transcoded | None:
+    """Compress the image without decoding its pixels. Return None if that is impossible."""
+    codec = CODECS[image_format]
+    try:
+        return codec.transcode and codec.transcode(data, settings, limits)
+    except Exception:  # noqa: BLE001 - decoding reports what is wrong
+        return None
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:

@@ -140,11 +140,11 @@ def check(data: bytes, output_format: OutputFormat) -> None:
 
 
 def compress_with_memory_limit(path: str, output_format: str) -> None:
-    """Compress a file with 60 MiB of free memory and print the result. Runs in a separate process."""
+    """Compress a file with 30 MiB of free memory and print the result. Runs in a separate process."""
     warm_up()
     data = open(path, "rb").read()  # noqa: PTH123, SIM115
     used = int(open("/proc/self/statm", "rb").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
-    limit = used + 60 * 2**20
+    limit = used + 30 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         compress_image(data, CompressionSettings(format=OutputFormat(output_format)), 10**9)
@@ -194,7 +194,7 @@ def test_worker_frees_memory_of_image_that_exceeded_memory_limit(
 ) -> None:
     """The second image exceeds the limit if memory of the first one is still in use."""
     paths = [str(tmp_path / name) for name in ("large", "medium")]
-    for path, side in zip(paths, (4_000, 2_500), strict=True):
+    for path, side in zip(paths, (5_500, 2_500), strict=True):
         shades = Image.linear_gradient("L").resize((side, side)).convert("RGB")
         shades.save(path, "JPEG", progressive=progressive)
     code = (
