@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from imgsvc.web.schema.responses import DryRunResult, ProblemReport
+from imgsvc.web.schema.problem_responses import ProblemReport
+from imgsvc.web.schema.responses import DryRunResult
 from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
 from tests.waiting import wait_until
 
