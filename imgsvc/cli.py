@@ -41,8 +41,10 @@ from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError, file_error_lines
 from imgsvc.image_types import Quality
 from imgsvc.offline import FileOptions, process_file
+from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
+from imgsvc.workers.confinement import confinement_warnings
 
 log = logging.getLogger(__name__)
 
@@ -159,6 +161,7 @@ def serve(
     logs.setup(config.log)
     for warning in config.warnings:
         log.warning(warning)
+    protect_secrets()
     return asyncio.run(run_service(config))
 
 
@@ -202,6 +205,7 @@ def process(
         "compress.format": format_,
     }
     config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    protect_secrets()
     _prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
@@ -358,6 +362,7 @@ def demo(keep: Path | None) -> int:
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    protect_secrets()
     return 0 if asyncio.run(run_demo(Console(), keep)) else 1
 
 
@@ -380,6 +385,8 @@ def check(file: Path | None) -> None:
             if value != defaults[section][key]:
                 text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
                 click.echo(f"{section}.{key} = {text}")
+    for warning in confinement_warnings():
+        click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
 
 

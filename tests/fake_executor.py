@@ -30,6 +30,7 @@ class FakeExecutor:
         self.store = store
         self.sources: dict[str, bytes] = {}
         self.held = 0
+        self.missing_layers: list[str] = []
         self.compressed: list[bytes] = []
         self.closed = asyncio.Event()
 

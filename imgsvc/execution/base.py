@@ -51,6 +51,10 @@ class Executor(Protocol):
     def healthy(self) -> bool:
         """False if no image can be compressed at present."""
 
+    @property
+    def missing_layers(self) -> list[str]:
+        """The layers of confinement that the workers lack, such as `seccomp`."""
+
     def fetch(self, claim: Claim) -> AbstractAsyncContextManager[Fetched]:
         """Fetch the source of a claimed image. Its bytes are dropped when the block ends.
 

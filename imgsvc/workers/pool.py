@@ -50,13 +50,19 @@ class WorkerPool:
 
     `function` is the `module:name` of the function that workers run: `(data, settings, max_pixels) ->
     CompressedImage`. If its module has a function `warm_up()`, each worker calls that first.
+    `missing_layers`: the layers of confinement that the newest worker lacks. `confined`: false
+    only for functions of tests that write files.
     """
 
-    def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
+    def __init__(
+        self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION, confined: bool = True
+    ) -> None:
         self.workers = resources.workers(config)
         self._timeout_seconds = config.timeout_seconds
         self._watch_interval = min(SLOW_SECONDS / 2, config.timeout_seconds / 10)
-        self._setup = WorkerSetup(function, config.max_pixels, resources.worker_memory(config))
+        memory = resources.worker_memory(config)
+        self._setup = WorkerSetup(function, config.max_pixels, memory, confined)
+        self.missing_layers: list[str] = []
         self._context = worker_context()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="imgsvc-pool")
         self._running: list[WorkerProcess] = []
@@ -249,7 +255,18 @@ class WorkerPool:
             return None
         finally:
             self._starting -= {worker}
+        self._report_missing_layers(worker.missing_layers)
         return worker
+
+    def _report_missing_layers(self, layers: list[str]) -> None:
+        """Log the layers of confinement that workers lack, if they have changed."""
+        if layers and layers != self.missing_layers:
+            log.warning(
+                "workers are not fully confined: this system does not offer %s",
+                " and ".join(layers),
+                extra={"help": "OPERATIONS.md, Confinement of workers"},
+            )
+        self.missing_layers = layers
 
     async def _back_off(self, failures: int) -> None:
         """Wait before the next attempt to start a worker. The second attempt follows at once."""

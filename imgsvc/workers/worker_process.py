@@ -85,6 +85,7 @@ class WorkerProcess:
         self.batches: deque[Batch] = deque()
         self.exited = asyncio.Event()
         self.slow = False
+        self.missing_layers: list[str] = []
         self.timed_out: CompressionJob | None = None
         self.killed_by_pool = False
         self._last_progress = (0.0, 0)
@@ -93,7 +94,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process and wait until it is warmed up. Blocks; raises any error of the start."""
         shield_children()
-        ready = self._executor.submit(worker_main.ready)
+        ready = self._executor.submit(worker_main.missing_layers)
         self._processes = list((self._executor._processes or {}).values())
         # Close the worker's ends of the pipes here. If this process kept them open, the executor would
         # wait forever for the rest of a result when the worker ends in the middle of it. Up to Python
@@ -105,7 +106,7 @@ class WorkerProcess:
         self._pidfd = _open_pidfd(self.pid)
         if self._killed:
             self.kill()
-        ready.result(START_TIMEOUT_SECONDS)
+        self.missing_layers = ready.result(START_TIMEOUT_SECONDS)
 
     def watch(self) -> None:
         """Set `exited` when the process ends, until `unwatch` is called."""

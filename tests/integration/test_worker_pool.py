@@ -36,7 +36,7 @@ async def open_pool(
     workers: int = 2, *, module: str = "tests.faulty_worker", **config: float
 ) -> AsyncIterator[WorkerPool]:
     settings = CompressConfig.model_validate({"workers": workers, **config})
-    pool = WorkerPool(settings, function=f"{module}:compress")
+    pool = WorkerPool(settings, function=f"{module}:compress", confined=False)
     await pool.start()
     try:
         yield pool
@@ -396,7 +396,7 @@ async def test_start_does_not_block_event_loop(
         "from tests.faulty_worker import compress, wait_for\n"
         f"def warm_up():\n    open({str(started)!r}, 'w')\n    wait_for({str(gate)!r})\n"
     )
-    pool = WorkerPool(CompressConfig(workers=1), function="slow_start:compress")
+    pool = WorkerPool(CompressConfig(workers=1), function="slow_start:compress", confined=False)
     start = asyncio.create_task(pool.start())
     await wait_until(started.exists, "the worker to warm up")
     work = asyncio.create_task(pool.compress(images.data("a"), SETTINGS))
@@ -418,7 +418,7 @@ async def test_pool_can_be_closed_during_start(
         "from tests.faulty_worker import compress, wait_for\n"
         f"def warm_up():\n    open({str(started)!r}, 'w')\n    wait_for({str(started)!r} + '.never')\n"
     )
-    pool = WorkerPool(CompressConfig(workers=1), function="never_starts:compress")
+    pool = WorkerPool(CompressConfig(workers=1), function="never_starts:compress", confined=False)
     start = asyncio.create_task(pool.start())
     await wait_until(started.exists, "the worker to warm up")
     async with asyncio.timeout(20):
@@ -468,7 +468,7 @@ from imgsvc.workers.pool import WorkerPool
 
 async def main():
     function = {function!r}
-    pool = WorkerPool(CompressConfig(workers=2), function=function)
+    pool = WorkerPool(CompressConfig(workers=2), function=function, confined="tests" not in function)
     await pool.start()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: print("signal", flush=True))

@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": LEAVES
     | CORE
     | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
-    "serve": LEAVES | {"service"},
+    "serve": LEAVES | {"service", "config_loader", "workers"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
@@ -71,6 +71,7 @@ ALLOWED: dict[str, set[str]] = {
         "backup",
         "offline",
         "demo",
+        "workers",
     },
     "__main__": {"cli"},
 }
