@@ -52,6 +52,10 @@ class Executor(Protocol):
         """False if no image can be compressed at present."""
 
     @property
+    def worker_seconds(self) -> dict[int, float]:
+        """The worker time that owners have used, beyond that of an owner that starts now."""
+
+    @property
     def missing_layers(self) -> list[str]:
         """The layers of confinement that the workers lack, such as `seccomp`."""
 

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import importlib
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -59,6 +60,8 @@ class UnexpectedFailure:
 
 Result = CompressedImage | ImageError | UnexpectedFailure | None
 """The result of an image. None: the image was revoked before the worker started it."""
+TimedResult = tuple[Result, float]
+"""The result of an image, and the seconds that the worker needed."""
 
 
 class WorkerState:
@@ -81,15 +84,17 @@ class WorkerState:
 
     def compress_batch(
         self, first: int, images: Sequence[tuple[bytes, CompressionSettings]]
-    ) -> list[Result]:
+    ) -> list[TimedResult]:
         """Compress images in order. `first` is the position of the first image."""
-        results: list[Result] = []
+        results: list[TimedResult] = []
         for position, (data, settings) in enumerate(images, first):
             if position < self.revoked.value:
-                results.append(None)
+                results.append((None, 0.0))
                 continue
             self.position.value = position
-            results.append(self._compress_one(data, settings))
+            started = time.monotonic()
+            result = self._compress_one(data, settings)
+            results.append((result, time.monotonic() - started))
         self.position.value = 0
         if self.memory.resident() > self.retained_bytes:
             _release_memory()
@@ -142,7 +147,7 @@ def missing_layers() -> list[str]:
 
 def compressed_images(
     first: int, images: Sequence[tuple[bytes, CompressionSettings]]
-) -> list[Result]:
+) -> list[TimedResult]:
     """Compress the images of a batch in order. `first` is the position of the first image."""
     return _running_state().compress_batch(first, images)
 
