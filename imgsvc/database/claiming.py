@@ -22,6 +22,8 @@ MAX_CURSORS = 10_000
 
 MIN_PAGE_REQUESTS = 64
 """Requests whose worker time is compared, at least."""
+AHEAD_SECONDS = 0.5
+"""A request that has used more worker time than this is served after those that have not."""
 
 _FIRST, _LAST = -(2**63), 2**63 - 1
 """The bounds of request keys and host keys."""
@@ -170,7 +172,7 @@ class _ClaimTransaction:
     def _claimable_requests(self) -> Iterator[list[_Request]]:
         """Yield all requests with pending images in round-robin order, a page at a time.
 
-        Within a page, requests that used less worker time come first.
+        Of each page, yield those that are ahead of others in their worker time last.
         """
         start = self._round_robin.request
         size = max(self._limit, MIN_PAGE_REQUESTS)
@@ -183,13 +185,14 @@ class _ClaimTransaction:
                 page += [_Request(*row) for row in rows]
                 after = page[-1].key if len(rows) == limit else None
                 if len(page) == size:
-                    yield sorted(page, key=self._worker_seconds)
+                    yield from self._by_worker_seconds(page)
                     page = []
-        if page:
-            yield sorted(page, key=self._worker_seconds)
+        yield from self._by_worker_seconds(page)
 
-    def _worker_seconds(self, request: _Request) -> float:
-        return self._round_robin.worker_seconds.get(request.key, 0.0)
+    def _by_worker_seconds(self, page: list[_Request]) -> Iterator[list[_Request]]:
+        seconds = self._round_robin.worker_seconds
+        for ahead in (False, True):
+            yield [r for r in page if (seconds.get(r.key, 0.0) > AHEAD_SECONDS) is ahead]
 
     def _claim_request(self, request: _Request, limit: int) -> int:
         """Claim at most `limit` URLs of a request, allocated fairly to its hosts. Return the number."""

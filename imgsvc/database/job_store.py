@@ -77,7 +77,7 @@ class JobStore:
     ) -> list[Claim]:
         """Claim at most `limit` URLs for this process. `now` is in Unix seconds.
 
-        Requests that have used less worker time come first: `worker_seconds` has it, by their keys.
+        Requests that have used much worker time come last: `worker_seconds` has it, by their keys.
         Otherwise claims alternate between requests and, within each request, between its hosts. A
         claim includes all images of the request with the same URL. `capacity(host_key)` returns how
         many more URLs of a host may be claimed. It is called in another thread.

@@ -53,7 +53,10 @@ class Executor(Protocol):
 
     @property
     def worker_seconds(self) -> dict[int, float]:
-        """The worker time that owners have used, beyond that of an owner that starts now."""
+        """The worker time that owners have used, beyond that of an owner that starts now.
+
+        Empty if a worker is idle.
+        """
 
     @property
     def missing_layers(self) -> list[str]:

@@ -101,8 +101,11 @@ class WorkerPool:
 
     @property
     def worker_seconds(self) -> dict[int, float]:
-        """The worker time that owners have used, beyond that of an owner that starts now."""
-        return self._waiting.used()
+        """The worker time that owners have used, beyond that of an owner that starts now.
+
+        Empty if a worker is idle: then no image waits for another one.
+        """
+        return self._waiting.used() if self.busy == len(self._running) else {}
 
     async def compress(
         self, data: bytes, settings: CompressionSettings, *, owner: int = 0
