@@ -183,7 +183,7 @@ def compress_two_files_in_worker(large: str, medium: str) -> None:
     worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()  # it runs at unpredictable times
     for data in files:
-        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
+        ((result, _),) = worker_main.compressed_images(1, [(data, CompressionSettings())])
         print(result.code if isinstance(result, ImageError) else "compressed")
 
 
@@ -219,7 +219,7 @@ def compress_with_growing_memory_limit(path: str) -> None:
     limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     for extra_bytes in range(0, 24 * 2**20, 2**19):
         resource.setrlimit(resource.RLIMIT_AS, (limit + extra_bytes, hard_limit))
-        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
+        ((result, _),) = worker_main.compressed_images(1, [(data, CompressionSettings())])
         print(result.code if isinstance(result, ImageError) else "compressed")
 
 
