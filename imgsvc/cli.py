@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +15,32 @@ from rich.console import Console
 
 from imgsvc import __version__, logs
 from imgsvc.backup import BackupError, back_up
+from imgsvc.check import check_outputs, repair_outputs
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     config_option,
     examples,
-    make_client,
-    server_options,
 )
+from imgsvc.cli_requests import prepare_output, report, status, submit
 from imgsvc.cli_table_options import (
     output_options,
     read_options,
     request_name,
-    status_options,
-    status_query,
     table_options,
-    upload_query,
     write_options,
 )
-from imgsvc.client import Client, ServiceError
+from imgsvc.client import ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
-from imgsvc.errors import ConfigError, ProblemError, StartupError, file_error_lines
-from imgsvc.image_types import Quality
+from imgsvc.errors import ConfigError, ProblemError, StartupError
+from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
 from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
-from imgsvc.terminal import failure_lines, problem_lines, progress_display, summary
+from imgsvc.terminal import problem_lines, progress_display
 from imgsvc.workers.confinement import confinement_warnings
 
 log = logging.getLogger(__name__)
@@ -90,16 +87,6 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
-def _prepare_output(out: Path) -> None:
-    """Create the folder of `out`, and check that it is writable.
-
-    Raise `OSError` before the work starts instead of after it.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-        pass
-
-
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
@@ -112,6 +99,10 @@ def _prepare_output(out: Path) -> None:
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
     """Compress every image of a product CSV, and return the CSV with the new image URLs."""
+
+
+cli.add_command(submit)
+cli.add_command(status)
 
 
 @cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
@@ -186,8 +177,6 @@ def process(
     table: Path,
     out: Path,
     images: Path | None,
-    quality: Quality | None,
-    format_: str | None,
     file: Path | None,
     **options: Any,
 ) -> int:
@@ -198,25 +187,24 @@ def process(
     only if every image was compressed.
     """
     folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
-    flags = {
+    flags: dict[str, Any] = {
         "storage.data_dir": folder.absolute(),
         "storage.retention_days": 0,
-        "compress.quality": quality,
-        "compress.format": format_,
     }
-    config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
+    config = _load_config(file, flags)
     protect_secrets()
-    _prepare_output(out)
+    prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
     name = request_name(options, table)
     file_options = FileOptions(name, read_options(options), write_options(options))
     try:
         with progress_display(console) as show:
-            status = asyncio.run(process_file(config, table, out, show, file_options))
+            finished = asyncio.run(process_file(config, table, out, show, file_options))
     except KeyboardInterrupt:
         return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
-    return _report(console, status, f"Saved {out}, and the images in {folder}.")
+    return report(console, finished, f"Saved {out}, and the images in {folder}.")
 
 
 def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -225,126 +213,6 @@ def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     for warning in config.warnings:
         click.echo(f"imgsvc: warning: {warning}", err=True)
     return config
-
-
-def _report(console: Console, status: Mapping[str, Any], saved: str | None = None) -> int:
-    """Print the summary of a finished request, on a terminal or if images failed.
-
-    `saved` is a line about the files that were written. Return the exit code: 0 if every image was
-    compressed, else 1.
-    """
-    completed = status["status"] == "completed"
-    if console.is_terminal or not completed:
-        for line in (summary(status), *failure_lines(status), *([saved] if saved else [])):
-            click.echo(line, err=True)
-    return 0 if completed else 1
-
-
-@cli.command(
-    epilog=examples(
-        "imgsvc submit products.csv",
-        "imgsvc submit products.csv --server https://images.example --wait -o out.csv",
-    )
-)
-@click.argument("table", metavar="FILE", type=EXISTING_FILE)
-@click.option("--wait", is_flag=True, help="Wait until the request has finished. Implied by --out.")
-@click.option(
-    "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
-)
-@click.option("--webhook-url", help="URL that the service calls when the request has finished.")
-@compress_options
-@table_options
-@output_options
-@server_options
-def submit(
-    table: Path,
-    wait: bool,
-    out: Path | None,
-    webhook_url: str | None,
-    quality: Quality | None,
-    format_: str | None,
-    server: str,
-    api_key_file: Path | None,
-    **options: Any,
-) -> int:
-    """Upload FILE to a running service and print the request ID.
-
-    With --wait, the exit code is 0 only if every image was compressed.
-    """
-    if out is not None:
-        _prepare_output(out)
-    values = {"quality": quality, "format": format_, "webhookUrl": webhook_url}
-    query = [(key, str(value)) for key, value in values.items() if value is not None]
-    query += upload_query({**options, "name": request_name(options, table)})
-
-    async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            with table.open("rb") as data:
-                accepted = await client.submit(data, query)
-            click.echo(accepted["requestId"])
-            _print_skipped(accepted)
-            if not (wait or out):
-                return 0
-            return await _follow(client, accepted["requestId"], out, status_query(options))
-
-    return asyncio.run(run())
-
-
-def _print_skipped(accepted: Mapping[str, Any]) -> None:
-    """Print the errors of skipped rows."""
-    if accepted.get("skipped"):
-        errors = [(each["row"], each["column"], each["message"]) for each in accepted["errors"]]
-        lines = file_error_lines(errors, accepted["errorCount"])
-        click.echo("\n".join([f"Skipped rows: {accepted['skipped']:,}", *lines]), err=True)
-
-
-async def _follow(
-    client: Client, request_id: str, out: Path | None, csv_query: Sequence[tuple[str, str]]
-) -> int:
-    """Show progress until the request has finished, save its CSV to `out`, and return the exit code."""
-    console = Console(stderr=True)
-    with progress_display(console) as show:
-        async for status in client.watch(request_id):
-            show(status)
-    if out is not None:
-        await client.save_csv(request_id, out, csv_query)
-    return _report(console, status, f"Saved {out}." if out else None)
-
-
-@cli.command(epilog=examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
-@click.argument("request_id", metavar="ID")
-@click.option("--wait", is_flag=True, help="Wait until the request has finished.")
-@click.option("-o", "--out", type=OUTPUT_FILE, help="CSV file to write.")
-@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
-@status_options
-@server_options
-def status(
-    request_id: str,
-    wait: bool,
-    out: Path | None,
-    as_json: bool,
-    server: str,
-    api_key_file: Path | None,
-    **options: Any,
-) -> int:
-    """Show the status of a request."""
-    csv_query = status_query(options)
-    if out is not None:
-        _prepare_output(out)
-
-    async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            code = await _follow(client, request_id, out, csv_query) if wait else 0
-            found = await client.status(request_id)
-            if out is not None and not wait:
-                await client.save_csv(request_id, out, csv_query)
-        lines = (
-            [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
-        )
-        click.echo("\n".join(lines))
-        return code
-
-    return asyncio.run(run())
 
 
 @cli.command()
@@ -405,6 +273,65 @@ def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     click.echo(f"Copied the database and {_count_images(copied.files)} to {dest}.", err=True)
     if copied.missing:
         click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
+
+
+@cli.command("check", epilog=examples("imgsvc check", "imgsvc check --repair"))
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Remove outputs without an image, and make images without a whole output failed, so that "
+    "they can be retried. Stop the service first.",
+)
+@config_option
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
+def check_data(repair: bool, file: Path | None, data_dir: Path | None) -> int:
+    """Compare the stored images with the database.
+
+    Without --repair, the service may run meanwhile. Every stored image is read. The exit code is 0 only
+    if there are no differences, or if they have been repaired.
+    """
+    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
+    folder = _load_config(file, flags).storage.data_dir
+    report = repair_outputs(folder) if repair else check_outputs(folder)
+    for title, names in (
+        ("without an image", report.unused),
+        ("missing", [output.name for output in report.missing]),
+        ("damaged", [output.name for output in report.damaged]),
+    ):
+        for name in names:
+            click.echo(f"{title}: {name}")
+    click.echo(f"Checked {_count_images(report.outputs)}.", err=True)
+    if report.consistent:
+        return 0
+    if not repair:
+        click.echo("Stop the service and run `imgsvc check --repair`.", err=True)
+        return 1
+    click.echo(
+        f"Repaired. {_count_images(report.images)} failed: retry them with `POST /retryFailed`.",
+        err=True,
+    )
+    return 0
+
+
+@cli.command(epilog=examples("imgsvc secret", "imgsvc secret --set < secret.txt"))
+@click.option(
+    "--set", "replace", is_flag=True, help="Read a secret from standard input and use it."
+)
+@config_option
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
+def secret(replace: bool, file: Path | None, data_dir: Path | None) -> None:
+    """Print the secret that output URLs are derived from.
+
+    Two instances with the same secret give equal images the same paths. With --set, stop the service
+    first. Existing URLs stay; images that are compressed later get new ones.
+    """
+    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
+    folder = _load_config(file, flags).storage.data_dir
+    if replace:
+        write_secret(folder, sys.stdin.readline().strip())
+        click.echo("The secret is set.", err=True)
+    else:
+        click.echo(read_secret(folder))
 
 
 def _count_images(count: int) -> str:

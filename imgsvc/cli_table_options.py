@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from imgsvc.models import MAX_REQUEST_NAME, TableOptions
+from imgsvc.models import MAX_REQUEST_NAME
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
 from imgsvc.table.decoding import check_encoding
+from imgsvc.table_types import TableOptions
 
 OptionValues = Mapping[str, Any]
 """The values of a command's options, by parameter name."""

@@ -25,7 +25,13 @@ from pydantic import (
 )
 
 from imgsvc import __version__
-from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
+from imgsvc.image_types import (
+    MAX_SIDE_SETTING,
+    CompressionSettings,
+    Effort,
+    OutputFormat,
+    Quality,
+)
 from imgsvc.urls import page_origin
 
 _BYTE_SIZE = TypeAdapter(ByteSize)
@@ -115,6 +121,7 @@ def _path(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url_or_empty)]
+SideSetting = Annotated[int, Field(ge=0, le=MAX_SIDE_SETTING)]
 QualitySetting = Annotated[
     Quality,
     BeforeValidator(lambda value: value if isinstance(value, Quality) else Quality.parse(value)),
@@ -184,6 +191,9 @@ class CompressConfig(_Section):
     quality: QualitySetting = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP
     progressive: bool = False
+    max_width: SideSetting = 0
+    max_height: SideSetting = 0
+    effort: Effort = Effort.FAST
     workers: Annotated[int, Field(ge=0, le=1_024)] = 0
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     timeout_seconds: Seconds = 60
@@ -192,7 +202,14 @@ class CompressConfig(_Section):
     @property
     def settings(self) -> CompressionSettings:
         """The settings of an upload that sets no options."""
-        return CompressionSettings(self.quality, self.format, self.progressive)
+        return CompressionSettings(
+            self.quality,
+            self.format,
+            self.progressive,
+            self.max_width,
+            self.max_height,
+            self.effort,
+        )
 
 
 class WebhookConfig(_Section):

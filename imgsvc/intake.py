@@ -13,13 +13,14 @@ from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
-from imgsvc.models import InputTable, Product, Request, RequestOptions, TableOptions
+from imgsvc.models import Request, RequestOptions
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_upload import StagedUpload, StagingLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import Spool
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
+from imgsvc.table_types import InputTable, Product, TableOptions
 
 log = logging.getLogger(__name__)
 
@@ -341,6 +342,8 @@ def _fingerprint(digest: bytes, options: UploadOptions) -> str:
     # Nothing is added for defaults, so that keys bound by version 1.0 stay valid.
     if options.table != TableOptions() or effective_options.name is not None:
         effective += f" {options.table} {effective_options.name}"
+    if effective_options.fresh:
+        effective += " fresh"
     return " ".join(
         hashlib.sha256(digest + text.encode()).hexdigest()
         for text in (options.requested, effective)

@@ -37,6 +37,11 @@ class Metrics:
             "Images that use the stored output of an earlier image with the same content.",
             registry=self.registry,
         )
+        self.not_modified = Counter(
+            "imgsvc_images_not_modified",
+            "Images whose source was not modified since an earlier download.",
+            registry=self.registry,
+        )
         self.bytes_in = Counter(
             "imgsvc_input_bytes", "Bytes of sources fetched.", registry=self.registry
         )

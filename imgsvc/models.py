@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 from imgsvc.errors import FileError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
+from imgsvc.table_types import InputTable, SourceCells
 
 SECONDS_PER_DAY = 86_400.0
 StatusJson = Mapping[str, Any]
@@ -25,6 +26,17 @@ class ImageStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Reuse(StrEnum):
+    """What the job of a completed image did not have to do again."""
+
+    NOT_MODIFIED = "not-modified"
+    """Its host said that the source is not modified since an earlier download."""
+    SAME_BYTES = "same-bytes"
+    """Its source was downloaded, and the output of these bytes existed."""
+    SAME_URL = "same-url"
+    """An earlier image of the same request has the same URL."""
+
+
 class RequestStatus(StrEnum):
     """The state of a request."""
 
@@ -37,14 +49,12 @@ class RequestStatus(StrEnum):
 
 
 class ProductStatus(StrEnum):
-    """The state of a product: that of its images, or `skipped` for an invalid row that was left out."""
+    """The state of a product: that of its images, or `skipped` for an invalid row that was left out.
 
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    PARTIAL = "partial"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
+    The other members come from `RequestStatus`, so type checkers know only `SKIPPED`.
+    """
+
+    vars().update({each.name: each.value for each in RequestStatus})
     SKIPPED = "skipped"
 
 
@@ -87,149 +97,6 @@ class Progress:
         return RequestStatus.PARTIAL if self.completed else RequestStatus.FAILED
 
 
-# --- the uploaded table ------------------------------------------------------------------------
-# Tables have up to millions of rows and images. A named tuple is created twice as fast as a dataclass.
-
-
-class ColumnRole(StrEnum):
-    """The purpose of a column of the uploaded table.
-
-    Cells of a `group` column are equal in the rows of one product. `dropped` columns are missing in the
-    status: empty unnamed columns, and, in the standard layout, columns named like our output columns.
-    """
-
-    SERIAL = "serial"
-    NAME = "name"
-    IMAGE = "image"
-    GROUP = "group"
-    EXTRA = "extra"
-    DROPPED = "dropped"
-
-    @classmethod
-    def _missing_(cls, value: object) -> ColumnRole | None:
-        return cls.IMAGE if value == "urls" else None  # written by 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """The columns of the uploaded table, in its order: header text and role.
-
-    `extra_positions` are the positions in `Product.extra` of the cells of the `group`, `extra` and
-    `dropped` columns. Version 1.0 did not keep the dropped columns.
-    """
-
-    names: tuple[str, ...]
-    roles: tuple[ColumnRole, ...]
-    extra_positions: tuple[int, ...]
-
-    @property
-    def extra(self) -> tuple[str, ...]:
-        """The names of the columns that the status adds to its own."""
-        return tuple(n for n, r in zip(self.names, self.roles, strict=True) if r in STATUS_ROLES)
-
-    @property
-    def status_positions(self) -> tuple[int, ...]:
-        """The positions in `Product.extra` of the cells of `extra`."""
-        held = [role for role in self.roles if role in HELD_ROLES]
-        pairs = zip(held, self.extra_positions, strict=True)
-        return tuple(position for role, position in pairs if role in STATUS_ROLES)
-
-
-STATUS_ROLES = frozenset({ColumnRole.GROUP, ColumnRole.EXTRA})
-"""The roles of the columns that the status adds to its own columns, unchanged."""
-HELD_ROLES = STATUS_ROLES | {ColumnRole.DROPPED}
-"""The roles of the columns whose cells are in `Product.extra`."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableOptions:
-    """The options of an upload that change how its table is read.
-
-    `name_column` and `image_columns` are header texts, which replace the columns of a layout.
-    `encoding` is a Python codec; None means that it is detected. With `allow_empty`, rows of the
-    standard layout need no image. With `skip_invalid`, invalid rows are skipped instead of refusing the
-    table.
-    """
-
-    name_column: str | None = None
-    image_columns: tuple[str, ...] = ()
-    encoding: str | None = None
-    allow_empty: bool = False
-    skip_invalid: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class InputTable:
-    """The uploaded table without its rows.
-
-    `layout` is the name of its layout; None means that version 1.0 read it, which stored too little to
-    return it unchanged. `encoding` is a Python codec and `delimiter` a character; both are None for
-    .xlsx. `has_mark` is whether the file began with a byte-order mark. `rows_above` are the records
-    above the header.
-    """
-
-    columns: Columns
-    layout: str | None = None
-    encoding: str | None = None
-    delimiter: str | None = None
-    has_mark: bool = False
-    rows_above: tuple[tuple[str, ...], ...] = ()
-
-
-class ImageUrl(NamedTuple):
-    """One image URL of a row.
-
-    `text` is the user's spelling, trimmed, which is displayed. `fetch_url` is the valid ASCII form,
-    which is sent. `host_url` is its `scheme://host:port`.
-    """
-
-    text: str
-    fetch_url: str
-    host_url: str
-
-
-ImageCell = tuple[str, ...]
-"""A cell of an image column, split: text, URL, text, URL, …, text. Joined, it is the cell.
-
-It has 2n + 1 strings for n URLs. Each URL is as written, with its decoration, such as a leading
-apostrophe. A cell without URLs is one string.
-"""
-
-
-class SourceCells(NamedTuple):
-    """The cells of a row that its name and URLs alone do not rebuild.
-
-    `name` is the cell of the name column, "" without one. `images` are the cells of the image columns,
-    in the table's order.
-    """
-
-    name: str
-    images: tuple[ImageCell, ...]
-
-
-class Product(NamedTuple):
-    """One row of the uploaded table.
-
-    `row` is its number in the file. `extra` are its cells in the positions of
-    `Columns.extra_positions`; a short row has fewer. It includes the cells of all unnamed columns,
-    because only the last row shows which of these columns are empty.
-
-    `first_position` is the position of its first image among the images of its group. `source` is None
-    if the name cell is `name`, and the table has one image column, whose cell is the URLs separated by
-    commas. A skipped row has `errors`, no images, and in `cells` its whole record.
-    """
-
-    row: int
-    serial_number: str
-    name: str
-    images: tuple[ImageUrl, ...]
-    extra: tuple[str, ...] = ()
-    first_position: int = 1
-    source: SourceCells | None = None
-    cells: tuple[str, ...] = ()
-    errors: tuple[FileError, ...] = ()
-
-
 # --- requests, as stored in the database -------------------------------------------------------
 
 
@@ -239,11 +106,24 @@ MAX_REQUEST_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """The options of a request. `name` is its display name."""
+    """The options of a request.
+
+    `name` is its display name. `fresh`: download all sources, even if they are not modified.
+    """
 
     settings: CompressionSettings
     webhook_url: str | None = None
     name: str | None = None
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReuseCounts:
+    """The number of completed images of a request by what they reused."""
+
+    not_modified: int = 0
+    same_bytes: int = 0
+    same_url: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +186,7 @@ class Request:
     failures: tuple[FailureCount, ...] = ()
     measured_since: float | None = None
     measured_done: int = 0
+    reused: ReuseCounts = ReuseCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +200,7 @@ class ImageRow:
     info: ImageInfo | None = None
     error_code: ImageErrorCode | None = None
     error_message: str | None = None
+    reused: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,35 +239,58 @@ class ProductRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Validators:
+    """The `ETag` and `Last-Modified` of a source, as its host sent them.
+
+    `url_key` is that of the URL that sent them: after redirects, not the image's URL.
+    """
+
+    url_key: bytes
+    etag: str | None = None
+    last_modified: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """A source that has been downloaded before: its SHA-256, and its validators then."""
+
+    digest: bytes
+    validators: Validators
+
+
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A claimed image, together with the images of the same request that have the same URL.
 
-    `numbers` are the numbers of these images within the request. `token` is that of the first one; it
-    names the file that the output is written to.
+    `claim_id` is unique in this process. `numbers` are the numbers of these images within the request.
+    `conditions` are None if the source has to be downloaded whole.
     """
 
+    claim_id: int
     request_key: int
     request_id: str
     numbers: tuple[int, ...]
-    token: str
     url: str
     host_url: str
     attempts: int
     settings: CompressionSettings
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """The claimed image is compressed and stored.
+    """The output of the claimed image is stored.
 
-    `source_digest` is the SHA-256 of the source's bytes. `file` is the name of the stored file,
-    `TOKEN.EXT`: this claim's own, or that of an earlier image with the same source and settings.
+    `source_digest` is the SHA-256 of the source's bytes. `info` is None if an earlier image with the
+    same source and settings has stored the output. `validators` are None if nothing was downloaded.
+    `reused` is that of the claim's first image.
     """
 
     claim: Claim
     source_digest: bytes
-    file: str
-    info: ImageInfo
+    info: ImageInfo | None = None
+    validators: Validators | None = None
+    reused: Reuse | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,17 @@ from imgsvc.atomic_write import atomic_write
 from imgsvc.config import Config
 from imgsvc.errors import StartupError
 from imgsvc.intake import UploadOptions
-from imgsvc.models import ProductRow, Request, RequestOptions, StatusJson, TableOptions
+from imgsvc.models import (
+    ProductRow,
+    Request,
+    RequestOptions,
+    StatusJson,
+)
 from imgsvc.serializers import status_json
 from imgsvc.service import DATABASE, Service, running
 from imgsvc.status_table import StatusTable
 from imgsvc.storage.filesystem import output_path
+from imgsvc.table_types import TableOptions
 
 if TYPE_CHECKING:
     from aiofiles.threadpool.binary import AsyncBufferedReader

@@ -14,16 +14,16 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imgsvc.errors import FileError
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     SECONDS_PER_DAY,
     ImageRow,
-    InputTable,
-    Product,
     ProductRow,
     Progress,
     Request,
 )
 from imgsvc.status_table import UrlOf
+from imgsvc.table_types import InputTable, Product
 
 Json = dict[str, Any]
 
@@ -119,6 +119,7 @@ def status_json(request: Request, now: float, retention_days: float = 0) -> Json
         "createdAt": format_time(request.created_at),
         "startedAt": format_time(request.started_at),
         "finishedAt": format_time(request.finished_at),
+        "settings": _settings_json(request.options.settings),
         "progress": _progress_json(request, now),
         "bytes": _bytes_json(request),
         "failures": [
@@ -176,6 +177,7 @@ def _image_json(image: ImageRow, url_of: UrlOf) -> Json:
         "quality": info and info.quality,
         "kept": info and info.kept,
         "notes": list(info.notes) if info else [],
+        "reused": image.reused,
     }
 
 
@@ -204,6 +206,28 @@ def _progress_json(request: Request, now: float) -> Json:
         "cancelled": progress.cancelled,
         "percent": _percent(progress),
         "etaSeconds": eta_seconds(request, now),
+        "reused": reused_json(request),
+    }
+
+
+def reused_json(request: Request) -> Json:
+    """Return the number of completed images by what they reused."""
+    reused = request.reused
+    return {
+        "downloaded": request.progress.completed - reused.not_modified - reused.same_url,
+        "notModified": reused.not_modified,
+        "sameBytes": reused.same_bytes,
+        "sameUrl": reused.same_url,
+    }
+
+
+def _settings_json(settings: CompressionSettings) -> Json:
+    return {
+        "quality": str(settings.quality),
+        "format": settings.format,
+        "maxWidth": settings.max_width,
+        "maxHeight": settings.max_height,
+        "effort": settings.effort,
     }
 
 

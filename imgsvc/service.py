@@ -16,6 +16,7 @@ from imgsvc.config import Config, FetchConfig
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.stores import Stores
+from imgsvc.database.token_store import TokenStore
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.intake import Intake, UploadResources
@@ -35,6 +36,7 @@ from imgsvc.processing.host_limiter import HostLimiter
 from imgsvc.processing.job import JobRunner
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
@@ -73,8 +75,8 @@ class Processing:
 
     config: FetchConfig
     job_store: JobStore
+    token_store: TokenStore
     executor: Executor
-    store: ImageStore
     events: Events
     webhook_queue: WebhookQueue
     disk_space: DiskSpace
@@ -86,8 +88,7 @@ class Processing:
         self.breakers = CircuitBreakers()
         self.results = ResultWriter(
             self.job_store,
-            duplicates := Duplicates(self.job_store),
-            self.store,
+            duplicates := Duplicates(self.token_store),
             events=self.events,
             webhook_queue=self.webhook_queue,
             metrics=self.metrics,
@@ -186,7 +187,7 @@ class Service:
         )
         self.executor = executor = create_executor(config, session, store, metrics, replacements)
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
-        self._webhook_queue = webhook_queue = WebhookQueue(
+        self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(session, config.webhook),
             config.webhook,
@@ -194,19 +195,28 @@ class Service:
             metrics=metrics,
             limits=limits.webhooks,
         )
-        self.processing = processing = Processing(
+        self.processing = Processing(
             config.fetch,
             stores.job_store,
+            stores.token_store,
             executor,
-            store,
             events,
-            webhook_queue,
+            self._webhook_queue,
             disk_space,
             metrics,
             limits.processing,
         )
+        self._create_user_interface()
+
+    def _create_user_interface(self) -> None:
+        """Create the components that users call: uploads and actions on requests."""
+        stores, limits, processing = self.stores, self.limits, self.processing
         self._maintenance = maintenance = Maintenance(
-            stores.request_store, store, storage, limits.maintenance
+            stores.request_store,
+            stores.token_store,
+            self.store,
+            self.config.storage,
+            limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -214,14 +224,14 @@ class Service:
             processing.scheduler,
             maintenance,
             results=processing.results,
-            events=events,
+            events=self.events,
             limits=limits.processing,
         )
         self.intake = Intake(
             stores.request_store,
-            config.server,
-            metrics,
-            UploadResources(disk_space, self._scratch, self._spreadsheets),
+            self.config.server,
+            self.metrics,
+            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,
@@ -259,6 +269,9 @@ class Service:
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
+        self._start_task(
+            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+        )
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
         )
@@ -272,7 +285,8 @@ class Service:
         while True:
             try:
                 self._scratch.sweep()
-                await self.store.sweep(await self.stores.job_store.in_flight_tokens())
+                await self.store.sweep()
+                await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
             except DatabaseUnavailableError:  # the health monitor reports it

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.models import InputTable, Product, Request, RequestOptions, TableOptions
+from imgsvc.models import Request, RequestOptions
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.table.reader import TableReader
 from imgsvc.table.xlsx import XLSX_SIGNATURE
+from imgsvc.table_types import InputTable, Product, TableOptions
 
 FEED_BYTES = 32 * 1024
 """Bytes parsed between two yields to the event loop, so that a large chunk does not delay responses."""

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.models import (
-    STATUS_ROLES,
-    ColumnRole,
-    ImageRow,
-    InputTable,
-    ProductRow,
-    Request,
-)
+from imgsvc.models import ImageRow, ProductRow, Request
 from imgsvc.table.cells import (
     INPUT_IMAGE_URLS,
     OUTPUT_COLUMNS,
@@ -24,6 +17,7 @@ from imgsvc.table.cells import (
     join_urls,
 )
 from imgsvc.table.writer import encode_rows, failed_row, input_row
+from imgsvc.table_types import STATUS_ROLES, ColumnRole, InputTable
 
 STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
 """The first columns of the status CSV. The other columns of the input follow them."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import AddressValueError, IPv6Address, ip_address
 
 import idna
 
 from imgsvc.errors import FileErrorCode
-from imgsvc.models import ImageUrl
+from imgsvc.table_types import ImageUrl
 
 MAX_URL_LENGTH = 8_192
 """Maximum length of a URL in characters, before percent-encoding."""
@@ -331,6 +332,11 @@ def _percent_encoded(target: str) -> str:
             "contains characters that are not valid Unicode; type it again",
         ) from None
     return "".join(map(_ENCODED_BYTES.__getitem__, data))
+
+
+def url_key(url: str) -> bytes:
+    """Return a hash of 128 bits that stands for a URL, in the form in which it is sent."""
+    return blake2b(url.encode(), digest_size=16).digest()
 
 
 def _resolve_reference(base: str, reference: str) -> str:

@@ -10,16 +10,17 @@ from contextlib import asynccontextmanager
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError
 from imgsvc.image_types import CompressionSettings, ImageInfo
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions, Validators
 from imgsvc.storage.base import ImageStore, output_name
 
 
 class FakeExecutor:
     """An `Executor` for tests.
 
-    `sources`: the bytes behind each URL; any other URL is `http_status` 404. The output is the first
-    half of the source. A source that contains `hang` is never compressed, `refuse` is corrupt.
-    `held`: the number of fetched sources that are not dropped. `compressed`: the sources compressed.
+    `sources`: the bytes behind each URL; any other URL is `http_status` 404. The validator of a source
+    is its digest. The output is the first half of the source. A source that contains `hang` is never
+    compressed, `refuse` is corrupt. `held`: the number of fetched sources that are not dropped.
+    `compressed`: the sources compressed.
     """
 
     workers = 2
@@ -42,11 +43,16 @@ class FakeExecutor:
         self.closed.set()
 
     @asynccontextmanager
-    async def fetch(self, claim: Claim) -> AsyncIterator[FakeFetched]:
+    async def fetch(
+        self, claim: Claim, conditions: Conditions | None
+    ) -> AsyncIterator[FakeFetched | None]:
         await asyncio.sleep(0)
         if claim.url not in self.sources:
             raise ImageError(ImageErrorCode.HTTP_STATUS, "404 Not Found", http_status=404)
         fetched = FakeFetched(self, self.sources[claim.url])
+        if conditions is not None and conditions.validators == fetched.validators:
+            yield None
+            return
         self.held += 1
         try:
             yield fetched
@@ -61,6 +67,7 @@ class FakeFetched:
     def __init__(self, executor: FakeExecutor, data: bytes) -> None:
         self.digest = hashlib.sha256(data).digest()
         self.size = len(data)
+        self.validators = Validators(b"", etag=self.digest.hex())
         self.dropped = False
         self._executor = executor
         self._data = data

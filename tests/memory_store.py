@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.storage.base import StorageFullError, check_output_name, output_names
+from imgsvc.storage.base import StorageFullError, check_output_name
 
 
 class MemoryStore:
@@ -52,11 +52,8 @@ class MemoryStore:
         found = (name for name in self.outputs if name.startswith(prefix) and name > after)
         return sorted(found)[:limit]
 
-    async def sweep(self, tokens: Sequence[str]) -> None:
+    async def sweep(self) -> None:
         self.partial.clear()
-        for token in tokens:
-            for name in output_names(token):
-                self.outputs.pop(name, None)
 
     async def close(self) -> None:
         self._closed = True

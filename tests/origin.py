@@ -43,7 +43,8 @@ class Reply:
     `delay` (in seconds) and `gate` hold back the complete response. `drip` is a number of bytes and a
     time in seconds: the body is sent in pieces of that size with that delay between them. `cut` closes
     the connection after that many bytes of the body. `length` sends a different Content-Length,
-    `chunked` sends none. `raw` replaces the complete response with these bytes.
+    `chunked` sends none. `raw` replaces the complete response with these bytes. With the header `ETag`
+    or `Last-Modified`, a request with the matching condition gets a 304.
     """
 
     status: int = 200
@@ -188,7 +189,7 @@ class _Server:
         self._active += 1
         self._peak = max(self._peak, self._active)
         try:
-            return await self._respond(method, target, writer)
+            return await self._respond(method, target, headers, writer)
         finally:
             self._active -= 1
 
@@ -216,7 +217,9 @@ class _Server:
     def _gate(self, name: str) -> asyncio.Event:
         return self._gates.setdefault(name, asyncio.Event())
 
-    async def _respond(self, method: str, target: str, writer: asyncio.StreamWriter) -> bool:
+    async def _respond(
+        self, method: str, target: str, headers: Mapping[str, str], writer: asyncio.StreamWriter
+    ) -> bool:
         path = target.partition("?")[0]
         replies = self._scripts.get(path, [Reply()])
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
@@ -228,6 +231,8 @@ class _Server:
             writer.write(reply.raw)
             await writer.drain()
             return False
+        if _is_not_modified(reply, headers):
+            reply = replace(reply, status=304, body=b"", length=None)
         reply, body = await self._resolve_body(reply, target)
         lines = [
             f"HTTP/1.1 {reply.status} Scripted",
@@ -282,6 +287,14 @@ class _Server:
             body = await asyncio.to_thread(sample_images.encoded, int(number), extension, *size)
             self._photos[target] = body, sample_images.media_type(extension)
         return self._photos[target]
+
+
+def _is_not_modified(reply: Reply, headers: Mapping[str, str]) -> bool:
+    """Return whether a request's conditions match the validators of the reply (RFC 9110, 13.2.2)."""
+    if "if-none-match" in headers:
+        return headers["if-none-match"] == reply.headers.get("ETag")
+    since = headers.get("if-modified-since")
+    return since is not None and since == reply.headers.get("Last-Modified")
 
 
 async def _serve(host: str) -> None:

@@ -77,17 +77,6 @@ def reset_rates(c: sqlite3.Connection) -> None:
     )
 
 
-def in_flight_tokens(c: sqlite3.Connection) -> list[str]:
-    """Return the tokens of all images in progress. Files with these names may exist."""
-    return [
-        token.hex()
-        for (token,) in c.execute(
-            "SELECT token FROM images INDEXED BY images_in_flight "
-            "WHERE status = 'processing' AND token IS NOT NULL"
-        )
-    ]
-
-
 def recover(c: sqlite3.Connection, limit: int) -> bool:
     """Requeue at most `limit` images that an earlier process had in progress. Return False if none."""
     row = c.execute(
@@ -102,9 +91,7 @@ def recover(c: sqlite3.Connection, limit: int) -> bool:
         (row[0], limit),
     ).fetchall()
     numbers = [number for (number,) in images]
-    _change_status(
-        c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING, values=", token = NULL"
-    )
+    _change_status(c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING)
     return True
 
 

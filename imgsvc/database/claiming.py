@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 import sqlite3
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from imgsvc.database import source_memory, tokens
 from imgsvc.database.index_keys import text_key
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.mappers import settings_from
-from imgsvc.models import Claim
+from imgsvc.image_types import CompressionSettings
+from imgsvc.models import Claim, Conditions
 from imgsvc.urls import host_url_of
 
 T = TypeVar("T")
@@ -99,13 +100,17 @@ def claim(
     now: float,
     *,
     round_robin: RoundRobin,
+    claim_ids: Iterator[int],
     limits: DatabaseLimits,
 ) -> ClaimResult:
     """Claim at most `limit` URLs, with their duplicates, in one transaction.
 
     `capacity(host_key)` returns how many more URLs of a host may be claimed. `now` is in Unix seconds.
+    Claims get their IDs from `claim_ids`.
     """
-    return _ClaimTransaction(c, limit, capacity, now, round_robin=round_robin, limits=limits).run()
+    return _ClaimTransaction(
+        c, limit, capacity, now, round_robin=round_robin, claim_ids=claim_ids, limits=limits
+    ).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class _Request:
     request_id: str
     settings: str
     duplicate_urls: int
+    fresh: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +140,7 @@ class _ClaimTransaction:
         now: float,
         *,
         round_robin: RoundRobin,
+        claim_ids: Iterator[int],
         limits: DatabaseLimits,
     ) -> None:
         self._c = c
@@ -141,8 +148,8 @@ class _ClaimTransaction:
         self._capacity = capacity
         self._now = now
         self._round_robin = round_robin
-        # All claims use the same folder, so that one sync of it suffices for files stored together.
-        self._folder = secrets.token_bytes(1)
+        self._claim_ids = claim_ids
+        self._secret = tokens.secret(c)
         self._scan_budget = limits.hosts_per_claim
         self._max_duplicates = limits.duplicates_per_transaction
         self._last_scanned_request = 0
@@ -283,17 +290,18 @@ class _ClaimTransaction:
                     exclude=image.number,
                 )
             claimed.update(numbers)
-            token = new_token(self._folder)
-            mark_processing(self._c, request.key, numbers, token)
+            mark_processing(self._c, request.key, numbers)
+            settings = settings_from(request.settings)
             claim = Claim(
+                claim_id=next(self._claim_ids),
                 request_key=request.key,
                 request_id=request.request_id,
                 numbers=tuple(numbers),
-                token=token.hex(),
                 url=image.url,
                 host_url=host_url_of(image.url),
                 attempts=image.attempts,
-                settings=settings_from(request.settings),
+                settings=settings,
+                conditions=None if request.fresh else self._conditions(image.url, settings),
             )
             self._claims.append(claim)
             if len(numbers) > self._max_duplicates:
@@ -301,13 +309,16 @@ class _ClaimTransaction:
         self._claimed_per_request[request.key] += len(claimed)
         return len(self._claims) - before
 
+    def _conditions(self, url: str, settings: CompressionSettings) -> Conditions | None:
+        return source_memory.conditions(self._c, self._secret, url, settings)
+
     def _update_counters(self) -> None:
         for request_key, count in self._claimed_per_request.items():
             count_claimed(self._c, request_key, count, self._now)
 
 
 _CLAIMABLE = """
-SELECT key, request_id, settings, duplicate_urls FROM requests INDEXED BY requests_claimable
+SELECT key, request_id, settings, duplicate_urls, fresh FROM requests INDEXED BY requests_claimable
 WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
   AND key > ? AND key <= ?
 ORDER BY key LIMIT ?
@@ -349,26 +360,12 @@ def find_duplicates(
     return [number for (number,) in rows]
 
 
-def new_token(folder: bytes | None = None) -> bytes:
-    """Return a token of 17 bytes. The first byte selects the folder of the file.
-
-    The other 16 bytes are random: a person who knows one output of a folder cannot guess the others.
-    """
-    return (folder or secrets.token_bytes(1)) + secrets.token_bytes(16)
-
-
-def mark_processing(
-    c: sqlite3.Connection, request_key: int, numbers: Sequence[int], token: bytes | None
-) -> None:
-    """Change the status of pending images to `processing`.
-
-    Only the first image gets the claim's token, which is the name of the output file. Thus after a
-    crash there is one file name per claim to search for. The others get their own tokens on completion.
-    """
+def mark_processing(c: sqlite3.Connection, request_key: int, numbers: Sequence[int]) -> None:
+    """Change the status of pending images to `processing`."""
     c.executemany(
-        "UPDATE images SET status = 'processing', not_before = 0, token = ? "
+        "UPDATE images SET status = 'processing', not_before = 0 "
         "WHERE request_key = ? AND number = ?",
-        [(None if index else token, request_key, number) for index, number in enumerate(numbers)],
+        [(request_key, number) for number in numbers],
     )
 
 
@@ -394,6 +391,6 @@ def claim_more_duplicates(
     )
     if not numbers:
         return None
-    mark_processing(c, claim.request_key, numbers, None)
+    mark_processing(c, claim.request_key, numbers)
     count_claimed(c, claim.request_key, len(numbers), now)
     return replace(claim, numbers=claim.numbers + tuple(numbers))

@@ -21,6 +21,7 @@ import aiosqlite
 
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.migrate import migrate
+from imgsvc.database.tokens import ensure_secret
 from imgsvc.errors import DependencyError, StartupError
 
 log = logging.getLogger(__name__)
@@ -232,6 +233,7 @@ def _set_up_writer(c: sqlite3.Connection) -> None:
     c.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     c.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     migrate(c)
+    ensure_secret(c)
 
 
 def _set_up_reader(c: sqlite3.Connection) -> None:

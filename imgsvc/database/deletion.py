@@ -1,26 +1,13 @@
-"""Deletes requests in slices, and finds the stored files that are no longer needed."""
+"""Deletes requests in slices, and marks the outputs that are no longer needed."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from imgsvc.database import source_memory, tokens
 from imgsvc.database.mappers import find
 from imgsvc.errors import ProblemCode, ProblemError
-
-
-@dataclass(frozen=True, slots=True)
-class PurgeResult:
-    """The result of one slice.
-
-    `orphaned_files` are names of stored files that no image uses any more: the caller must delete them.
-    They remain in the table `pending_deletions` until `confirm_deletions`. `more` is True if rows may
-    be left.
-    """
-
-    orphaned_files: list[str]
-    more: bool
 
 
 def mark_deleting(c: sqlite3.Connection, request_id: str) -> int:
@@ -55,24 +42,26 @@ def hide_expired(c: sqlite3.Connection, before: float, limit: int) -> int:
     return len(keys)
 
 
-def purge(c: sqlite3.Connection, limit: int) -> PurgeResult:
-    """Delete at most about `limit` rows of hidden requests."""
-    orphaned_files: list[str] = []
-    remaining = limit
+def purge(c: sqlite3.Connection, limit: int) -> bool:
+    """Delete at most about `limit` rows of hidden requests. Return whether rows may be left.
+
+    Outputs that no image uses any more are marked for deletion, and their sources are forgotten.
+    """
+    remaining = limit - source_memory.forget(c, limit)
     while remaining > 0:
         row = c.execute(
             "SELECT key FROM requests INDEXED BY requests_hidden "
             "WHERE stage <> 'accepted' AND stage = 'deleting' ORDER BY key LIMIT 1"
         ).fetchone()
         if row is None:
-            return PurgeResult(orphaned_files, more=False)
-        remaining -= _purge_request(c, row[0], remaining, orphaned_files)
-    return PurgeResult(orphaned_files, more=True)
+            return remaining < limit
+        remaining -= _purge_request(c, row[0], remaining)
+    return True
 
 
-def _purge_request(c: sqlite3.Connection, key: int, limit: int, orphaned_files: list[str]) -> int:
+def _purge_request(c: sqlite3.Connection, key: int, limit: int) -> int:
     """Delete at most about `limit` rows of a request, its own row last. Return their number."""
-    deleted_rows = _purge_images(c, key, limit, orphaned_files)
+    deleted_rows = _purge_images(c, key, limit)
     for sql in _OTHER_ROWS:
         if deleted_rows >= limit:
             return deleted_rows
@@ -97,7 +86,7 @@ _OTHER_ROWS = (
 )
 
 
-def _purge_images(c: sqlite3.Connection, key: int, limit: int, orphaned_files: list[str]) -> int:
+def _purge_images(c: sqlite3.Connection, key: int, limit: int) -> int:
     rows = c.execute(
         "SELECT number, file_key FROM images WHERE request_key = ? ORDER BY number LIMIT ?",
         (key, limit),
@@ -111,10 +100,11 @@ def _purge_images(c: sqlite3.Connection, key: int, limit: int, orphaned_files: l
     for file_key in {file_key for _, file_key in rows if file_key is not None}:
         deleted = c.execute(
             "DELETE FROM files WHERE key = ? "
-            "AND NOT EXISTS (SELECT 1 FROM images WHERE file_key = ?) RETURNING name",
+            "AND NOT EXISTS (SELECT 1 FROM images WHERE file_key = ?) "
+            "RETURNING name, token, source_digest",
             (file_key, file_key),
         ).fetchall()
-        for (name,) in deleted:
-            c.execute("REPLACE INTO pending_deletions VALUES (?)", (name,))
-            orphaned_files.append(name)
+        for name, token, source_digest in deleted:
+            tokens.mark(c, name, token)
+            source_memory.note_deletion(c, source_digest)
     return len(rows)

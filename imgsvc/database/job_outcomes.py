@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 import time
 import uuid
@@ -13,8 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imgsvc.database import mappers
-from imgsvc.database.claiming import new_token
+from imgsvc.database import mappers, source_memory, tokens
 from imgsvc.database.transitions import check_transition
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
@@ -28,10 +26,9 @@ from imgsvc.models import (
     Outcome,
     Request,
     Requeued,
+    Reuse,
 )
 from imgsvc.urls import host_name
-
-log = logging.getLogger(__name__)
 
 WebhookBody = Callable[[Request], str]
 """A function that returns the JSON body of a finished request's webhook."""
@@ -42,21 +39,18 @@ class FinishResult:
     """The changes of one or several transactions.
 
     `finished_requests` are the requests that finished. `changed_requests` are the keys of all changed
-    requests. `orphaned_files` are names of stored files that no row refers to: the caller must delete
-    them. `image_counts` counts the images that became completed, failed or cancelled, by status and
+    requests. `image_counts` counts the images that became completed, failed or cancelled, by status and
     error code ("" if there is none).
     """
 
     finished_requests: list[FinishedRequest] = field(default_factory=list)
     changed_requests: list[int] = field(default_factory=list)
-    orphaned_files: list[str] = field(default_factory=list)
     image_counts: Counter[tuple[ImageStatus, str]] = field(default_factory=Counter)
 
     def add(self, other: FinishResult) -> None:
         """Add the changes of another transaction."""
         self.finished_requests.extend(other.finished_requests)
         self.changed_requests.extend(other.changed_requests)
-        self.orphaned_files.extend(other.orphaned_files)
         self.image_counts.update(other.image_counts)
 
 
@@ -65,6 +59,7 @@ class Changes:
     """The changes of one request's counters in a transaction."""
 
     counts: Counter[ImageStatus] = field(default_factory=Counter)
+    reused: Counter[Reuse] = field(default_factory=Counter)
     input_bytes: int = 0
     output_bytes: int = 0
 
@@ -80,10 +75,12 @@ def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> 
     c.execute(
         "UPDATE requests SET pending = pending + ?, processing = processing + ?, "
         "completed = completed + ?, failed = failed + ?, cancelled = cancelled + ?, "
+        "not_modified = not_modified + ?, same_bytes = same_bytes + ?, same_url = same_url + ?, "
         "input_bytes = input_bytes + ?, output_bytes = output_bytes + ?, version = version + 1 "
         "WHERE key = ?",
         (
             *(changes.counts[status] for status in ImageStatus),
+            *(changes.reused[reuse] for reuse in Reuse),
             changes.input_bytes,
             changes.output_bytes,
             request_key,
@@ -137,13 +134,11 @@ def count_failures(
 def finish(
     c: sqlite3.Connection, outcomes: Sequence[Outcome], webhook_body: WebhookBody
 ) -> FinishResult:
-    """Write the outcomes of jobs.
-
-    If a claim is no longer valid, its outcome is dropped.
-    """
+    """Write the outcomes of jobs, and release the tokens that the jobs have reserved."""
     writer = _ResultWriter(c, webhook_body)
     for outcome in outcomes:
-        writer.write_if_valid(outcome)
+        stored = writer.write(outcome)
+        tokens.release(c, outcome.claim.claim_id, stored=stored)
     return writer.result()
 
 
@@ -164,29 +159,25 @@ class _ResultWriter:
         self._webhook_body = webhook_body
         self._changes: dict[int, Changes] = {}
         self._cancelling: dict[int, bool] = {}
-        self._orphaned_files: list[str] = []
         self._image_counts: Counter[tuple[ImageStatus, str]] = Counter()
+        self._secret = tokens.secret(c)
 
-    def write_if_valid(self, outcome: Outcome) -> None:
-        if self._is_valid(outcome.claim):
-            self.write(outcome)
-        else:
-            self._drop(outcome)
-
-    def write(self, outcome: Outcome) -> None:
+    def write(self, outcome: Outcome) -> bool:
+        """Write an outcome. Return whether the output of its claim is stored."""
         match outcome:
             case Completed():
-                self._complete(outcome)
+                return self._complete(outcome)
             case Failed():
                 self._fail(outcome)
             case Requeued():
                 self._requeue(outcome.claim, outcome.attempts, outcome.not_before)
             case Cancelled():
                 self._cancel(outcome.claim)
+        return False
 
     def result(self) -> FinishResult:
         """Update the counters, finish requests whose images are all done, and return the changes."""
-        result = FinishResult([], list(self._changes), self._orphaned_files, self._image_counts)
+        result = FinishResult([], list(self._changes), self._image_counts)
         for request_key, changes in self._changes.items():
             apply_changes(self._c, request_key, changes)
             finished = finish_request(self._c, request_key, self._webhook_body)
@@ -194,86 +185,63 @@ class _ResultWriter:
                 result.finished_requests.append(finished)
         return result
 
-    def _is_valid(self, claim: Claim) -> bool:
-        """Return whether the claim's first image is still being processed, with the claim's token."""
-        row = self._c.execute(
-            "SELECT status, token FROM images WHERE request_key = ? AND number = ?",
-            (claim.request_key, claim.numbers[0]),
-        ).fetchone()
-        return row is not None and row == (ImageStatus.PROCESSING, bytes.fromhex(claim.token))
-
-    def _drop(self, outcome: Outcome) -> None:
-        log.warning(
-            "ignored the result of a job: its claim is no longer valid",
-            extra={"request": outcome.claim.request_id, "image": outcome.claim.numbers[0]},
-        )
-        if isinstance(outcome, Completed) and _is_own(outcome):
-            existing = self._find_file(outcome)
-            if existing is None or existing[1] != outcome.file:
-                self._orphaned_files.append(outcome.file)
-
-    def _complete(self, outcome: Completed) -> None:
+    def _complete(self, outcome: Completed) -> bool:
         claim = outcome.claim
         stored = self._find_or_add_file(outcome)
         if stored is None:  # deleted meanwhile, together with the request that it belonged to
             self._requeue(claim, claim.attempts, 0.0)
-            return
+            return False
         file_key, info = stored
-        self._assign_tokens(claim)
         count = self._update(
             claim,
             ImageStatus.COMPLETED,
-            "attempts = ?, file_key = ?",
-            (claim.attempts + 1, file_key),
+            "attempts = ?, file_key = ?, reused = iif(number = ?, ?, 'same-url')",
+            (claim.attempts + 1, file_key, claim.numbers[0], outcome.reused),
         )
+        if outcome.validators is not None:
+            source_memory.remember(self._c, claim.url, outcome.source_digest, outcome.validators)
         self._image_counts[ImageStatus.COMPLETED, ""] += count
         changes = self._changes[claim.request_key]
+        changes.reused[Reuse.SAME_URL] += count - 1
+        if outcome.reused is not None:
+            changes.reused[outcome.reused] += 1
         changes.input_bytes += count * info.input_bytes
         changes.output_bytes += count * info.output_bytes
-
-    def _assign_tokens(self, claim: Claim) -> None:
-        """Assign each image a token for its own public URL. The claim's first image already has one."""
-        self._c.executemany(
-            "UPDATE images SET token = ? WHERE request_key = ? AND number = ? AND token IS NULL",
-            [(new_token(), claim.request_key, number) for number in claim.numbers],
-        )
+        return True
 
     def _find_or_add_file(self, outcome: Completed) -> tuple[int, ImageInfo] | None:
-        """Return key and info of the file's row, which is created if the content is new.
+        """Return key and info of the output's row, which is created if the output is new.
 
-        Return None if the outcome refers to another image's file, and that file was deleted.
+        Return None if an earlier image has stored the output, and it was deleted.
         """
-        existing = self._find_file(outcome)
-        if existing is not None:
-            file_key, name, info = existing
-            if _is_own(outcome) and name != outcome.file:
-                self._orphaned_files.append(outcome.file)
-            return file_key, info
-        if not _is_own(outcome):
+        token = tokens.output_token(self._secret, outcome.source_digest, outcome.claim.settings)
+        row = self._c.execute(
+            f"SELECT f.key, {mappers.IMAGE_INFO_COLUMNS} FROM files f WHERE f.token = ?", (token,)
+        ).fetchone()
+        if row is not None:
+            return row[0], mappers.image_info(row[1:])
+        if outcome.info is None:
             return None
         (file_key,) = self._c.execute(
-            "INSERT INTO files (name, source_digest, settings, input_bytes, output_bytes, width, "
-            "height, input_format, output_format, source_quality, quality, kept, notes) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
-            (outcome.file, *_content(outcome), *mappers.image_info_values(outcome.info)),
+            "INSERT INTO files (token, name, source_digest, input_bytes, output_bytes, width, height, "
+            "input_format, output_format, source_quality, quality, kept, notes, digest) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING key",
+            (
+                token,
+                mappers.public_name(token, outcome.info),
+                outcome.source_digest,
+                *mappers.image_info_values(outcome.info),
+                outcome.info.digest,
+            ),
         ).fetchone()
         return file_key, outcome.info
-
-    def _find_file(self, outcome: Completed) -> tuple[int, str, ImageInfo] | None:
-        """Return key, name and info of the stored file with the same source and settings, or None."""
-        row = self._c.execute(
-            f"SELECT f.key, f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f "
-            "WHERE f.source_digest = ? AND f.settings = ?",
-            _content(outcome),
-        ).fetchone()
-        return None if row is None else (row[0], row[1], mappers.image_info(row[2:]))
 
     def _fail(self, outcome: Failed) -> None:
         claim = outcome.claim
         count = self._update(
             claim,
             ImageStatus.FAILED,
-            "attempts = ?, error_code = ?, error_message = ?, token = NULL",
+            "attempts = ?, error_code = ?, error_message = ?",
             (outcome.attempts, outcome.code, mappers.storable(outcome.message)),
         )
         self._image_counts[ImageStatus.FAILED, outcome.code] += count
@@ -285,14 +253,11 @@ class _ResultWriter:
             self._cancel(claim)
             return
         self._update(
-            claim,
-            ImageStatus.PENDING,
-            "attempts = ?, not_before = ?, token = NULL",
-            (attempts, not_before),
+            claim, ImageStatus.PENDING, "attempts = ?, not_before = ?", (attempts, not_before)
         )
 
     def _cancel(self, claim: Claim) -> None:
-        count = self._update(claim, ImageStatus.CANCELLED, "token = NULL", ())
+        count = self._update(claim, ImageStatus.CANCELLED, "not_before = 0", ())
         self._image_counts[ImageStatus.CANCELLED, ""] += count
 
     def _is_cancelling(self, request_key: int) -> bool:
@@ -315,12 +280,3 @@ class _ResultWriter:
         changes = self._changes.setdefault(claim.request_key, Changes())
         changes.record(ImageStatus.PROCESSING, status, count)
         return count
-
-
-def _is_own(outcome: Completed) -> bool:
-    """Return whether the outcome's file was created for its own claim."""
-    return outcome.file.startswith(outcome.claim.token)
-
-
-def _content(outcome: Completed) -> tuple[bytes, str]:
-    return outcome.source_digest, str(outcome.claim.settings)

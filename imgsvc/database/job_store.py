@@ -1,11 +1,8 @@
 """The queue of images in the database: claims, outcomes, cancellation and retries."""
 
-# Only fixed text of this package is put into SQL; values are always bound.
-# ruff: noqa: S608
-
 from __future__ import annotations
 
-import asyncio
+import itertools
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,13 +16,15 @@ from imgsvc.database.index_keys import host_key
 from imgsvc.database.job_outcomes import FinishResult
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.errors import ImageErrorCode
-from imgsvc.image_types import CompressionSettings, StoredFile
-from imgsvc.models import Claim, Outcome, Request
+from imgsvc.models import (
+    Claim,
+    Completed,
+    Outcome,
+    Request,
+    Reuse,
+)
 
 __all__ = ["FinishResult", "JobStore", "host_key"]
-
-_FileLookup = tuple[bytes, CompressionSettings, "asyncio.Future[StoredFile | None]"]
-"""Source digest, settings, and the future for the result."""
 
 
 class JobStore:
@@ -46,23 +45,16 @@ class JobStore:
         self._limits = limits
         self._round_robin = RoundRobin()
         self._more_to_scan = False
-        self._lookups: list[_FileLookup] = []
-        self._lookup_lock = asyncio.Lock()
+        self._claim_ids = itertools.count(1)
+        self._open_claims: set[int] = set()
         self._unreported = FinishResult()
-
-    async def in_flight_tokens(self) -> list[str]:
-        """Return the tokens of the claims that an earlier process had in progress.
-
-        Call this at startup before `recover`, which deletes these tokens. Files with these names are
-        leftovers and must be removed first.
-        """
-        return await self._database.read(bulk_updates.in_flight_tokens)
 
     async def recover(self) -> None:
         """Requeue the images that an earlier process had in progress. Call this at startup.
 
-        The images' numbers of attempts do not change.
+        The images' numbers of attempts do not change. Outcomes of earlier claims are ignored.
         """
+        self._open_claims.clear()
         await self._database.write(bulk_updates.reset_rates)
         limit = self._limits.bulk_slice
         while await self._database.write(lambda c: bulk_updates.recover(c, limit)):
@@ -87,7 +79,13 @@ class JobStore:
         def transaction(c: sqlite3.Connection) -> tuple[ClaimResult, bool]:
             retried = bulk_updates.retry(c, self._limits.bulk_slice) is not None
             result = claiming.claim(
-                c, limit, capacity, now, round_robin=self._round_robin, limits=self._limits
+                c,
+                limit,
+                capacity,
+                now,
+                round_robin=self._round_robin,
+                claim_ids=self._claim_ids,
+                limits=self._limits,
             )
             return result, retried
 
@@ -95,9 +93,10 @@ class JobStore:
             return []
         claimed, retried = await self._database.write(transaction)
         self._more_to_scan = claimed.truncated or retried
-        claims = {claim.token: claim for claim in claimed.claims}
+        claims = {claim.claim_id: claim for claim in claimed.claims}
+        self._open_claims.update(claims)
         for claim in claimed.incomplete:
-            claims[claim.token] = await self._claim_all_duplicates(claim, now)
+            claims[claim.claim_id] = await self._claim_all_duplicates(claim, now)
         return list(claims.values())
 
     async def _claim_all_duplicates(self, claim: Claim, now: float) -> Claim:
@@ -125,14 +124,19 @@ class JobStore:
     async def finish(self, outcomes: Sequence[Outcome]) -> FinishResult:
         """Commit the outcomes of jobs, and return the changes.
 
-        If a claim is no longer valid, its outcome is dropped and its file is in `orphaned_files`. If a
-        call fails after some of its transactions, the next call returns their changes too.
+        The second outcome of a claim is ignored. If a call fails after some of its transactions, the
+        next call with the same outcomes continues, and returns all changes.
         """
         size = self._limits.duplicates_per_transaction
-        first = [_part(outcome, 0, size) for outcome in outcomes]
+        first = [
+            _part(outcome, 0, size)
+            for outcome in outcomes
+            if outcome.claim.claim_id in self._open_claims
+        ]
         self._unreported.add(
             await self._database.write(lambda c: job_outcomes.finish(c, first, self._webhook_body))
         )
+        self._open_claims.difference_update(outcome.claim.claim_id for outcome in first)
         for outcome in outcomes:
             for start in range(size, len(outcome.claim.numbers), size):
                 part = _part(outcome, start, size)
@@ -147,34 +151,13 @@ class JobStore:
         result, self._unreported = self._unreported, FinishResult()
         return result
 
-    async def find_file(
-        self, source_digest: bytes, settings: CompressionSettings
-    ) -> StoredFile | None:
-        """Return the stored output of a source with this SHA-256 and these settings, or None.
-
-        Concurrent lookups are batched into one query.
-        """
-        result: asyncio.Future[StoredFile | None] = asyncio.get_running_loop().create_future()
-        self._lookups.append((source_digest, settings, result))
-        async with self._lookup_lock:
-            if not result.done():
-                batch, self._lookups = self._lookups, []
-                try:
-                    files = await self._database.read(partial(_find_files, batch))
-                except BaseException:
-                    # The next lookup that gets the lock repeats the query for the others.
-                    self._lookups += (lookup for lookup in batch if lookup[2] is not result)
-                    raise
-                for (_, _, future), file in zip(batch, files, strict=True):
-                    future.set_result(file)
-        return result.result()
-
-    async def next_due(self) -> float | None:
+    async def next_due(self, claimed_at: float | None = None) -> float | None:
         """Return when the next retry is due, in Unix seconds, or None if no retry is scheduled.
 
-        Return the current time if the last claim stopped before it had scanned everything.
+        `claimed_at` is the time of the last claim (default: now): retries that have become due since
+        then are included. Return it if that claim stopped before it had scanned everything.
         """
-        now = time.time()
+        now = time.time() if claimed_at is None else claimed_at
         if self._more_to_scan:
             return now
 
@@ -266,21 +249,12 @@ class JobStore:
         return await self._database.write(transaction)
 
 
-def _find_files(lookups: Sequence[_FileLookup], c: sqlite3.Connection) -> list[StoredFile | None]:
-    select = (
-        f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f "
-        "WHERE source_digest = ? AND settings = ?"
-    )
-    rows = [
-        c.execute(select, (digest, str(settings))).fetchone() for digest, settings, _ in lookups
-    ]
-    return [row and mappers.stored_file(row) for row in rows]
-
-
 def _part(outcome: Outcome, start: int, size: int) -> Outcome:
     """Return the outcome for `size` images of its claim from `start` on."""
     numbers = outcome.claim.numbers
     if start == 0 and len(numbers) <= size:
         return outcome
     claim = replace(outcome.claim, numbers=numbers[start : start + size])
+    if start and isinstance(outcome, Completed):
+        return replace(outcome, claim=claim, reused=Reuse.SAME_URL)
     return replace(outcome, claim=claim)

@@ -18,21 +18,23 @@ from imgsvc.image_types import (
     CompressionSettings,
     ImageInfo,
     Note,
-    OutputFormat,
-    Quality,
     StoredFile,
 )
 from imgsvc.models import (
-    ColumnRole,
-    Columns,
     DeliveryState,
     FailureCount,
     ImageRow,
     ImageStatus,
-    InputTable,
     Progress,
     Request,
     RequestOptions,
+    Reuse,
+    ReuseCounts,
+)
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    InputTable,
     SourceCells,
 )
 
@@ -45,14 +47,20 @@ IMAGE_INFO_COLUMNS = (
 )
 """The columns that `image_info` reads, of `files f`."""
 
-IMAGE_COLUMNS = "i.url, i.status, i.attempts, i.token, i.error_code, i.error_message"
-"""The first columns that `image_row` reads, of `images i`. `IMAGE_INFO_COLUMNS` follow."""
+IMAGE_COLUMNS = (
+    "i.url, i.status, i.attempts, coalesce(i.token, f.token), i.error_code, i.error_message, "
+    "i.reused"
+)
+"""The first columns that `image_row` reads, of `images i` and `files f`. `IMAGE_INFO_COLUMNS` follow.
+
+Images that 1.0 has completed have their own tokens."""
 
 _REQUEST_COLUMNS = (
     "r.key, r.request_id, r.created_at, r.started_at, r.finished_at, r.version, r.products, "
     "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
     "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
-    "r.measured_since, r.measured_done, r.name, r.skipped, r.error_count, r.layout, r.encoding"
+    "r.measured_since, r.measured_done, r.name, r.skipped, r.error_count, r.layout, r.encoding, "
+    "r.fresh, r.not_modified, r.same_bytes, r.same_url"
 )
 _TABLE_COLUMNS = "h.columns, h.delimiter, h.has_mark, h.rows_above"
 _FAILURES = f"""(
@@ -74,11 +82,13 @@ def request(row: Sequence[Any]) -> Request:
     """Return the request in a row of `REQUESTS` or `WHOLE_REQUESTS`."""
     (key, request_id, created_at, started_at, finished_at, version, products) = row[:7]
     (input_bytes, output_bytes, settings, webhook_url) = row[12:16]
-    (measured_since, measured_done, name, skipped, error_count, layout, encoding) = row[20:27]
+    (measured_since, measured_done, name, skipped, error_count, layout, encoding, fresh) = row[
+        20:28
+    ]
     columns = Columns((), (), ())
     delimiter, has_mark, rows_above = None, False, None
-    if len(row) > 28:
-        columns_json, delimiter, has_mark, rows_above = row[28:]
+    if len(row) > 32:
+        columns_json, delimiter, has_mark, rows_above = row[32:]
         columns = columns_from(columns_json)
     return Request(
         key=key,
@@ -94,13 +104,14 @@ def request(row: Sequence[Any]) -> Request:
         table=InputTable(
             columns, layout, encoding, delimiter, bool(has_mark), rows_above_from(rows_above)
         ),
-        options=RequestOptions(settings_from(settings), webhook_url, name),
+        options=RequestOptions(settings_from(settings), webhook_url, name, bool(fresh)),
         skipped=skipped,
         error_count=error_count,
         webhook=_webhook(webhook_url, row[16:20]),
-        failures=_failures(row[27]),
+        failures=_failures(row[31]),
         measured_since=measured_since,
         measured_done=measured_done,
+        reused=ReuseCounts(*row[28:31]),
     )
 
 
@@ -227,10 +238,7 @@ def errors_from(text: str | None) -> tuple[FileError, ...]:
 @lru_cache(maxsize=256)
 def settings_from(text: str) -> CompressionSettings:
     """Return the settings in the text of `str(settings)`."""
-    quality, output_format, *progressive = text.split()
-    return CompressionSettings(
-        Quality.parse(quality), OutputFormat(output_format), bool(progressive)
-    )
+    return CompressionSettings.parse(text)
 
 
 def storable(text: str) -> str:
@@ -281,10 +289,17 @@ def stored_file(row: Sequence[Any]) -> StoredFile:
 
 def image_row(row: Sequence[Any]) -> ImageRow:
     """Return the image in the columns `IMAGE_COLUMNS` and `IMAGE_INFO_COLUMNS`."""
-    url, status, attempts, token, error_code, error_message = row[:6]
+    url, status, attempts, token, error_code, error_message, reused = row[:7]
     if status == ImageStatus.COMPLETED:
-        info = image_info(row[6:])
-        return ImageRow(url, ImageStatus.COMPLETED, attempts, public_name(token, info), info)
+        info = image_info(row[7:])
+        return ImageRow(
+            url,
+            ImageStatus.COMPLETED,
+            attempts,
+            public_name(token, info),
+            info,
+            reused=None if reused is None else Reuse(reused),
+        )
     code = None if error_code is None else ImageErrorCode(error_code)
     return ImageRow(
         url, ImageStatus(status), attempts, error_code=code, error_message=error_message

@@ -29,13 +29,17 @@ def _opened(database: Path, mode: str) -> Iterator[sqlite3.Connection]:
 def copy_database(source: Path, dest: Path) -> None:
     """Copy a snapshot of the database `source` to `dest`, which must not exist. Blocks.
 
-    Writers can continue meanwhile. When this returns, the copy is synced to the disk. Raise OSError or
-    `DatabaseCopyError`.
+    The copy is marked as a backup. Writers can continue meanwhile. When this returns, the copy is
+    synced to the disk. Raise OSError or `DatabaseCopyError`.
     """
     if dest.exists():
         raise FileExistsError(f"{dest} already exists.")
     with _opened(source, "rw") as connection:
         connection.execute("VACUUM INTO ?", (str(dest),))
+    with _opened(dest, "rw") as copy:
+        if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'instance'").fetchone():
+            copy.execute("UPDATE instance SET is_backup = 1")
+            copy.commit()
     for path, flags in ((dest, os.O_RDWR), (dest.parent, os.O_RDONLY)):
         descriptor = os.open(path, flags)
         try:

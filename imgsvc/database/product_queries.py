@@ -159,7 +159,7 @@ def _with_images(
     With `only_some`, `images` are not all of them, so the products get their positions.
     """
     images_of: dict[int, list[ImageRow]] = {product[0]: [] for product in products}
-    numbers_of: dict[int, list[int]] = {product[0]: [] for product in products}
+    numbers_of: dict[int, list[int]] = {product[0]: [] for product in products if only_some}
     for image in images:
         images_of[image[0]].append(mappers.image_row(image[1:-1]))
         if only_some:
@@ -172,9 +172,11 @@ def _with_images(
             name,
             mappers.extra_from(extra, selection.extra_positions),
             tuple(images_of[number]),
-            mappers.source_from(source),
-            tuple([n - first_image for n in numbers_of[number]]) if only_some else None,
         )
+        if source:
+            row = replace(row, source=mappers.source_from(source))
+        if only_some:
+            row = replace(row, positions=tuple([n - first_image for n in numbers_of[number]]))
         if errors:
             row = replace(row, cells=mappers.cells_from(cells), errors=mappers.errors_from(errors))
         rows.append(row)

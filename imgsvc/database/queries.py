@@ -21,7 +21,12 @@ from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.product_queries import ProductSelection
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import StoredFile
-from imgsvc.models import Backlog, ProductRow, Request, RequestStatus
+from imgsvc.models import (
+    Backlog,
+    ProductRow,
+    Request,
+    RequestStatus,
+)
 
 T = TypeVar("T")
 Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
@@ -154,12 +159,13 @@ class Queries:
             return None
 
         def query(c: sqlite3.Connection) -> StoredFile | None:
+            token = bytes.fromhex(match[1])
             row = c.execute(
-                f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} "
-                "FROM images i INDEXED BY images_public "
-                "JOIN files f ON f.key = i.file_key JOIN requests r ON r.key = i.request_key "
-                "WHERE i.token = ? AND i.status = 'completed' AND r.stage = 'accepted'",
-                (bytes.fromhex(match[1]),),
+                f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f WHERE f.token = ?1 "
+                f"UNION ALL SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} "
+                "FROM images i INDEXED BY images_public JOIN files f ON f.key = i.file_key "
+                "WHERE i.token = ?1",
+                (token,),
             ).fetchone()
             return None if row is None else mappers.stored_file(row)
 

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from imgsvc.database import deletion, mappers, product_queries, staging
 from imgsvc.database.bloom_filter import BloomFilter
 from imgsvc.database.connection import Database
-from imgsvc.database.deletion import PurgeResult
 from imgsvc.database.mappers import waiting_images
 from imgsvc.errors import FileError, ProblemCode, ProblemError
-from imgsvc.models import InputTable, Product, Request, RequestOptions
-
-__all__ = ["PurgeResult", "RequestStore"]
+from imgsvc.models import Request, RequestOptions
+from imgsvc.table_types import InputTable, Product
 
 RETRY_AFTER_SECONDS = 60
 """When to repeat an upload that was refused because too many images are pending."""
@@ -82,12 +80,13 @@ class RequestStore:
             try:
                 changed = c.execute(
                     "UPDATE requests SET stage = 'accepted', created_at = ?, settings = ?, "
-                    "webhook_url = ?, name = ?, search_name = ?, layout = ?, encoding = ?, "
+                    "fresh = ?, webhook_url = ?, name = ?, search_name = ?, layout = ?, encoding = ?, "
                     "error_count = ?, idempotency_key = ?, fingerprint = ? "
                     "WHERE key = ? AND stage = 'staging' AND pending > 0",
                     (
                         time.time(),
                         str(options.settings),
+                        options.fresh,
                         options.webhook_url,
                         options.name,
                         options.name and mappers.search_key(options.name),
@@ -178,26 +177,12 @@ class RequestStore:
             total += count
         return total
 
-    async def purge_slice(self, limit: int = 2_000) -> PurgeResult:
-        """Delete at most about `limit` rows of hidden requests."""
+    async def purge_slice(self, limit: int = 2_000) -> bool:
+        """Delete at most about `limit` rows of hidden requests. Return whether there may be more.
+
+        Outputs that no image uses any more are marked for deletion: see `TokenStore.begin_deletion`.
+        """
         return await self._database.write(lambda c: deletion.purge(c, limit))
-
-    async def pending_deletions(self) -> list[str]:
-        """Return the names of stored files that must be deleted."""
-        return await self._database.read(
-            lambda c: [name for (name,) in c.execute("SELECT name FROM pending_deletions")]
-        )
-
-    async def confirm_deletions(self, names: Sequence[str]) -> None:
-        """Record that these files have been deleted."""
-        await self._database.write(
-            lambda c: (
-                c.executemany(
-                    "DELETE FROM pending_deletions WHERE name = ?", [(name,) for name in names]
-                ).rowcount
-            ),
-            durable=False,
-        )
 
 
 def _insert_table(c: sqlite3.Connection, request_key: int, table: InputTable) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from imgsvc.database.bloom_filter import BloomFilter
 from imgsvc.database.index_keys import host_key, text_key
 from imgsvc.database.mappers import cells_text, errors_text, extra_text, source_text
-from imgsvc.models import Product
+from imgsvc.table_types import Product
 
 ROWS_PER_STATEMENT = 500
 """Maximum number of rows per INSERT statement. Each statement releases Python's global lock, and a busy

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from imgsvc.image_types import CompressionSettings, ImageInfo
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions, Validators
 
 
 class ExecutionInterruptedError(Exception):
@@ -28,11 +28,16 @@ class Fetched(Protocol):
     def size(self) -> int:
         """The number of the source's bytes."""
 
+    @property
+    def validators(self) -> Validators:
+        """The validators that the host sent with the source."""
+
     async def compress(self, token: str, settings: CompressionSettings, owner: int) -> ImageInfo:
         """Compress the source, and store the output under the name `output_name(token, …)`.
 
-        Owners are served in turn. A call that fails or is cancelled leaves no output. Raise
-        `ImageError`, `StorageFullError`, or `ExecutionInterruptedError`.
+        The caller has reserved the token. Owners are served in turn. Raise `ImageError`,
+        `StorageFullError`, or `ExecutionInterruptedError`. If the store fails, it may keep the output,
+        which the caller has to delete.
         """
 
 
@@ -62,9 +67,12 @@ class Executor(Protocol):
     def missing_layers(self) -> list[str]:
         """The layers of confinement that the workers lack, such as `seccomp`."""
 
-    def fetch(self, claim: Claim) -> AbstractAsyncContextManager[Fetched]:
+    def fetch(
+        self, claim: Claim, conditions: Conditions | None
+    ) -> AbstractAsyncContextManager[Fetched | None]:
         """Fetch the source of a claimed image. Its bytes are dropped when the block ends.
 
+        With conditions, yield None if the host says that the source is not modified.
         Leaving the block does not wait, so it cannot be cancelled. Raise `ImageError` if the source
         cannot be fetched, or `ExecutionInterruptedError`.
         """

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,12 +11,10 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError
 from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions
 from imgsvc.network.fetch import Fetcher, ResponseBody, describe_non_image
 from imgsvc.storage.base import ImageStore, output_name
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
-
-log = logging.getLogger(__name__)
 
 
 class LocalExecutor:
@@ -66,9 +62,15 @@ class LocalExecutor:
         await self._pool.close(grace)
 
     @asynccontextmanager
-    async def fetch(self, claim: Claim) -> AsyncIterator[LocalFetched]:
+    async def fetch(
+        self, claim: Claim, conditions: Conditions | None
+    ) -> AsyncIterator[LocalFetched | None]:
         """Fetch the source. Its bytes count against the fetcher's budget until the block ends."""
-        async with self._fetcher.fetch(claim.url) as body:
+        validators = None if conditions is None else conditions.validators
+        async with self._fetcher.fetch(claim.url, validators) as body:
+            if body is None:
+                yield None
+                return
             fetched = LocalFetched(body, self._pool, self._store, self._metrics)
             try:
                 yield fetched
@@ -84,6 +86,7 @@ class LocalFetched:
     ) -> None:
         self.digest = hashlib.sha256(body.data).digest()
         self.size = len(body.data)
+        self.validators = body.validators
         self._body: ResponseBody | None = body
         self._pool = pool
         self._store = store
@@ -101,7 +104,7 @@ class LocalFetched:
         compressed = await self._compress(self._body, settings, owner)
         compressed_at = time.monotonic()
         self._metrics.compress_seconds.observe(compressed_at - started)
-        await self._put(output_name(token, compressed.info.output_format), compressed.data)
+        await self._store.put(output_name(token, compressed.info.output_format), compressed.data)
         self._metrics.store_seconds.observe(time.monotonic() - compressed_at)
         return compressed.info
 
@@ -117,19 +120,3 @@ class LocalFetched:
                 message = describe_non_image(body.content_type, body.data)
                 raise ImageError(error.code, message) from None
             raise
-
-    async def _put(self, name: str, data: bytes) -> None:
-        stored = False
-        try:
-            await self._store.put(name, data)
-            stored = True
-        finally:
-            if not stored:
-                await asyncio.shield(self._delete(name))
-
-    async def _delete(self, name: str) -> None:
-        """Delete an output that was not stored completely: the store may have failed to remove it."""
-        try:
-            await self._store.delete([name])
-        except Exception:
-            log.exception("an output could not be deleted: %s", name)

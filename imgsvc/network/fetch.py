@@ -8,12 +8,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.models import Validators
 from imgsvc.network.byte_budget import ByteBudget, Share
 from imgsvc.network.errors import (
     NoResponseError,
@@ -24,7 +26,7 @@ from imgsvc.network.errors import (
 )
 from imgsvc.network.retry import parse_retry_after
 from imgsvc.network.session import ConnectionInfo
-from imgsvc.urls import UrlError, host_url_of, resolve_redirect
+from imgsvc.urls import UrlError, host_url_of, resolve_redirect, url_key
 
 __all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
 
@@ -38,6 +40,7 @@ class ResponseBody:
 
     data: bytes
     content_type: str
+    validators: Validators
 
 
 class Fetcher:
@@ -54,22 +57,31 @@ class Fetcher:
         self._budget = budget
 
     @asynccontextmanager
-    async def fetch(self, url: str) -> AsyncIterator[ResponseBody]:
+    async def fetch(
+        self, url: str, validators: Validators | None = None
+    ) -> AsyncIterator[ResponseBody | None]:
         """Fetch a URL and return its body. Raise `ImageError` if that fails.
 
-        `url` is in the form in which it is sent. The bytes count against the budget until the block
-        ends. All timeouts start with this call.
+        With the `validators` of an earlier response, return None if the host says that the source is
+        not modified. `url` is in the form in which it is sent. The bytes count against the budget until
+        the block ends. All timeouts start with this call.
         """
         with self._budget.share(host_url_of(url)) as share:
-            yield await self._download(url, share)
+            yield await self._download(url, share, validators)
 
-    async def _download(self, url: str, share: Share) -> ResponseBody:
-        chain = RedirectChain(self._session, url)
+    async def _download(
+        self, url: str, share: Share, validators: Validators | None
+    ) -> ResponseBody | None:
+        chain = RedirectChain(self._session, url, validators)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as timeout:
                 response = await chain.resolve()
+                if response.status == HTTPStatus.NOT_MODIFIED and chain.conditional:
+                    response.release()
+                    return None
                 try:
-                    return await self._read(response, share, timeout)
+                    data = await self._read(response, share, timeout)
+                    return ResponseBody(data, _content_type(response), chain.validators(response))
                 except BaseException:
                     response.close()
                     raise
@@ -87,7 +99,7 @@ class Fetcher:
 
     async def _read(
         self, response: aiohttp.ClientResponse, share: Share, timeout: asyncio.Timeout
-    ) -> ResponseBody:
+    ) -> bytes:
         _check_status(response)
         if _declared_size(response) > self._config.max_image_bytes:
             raise self._too_large()
@@ -102,9 +114,7 @@ class Fetcher:
                     buffer.write(more)
                     more = await self._read_chunk(response, share, timeout)
                 data = buffer.getvalue()
-        return ResponseBody(
-            data, response.content_type if "Content-Type" in response.headers else ""
-        )
+        return data
 
     async def _read_chunk(
         self, response: aiohttp.ClientResponse, share: Share, timeout: asyncio.Timeout
@@ -139,13 +149,19 @@ class RedirectChain:
     """The redirects from a URL to the final response.
 
     `headers_received` is true if the headers of the response to the last request have arrived.
+    `conditional` is true if that request had conditions: `validators` are sent only to the URL that has
+    set them.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, validators: Validators | None
+    ) -> None:
         self._session = session
         self._url = url
+        self._validators = validators
         self._redirects = 0
         self.headers_received = False
+        self.conditional = False
 
     @property
     def redirected(self) -> bool:
@@ -173,15 +189,37 @@ class RedirectChain:
         After a redirect, the request may reuse the connection of the redirect. Some hosts close
         that connection without notice. The request is then sent again, within the same attempt.
         """
+        headers = self._condition_headers()
+        self.conditional = bool(headers)
         while True:
             connection = ConnectionInfo()
             try:
                 return await self._session.get(
-                    target, allow_redirects=False, trace_request_ctx=connection
+                    target, allow_redirects=False, headers=headers, trace_request_ctx=connection
                 )
             except NoResponseError:
                 if not (self.redirected and connection.reused):
                     raise
+
+    def _condition_headers(self) -> dict[str, str]:
+        validators = self._validators
+        if validators is None or validators.url_key != url_key(self._url):
+            return {}
+        headers = {}
+        if validators.etag is not None:
+            headers["If-None-Match"] = validators.etag
+        if validators.last_modified is not None:
+            headers["If-Modified-Since"] = validators.last_modified
+        return headers
+
+    def validators(self, response: aiohttp.ClientResponse) -> Validators:
+        """Return the validators of the final response."""
+        headers = response.headers
+        return Validators(
+            url_key(self._url),
+            _printable(headers.get("ETag")),
+            _printable(headers.get("Last-Modified")),
+        )
 
     def _follow_redirect(self, location: str) -> None:
         if self._redirects == MAX_REDIRECTS:
@@ -232,6 +270,15 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         http_status=status,
         retry_after=parse_retry_after(response.headers.get("Retry-After"), time.time()),
     )
+
+
+def _content_type(response: aiohttp.ClientResponse) -> str:
+    return response.content_type if "Content-Type" in response.headers else ""
+
+
+def _printable(value: str | None) -> str | None:
+    """Return a header's value if it can be sent back unchanged, else None."""
+    return value if value and value.isascii() and value.isprintable() else None
 
 
 def _declared_size(response: aiohttp.ClientResponse) -> int:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from imgsvc.database.job_store import JobStore
-from imgsvc.image_types import CompressionSettings, StoredFile
-from imgsvc.models import Completed, Outcome
+from imgsvc.database.token_store import TokenStore
+from imgsvc.image_types import CompressionSettings
+from imgsvc.models import Claim, Completed, Outcome
 
 _Content = tuple[bytes, CompressionSettings]
 """The SHA-256 of a source, and the settings to compress it with."""
@@ -15,33 +15,27 @@ _Content = tuple[bytes, CompressionSettings]
 class Duplicates:
     """Finds the outputs of images with the same content, stored or in flight."""
 
-    def __init__(self, job_store: JobStore) -> None:
-        self._job_store = job_store
-        self._outputs: dict[_Content, asyncio.Future[StoredFile | None]] = {}
-        self._producers: dict[str, _Content] = {}
+    def __init__(self, token_store: TokenStore) -> None:
+        self._token_store = token_store
+        self._stored: dict[_Content, asyncio.Future[bool]] = {}
+        self._producers: dict[int, _Content] = {}
 
-    async def find(
-        self, token: str, digest: bytes, settings: CompressionSettings
-    ) -> StoredFile | None:
-        """Return the output of this content, or None if the job with this token has to produce it.
+    async def reserve(self, claim: Claim, source_digest: bytes) -> str | None:
+        """Return the token that the job of this claim has to store the output under.
 
-        While another job produces it, wait until that one is committed. The wait ends with a later
-        job as the producer if that one fails.
+        Return None if the output is stored. While another job produces it, wait until that one is
+        committed. The wait ends with a later job as the producer if that one fails.
         """
-        content = digest, settings
-        while (output := self._outputs.get(content)) is not None:
-            stored = await asyncio.shield(output)
-            if stored is not None:
-                return stored
-        self._outputs[content] = asyncio.get_running_loop().create_future()
-        self._producers[token] = content
-        return await self._job_store.find_file(digest, settings)
+        content = source_digest, claim.settings
+        while (stored := self._stored.get(content)) is not None:
+            if await asyncio.shield(stored):
+                return None
+        self._stored[content] = asyncio.get_running_loop().create_future()
+        self._producers[claim.claim_id] = content
+        return await self._token_store.reserve(claim, source_digest)
 
     def settle(self, outcome: Outcome) -> None:
         """Pass a committed outcome to the jobs that wait for its output."""
-        content = self._producers.pop(outcome.claim.token, None)
+        content = self._producers.pop(outcome.claim.claim_id, None)
         if content is not None:
-            stored = None
-            if isinstance(outcome, Completed):
-                stored = StoredFile(outcome.file, outcome.info)
-            self._outputs.pop(content).set_result(stored)
+            self._stored.pop(content).set_result(isinstance(outcome, Completed))

@@ -1,4 +1,4 @@
-"""The job of one image: fetch → find duplicates → compress and store → outcome."""
+"""The job of one image: fetch → reserve its token → compress and store → outcome."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim, Completed, Failed, Outcome, Requeued
+from imgsvc.models import (
+    Claim,
+    Completed,
+    Failed,
+    Outcome,
+    Requeued,
+    Reuse,
+)
 from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.host_limiter import CircuitOpenError, HostSlot
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.storage.base import StorageFullError, output_name
+from imgsvc.storage.base import StorageFullError
 from imgsvc.urls import redact
 
 log = logging.getLogger(__name__)
@@ -32,7 +39,7 @@ class Stage(IntEnum):
     """It waits until it may download its source."""
     FETCHING = 1
     MATCHING = 2
-    """Its source is fetched; it looks for an output of the same content, or waits for one."""
+    """Its source is fetched; it reserves its token, or waits for an output of the same content."""
     COMPRESSING = 3
     """Its source is compressed, and the output stored."""
     DONE = 4
@@ -112,27 +119,40 @@ class JobRunner:
         async with AsyncExitStack() as stack:
             fetched = await self._fetch(job, stack)
             job.stage = Stage.MATCHING
-            stored = await self._duplicates.find(claim.token, fetched.digest, claim.settings)
-            if stored is not None:
+            if fetched is None:
+                assert claim.conditions is not None, "only a conditional fetch yields None"  # noqa: S101
+                self._metrics.not_modified.inc()
+                return Completed(claim, claim.conditions.digest, reused=Reuse.NOT_MODIFIED)
+            token = await self._duplicates.reserve(claim, fetched.digest)
+            if token is None:
                 self._metrics.reused.inc()
-                return Completed(claim, fetched.digest, stored.name, stored.info)
+                return Completed(
+                    claim,
+                    fetched.digest,
+                    validators=fetched.validators,
+                    reused=Reuse.SAME_BYTES,
+                )
             job.stage = Stage.COMPRESSING
-            info = await fetched.compress(claim.token, claim.settings, claim.request_key)
+            info = await fetched.compress(token, claim.settings, claim.request_key)
             self._metrics.bytes_out.inc(info.output_bytes)
-            name = output_name(claim.token, info.output_format)
-            return Completed(claim, fetched.digest, name, info)
+            return Completed(claim, fetched.digest, info, fetched.validators)
 
-    async def _fetch(self, job: ImageJob, stack: AsyncExitStack) -> Fetched:
-        """Fetch the source. Its bytes are dropped when `stack` is closed."""
+    async def _fetch(self, job: ImageJob, stack: AsyncExitStack) -> Fetched | None:
+        """Fetch the source. Its bytes are dropped when `stack` is closed.
+
+        Return None if it is not modified since an earlier download.
+        """
+        claim = job.claim
         waiting_since = time.monotonic()
         async with job.slot.download():
             job.stage = Stage.FETCHING
             started = time.monotonic()
             self._metrics.wait_seconds.observe(started - waiting_since)
-            fetched = await stack.enter_async_context(self._executor.fetch(job.claim))
+            fetched = await stack.enter_async_context(self._executor.fetch(claim, claim.conditions))
         self._breakers.record_success(job.slot.host_key)
         self._metrics.fetch_seconds.observe(time.monotonic() - started)
-        self._metrics.bytes_in.inc(fetched.size)
+        if fetched is not None:
+            self._metrics.bytes_in.inc(fetched.size)
         return fetched
 
     def _failure(self, job: ImageJob, error: ImageError) -> Outcome:

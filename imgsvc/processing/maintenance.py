@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgsvc.config import StorageConfig
 from imgsvc.database.request_store import RequestStore
+from imgsvc.database.token_store import TokenStore
 from imgsvc.models import SECONDS_PER_DAY
 from imgsvc.storage.base import ImageStore
 from imgsvc.waiting import wait_for_event
@@ -33,18 +33,20 @@ class MaintenanceLimits:
 class Maintenance:
     """Removes data in small steps. It may be interrupted anywhere: the next start continues.
 
-    The commit that removes the last user of a file records the file's name for deletion. The name
-    is removed once the file is deleted.
+    The commit that removes the last user of an output marks the output's name. The output is deleted
+    later, under a reservation that keeps jobs from storing it again at the same time.
     """
 
     def __init__(
         self,
         request_store: RequestStore,
+        token_store: TokenStore,
         store: ImageStore,
         config: StorageConfig,
         limits: MaintenanceLimits = MaintenanceLimits(),
     ) -> None:
         self._request_store = request_store
+        self._token_store = token_store
         self._store = store
         self._config = config
         self._limits = limits
@@ -71,19 +73,25 @@ class Maintenance:
                 pause = self._limits.retry_seconds
 
     async def purge(self) -> None:
-        """Remove everything marked for deletion: rows in slices, then the files without users."""
+        """Remove everything marked for deletion: rows, and then outputs, both in slices."""
         async with self._purging:
-            await self._delete(await self._request_store.pending_deletions())
-            more = True
-            while more:
-                purged = await self._request_store.purge_slice(self._limits.purge_slice)
-                await self._delete(purged.orphaned_files)
-                more = purged.more
+            limit = self._limits.purge_slice
+            while await self._request_store.purge_slice(limit):
+                pass
+            while await self._delete_outputs(limit):
+                pass
 
-    async def _delete(self, names: Sequence[str]) -> None:
+    async def _delete_outputs(self, limit: int) -> bool:
+        """Delete at most `limit` marked outputs. Return whether there may be more."""
+        names, more = await self._token_store.begin_deletion(limit)
         if names:
-            await self._store.delete(names)
-            await self._request_store.confirm_deletions(names)
+            try:
+                await self._store.delete(names)
+            except Exception:
+                await self._token_store.end_deletion([])
+                raise
+            await self._token_store.end_deletion(names)
+        return more
 
     async def _expire(self) -> None:
         days = self._config.retention_days

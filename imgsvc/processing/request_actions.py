@@ -105,7 +105,7 @@ class RequestActions:
                 log.warning("cancelling waits for the database: %s", error)
                 await asyncio.sleep(self._limits.cancel_retry_seconds)
             else:
-                await self._results.publish(result)
+                self._results.publish(result)
 
     async def _run_to_end(self, action: Coroutine[object, object, None]) -> None:
         """Run an action to its end, even if the caller is cancelled, for example before its commit."""

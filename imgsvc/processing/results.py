@@ -13,7 +13,6 @@ from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.events import Events
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.webhook_queue import WebhookQueue
-from imgsvc.storage.base import ImageStore
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,6 @@ class ResultWriter:
         self,
         job_store: JobStore,
         duplicates: Duplicates,
-        store: ImageStore,
         *,
         events: Events,
         webhook_queue: WebhookQueue,
@@ -34,7 +32,6 @@ class ResultWriter:
     ) -> None:
         self._job_store = job_store
         self._duplicates = duplicates
-        self._store = store
         self._events = events
         self._webhook_queue = webhook_queue
         self._metrics = metrics
@@ -67,10 +64,8 @@ class ResultWriter:
         while self._committed < added:
             await self._batch_committed.wait()
 
-    async def publish(self, result: FinishResult) -> None:
-        """Publish the changes of a transaction: delete orphans, count, log, notify watchers."""
-        if result.orphaned_files:
-            await self._delete(result.orphaned_files)
+    def publish(self, result: FinishResult) -> None:
+        """Publish the changes of a transaction: count, log, notify watchers."""
         self._events.mark_changed(result.changed_requests)
         for (status, code), count in result.image_counts.items():
             self._metrics.images.labels(status, code).inc(count)
@@ -81,7 +76,7 @@ class ResultWriter:
         result = await self._finish(batch)
         for outcome in batch:
             self._duplicates.settle(outcome)
-        await self.publish(result)
+        self.publish(result)
         self._committed += len(batch)
         committed, self._batch_committed = self._batch_committed, asyncio.Event()
         committed.set()
@@ -112,9 +107,3 @@ class ResultWriter:
             )
         self._events.mark_changed([request.request_key for request in requests], urgent=True)
         self._webhook_queue.wake()
-
-    async def _delete(self, names: Sequence[str]) -> None:
-        try:
-            await self._store.delete(names)
-        except Exception:
-            log.exception("orphaned files could not be deleted: %s", names)

@@ -10,7 +10,12 @@ import logging
 import time
 
 from imgsvc.database.job_store import FinishResult, JobStore, host_key
-from imgsvc.models import Cancelled, Claim, Outcome, Requeued
+from imgsvc.models import (
+    Cancelled,
+    Claim,
+    Outcome,
+    Requeued,
+)
 from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.processing.host_limiter import HostLimiter
 from imgsvc.processing.job import ImageJob, JobRunner
@@ -133,7 +138,7 @@ class Scheduler:
             for claim in claims:
                 self._start_job(claim)
             changed = {claim.request_key for claim in claims}
-            await self._results.publish(FinishResult(changed_requests=list(changed)))
+            self._results.publish(FinishResult(changed_requests=list(changed)))
             return 0.0 if len(claims) == capacity else await self._pause(now)
         except Exception:
             log.exception("claiming failed; retrying")
@@ -142,7 +147,7 @@ class Scheduler:
     async def _pause(self, now: float) -> float:
         """Return the seconds until an image is due, a host may be probed, or the next poll."""
         due = [self._limits.poll_seconds]
-        retry = await self._job_store.next_due()
+        retry = await self._job_store.next_due(now)
         if retry is not None:
             due.append(retry - now)
         clock = time.monotonic()

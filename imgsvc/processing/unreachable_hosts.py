@@ -46,6 +46,6 @@ class UnreachableHosts:
             result = await self._job_store.fail_host(
                 request_key, host_key, error.code, error.message, self._limits.unreachable_slice
             )
-            await self._results.publish(result)
+            self._results.publish(result)
             if not result.changed_requests:
                 return

@@ -1,13 +1,13 @@
 """The interface of every store of outputs, and the names of outputs.
 
-An output is named `TOKEN.EXT`: the token is 34 hex digits (32 in files of version 1.0), and the
+An output is named `TOKEN.EXT`: the token is 32 hex digits (32 or 34 in files of version 1.0), and the
 extension is that of its format.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from imgsvc.image_types import EXTENSIONS
@@ -46,8 +46,8 @@ class ImageStore(Protocol):
     async def list_names(self, prefix: str = "", after: str = "", limit: int = 1_000) -> list[str]:
         """Return the names that start with `prefix` and follow `after`, in order, at most `limit`."""
 
-    async def sweep(self, tokens: Sequence[str]) -> None:
-        """Remove leftovers of an earlier process: incomplete outputs, and the outputs of `tokens`."""
+    async def sweep(self) -> None:
+        """Remove the incomplete outputs that an earlier process has left."""
 
     async def close(self) -> None:
         """Complete the pending calls of `put`, and release all resources. Later calls of `put` fail."""
@@ -56,13 +56,6 @@ class ImageStore(Protocol):
 def output_name(token: str, output_format: str) -> str:
     """Return the name of the output with this token, in this format."""
     return f"{token}.{EXTENSIONS[output_format]}"
-
-
-def output_names(token: str) -> list[str]:
-    """Return all names that an output with this token may have. Empty if it is not a token."""
-    if not _TOKEN.fullmatch(token):
-        return []
-    return [f"{token}.{extension}" for extension in sorted(set(EXTENSIONS.values()))]
 
 
 def is_output_name(name: str) -> bool:

@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +22,6 @@ from imgsvc.storage.base import (
     StorageFullError,
     check_output_name,
     is_output_name,
-    output_names,
 )
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.fsync import begin_sync, sync_file, sync_folder
@@ -43,11 +42,19 @@ def output_path(data_dir: Path, name: str) -> Path:
 
 def has_outputs(data_dir: Path) -> bool:
     """Return whether the data folder contains any output."""
-    for folder in (data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]"):
+    return next(stored_outputs(data_dir), None) is not None
+
+
+def stored_outputs(data_dir: Path) -> Iterator[str]:
+    """Yield the names of all stored outputs. Blocks."""
+    for folder in sorted((data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]/")):
         with os.scandir(folder) as entries:
-            if any(is_output_name(entry.name) for entry in entries):
-                return True
-    return False
+            yield from [entry.name for entry in entries if is_output_name(entry.name)]
+
+
+def delete_outputs(data_dir: Path, names: Iterable[str]) -> None:
+    """Delete outputs permanently. Names without a file are ignored. Blocks."""
+    _delete([output_path(data_dir, name) for name in names])
 
 
 class _Put:
@@ -141,9 +148,9 @@ class FilesystemStore:
         outputs = self._data_dir / OUTPUTS
         return await asyncio.to_thread(_list_names, outputs, prefix, after, limit)
 
-    async def sweep(self, tokens: Sequence[str]) -> None:
-        """Remove temporary files, and the outputs of `tokens`. All other files stay."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._sweep, tokens)
+    async def sweep(self) -> None:
+        """Remove temporary files. All other files stay."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._sweep)
 
     async def close(self) -> None:
         """Wait for pending writes, and stop the threads."""
@@ -170,14 +177,11 @@ class FilesystemStore:
         finally:
             self._flushing = None
 
-    def _sweep(self, tokens: Sequence[str]) -> None:
+    def _sweep(self) -> None:
         with os.scandir(self._tmp) as entries:
             leftovers = [Path(e.path) for e in entries if _is_temporary(e.name)]
         for path in leftovers:
             path.unlink(missing_ok=True)
-        for token in tokens:
-            for name in output_names(token):
-                self.path(name).unlink(missing_ok=True)
 
 
 def _store(group: Sequence[_Put]) -> None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from itertools import islice, pairwise
 
-from imgsvc.models import ImageCell
+from imgsvc.table_types import ImageCell
 from imgsvc.urls import WHITE_SPACE
 
 SERIAL_NUMBER = "S. No."

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from imgsvc.errors import FileError, FileErrorCode
-from imgsvc.models import HELD_ROLES, ColumnRole, Columns, TableOptions
 from imgsvc.table.cells import INPUT_IMAGE_URLS, OUTPUT_COLUMNS, PRODUCT_NAME, SERIAL_NUMBER
 from imgsvc.table.layouts import (
     FALLBACK_NAMES,
@@ -21,6 +20,12 @@ from imgsvc.table.layouts import (
     normalised,
 )
 from imgsvc.table.records import InvalidRecord, Record
+from imgsvc.table_types import (
+    HELD_ROLES,
+    ColumnRole,
+    Columns,
+    TableOptions,
+)
 from imgsvc.urls import WHITE_SPACE
 
 TITLES = {

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from imgsvc.models import ColumnRole, TableOptions
 from imgsvc.table.cells import DELIMITERS
 from imgsvc.table.columns import is_blank, is_separator_line, known_roles, rank_header
 from imgsvc.table.layouts import AMAZON, recognise
 from imgsvc.table.records import InvalidRecord, Record, RecordParser
+from imgsvc.table_types import ColumnRole, TableOptions
 
 MAX_HEADER_ROW = 10
 """The last row in which the header is searched."""

@@ -6,7 +6,6 @@ It is incremental and does no I/O.
 from __future__ import annotations
 
 from imgsvc.errors import FileError, FileErrorCode
-from imgsvc.models import InputTable, Product, TableOptions
 from imgsvc.table.columns import Header, is_blank, is_separator_line, read_header
 from imgsvc.table.decoding import HOW_TO_SAVE, Decoder, DecodingError
 from imgsvc.table.file_errors import FileErrors, RowExcerpts
@@ -18,6 +17,7 @@ from imgsvc.table.rows import (
     add_control_character,
     add_invalid_record,
 )
+from imgsvc.table_types import InputTable, Product, TableOptions
 from imgsvc.urls import WHITE_SPACE
 
 NO_OPTIONS = TableOptions()

@@ -6,12 +6,19 @@ import re
 from bisect import bisect_left
 
 from imgsvc.errors import FileErrorCode
-from imgsvc.models import Columns, ImageCell, ImageUrl, Product, SourceCells, TableOptions
 from imgsvc.table.cells import join_urls, split_cell, url_text
 from imgsvc.table.columns import Header, is_blank
 from imgsvc.table.file_errors import FileErrors
 from imgsvc.table.groups import ProductGroup, ProductGroups
 from imgsvc.table.records import MAX_CELLS, MAX_RECORD_BYTES, InvalidRecord
+from imgsvc.table_types import (
+    Columns,
+    ImageCell,
+    ImageUrl,
+    Product,
+    SourceCells,
+    TableOptions,
+)
 from imgsvc.urls import WHITE_SPACE, UrlError, parse_url
 
 MAX_URLS = 1_000
@@ -24,8 +31,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 _SCHEME_FIRST = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*+://")
 _PLAIN_CELL = re.compile(
-    r"https?://[A-Za-z0-9._~:/?#@!$()*+=%-]*+(?<=[A-Za-z0-9])"
-    r"(?>(?:,https?://[A-Za-z0-9._~:/?#@!$()*+=%-]*+(?<=[A-Za-z0-9]))*)"
+    r"https?://[A-Za-z0-9._~:/?#@!$*+()=%-]*+(?<=[A-Za-z0-9])"
+    r"(?>(?:,https?://[A-Za-z0-9._~:/?#@!$*+()=%-]*+(?<=[A-Za-z0-9]))*)"
 )
 """URLs without decoration, separated by commas. Most cells are such; they need no closer look."""
 _NO_IMAGE = frozenset({"n/a", "-", "none", "null"})

@@ -6,8 +6,9 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 
-from imgsvc.models import HELD_ROLES, ColumnRole, Columns, ProductRow
+from imgsvc.models import ProductRow
 from imgsvc.table.cells import join_urls, replace_urls
+from imgsvc.table_types import HELD_ROLES, ColumnRole, Columns
 
 
 def encode_rows(

@@ -3,7 +3,8 @@
     python -m tests.bench.image_host FOLDER LATENCY_SECONDS   prints its port
 
 `/…/N.jpg` serves the image N modulo the number of images. The number N follows the file, so that the
-bytes of each URL are unique and a cache is of no use.
+bytes of each URL are unique and a cache is of no use. N is also the `ETag`: a conditional request gets
+a 304.
 """
 
 from __future__ import annotations
@@ -28,19 +29,24 @@ class Bodies:
             if file.suffix != ".partial"
         }
 
-    def response(self, path: str) -> tuple[bytes, ...]:
-        """Return the parts of the response for a path."""
+    def response(self, path: str, head: bytes) -> tuple[bytes, ...]:
+        """Return the parts of the response to a request for a path, with this head."""
         kind, _, name = path.lstrip("/").partition("/")
         number, _, extension = name.partition(".")
         body = self._bodies.get(f"{kind}/{int(number) % DISTINCT}.{extension}")
         if body is None:
             return (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",)
+        etag = b'"%d"' % int(number)
+        if b"If-None-Match: " + etag in head:
+            return (b"HTTP/1.1 304 Not Modified\r\nETag: %s\r\n\r\n" % etag,)
         tail = b"#%d" % int(number)
-        head = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n" % (
-            TYPES[extension],
-            len(body) + len(tail),
+        lines = (
+            b"HTTP/1.1 200 OK",
+            b"Content-Type: " + TYPES[extension],
+            b"Content-Length: %d" % (len(body) + len(tail)),
+            b"ETag: " + etag,
         )
-        return head, body, tail
+        return b"\r\n".join([*lines, b"", b""]), body, tail
 
 
 class Connection(asyncio.Protocol):
@@ -62,14 +68,14 @@ class Connection(asyncio.Protocol):
             head, self._buffer = self._buffer.split(b"\r\n\r\n", 1)
             path = head.split(b" ", 2)[1].decode()
             if self._latency:
-                asyncio.get_running_loop().call_later(self._latency, self._send, path)
+                asyncio.get_running_loop().call_later(self._latency, self._send, path, head)
             else:
-                self._send(path)
+                self._send(path, head)
 
-    def _send(self, path: str) -> None:
+    def _send(self, path: str, head: bytes) -> None:
         assert self._transport is not None
         if not self._transport.is_closing():
-            for part in self._bodies.response(path):
+            for part in self._bodies.response(path, head):
                 self._transport.write(part)
 
 

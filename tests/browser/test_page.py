@@ -382,15 +382,25 @@ def test_upload_sends_the_chosen_options(
     page.get_by_label("Quality", exact=True).select_option("Fixed quality")
     page.get_by_label("Quality value").fill("30")
     page.get_by_label("Format").select_option("WebP")
+    page.get_by_label("Maximum width").fill("90")
+    page.get_by_label("Maximum height").fill("65535")
+    page.get_by_label("Effort").select_option("Smaller files")
     page.get_by_label("Webhook URL").fill(origin.url("/hook"))
+    assert "at most 90 px wide · at most 65535 px tall · smaller files" in (
+        page.locator("summary", has_text="Options").inner_text()
+    )
     page.get_by_role("button", name="Compress ").click()
     ui.wait_for_status("Done")
     status = service.status(page.url.rpartition("/")[2])
+    assert status["settings"] == {
+        "quality": "30",
+        "format": "webp",
+        "maxWidth": 90,
+        "maxHeight": 65_535,
+        "effort": "small",
+    }
     for image in status["products"][0]["images"]:
-        assert (image["outputFormat"], image["kept"] or image["quality"]) in {
-            ("webp", 30),
-            (image["inputFormat"], True),
-        }
+        assert (image["outputFormat"], image["quality"], image["width"]) == ("webp", 30, 90)
     origin.wait_for_hits("/hook", 1)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgsvc import __version__
 from tests import sample_images
@@ -97,10 +98,10 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
     result = cli.run("--help")
     assert result.code == 0
     assert "imgsvc process products.csv -o out.csv" in result.out
-    for command in ("serve", "process", "submit", "status", "backup"):
+    for command in ("serve", "process", "submit", "status", "backup", "check", "secret"):
         result = cli.run(command, "--help")
         assert (result.code, result.err) == (0, "")
-        assert re.search(rf"Examples:\s+imgsvc {command} ", result.out)
+        assert re.search(rf"Examples:\s+imgsvc {command}\b", result.out)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,7 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
         (["serve", "--prot", "1"], 2, "--prot"),
         (["process", "nothing.csv", "-o", "out.csv"], 2, "nothing.csv"),
         (["process", "--quality", "0", "here", "-o", "out.csv"], 2, "50%"),
+        (["process", "--max-width", "65536", "here", "-o", "out.csv"], 2, "65535"),
         (["status", "x", "--server", "http://127.0.0.1:9"], 1, "Cannot reach"),
         (["status", "x", "--server", "shop.example"], 2, "--server"),
         (["status", "x", "--server", "http://127.0.0.1:99999"], 2, "--server"),
@@ -247,12 +249,21 @@ def test_submit_with_wait_exits_1_if_an_image_failed(
     result = cli.run(
         *("submit", "products.csv", "--wait", "-o", "out.csv", "--server", service.url),
         *("--quality", "30%", "--format", "webp"),
+        *("--max-width", "100", "--max-height", "90", "--effort", "small"),
     )
     assert result.code == 1
     assert "partial: 2 images, 1 completed, 1 failed" in result.err
     assert "1 × http_status" in result.err
     (row,) = cli.rows("out.csv")
     assert row["Output Image Urls"].endswith(".webp,")
+    status = json.loads(cli.run("status", row["Request Id"], "--json", "--server", service.url).out)
+    assert status["settings"] == {
+        "quality": "30%",
+        "format": "webp",
+        "maxWidth": 100,
+        "maxHeight": 90,
+        "effort": "small",
+    }
 
 
 def test_invalid_csv_is_rejected_with_every_error_listed(
@@ -327,6 +338,17 @@ def test_process_compresses_a_file_without_output_if_all_succeed(
         assert sample_images.is_photograph(file.read_bytes(), number)
     assert cli.run("process", "products.csv", "-o", "out.csv") == Result(0, "", "")
     assert origin.hits() == 5
+
+
+def test_process_shrinks_images_to_the_given_size(origin: Origin, cli: CommandLine) -> None:
+    cli.write("products.csv", products(origin, range(2)))
+    sizes = set()
+    for options in (("--max-width", "40", "--max-height", "3000"), ()):
+        assert cli.run("process", "products.csv", "-o", "out.csv", *options).code == 0
+        for (file,) in output_files(cli, "out.csv"):
+            with Image.open(file) as image:
+                sizes.add(image.size)
+    assert sizes == {(40, 30), (320, 240)}
 
 
 def test_process_keeps_unnamed_columns_that_have_values(origin: Origin, cli: CommandLine) -> None:

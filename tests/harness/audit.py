@@ -73,23 +73,19 @@ def _audit_delivery(c: sqlite3.Connection, key: int, finished: bool) -> None:
 
 def _audit_images(c: sqlite3.Connection) -> None:
     states = c.execute(
-        "SELECT DISTINCT status, token IS NOT NULL, file_key IS NOT NULL, error_code IS NOT NULL, "
-        "error_message IS NOT NULL FROM images"
+        "SELECT DISTINCT i.status, i.token IS NOT NULL, f.key IS NOT NULL, f.token IS NOT NULL, "
+        "error_code IS NOT NULL, error_message IS NOT NULL "
+        "FROM images i LEFT JOIN files f ON f.key = file_key"
     ).fetchall()
     valid = {
-        ("pending", 0, 0, 0, 0),
-        ("processing", 1, 0, 0, 0),
-        ("processing", 0, 0, 0, 0),  # a duplicate of a claim's first image
-        ("completed", 1, 1, 0, 0),
-        ("failed", 0, 0, 1, 1),
-        ("cancelled", 0, 0, 0, 0),
+        ("pending", 0, 0, 0, 0, 0),
+        ("processing", 0, 0, 0, 0, 0),
+        ("completed", 0, 1, 1, 0, 0),
+        ("completed", 1, 1, 0, 0, 0),  # by version 1.0
+        ("failed", 0, 0, 0, 1, 1),
+        ("cancelled", 0, 0, 0, 0, 0),
     }
     assert set(states) <= valid
-    (without_token,) = c.execute(
-        "SELECT count(*) FROM images JOIN requests ON key = request_key "
-        "WHERE images.status = 'processing' AND token IS NULL AND duplicate_urls = 0"
-    ).fetchone()
-    assert without_token == 0
     tokens = [t for (t,) in c.execute("SELECT token FROM images WHERE token IS NOT NULL")]
     assert len(set(tokens)) == len(tokens)
 
@@ -98,8 +94,9 @@ def _audit_files(c: sqlite3.Connection) -> None:
     files = {key for (key,) in c.execute("SELECT key FROM files")}
     used = {key for (key,) in c.execute("SELECT DISTINCT file_key FROM images")} - {None}
     assert used == files
-    names = [
-        name
-        for (name,) in c.execute("SELECT name FROM files UNION ALL SELECT * FROM pending_deletions")
-    ]
+    names = [name for (name,) in c.execute("SELECT name FROM files")]
     assert len(set(names)) == len(names)
+    (stored_and_reserved,) = c.execute(
+        "SELECT count(*) FROM files JOIN reservations USING (token)"
+    ).fetchone()
+    assert stored_and_reserved == 0

@@ -10,17 +10,20 @@ from typing import Any
 from imgsvc.database.connection import Database
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.stores import Stores
+from imgsvc.database.tokens import output_token, secret
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
     Claim,
+    Completed,
+    Request,
+    RequestOptions,
+)
+from imgsvc.table_types import (
     ColumnRole,
     Columns,
-    Completed,
     ImageUrl,
     InputTable,
     Product,
-    Request,
-    RequestOptions,
 )
 from tests.harness.audit import audit
 
@@ -44,6 +47,7 @@ class DatabaseHarness:
         self.database = stores.database
         self.request_store = stores.request_store
         self.job_store = stores.job_store
+        self.token_store = stores.token_store
         self.queries = stores.queries
         self.webhook_store = stores.webhook_store
 
@@ -85,6 +89,21 @@ class DatabaseHarness:
         await self.job_store.finish(outcomes)
         return outcomes
 
+    async def output_name(self, outcome: Completed) -> str:
+        """Return the name of the output of an outcome that `completed` has returned."""
+        key = await self.database.read(secret)
+        return f"{output_token(key, outcome.source_digest, outcome.claim.settings).hex()}.jpg"
+
+    async def delete_marked(self) -> list[str]:
+        """Delete all marked outputs, without a store. Return their names, in order."""
+        deleted: list[str] = []
+        more = True
+        while more:
+            names, more = await self.token_store.begin_deletion(100)
+            await self.token_store.end_deletion(names)
+            deleted += names
+        return sorted(deleted)
+
 
 def stores_of(database: Database, limits: DatabaseLimits = DatabaseLimits()) -> Stores:
     """Return the stores of a database. Their webhooks have a short body."""
@@ -124,5 +143,5 @@ def image_url(given: str) -> ImageUrl:
 
 def completed(claim: Claim, source: str | None = None) -> Completed:
     """Return a successful outcome. `source` identifies the source bytes (default: unique bytes)."""
-    digest = (source or claim.token).encode().rjust(32, b".")[:32]
-    return Completed(claim, digest, f"{claim.token}.jpg", IMAGE_INFO)
+    source = source or f"{claim.request_key} {claim.numbers[0]}"
+    return Completed(claim, source.encode().rjust(32, b".")[:32], IMAGE_INFO)

@@ -106,11 +106,12 @@ class HttpHarness:
     async def complete(self, claims: Sequence[Claim], data: bytes = b"x" * 400) -> None:
         """Store an output of these bytes for each claim, as a job does."""
         info = ImageInfo(1_000, len(data), 30, 20, "jpeg", "jpeg", 90, 45, kept=False)
+        outcomes = []
         for claim in claims:
-            await self.service.store.put(f"{claim.token}.jpg", data)
-        outcomes = [
-            Completed(claim, claim.token.encode(), f"{claim.token}.jpg", info) for claim in claims
-        ]
+            digest = f"{claim.request_key} {claim.numbers[0]}".encode()
+            token = await self.service.stores.token_store.reserve(claim, digest)
+            await self.service.store.put(f"{token}.jpg", data)
+            outcomes.append(Completed(claim, digest, info))
         result = await self.job_store.finish(outcomes)
         self.service.events.mark_changed(result.changed_requests)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from imgsvc.models import ImageRow, ImageStatus, Product, ProductRow
+from imgsvc.models import ImageRow, ImageStatus, ProductRow
+from imgsvc.table_types import Product
 
 
 def whole_row(product: Product) -> ProductRow:

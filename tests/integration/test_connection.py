@@ -23,6 +23,8 @@ from imgsvc.database.online_backup import DatabaseCopyError, copy_database, stor
 from imgsvc.errors import StartupError
 from tests.harness.database import NO_LOCK_WAIT
 
+MIGRATIONS = Path(connection.__file__).parent / "migrations"
+
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
@@ -33,7 +35,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 def insert(name: str) -> connection.Transaction[None]:
     def work(c: sqlite3.Connection) -> None:
-        c.execute("INSERT INTO pending_deletions VALUES (?)", (name,))
+        c.execute("INSERT INTO pending_deletions (name) VALUES (?)", (name,))
 
     return work
 
@@ -70,7 +72,7 @@ async def test_open_creates_schema_once(tmp_path: Path) -> None:
         database = await Database.open(tmp_path / "imgsvc.db")
         try:
             version = await database.read(lambda c: c.execute("PRAGMA user_version").fetchone()[0])
-            assert version == 4
+            assert version == len(list(MIGRATIONS.glob("*.sql")))
             await database.write(insert("x"))
             await database.write(lambda c: c.execute("DELETE FROM pending_deletions").rowcount)
         finally:
@@ -195,7 +197,8 @@ async def test_write_raises_database_full_error_and_changes_nothing_when_disk_is
 ) -> None:
     def fill(c: sqlite3.Connection) -> None:
         c.executemany(
-            "INSERT INTO pending_deletions VALUES (?)", ((f"{n:0500}",) for n in range(10_000))
+            "INSERT INTO pending_deletions (name) VALUES (?)",
+            ((f"{n:0500}",) for n in range(10_000)),
         )
 
     pages = await database.write(lambda c: c.execute("PRAGMA page_count").fetchone()[0])
@@ -297,7 +300,7 @@ def test_kill_loses_no_commit_and_leaves_no_partial_transaction(tmp_path: Path) 
             for n in range(1_000_000):
                 def work(c):
                     for part in range(3):
-                        c.execute("INSERT INTO pending_deletions VALUES (?)", (f"{n}/{part}",))
+                        c.execute("INSERT INTO pending_deletions (name) VALUES (?)", (f"{n}/{part}",))
                 await database.write(work, durable=n % 2 == 0)
                 print(n, flush=True)
 

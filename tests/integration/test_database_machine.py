@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,12 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from imgsvc.database.connection import Database
 from imgsvc.database.job_store import host_key
 from imgsvc.database.limits import DatabaseLimits
+from imgsvc.database.tokens import Content, reserve
 from imgsvc.database.transitions import IMAGE_TRANSITIONS
 from imgsvc.errors import ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Cancelled,
     Claim,
+    Completed,
     Failed,
     ImageStatus,
     Outcome,
@@ -63,7 +66,8 @@ class Machine(RuleBasedStateMachine):
         self.claims: list[Claim] = []
         self.ids: list[str] = []
         self.states: dict[tuple[int, int], ImageStatus] = {}
-        self.files: set[str] = set()
+        self.outputs: set[str] = set()
+        self.deleting: list[str] = []
         self.transitions = 0
 
     def open_database(self) -> DatabaseHarness:
@@ -75,8 +79,12 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         try:
+            self.end_deletion(deleted=True)  # jobs that need these outputs wait for it
             self.run(self.finish_all())
             self.check()
+            self.run(self.db.token_store.recover())
+            self.outputs -= set(self.run(self.db.delete_marked()))
+            assert self.outputs == self.stored_names(), "no output is left over"
         finally:
             self.run(self.db.database.close())
             self.runner.close()
@@ -90,7 +98,7 @@ class Machine(RuleBasedStateMachine):
                 pass
         for _ in range(1_000):
             for claim in await self.db.claim(now=1e12):
-                await self.db.job_store.finish([completed(claim)])
+                await self.db.job_store.finish([await self.store(completed(claim))])
             backlog = await self.db.queries.backlog()
             if not backlog.pending + backlog.processing:
                 break
@@ -153,9 +161,11 @@ class Machine(RuleBasedStateMachine):
         assert {finished.request_key for finished in result.finished_requests} <= keys
 
     def outcome(self, claim: Claim, kind: str, data: st.DataObject) -> Outcome:
+        source = data.draw(st.sampled_from(["x", "y", "z"]))
+        outcome = self.run(self.store(completed(claim, source)))
         match kind:
             case "complete":
-                return completed(claim, data.draw(st.sampled_from(["x", "y", claim.token])))
+                return outcome
             case "fail":
                 code = data.draw(st.sampled_from(list(ImageErrorCode)[:3]))
                 return Failed(claim, claim.attempts + 1, code, "for a reason")
@@ -178,29 +188,54 @@ class Machine(RuleBasedStateMachine):
             args = (key, key_of_host, ImageErrorCode.DNS_FAILURE, "dead", 2)
             assert self.run(self.db.job_store.fail_host(*args)).changed_requests == [key]
 
+    async def store(self, outcome: Completed) -> Completed | Requeued:
+        """Store the output of an outcome as a job does, if its token can be reserved."""
+        content = Content(outcome.claim.claim_id, outcome.source_digest, outcome.claim.settings)
+        (reservation,) = await self.db.database.write(lambda c: reserve(c, [content]))
+        if reservation.deleting:
+            return Requeued(outcome.claim, outcome.claim.attempts)
+        if reservation.stored:
+            return replace(outcome, info=None)
+        self.outputs.add(f"{reservation.token.hex()}.jpg")
+        return outcome
+
     @rule(limit=st.integers(1, 10))
     def purge(self, limit: int) -> None:
-        purged = self.run(self.db.request_store.purge_slice(limit))
-        assert set(purged.orphaned_files) <= set(
-            self.run(self.db.request_store.pending_deletions())
-        )
-        self.run(self.db.request_store.confirm_deletions(purged.orphaned_files))
+        self.run(self.db.request_store.purge_slice(limit))
+
+    @precondition(lambda self: not self.deleting)
+    @rule(limit=st.integers(1, 10))
+    def begin_deletion(self, limit: int) -> None:
+        self.deleting, _ = self.run(self.db.token_store.begin_deletion(limit))
+
+    @rule(deleted=st.booleans())
+    def end_deletion(self, deleted: bool) -> None:
+        if deleted:
+            self.outputs -= set(self.deleting)
+        self.run(self.db.token_store.end_deletion(self.deleting if deleted else []))
+        self.deleting = []
 
     @rule()
     def restart(self) -> None:
         self.run(self.db.database.close())
         self.db = self.open_database()
-        tokens = self.run(self.db.job_store.in_flight_tokens())
-        assert {claim.token for claim in self.claims} <= set(tokens)
+        self.run(self.db.token_store.recover())
+        self.deleting = []
         self.run(self.db.job_store.recover())
         self.claims.clear()
         self.run(self.db.request_store.discard_abandoned())
 
     # --- invariants ----------------------------------------------------------------------------------
 
+    def stored_names(self) -> set[str]:
+        return self.run(
+            self.db.database.read(lambda c: {n for (n,) in c.execute("SELECT name FROM files")})
+        )
+
     @invariant()
     def check(self) -> None:
         self.run(self.db.database.read(audit))
+        assert self.stored_names() <= self.outputs, "a completed image has lost its output"
         states = {
             (key, number): ImageStatus(status)
             for key, number, status in self.run(

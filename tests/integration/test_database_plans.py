@@ -6,16 +6,32 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings
-from imgsvc.models import Failed, RequestOptions, RequestStatus, Requeued
+from imgsvc.models import (
+    Failed,
+    RequestOptions,
+    RequestStatus,
+    Requeued,
+    Validators,
+)
+from imgsvc.urls import url_key
 from tests.harness.database import TABLE, DatabaseHarness, completed, open_database
 
-SMALL = {"json_each", "pending_deletions", "probe"}
+SMALL = {
+    "json_each",
+    "pending_deletions",
+    "p",
+    "reservations",
+    "instance",
+    "forgotten_sources",
+    "probe",
+}
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
     "requests_claimable",
@@ -41,11 +57,14 @@ async def run_everything(db: DatabaseHarness) -> None:
         idempotency=("key", "x"),
     )
     await db.request_store.find_idempotent("key")
+    await db.request_store.skipped_errors(request.key, 10)
     one, two, three = (await db.claim(limit=20))[:3]
-    await db.job_store.finish([completed(one, "x"), completed(two, "x"), Requeued(three, 1, 9e12)])
-    await db.job_store.find_file(b"x" * 32, CompressionSettings())
+    validators = Validators(url_key(one.url), '"1"')
+    done = replace(completed(one, "x"), validators=validators)
+    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 9e12)])
+    (claim,) = await db.claim(limit=1)
+    await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()
-    await db.job_store.in_flight_tokens()
     await db.job_store.recover()
     host = host_key("http://b.example:80")
     await db.job_store.requests_waiting_for(host)
@@ -71,11 +90,11 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.request_store.mark_deleting(request.request_id)
     await db.request_store.discard(await db.stage(rows))
     await db.request_store.discard_abandoned()
-    while (purged := await db.request_store.purge_slice(100)).more:
+    while await db.request_store.purge_slice(100):
         pass
     await db.request_store.hide_expired(1.0)
-    await db.request_store.confirm_deletions(await db.request_store.pending_deletions())
-    assert not purged.more
+    await db.token_store.recover()
+    assert await db.delete_marked()
     await db.database.probe()
 
 
@@ -91,6 +110,7 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)
+        await db.queries.list_requests(status, 1, cursor, "name")
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:

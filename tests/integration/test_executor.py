@@ -18,11 +18,11 @@ import pytest
 
 from imgsvc.config import CompressConfig, FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.execution.base import ExecutionInterruptedError, Executor
+from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.image_types import CompressionSettings
 from imgsvc.metrics import Metrics
-from imgsvc.models import Claim
+from imgsvc.models import Claim, Conditions
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
@@ -69,7 +69,8 @@ class LocalSubject:
 
     def serve(self, path: str, actions: str = "") -> tuple[str, bytes]:
         source = f"{self._folder / 'attempts'} {actions}".encode()
-        return self._origin.serve(path, source), source
+        headers = {"Content-Type": "image/jpeg", "ETag": f'"{hash(source)}"'}
+        return self._origin.script(path, Reply(headers=headers, body=source)), source
 
     def held_bytes(self) -> int:
         return self._budget._used
@@ -118,8 +119,20 @@ async def subject(
 
 def claim(url: str) -> Claim:
     host_url = "/".join(url.split("/")[:3])
-    token = secrets.token_hex(17)
-    return Claim(1, "request", (0,), token, url, host_url, attempts=0, settings=SETTINGS)
+    return Claim(1, 1, "request", (0,), url, host_url, attempts=0, settings=SETTINGS)
+
+
+@asynccontextmanager
+async def fetch(subject: Subject, claim: Claim) -> AsyncIterator[Fetched]:
+    """Fetch the source of a claim, without conditions."""
+    async with subject.executor.fetch(claim, None) as fetched:
+        assert fetched is not None
+        yield fetched
+
+
+def token_of(fetched: Fetched) -> str:
+    """Return the token of a source: equal for equal bytes."""
+    return fetched.digest.hex()[:32]
 
 
 # --- fetching -------------------------------------------------------------------------------------
@@ -127,17 +140,33 @@ def claim(url: str) -> Claim:
 
 async def test_fetched_has_digest_and_size_of_source(subject: Subject) -> None:
     url, source = subject.serve("/a.jpg")
-    async with subject.executor.fetch(claim(url)) as fetched:
+    async with fetch(subject, claim(url)) as fetched:
         assert fetched.digest == hashlib.sha256(source).digest()
         assert fetched.size == len(source)
         assert subject.held_bytes() > 0
+
+
+async def test_conditional_fetch_yields_none_only_while_source_is_not_modified(
+    subject: Subject,
+) -> None:
+    job = claim(subject.serve("/a.jpg")[0])
+    async with fetch(subject, job) as fetched:
+        conditions = Conditions(fetched.digest, fetched.validators)
+    async with subject.executor.fetch(job, conditions) as not_modified:
+        assert not_modified is None
+        assert subject.held_bytes() == 0
+    _, changed = subject.serve("/a.jpg", "changed")
+    async with subject.executor.fetch(job, conditions) as again:
+        assert again is not None
+        assert again.digest == hashlib.sha256(changed).digest()
+        assert again.validators != conditions.validators
 
 
 async def test_failed_fetch_raises_image_error_and_holds_no_bytes(
     subject: Subject, origin: Origin
 ) -> None:
     with pytest.raises(ImageError) as caught:
-        async with subject.executor.fetch(claim(origin.script("/missing.jpg", Reply(404)))):
+        async with fetch(subject, claim(origin.script("/missing.jpg", Reply(404)))):
             pass
     assert (caught.value.code, caught.value.http_status) == (ImageErrorCode.HTTP_STATUS, 404)
     assert subject.held_bytes() == 0
@@ -145,20 +174,21 @@ async def test_failed_fetch_raises_image_error_and_holds_no_bytes(
 
 async def test_leaving_drops_the_bytes_and_stores_nothing(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
-    async with subject.executor.fetch(claim(url)) as fetched:
+    async with fetch(subject, claim(url)) as fetched:
         pass
     assert subject.held_bytes() == 0
     with pytest.raises(ExecutionInterruptedError):
-        await fetched.compress(secrets.token_hex(17), SETTINGS, 1)
+        await fetched.compress(secrets.token_hex(16), SETTINGS, 1)
     assert subject.store.outputs == {}
 
 
 async def test_leaving_does_not_wait(subject: Subject) -> None:
     """So a job whose output is stored cannot be cancelled before it returns."""
     url, _ = subject.serve("/a.jpg")
-    fetching = subject.executor.fetch(claim(url))
+    fetching = subject.executor.fetch(claim(url), None)
     fetched = await fetching.__aenter__()
-    await fetched.compress(secrets.token_hex(17), SETTINGS, 1)
+    assert fetched is not None
+    await fetched.compress(secrets.token_hex(16), SETTINGS, 1)
     with pytest.raises(StopIteration):
         fetching.__aexit__(None, None, None).__await__().__next__()
 
@@ -167,12 +197,12 @@ async def test_cancelled_fetch_holds_no_bytes(subject: Subject) -> None:
     """Each fetch is cancelled one iteration of the event loop later than the one before."""
     url, _ = subject.serve("/a.jpg")
 
-    async def fetch() -> None:
-        async with subject.executor.fetch(claim(url)):
+    async def hold() -> None:
+        async with fetch(subject, claim(url)):
             await asyncio.Event().wait()
 
     for iterations in range(20):
-        fetching = asyncio.create_task(fetch())
+        fetching = asyncio.create_task(hold())
         for _ in range(iterations):
             await asyncio.sleep(0)
         fetching.cancel()
@@ -187,21 +217,21 @@ async def test_cancelled_fetch_holds_no_bytes(subject: Subject) -> None:
 async def test_compress_stores_output_under_token(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
     job = claim(url)
-    async with subject.executor.fetch(job) as fetched:
-        info = await fetched.compress(job.token, SETTINGS, job.request_key)
-    assert list(subject.store.outputs) == [f"{job.token}.jpg"]
+    async with fetch(subject, job) as fetched:
+        info = await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
+    assert list(subject.store.outputs) == [f"{token_of(fetched)}.jpg"]
     assert info.output_format == "jpeg"
 
 
 async def test_images_are_compressed_concurrently(subject: Subject) -> None:
     jobs = [claim(subject.serve(f"/{n}.jpg")[0]) for n in range(20)]
 
-    async def run(job: Claim) -> None:
-        async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+    async def run(number: int, job: Claim) -> None:
+        async with fetch(subject, job) as fetched:
+            await fetched.compress(f"{number:032x}", SETTINGS, job.request_key)
 
-    await asyncio.gather(*map(run, jobs))
-    assert set(subject.store.outputs) == {f"{job.token}.jpg" for job in jobs}
+    await asyncio.gather(*(run(number, job) for number, job in enumerate(jobs)))
+    assert set(subject.store.outputs) == {f"{number:032x}.jpg" for number in range(20)}
     assert subject.held_bytes() == 0
 
 
@@ -209,16 +239,16 @@ async def test_compress_with_stored_token_keeps_one_output(subject: Subject) -> 
     url, _ = subject.serve("/a.jpg")
     job = claim(url)
     for _ in range(2):
-        async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
-    assert list(subject.store.outputs) == [f"{job.token}.jpg"]
+        async with fetch(subject, job) as fetched:
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
+    assert list(subject.store.outputs) == [f"{token_of(fetched)}.jpg"]
 
 
 async def test_source_that_cannot_be_compressed_raises_image_error(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg", "refuse")[0])
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
         with pytest.raises(ImageError) as caught:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert caught.value.code is ImageErrorCode.CORRUPT_IMAGE
     assert subject.store.outputs == {}
     assert subject.held_bytes() == 0
@@ -227,18 +257,18 @@ async def test_source_that_cannot_be_compressed_raises_image_error(subject: Subj
 async def test_full_store_raises_storage_full_error(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg")[0])
     subject.store.full = True
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
         with pytest.raises(StorageFullError):
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert subject.store.outputs == {}
 
 
 async def test_failing_store_raises_storage_failed(subject: Subject) -> None:
     job = claim(subject.serve("/a.jpg")[0])
-    subject.store.broken.add(f"{job.token}.jpg")
-    async with subject.executor.fetch(job) as fetched:
+    async with fetch(subject, job) as fetched:
+        subject.store.broken.add(f"{token_of(fetched)}.jpg")
         with pytest.raises(ImageError) as caught:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert caught.value.code is ImageErrorCode.STORAGE_FAILED
 
 
@@ -246,8 +276,8 @@ async def test_cancelled_compression_stores_nothing_and_holds_no_bytes(subject: 
     job = claim(subject.serve("/a.jpg", "hang")[0])
 
     async def run() -> None:
-        async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+        async with fetch(subject, job) as fetched:
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
 
     running = asyncio.create_task(run())
     await wait_until(subject.held_bytes, "the fetch")
@@ -267,8 +297,8 @@ async def test_close_interrupts_images(subject: Subject) -> None:
     jobs = [claim(subject.serve("/a.jpg", "hang")[0]), claim(subject.serve("/b.jpg", "hang")[0])]
 
     async def run(job: Claim) -> None:
-        async with subject.executor.fetch(job) as fetched:
-            await fetched.compress(job.token, SETTINGS, job.request_key)
+        async with fetch(subject, job) as fetched:
+            await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
 
     running = [asyncio.create_task(run(job)) for job in jobs]
     await wait_until(subject.held_bytes, "a fetch")

@@ -47,6 +47,7 @@ async def open_fetcher(budget: ByteBudget | None = None, **values: Any) -> Async
 
 async def fetch(url: str, **values: Any) -> tuple[bytes, str]:
     async with open_fetcher(**values) as fetcher, fetcher.fetch(url) as body:
+        assert body is not None
         return body.data, body.content_type
 
 
@@ -80,6 +81,7 @@ async def test_fetch_returns_body_that_counts_against_budget_until_block_ends() 
         open_fetcher(budget) as fetcher,
         fetcher.fetch(f"{origin.base}/a.jpg") as body,
     ):
+        assert body is not None
         assert (body.data, body.content_type) == (b"image", "image/jpeg")
         assert free_bytes(budget) == MIB - len(b"image")
     assert free_bytes(budget) == MIB
@@ -539,6 +541,7 @@ async def test_total_timeout_continues_after_wait_for_byte_budget() -> None:
 
 async def read_all(fetcher: Fetcher, url: str) -> bytes:
     async with fetcher.fetch(url) as body:
+        assert body is not None
         return body.data
 
 
@@ -691,6 +694,7 @@ async def test_connections_are_reused() -> None:
     async with open_fetcher() as fetcher:
         for number in range(5):
             async with fetcher.fetch(f"{base}/{number}") as body:
+                assert body is not None
                 assert body.data == b"x"
     server.close()
     await server.wait_closed()

@@ -101,7 +101,7 @@ class IntakeHarness:
         assert set(await self.requests()) <= {"deleting"}
         assert self.accepted == 0
         assert self.discarded == len(await self.requests())
-        while (await self.db.request_store.purge_slice()).more:
+        while await self.db.request_store.purge_slice():
             pass
         assert await self.db.database.read(rows_left) == 0
 

@@ -6,7 +6,8 @@ import asyncio
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,11 @@ from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.database.job_store import FinishResult, JobStore, host_key
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
-from imgsvc.image_types import CompressionSettings, StoredFile
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Backlog,
     Cancelled,
     Claim,
-    Completed,
     Failed,
     FailureCount,
     ImageStatus,
@@ -60,19 +60,6 @@ def urls(count: int, host: str = "a") -> list[list[str]]:
 # --- claiming --------------------------------------------------------------------------------------
 
 
-async def test_claim_uses_one_folder_for_all_tokens_of_a_call(db: DatabaseHarness) -> None:
-    await db.accept([[f"https://a.example/{n}.jpg" for n in range(40)]])
-    folders = set()
-    for _ in range(4):
-        tokens = {claim.token for claim in await db.claim(limit=10)}
-        (folder,) = {token[:2] for token in tokens}
-        # A person who knows the folder still has to guess 128 random bits.
-        assert {len(bytes.fromhex(token[2:])) for token in tokens} == {16}
-        assert len(tokens) == 10
-        folders.add(folder)
-    assert len(folders) > 1  # fails once in 256³ runs
-
-
 async def test_claim_returns_url_host_attempts_and_settings_of_image(db: DatabaseHarness) -> None:
     request = await db.accept(
         [["https://a.example/b c.jpg"]], settings=CompressionSettings(progressive=True)
@@ -84,7 +71,6 @@ async def test_claim_returns_url_host_attempts_and_settings_of_image(db: Databas
     assert (claim.request_key, claim.request_id) == (request.key, request.request_id)
     assert (claim.numbers, claim.attempts) == ((0,), 0)
     assert claim.settings == CompressionSettings(progressive=True)
-    assert len(bytes.fromhex(claim.token)) == 17
     after = await reload(db, request)
     assert after.started_at == before
     assert after.progress == Progress(processing=1)
@@ -251,18 +237,10 @@ async def test_claim_includes_all_duplicates_of_url_in_request(db: DatabaseHarne
         rows = await snapshot.products(0, 100)
     images = [image for row in rows for image in row.images if image.url == same]
     assert [(image.status, image.attempts) for image in images] == [(ImageStatus.COMPLETED, 1)] * 3
-    assert len({image.file for image in images}) == 3, "each image has its own public name"
+    assert len({image.file for image in images}) == 1, "equal images have one URL"
     progress = (await reload(db, request)).progress
     assert progress.completed == 3
     assert (await reload(db, request)).input_bytes == 3 * IMAGE_INFO.input_bytes
-
-
-async def test_in_flight_tokens_has_one_token_per_claim_when_url_has_duplicates(
-    db: DatabaseHarness,
-) -> None:
-    await db.accept([["http://a.example/same"] * 50, ["http://a.example/other"]])
-    claims = await db.claim()
-    assert sorted(await db.job_store.in_flight_tokens()) == sorted(claim.token for claim in claims)
 
 
 async def test_claim_treats_spellings_of_same_url_as_duplicates(db: DatabaseHarness) -> None:
@@ -294,7 +272,6 @@ async def test_claim_includes_all_duplicates_when_they_need_several_transactions
     assert await db.claim() == []
     result = await db.job_store.finish([completed(claim)])
     assert [finished.progress for finished in result.finished_requests] == [Progress(completed=100)]
-    assert result.orphaned_files == []
     assert (await reload(db, request)).progress.status is RequestStatus.COMPLETED
 
 
@@ -337,8 +314,8 @@ async def test_finish_returns_changes_of_failed_call_when_repeated(
 
         small = await db.accept(urls(1), webhook="http://me/")
         large = await db.accept([["http://a.example/same"]] * 6)
+        queue = db.job_store = JobStore(db.database, body, SMALL)
         outcomes = [completed(claim) for claim in await db.claim()]
-        queue = JobStore(db.database, body, SMALL)
         with pytest.raises(DatabaseUnavailableError):
             await queue.finish(outcomes)
         other.execute("ROLLBACK")
@@ -350,7 +327,6 @@ async def test_finish_returns_changes_of_failed_call_when_repeated(
         }
         assert {*result.changed_requests} == {small.key, large.key}
         assert result.image_counts == {(ImageStatus.COMPLETED, ""): 7}
-        assert result.orphaned_files == []
 
 
 # --- outcomes --------------------------------------------------------------------------------------
@@ -362,11 +338,7 @@ async def test_finish_finishes_request_and_adds_webhook_with_last_outcome(
     request = await db.accept(urls(3), webhook="http://me.example/hook")
     one, two, three = await db.claim()
     result = await db.job_store.finish([completed(one), failed(two)])
-    assert (result.finished_requests, result.changed_requests, result.orphaned_files) == (
-        [],
-        [request.key],
-        [],
-    )
+    assert (result.finished_requests, result.changed_requests) == ([], [request.key])
     assert (await reload(db, request)).finished_at is None
     assert await db.webhook_store.due(1e12, 10) == []
     result = await db.job_store.finish([Cancelled(three)])
@@ -395,67 +367,34 @@ async def test_finish_passes_finished_request_to_webhook_body(tmp_path: Path) ->
         assert requests == [await reload(db, request)]
 
 
-async def test_find_file_returns_own_result_when_other_lookups_of_batch_are_cancelled(
-    db: DatabaseHarness,
-) -> None:
-    await db.accept(urls(9))
-    done = [completed(claim) for claim in await db.claim()]
-    await db.job_store.finish(done[:5])
-    lookups = [
-        asyncio.create_task(db.job_store.find_file(each.source_digest, each.claim.settings))
-        for each in done
-    ]
-    await asyncio.sleep(0)
-    lookups.pop(0).cancel()  # the one that would run the query for all
-    lookups.pop(6).cancel()
-    found = await asyncio.gather(*lookups)
-    names = [file and file.name for file in found]
-    assert names == [each.file for each in done[1:5]] + [None] * 3
-
-
-async def test_find_file_works_after_lookups_failed(db: DatabaseHarness) -> None:
-    def look_up() -> list[Coroutine[None, None, StoredFile | None]]:
-        return [db.job_store.find_file(b"x" * 32, CompressionSettings()) for _ in range(3)]
-
-    await db.database.write(lambda c: c.execute("ALTER TABLE files RENAME TO elsewhere"))
-    results = await asyncio.gather(*look_up(), return_exceptions=True)
-    assert all(isinstance(result, sqlite3.OperationalError) for result in results), results
-    await db.database.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO files"))
-    assert await asyncio.gather(*look_up()) == [None] * 3
-
-
-async def test_finish_stores_one_file_for_equal_sources_and_settings(db: DatabaseHarness) -> None:
+async def test_finish_stores_one_row_for_equal_sources_and_settings(db: DatabaseHarness) -> None:
     await db.accept(urls(3))
-    one, two, three = await db.claim()
-    first = completed(one, "same")
-    assert (await db.job_store.finish([first])).orphaned_files == []
-    stored = await db.job_store.find_file(first.source_digest, one.settings)
-    assert stored is not None
-    assert (stored.name, stored.info) == (first.file, IMAGE_INFO)
-    assert (
-        await db.job_store.find_file(first.source_digest, CompressionSettings(progressive=True))
-        is None
+    other = await db.accept(urls(1), settings=CompressionSettings(progressive=True))
+    claims = await db.claim()
+    first, *_ = outcomes = [completed(claim, "same") for claim in claims]
+    await db.job_store.finish([first, replace(outcomes[1], info=None), *outcomes[2:]])
+    names = await db.database.read(
+        lambda c: {name for (name,) in c.execute("SELECT name FROM files")}
     )
-    second = completed(two, "same")
-    assert (await db.job_store.finish([second])).orphaned_files == [second.file]
-    third = Completed(three, first.source_digest, first.file, IMAGE_INFO)
-    assert (await db.job_store.finish([third])).orphaned_files == []
-    names = await db.database.read(lambda c: c.execute("SELECT name FROM files").fetchall())
-    assert names == [(first.file,)]
+    (changed,) = (o for o in outcomes if o.claim.request_key == other.key)
+    assert names == {await db.output_name(first), await db.output_name(changed)}
+    assert len(names) == 2
+    assert await db.delete_marked() == []
 
 
-async def test_finish_requeues_image_when_file_of_its_duplicate_was_deleted(
+async def test_finish_requeues_image_when_output_of_its_duplicate_was_deleted(
     db: DatabaseHarness,
 ) -> None:
     first = await db.accept(urls(1))
     (claim,) = await db.claim()
-    outcome = completed(claim, "same")
-    await db.job_store.finish([outcome])
+    await db.job_store.finish([completed(claim, "same")])
     await db.accept(urls(1))
     (late,) = await db.claim()
+    outcome = completed(late, "same")
+    assert await db.token_store.reserve(late, outcome.source_digest) is None
     await db.request_store.mark_deleting(first.request_id)
-    assert (await db.request_store.purge_slice()).orphaned_files == [outcome.file]
-    await db.job_store.finish([Completed(late, outcome.source_digest, outcome.file, IMAGE_INFO)])
+    await db.request_store.purge_slice()
+    await db.job_store.finish([replace(outcome, info=None)])
     (again,) = await db.claim()
     assert (again.numbers, again.attempts) == (late.numbers, late.attempts)
 
@@ -464,11 +403,9 @@ async def test_finish_ignores_repeated_outcome(db: DatabaseHarness) -> None:
     request = await db.accept(urls(2))
     one, two = await db.claim()
     for _ in range(2):
-        result = await db.job_store.finish([completed(one), failed(two)])
-        assert result.orphaned_files == []
+        await db.job_store.finish([completed(one), failed(two)])
     assert (await reload(db, request)).progress == Progress(completed=1, failed=1)
-    late = completed(two)
-    assert (await db.job_store.finish([late])).orphaned_files == [late.file]
+    await db.job_store.finish([completed(two)])
     assert (await reload(db, request)).progress == Progress(completed=1, failed=1)
 
 
@@ -477,7 +414,7 @@ async def test_finish_ignores_outcome_of_earlier_claim(db: DatabaseHarness) -> N
     (old,) = await db.claim()
     await db.job_store.recover()
     (new,) = await db.claim()
-    assert old.token != new.token
+    assert old.claim_id != new.claim_id
     await db.job_store.finish([failed(old)])
     assert (await reload(db, request)).progress == Progress(processing=1)
     await db.job_store.finish([completed(new)])
@@ -489,13 +426,10 @@ async def test_finish_drops_outcome_when_request_was_deleted(db: DatabaseHarness
     await db.complete([claim])
     await db.request_store.mark_deleting(request.request_id)
     await db.request_store.purge_slice()
-    outcome = completed(claim)
-    result = await db.job_store.finish([outcome, failed(claim)])
-    assert (result.finished_requests, result.changed_requests, result.orphaned_files) == (
-        [],
-        [],
-        [outcome.file],
-    )
+    await db.delete_marked()
+    result = await db.job_store.finish([completed(claim), failed(claim)])
+    assert (result.finished_requests, result.changed_requests) == ([], [])
+    assert await db.database.read(lambda c: c.execute("SELECT * FROM files").fetchall()) == []
 
 
 async def test_claim_takes_due_retries_before_images_without_attempts(
@@ -512,6 +446,18 @@ async def test_claim_takes_due_retries_before_images_without_attempts(
     assert await db.job_store.next_due() is None
     await db.job_store.finish([Requeued(retried, 1)])
     assert (await db.claim(limit=1, now=soon))[0].numbers == claim.numbers
+
+
+async def test_next_due_includes_retry_that_became_due_since_the_claim(
+    db: DatabaseHarness,
+) -> None:
+    await db.accept(urls(1))
+    (claim,) = await db.claim()
+    due = time.time() - 1
+    await db.job_store.finish([Requeued(claim, 1, due)])
+    assert await db.claim(now=due - 1) == []
+    assert await db.job_store.next_due(due - 1) == due
+    assert await db.job_store.next_due() is None
 
 
 async def test_finish_stores_error_message_with_lone_surrogate(db: DatabaseHarness) -> None:
@@ -544,14 +490,10 @@ async def test_recover_requeues_images_in_flight_with_their_attempts(
     request = await db.accept([*urls(9), ["http://a.example/0"]])
     first = await db.claim(limit=4)
     await db.job_store.finish([completed(first[0]), Requeued(first[1], 2, 7.0)])
-    claims = await db.claim(limit=4)
+    await db.claim(limit=4)
     other = await db.accept(urls(2))
-    more = await db.claim(limit=1)
-    tokens = await db.job_store.in_flight_tokens()
-    assert {claim.token for claim in [*first[2:], *claims, *more]} <= set(tokens)
-    assert first[0].token not in tokens
+    await db.claim(limit=1)
     await db.job_store.recover()
-    assert await db.job_store.in_flight_tokens() == []
     recovered = await reload(db, request)
     assert recovered.progress == Progress(pending=8, completed=2)
     # The rate excludes the time between the two processes.
@@ -620,7 +562,7 @@ async def test_cancel_slice_cancels_pending_images_but_not_images_in_flight(
 
 
 def nothing_finished(key: int, cancelled: int) -> FinishResult:
-    return FinishResult([], [key], [], Counter({(ImageStatus.CANCELLED, ""): cancelled}))
+    return FinishResult([], [key], Counter({(ImageStatus.CANCELLED, ""): cancelled}))
 
 
 async def test_cancel_slice_continues_after_restart(db: DatabaseHarness) -> None:

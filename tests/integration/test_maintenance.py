@@ -16,7 +16,7 @@ from imgsvc.models import SECONDS_PER_DAY, Request
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
-from tests.harness.database import DatabaseHarness, open_database
+from tests.harness.database import DatabaseHarness, completed, open_database
 from tests.waiting import wait_until
 
 ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]
@@ -32,15 +32,17 @@ class MaintenanceHarness:
         self.db = db
         self.store = FilesystemStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
-        self.maintenance = Maintenance(db.request_store, self.store, config, limits)
+        self.maintenance = Maintenance(db.request_store, db.token_store, self.store, config, limits)
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
         """Return a finished request whose images are stored."""
         request = await self.db.accept(rows)
         claims = await self.db.claim()
-        for claim in claims:
-            await self.store.put(f"{claim.token}.jpg", b"stored")
-        await self.db.complete(claims)
+        outcomes = [completed(claim) for claim in claims]
+        for outcome in outcomes:
+            token = await self.db.token_store.reserve(outcome.claim, outcome.source_digest)
+            await self.store.put(f"{token}.jpg", b"stored")
+        await self.db.job_store.finish(outcomes)
         return request
 
     def stored_files(self) -> int:
@@ -58,6 +60,7 @@ class MaintenanceHarness:
                     "images",
                     "files",
                     "pending_deletions",
+                    "reservations",
                     "request_columns",
                 )
             )
@@ -120,7 +123,7 @@ async def test_run_deletes_pending_files_of_earlier_process(tmp_path: Path) -> N
     async with open_harness(tmp_path) as harness:
         deleted = await harness.finished_request()
         await harness.db.request_store.mark_deleting(deleted.request_id)
-        while (await harness.db.request_store.purge_slice()).more:
+        while await harness.db.request_store.purge_slice():
             pass
         assert harness.stored_files() == 12
     async with open_harness(tmp_path) as harness, running(harness):

@@ -11,18 +11,16 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, StoredFile
 from imgsvc.models import (
     Backlog,
-    ColumnRole,
-    Columns,
     Failed,
     FailureCount,
     ImageRow,
     ImageStatus,
-    InputTable,
     ProductRow,
     RequestOptions,
     RequestStatus,
     Requeued,
 )
+from imgsvc.table_types import ColumnRole, Columns, InputTable
 from tests.harness.database import (
     IMAGE_INFO,
     TABLE,
@@ -65,7 +63,7 @@ async def test_products_show_status_attempts_and_error_of_each_image(db: Databas
         ((row,),) = [await snapshot.products(0, 10)]
     urls = table_rows(1, 5)[0]
     assert row.images == (
-        ImageRow(urls[0], ImageStatus.COMPLETED, 1, outcome.file, IMAGE_INFO),
+        ImageRow(urls[0], ImageStatus.COMPLETED, 1, await db.output_name(outcome), IMAGE_INFO),
         ImageRow(
             urls[1],
             ImageStatus.FAILED,
@@ -175,7 +173,7 @@ async def test_snapshot_does_not_change_when_request_is_deleted(db: DatabaseHarn
     async with db.queries.open(request.request_id) as snapshot:
         await db.complete(await db.claim())
         await db.request_store.mark_deleting(request.request_id)
-        while (await db.request_store.purge_slice()).more:
+        while await db.request_store.purge_slice():
             pass
         assert snapshot.request == request
         assert [row.progress.pending for row in await snapshot.products(0, 9)] == [1, 1, 1]
@@ -285,13 +283,14 @@ async def test_list_requests_refuses_invalid_cursor(db: DatabaseHarness, cursor:
 
 async def test_public_file_finds_stored_file_by_public_name_only(db: DatabaseHarness) -> None:
     await db.accept(table_rows(3))
-    one, two, three = await db.claim()
-    await db.job_store.finish([completed(one, "same"), completed(two, "same")])
-    for token in (one.token, two.token):
-        stored = await db.queries.public_file(f"{token}.jpg")
-        assert stored == StoredFile(f"{one.token}.jpg", IMAGE_INFO)
-    wrong = [f"{one.token}.png", one.token, f"{three.token}.jpg", f"{one.token.upper()}.jpg"]
-    wrong += [f"../{one.token}.jpg", f"{one.token}.jpg/", f"{one.token}.jpg\n", "", "\ud800.jpg"]
+    one, two, three = [completed(claim, claim.url[-5:]) for claim in await db.claim()]
+    await db.job_store.finish([one, two])
+    names = [await db.output_name(outcome) for outcome in (one, two, three)]
+    for name in names[:2]:
+        assert await db.queries.public_file(name) == StoredFile(name, IMAGE_INFO)
+    token = names[0].removesuffix(".jpg")
+    wrong = [f"{token}.png", token, names[2], f"{token.upper()}.jpg"]
+    wrong += [f"../{token}.jpg", f"{token}.jpg/", f"{token}.jpg\n", "", "\ud800.jpg"]
     for name in wrong:
         assert await db.queries.public_file(name) is None
 

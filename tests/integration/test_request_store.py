@@ -21,15 +21,17 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.models import (
     Backlog,
-    ColumnRole,
-    Columns,
     Failed,
-    InputTable,
-    Product,
     Progress,
     Request,
     RequestOptions,
     RequestStatus,
+)
+from imgsvc.table_types import (
+    ColumnRole,
+    Columns,
+    InputTable,
+    Product,
 )
 from imgsvc.urls import host_name, host_url_of, parse_url
 from tests.harness.database import (
@@ -224,8 +226,7 @@ async def test_purge_slice_deletes_discarded_request_in_slices(
     with pytest.raises(LookupError):
         await db.request_store.accept(key, TABLE, OPTIONS, max_waiting=10_000)
     slices = 1
-    while (purged := await db.request_store.purge_slice(1_000)).more:
-        assert purged.orphaned_files == []
+    while await db.request_store.purge_slice(1_000):
         slices += 1
     assert slices > 10, "one slice deletes only some rows"
     assert set((await row_counts(db)).values()) == {0}
@@ -262,37 +263,30 @@ async def test_mark_deleting_refuses_unfinished_and_unknown_requests(db: Databas
     assert refusal.value.code is ProblemCode.NOT_FOUND
 
 
-async def test_purge_slice_returns_only_files_that_no_other_request_uses(
+async def test_purge_slice_marks_only_outputs_that_no_other_request_uses(
     db: DatabaseHarness,
 ) -> None:
     one = await db.accept([["http://a/shared"], ["http://a/own"]])
-    first = await db.claim()
-    await db.job_store.finish([completed(claim, claim.url) for claim in first])
+    first = [completed(claim, claim.url) for claim in await db.claim()]
+    await db.job_store.finish(first)
     two = await db.accept([["http://a/shared"]])
     await db.job_store.finish([completed(claim, claim.url) for claim in await db.claim()])
-    own = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("own"))
-    shared = next(f"{claim.token}.jpg" for claim in first if claim.url.endswith("shared"))
-    public = await public_names(db, one.request_id)
+    own, shared = [await db.output_name(outcome) for outcome in reversed(first)]
+    assert await public_names(db, one.request_id) == [shared, own]
 
     await db.request_store.mark_deleting(one.request_id)
-    assert [await db.queries.public_file(name) for name in public] == [None, None]
-    names = []
-    more = True
-    while more:
-        purged = await db.request_store.purge_slice(1)
-        names += purged.orphaned_files
-        more = purged.more
-    assert names == [own]
-    assert await db.request_store.pending_deletions() == [own], "until its deletion is confirmed"
-    await db.request_store.confirm_deletions([own])
-    assert await db.request_store.pending_deletions() == []
+    while await db.request_store.purge_slice(1):
+        pass
+    assert await db.queries.public_file(own) is None
+    assert await db.delete_marked() == [own]
+    assert await db.delete_marked() == []
 
-    (name,) = await public_names(db, two.request_id)
-    stored = await db.queries.public_file(name)
-    assert stored is not None
-    assert stored.name == shared
+    assert await public_names(db, two.request_id) == [shared]
+    assert await db.queries.public_file(shared) is not None
     await db.request_store.mark_deleting(two.request_id)
-    assert (await db.request_store.purge_slice()).orphaned_files == [shared]
+    while await db.request_store.purge_slice():
+        pass
+    assert await db.delete_marked() == [shared]
     assert set((await row_counts(db)).values()) == {0}
 
 
@@ -312,7 +306,7 @@ async def test_hide_expired_hides_only_requests_that_finished_before_time(
     assert await db.request_store.hide_expired(old.created_at) == 0
     assert await db.request_store.hide_expired(time.time() + 1) == 1
     assert [r.key for r in (await db.queries.list_requests())[0]] == [running.key]
-    while (await db.request_store.purge_slice()).more:
+    while await db.request_store.purge_slice():
         pass
     assert (await row_counts(db))["failures"] == 0
 
@@ -320,7 +314,8 @@ async def test_hide_expired_hides_only_requests_that_finished_before_time(
 async def test_begin_never_reuses_key_of_deleted_request(db: DatabaseHarness) -> None:
     key = await db.stage([["http://a/1"]])
     await db.request_store.discard(key)
-    assert not (await db.request_store.purge_slice()).more
+    while await db.request_store.purge_slice():
+        pass
     assert await db.stage([["http://a/1"]]) > key
 
 
@@ -331,7 +326,8 @@ async def test_process_image_view_shows_urls_and_status_of_each_product(
         [["http://a/1", "http://a/2"], ["http://a/3"], ["http://a/4"]], webhook=None
     )
     claims = {claim.url[-1]: claim for claim in await db.claim(limit=3)}
-    await db.job_store.finish([completed(claims["2"])])
+    done = completed(claims["2"])
+    await db.job_store.finish([done])
     await db.job_store.finish([Failed(claims["3"], 1, ImageErrorCode.TIMEOUT, "slow")])
 
     def query(c: sqlite3.Connection) -> list[tuple[object, ...]]:
@@ -344,7 +340,7 @@ async def test_process_image_view_shows_urls_and_status_of_each_product(
         (
             "Product 0",
             "http://a/1,http://a/2",
-            f",{claims['2'].token}.jpg",
+            f",{await db.output_name(done)}",
             request.request_id,
             "processing",
         ),

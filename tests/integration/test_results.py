@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from imgsvc.errors import ImageErrorCode
-from imgsvc.image_types import CompressionSettings, StoredFile
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Completed, Failed, Progress
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.limits import ProcessingLimits
@@ -20,7 +21,6 @@ from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.memory_store import MemoryStore
 
 DIGEST = b"d" * 32
-SETTINGS = CompressionSettings()
 
 
 @pytest.fixture
@@ -67,18 +67,6 @@ async def test_flush_returns_when_all_added_outcomes_are_committed(
     assert sample("imgsvc_images_total", {"status": "completed", "code": ""}) == 9
 
 
-async def test_orphaned_file_is_deleted_after_the_commit(harness: SchedulerHarness) -> None:
-    """Both outputs have the same content, so the second one is not used."""
-    await harness.db.accept([["http://a.example/1.jpg"], ["http://a.example/2.jpg"]])
-    outcomes = [completed(claim, "same") for claim in await harness.db.claim()]
-    for outcome in outcomes:
-        await harness.store.put(outcome.file, b"x")
-        harness.processing.results.add(outcome)
-    async with committing(harness.processing.results):
-        await harness.processing.results.flush()
-    assert await harness.store.list_names() == [outcomes[0].file]
-
-
 # --- duplicate content ----------------------------------------------------------------------------
 
 
@@ -96,43 +84,43 @@ async def outcomes(db: DatabaseHarness, count: int) -> list[Completed]:
 async def test_job_waits_for_output_of_same_content_until_it_is_committed(
     db: DatabaseHarness,
 ) -> None:
-    duplicates = Duplicates(db.job_store)
-    first, second = await outcomes(db, 2)
-    assert await duplicates.find(first.claim.token, DIGEST, SETTINGS) is None
-    waiting = asyncio.create_task(duplicates.find(second.claim.token, DIGEST, SETTINGS))
-    other = CompressionSettings(progressive=True)
-    assert await duplicates.find("another token", DIGEST, other) is None
+    duplicates = Duplicates(db.token_store)
+    first, second, third = await outcomes(db, 3)
+    assert await duplicates.reserve(first.claim, DIGEST)
+    waiting = asyncio.create_task(duplicates.reserve(second.claim, DIGEST))
+    other = replace(third.claim, settings=CompressionSettings(progressive=True))
+    assert await duplicates.reserve(other, DIGEST)
     assert not waiting.done()
     duplicates.settle(first)
-    assert await waiting == StoredFile(first.file, first.info)
+    assert await waiting is None
 
 
 async def test_waiting_job_becomes_producer_after_first_one_failed(db: DatabaseHarness) -> None:
-    duplicates = Duplicates(db.job_store)
+    duplicates = Duplicates(db.token_store)
     first, second, third = await outcomes(db, 3)
-    assert await duplicates.find(first.claim.token, DIGEST, SETTINGS) is None
+    token = await duplicates.reserve(first.claim, DIGEST)
     waiting = [
-        asyncio.create_task(duplicates.find(each.claim.token, DIGEST, SETTINGS))
-        for each in (second, third)
+        asyncio.create_task(duplicates.reserve(each.claim, DIGEST)) for each in (second, third)
     ]
     await asyncio.sleep(0)
-    duplicates.settle(Failed(first.claim, 1, ImageErrorCode.CORRUPT_IMAGE, "it is cut off"))
-    assert await waiting[0] is None
+    failure = Failed(first.claim, 1, ImageErrorCode.CORRUPT_IMAGE, "it is cut off")
+    await db.job_store.finish([failure])
+    duplicates.settle(failure)
+    assert await waiting[0] == token
     assert not waiting[1].done()
     duplicates.settle(second)
-    assert await waiting[1] == StoredFile(second.file, second.info)
+    assert await waiting[1] is None
 
 
 async def test_cancelled_job_leaves_output_for_other_waiting_jobs(db: DatabaseHarness) -> None:
-    duplicates = Duplicates(db.job_store)
+    duplicates = Duplicates(db.token_store)
     first, second, third = await outcomes(db, 3)
-    assert await duplicates.find(first.claim.token, DIGEST, SETTINGS) is None
+    assert await duplicates.reserve(first.claim, DIGEST)
     cancelled, waiting = (
-        asyncio.create_task(duplicates.find(each.claim.token, DIGEST, SETTINGS))
-        for each in (second, third)
+        asyncio.create_task(duplicates.reserve(each.claim, DIGEST)) for each in (second, third)
     )
     await asyncio.sleep(0)
     cancelled.cancel()
     await asyncio.sleep(0)
     duplicates.settle(first)
-    assert await waiting == StoredFile(first.file, first.info)
+    assert await waiting is None

@@ -106,13 +106,15 @@ async def test_start_recovers_state_of_earlier_process(tmp_path: Path, origin: O
         cancelled = await db.accept([[origin.script("/c.jpg", Reply(gate="never"))]])
         await db.job_store.start_cancel(cancelled.request_id)
         await db.stage([[origin.photo(9)]])
-    uncommitted = tmp_path / "data" / "outputs" / claims[0].token[:2] / f"{claims[0].token}.jpg"
+        token = await db.token_store.reserve(claims[0], b"its digest")
+    assert token is not None
+    uncommitted = tmp_path / "data" / "outputs" / token[:2] / f"{token}.jpg"
     uncommitted.parent.mkdir(parents=True)
     uncommitted.write_bytes(b"stored but not committed")
     async with running(config_in(tmp_path), listen=False) as service:
         assert (await wait_finished(service, interrupted)).progress == Progress(completed=3)
         assert (await wait_finished(service, cancelled)).progress == Progress(cancelled=1)
-    assert not uncommitted.exists()
+        await wait_until(lambda: not uncommitted.exists(), "the leftover to be deleted")
     assert len(stored_files(tmp_path)) == 3
     assert (origin.hits("/c.jpg"), origin.hits("/photo/9.jpg")) == (0, 0)
     async with open_database(tmp_path / "data") as db:

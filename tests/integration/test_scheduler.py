@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import socket
 import sqlite3
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from imgsvc.database.job_store import host_key
+from imgsvc.database.tokens import output_token, secret
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.image_types import CompressionSettings
 from imgsvc.network.circuit_breaker import MAX_OUTAGE_SECONDS
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.storage.filesystem import output_path
@@ -203,12 +206,15 @@ async def test_outcomes_are_committed_once_after_database_was_locked(
 ) -> None:
     limits = ProcessingLimits(storage_retry_seconds=0.02)
     async with open_scheduler(tmp_path, limits=limits, database_limits=NO_LOCK_WAIT) as harness:
-        good = origin.script("/good.jpg", Reply(gate="go", body=harness.script("good")))
+        actions = f"touch={harness.path('started')} wait={harness.path('go')}"
+        good = origin.serve("/good.jpg", harness.script("good", actions))
         bad = origin.script("/bad.jpg", Reply(404, gate="go"))
         request = await harness.accept(good, bad)
+        await wait_until(harness.path("started").exists, "the compression")
         await wait_until(lambda: origin.hits() == 2, "both downloads")
         lock = hold_lock(tmp_path)
         origin.open_gate("go")
+        harness.path("go").touch()
         await wait_until(lambda: "could not be committed" in caplog.text, "a failed commit")
         assert (await harness.snapshot(request)).progress.done == 0
         lock.execute("ROLLBACK")
@@ -252,23 +258,21 @@ async def test_unexpected_exception_fails_only_that_image_and_is_logged(
     assert (await harness.wait_finished(after)).progress.completed == 1, "the scheduler continues"
 
 
-async def test_undeletable_file_does_not_stop_the_scheduler(
-    tmp_path: Path, harness: SchedulerHarness, origin: Origin, caplog: pytest.LogCaptureFixture
+async def test_output_that_cannot_be_stored_fails_and_is_marked_for_deletion(
+    tmp_path: Path, harness: SchedulerHarness, origin: Origin
 ) -> None:
     """A folder has the output's name, so the output can be neither stored nor deleted."""
-    request = await harness.accept(
-        origin.script(
-            "/a.jpg", Reply(gate="a", body=harness.script("a", f"wait={harness.path('go')}"))
-        )
-    )
-    await wait_until(lambda: harness.scheduler.in_flight == 1, "the claim")
-    (job,) = harness.scheduler._jobs.values()
-    output_path(tmp_path, f"{job.claim.token}.jpg").mkdir(parents=True)
-    origin.open_gate("a")
-    harness.path("go").touch()
+    source = harness.script("a")
+    token = output_token(
+        await harness.db.database.read(secret),
+        hashlib.sha256(source).digest(),
+        CompressionSettings(),
+    ).hex()
+    output_path(tmp_path, f"{token}.jpg").mkdir(parents=True)
+    request = await harness.accept(origin.serve("/a.jpg", source))
     assert (await harness.wait_finished(request)).progress.failed == 1
     assert (await harness.image_rows(request))[0][2] == ImageErrorCode.STORAGE_FAILED
-    assert "could not be deleted" in caplog.text
+    assert f"{token}.jpg" in await harness.db.delete_marked()
 
 
 # --- cancelling and stopping -----------------------------------------------------------------------

@@ -95,6 +95,7 @@ async def open_fetcher(
 
 async def fetch(url: str, lookup: Lookup | None = None, proxy: str = "") -> bytes:
     async with open_fetcher(lookup, proxy=proxy) as fetcher, fetcher.fetch(url) as body:
+        assert body is not None
         return body.data
 
 

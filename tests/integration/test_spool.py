@@ -14,6 +14,7 @@ import pytest
 from imgsvc.storage.base import StorageFullError
 from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import MAX_MEMORY_BYTES, Spool
+from imgsvc.web.http.stream import SpoolQueue
 
 
 @pytest.fixture
@@ -101,3 +102,80 @@ async def test_spool_leaves_no_file_when_cancelled_while_writing(
         with pytest.raises(asyncio.CancelledError):
             await task
     assert names_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("reads", ["as written", "late", "in the middle", "alternating"])
+async def test_spool_queue_returns_everything_in_order(scratch: Scratch, reads: str) -> None:
+    data = os.urandom(12 * MAX_MEMORY_BYTES + 7)
+    parts = [data[start : start + 50_000] for start in range(0, len(data), 50_000)]
+    queue = SpoolQueue(scratch)
+    received: list[bytes] = []
+    for number, part in enumerate(parts):
+        await queue.write(part)
+        count = {
+            "as written": 1,
+            "late": 0,
+            "in the middle": 1_000 if number == len(parts) // 2 else 0,
+            "alternating": number % 3,
+        }[reads]
+        while count and sum(map(len, received)) < queue.size:
+            received.append(await queue.read())
+            count -= 1
+    queue.close()
+    while chunk := await queue.read():
+        received.append(chunk)
+    assert b"".join(received) == data
+    assert queue.size == len(data)
+    await queue.discard()
+
+
+async def test_spool_queue_uses_no_file_while_the_reader_keeps_up(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_no_file() -> None:
+        raise AssertionError("a scratch file is opened")
+
+    monkeypatch.setattr(scratch, "open", open_no_file)
+    queue = SpoolQueue(scratch)
+    for _ in range(100):
+        await queue.write(bytes(MAX_MEMORY_BYTES // 2))
+        assert len(await queue.read()) == MAX_MEMORY_BYTES // 2
+
+
+async def test_spool_queue_frees_the_file_when_the_reader_has_caught_up(scratch: Scratch) -> None:
+    queue = SpoolQueue(scratch)
+    for _ in range(3):
+        for _ in range(100):
+            await queue.write(bytes(100_000))
+        left = 100 * 100_000
+        while left:
+            left -= len(await queue.read())
+        assert queue._file is not None
+        assert os.fstat(queue._file.fileno()).st_size == 0
+    await queue.discard()
+
+
+async def test_spool_queue_reader_waits_for_the_writer(scratch: Scratch) -> None:
+    queue = SpoolQueue(scratch)
+    reader = asyncio.create_task(queue.read())
+    await asyncio.sleep(0)
+    assert not reader.done()
+    await queue.write(b"rows")
+    assert await reader == b"rows"
+    end = asyncio.create_task(queue.read())
+    await asyncio.sleep(0)
+    queue.close()
+    assert await end == b""
+
+
+async def test_spool_queue_raises_storage_full_error_when_disk_is_full(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def open_full_disk() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(scratch, "open", open_full_disk)
+    queue = SpoolQueue(scratch)
+    await queue.write(bytes(MAX_MEMORY_BYTES))
+    with pytest.raises(StorageFullError):
+        await queue.write(bytes(MAX_MEMORY_BYTES))

@@ -97,7 +97,9 @@ async def test_json_has_all_fields(http: HttpHarness) -> None:
         "cancelled": 0,
         "percent": 75,
         "etaSeconds": 0,
+        "reused": {"downloaded": 2, "notModified": 0, "sameBytes": 0, "sameUrl": 0},
     }
+    assert response.headers["X-Reused"] == "downloaded=2, notModified=0, sameBytes=0, sameUrl=0"
     assert status["bytes"] == {"input": 2_000, "output": 800, "savedPercent": 60.0}
     assert status["failures"] == [{"host": "b.example", "code": "http_status", "count": 1}]
     assert status["webhook"] is None
@@ -121,6 +123,7 @@ async def test_json_has_all_fields(http: HttpHarness) -> None:
         "quality": 45,
         "kept": False,
         "notes": [],
+        "reused": None,
     }
     assert first[1]["error"] == {"code": "http_status", "message": "404 Not Found"}
     assert first[1]["outputUrl"] is None

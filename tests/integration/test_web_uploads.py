@@ -243,6 +243,10 @@ async def test_form_option_that_is_too_long_returns_400(http: HttpHarness) -> No
         ("quality=101%25", "invalid_option", "quality"),
         ("quality=", "invalid_option", "quality"),
         ("format=bmp", "invalid_option", "format"),
+        ("maxWidth=-1", "invalid_option", "maxWidth"),
+        ("maxWidth=65536", "invalid_option", "maxWidth"),
+        ("maxHeight=1.5", "invalid_option", "maxHeight"),
+        ("effort=best", "invalid_option", "effort"),
         ("dryRun=yes", "invalid_option", "dryRun"),
         ("dryrun=true", "unknown_option", "dryrun"),
         ("dry_run=true", "unknown_option", "dry_run"),
@@ -341,6 +345,24 @@ async def test_idempotency_key_is_bound_only_by_201(http: HttpHarness) -> None:
     explicit = await http.post("/processImages?quality=50%25&format=keep", csv_body(), key)
     assert (explicit.status, explicit.body) == (201, first.body)
     assert await request_count(http) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", {"maxWidth": 900, "maxHeight": 0, "effort": "small"}),
+        ("?maxWidth=0&effort=fast", {"maxWidth": 0, "maxHeight": 0, "effort": "fast"}),
+        ("?maxHeight=65535", {"maxWidth": 900, "maxHeight": 65_535, "effort": "small"}),
+    ],
+)
+async def test_options_replace_configured_settings_in_status(
+    tmp_path: Path, query: str, expected: dict[str, object]
+) -> None:
+    configured = {"quality": "60%", "format": "webp", "max_width": 900, "effort": "small"}
+    async with open_http(tmp_path, compress=configured) as http:
+        request_id = await http.upload(query=query)
+        status = (await http.get(f"/checkStatus/{request_id}?format=json")).json()
+    assert status["settings"] == {"quality": "60%", "format": "webp", **expected}
 
 
 async def test_idempotency_key_replays_after_settings_changed(tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ async def test_queue_continues_after_request_is_deleted_during_delivery(
     async with running_queue(db, session) as queue:
         await wait_until(lambda: origin.hits("/gone") == 1, "the webhook request")
         await db.request_store.mark_deleting(deleted.request_id)
-        while (await db.request_store.purge_slice()).more:
+        while await db.request_store.purge_slice():
             pass
         origin.open_gate("gone")
         other = await finished_request(db, origin.script("/other", Reply(204)))

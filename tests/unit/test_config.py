@@ -153,6 +153,9 @@ def test_relative_data_dir_is_relative_to_the_file(
         ("[compress]\nquality = '0%'", {}, ["compress.quality", "50%"]),
         ("[compress]\nquality = 101", {}, ["compress.quality"]),
         ("[compress]\nformat = 'bmp'", {}, ["compress.format", "webp"]),
+        ("[compress]\nmax_width = -1", {}, ["compress.max_width", "0"]),
+        ("[compress]\nmax_height = 65_536", {}, ["compress.max_height", "65535"]),
+        ("[compress]\neffort = 'fastest'", {}, ["compress.effort", "small"]),
         ("[webhook]\nsecret = 'hunter2'", {}, ["webhook.secret", "whsec_"]),
         ("[webhook]\nsecret = 'whsec_?'", {}, ["webhook.secret", "base64"]),
         ("[webhook]\nretry_delays_seconds = [1, 0]", {}, ["webhook.retry_delays_seconds[1]"]),
@@ -207,6 +210,8 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
             "IMGSVC_COMPRESS__QUALITY": "70",
             "IMGSVC_COMPRESS__FORMAT": "webp",
             "IMGSVC_COMPRESS__PROGRESSIVE": "true",
+            "IMGSVC_COMPRESS__MAX_WIDTH": "1600",
+            "IMGSVC_COMPRESS__EFFORT": "small",
             "IMGSVC_WEBHOOK__RETRY_DELAYS_SECONDS": "[0.5, 2]",
             "IMGSVC_WEBHOOK__SECRET": "whsec_" + base64.b64encode(b"secret").decode(),
             "IMGSVC_API_KEY": "a key for the command-line client",
@@ -218,6 +223,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
     assert config.compress.settings.quality == Quality(70, relative=False)
     assert config.compress.format is OutputFormat("webp")
     assert config.compress.progressive is True
+    assert str(config.compress.settings) == "70 webp progressive max_width=1600 effort=small"
     assert config.webhook.retry_delays_seconds == (0.5, 2)
 
 

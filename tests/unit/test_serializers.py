@@ -14,13 +14,10 @@ from hypothesis import strategies as st
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
-    ColumnRole,
-    Columns,
     DeliveryState,
     FailureCount,
     ImageRow,
     ImageStatus,
-    InputTable,
     ProductRow,
     Progress,
     Request,
@@ -38,6 +35,7 @@ from imgsvc.serializers import (
 from imgsvc.status_table import StatusTable
 from imgsvc.table.cells import split_urls
 from imgsvc.table.writer import encode_rows
+from imgsvc.table_types import ColumnRole, Columns, InputTable
 from imgsvc.web.schema.responses import (
     AcceptedUpload,
     ProductDetail,

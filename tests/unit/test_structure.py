@@ -40,8 +40,8 @@ def parameter_count(node: Function) -> int:
 def logic_lines(file: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line that holds logic.
 
-    Imports, docstrings and comments hold none, and neither do lines without a letter, such as a
-    closing bracket or a row of numbers.
+    Imports, signatures, docstrings and comments hold none, and neither do lines without a letter, such
+    as a closing bracket or a row of numbers.
     """
     source = file.read_text()
     skipped: set[int] = set()
@@ -49,6 +49,8 @@ def logic_lines(file: Path) -> Iterator[tuple[int, str]]:
         match node:
             case ast.Import() | ast.ImportFrom() | ast.Expr(value=ast.Constant()):
                 skipped.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                skipped.update(range(node.lineno, node.body[0].lineno))
     for number, line in enumerate(source.splitlines(), 1):
         text = line.strip()
         if number not in skipped and re.search("[a-z]", text) and not text.startswith("#"):

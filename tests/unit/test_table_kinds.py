@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imgsvc.models import TableOptions
 from imgsvc.table.reader import TableReader
+from imgsvc.table_types import TableOptions
 
 HEADER = "S. No.,Product Name,Input Image Urls\r\n"
 A, B, C = (f"https://cdn.example/a/{n}.jpg" for n in (1, 2, 3))

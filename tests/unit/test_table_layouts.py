@@ -14,11 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.models import ColumnRole, InputTable, Product, TableOptions
 from imgsvc.table.groups import ProductGroups
 from imgsvc.table.layouts import LAYOUTS, recognise
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import input_row
+from imgsvc.table_types import (
+    ColumnRole,
+    InputTable,
+    Product,
+    TableOptions,
+)
 from tests.harness.tables import whole_row
 
 DATA = Path(__file__).parents[1] / "data" / "layouts"

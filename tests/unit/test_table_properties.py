@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgsvc.models import ColumnRole, InputTable, Product
 from imgsvc.table.cells import join_urls
 from imgsvc.table.reader import TableReader
 from imgsvc.table.writer import encode_rows, input_row
+from imgsvc.table_types import ColumnRole, InputTable, Product
 from imgsvc.urls import WHITE_SPACE
 from tests.harness.tables import whole_row
 

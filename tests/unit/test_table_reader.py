@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from imgsvc.models import ColumnRole, Product
 from imgsvc.table.reader import TableReader
+from imgsvc.table_types import ColumnRole, Product
 
 HEADER = "S. No.,Product Name,Input Image Urls\n"
 A, B = "https://a.example/1.jpg", "http://b.example/2.jpg"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
 from types import ModuleType
 from typing import Any
@@ -13,13 +13,18 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.image_types import ImageFormat
+from imgsvc.image_types import Effort, ImageFormat
 from imgsvc.images import colour, exif, icc_parser
 from imgsvc.images.compose import Frame
 from imgsvc.images.errors import corrupt, too_many_pixels
+from imgsvc.images.resize import Bounds, PixelSize
 
 PixelArray = Any
 """A numpy array of bytes with the shape (height, width, 3). The last axis is red, green, blue."""
+
+
+INDEXED_MODES = frozenset({"1", "P", "PA"})
+"""Pillow's modes of images that are bilevel or have a palette."""
 
 
 @dataclass(slots=True)
@@ -31,8 +36,9 @@ class DecodedImage:
     of times an animation plays (0: endless). If `pixel_array` is set, it holds the pixels, and only
     the size of the frame is valid. `min_stripped_bytes` is a lower bound for the size of the source
     file without metadata. `source_frames` is the number of frames of the source. `is_tone_mapped` is
-    true if the source has a high dynamic range. `repaired` is the source file with its damage repaired,
-    or None if it needs none.
+    true if the source has a high dynamic range. `is_indexed` is true if the source is bilevel or has a
+    palette. `full_size` is the upright size of the source, or None if the frames have this size.
+    `repaired` is the source file with its damage repaired, or None if it needs none.
     """
 
     image_format: ImageFormat
@@ -44,6 +50,8 @@ class DecodedImage:
     min_stripped_bytes: int = 0
     source_frames: int = 1
     is_tone_mapped: bool = False
+    is_indexed: bool = False
+    full_size: PixelSize | None = None
     repaired: bytes | None = None
 
     @property
@@ -67,13 +75,15 @@ class DecodeLimits:
     """Limits and options of a decoder.
 
     `max_pixels` limits the pixels of all frames together. `animated` makes it decode all frames, not
-    only the first. `allow_pixel_array` allows it to return a JPEG as a pixel array.
+    only the first. `allow_pixel_array` allows it to return a JPEG as a pixel array. `bounds` is the
+    largest size of the output: a decoder may use it to read a larger image at a fraction of its size.
     `declared_pixels` is set to the number of pixels in the file's header.
     """
 
     max_pixels: int
     animated: bool
     allow_pixel_array: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
     declared_pixels: int = 0
 
     def check(self, width: int, height: int, frames: int = 1) -> None:
@@ -87,10 +97,14 @@ class DecodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
-    """Settings of an encoder. `quality` is 1 to 100; `progressive` is for JPEG only."""
+    """Settings of an encoder. `quality` is 1 to 100; `progressive` is for JPEG only.
+
+    Encoders may spend more time at `Effort.SMALL`, where that makes files smaller.
+    """
 
     quality: int
     progressive: bool = False
+    effort: Effort = Effort.FAST
 
 
 def _fits_always(_: DecodedImage) -> bool:

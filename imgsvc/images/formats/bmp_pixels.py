@@ -26,7 +26,7 @@ _BYTE_MASKS = {0xFF << shift for shift in (0, 8, 16, 24)}
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
+class BmpHeader:
     """The header of a BMP. `masks` are those of red, green, blue and alpha (0: none)."""
 
     size: int
@@ -58,7 +58,7 @@ class Header:
         return (self.width * self.depth + 31) // 32 * 4
 
 
-def read_header(data: bytes) -> Header | None:
+def read_header(data: bytes) -> BmpHeader | None:
     """Return the header, or None for a header of OS/2 or one that is incomplete."""
     if len(data) < _MASKS_OFFSET + 16:
         return None
@@ -74,12 +74,12 @@ def read_header(data: bytes) -> Header | None:
     elif size < _ALPHA_HEADER_BYTES and compression != _ALPHA_BIT_FIELDS:
         masks = (*masks[:3], 0)
     is_top_down = height < 0
-    return Header(
+    return BmpHeader(
         size, width, abs(height), is_top_down, depth, compression, colours, pixels_start, masks
     )
 
 
-def with_valid_colour_count(data: bytes, header: Header) -> bytes:
+def with_valid_colour_count(data: bytes, header: BmpHeader) -> bytes:
     """Return the file without a number of colours that its depth does not allow."""
     if header.depth > 8 or header.colours <= 1 << header.depth:
         return data
@@ -87,7 +87,7 @@ def with_valid_colour_count(data: bytes, header: Header) -> bytes:
     return data[:46] + colours + data[50:]
 
 
-def decode(data: bytes, header: Header, limits: DecodeLimits) -> Image.Image:
+def decode(data: bytes, header: BmpHeader, limits: DecodeLimits) -> Image.Image:
     """Return the pixels of a file that needs this decoder. Raise `corrupt_image` if any are missing."""
     limits.check(header.width, header.height)
     size, row = header.row_bytes * header.height, header.row_bytes
@@ -107,7 +107,7 @@ def decode(data: bytes, header: Header, limits: DecodeLimits) -> Image.Image:
     return image if header.is_top_down else image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
 
 
-def _with_masks(rows: bytes, header: Header) -> Image.Image:
+def _with_masks(rows: bytes, header: BmpHeader) -> Image.Image:
     step = header.depth // 8
     size = header.row_bytes // step, header.height
     lanes = [Image.frombytes("L", size, rows[lane::step]) for lane in range(step)]

@@ -11,7 +11,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from imgsvc.errors import ImageError
 from imgsvc.image_types import ImageFormat
-from imgsvc.images import colour, exif
+from imgsvc.images import colour, exif, resize
 from imgsvc.images.compose import Frame
 from imgsvc.images.formats import fast_jpeg, jpeg_repair
 from imgsvc.images.formats.base import (
@@ -45,18 +45,28 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         limits.check(*image.size)
         quality = _quality(image)
         orientation = exif.orientation(image.info.get("exif"))
+        full_size = exif.upright_size(image.size, orientation)
+        target = limits.bounds.fit(full_size)
+        must_shrink = target != full_size
         is_plain = image.mode == "RGB" and orientation == 1 and not is_hdr(image)
-        if limits.allow_pixel_array and is_plain:
+        if limits.allow_pixel_array and is_plain and not must_shrink:
             decoded = _decode_fast(data, image, quality)
             if decoded is not None:
                 return decoded
+        is_suspicious = _is_suspicious(data)
+        draft_size = None
+        if must_shrink and not is_suspicious:
+            draft_size = resize.draft_size(exif.upright_size(target, orientation))
+            image.draft(None, draft_size)
         image.load()
         last_pixel = image.getpixel((image.width - 1, image.height - 1))
-        if _is_fill_colour(last_pixel) or _is_suspicious(data):
-            jpeg_repair.check_complete(data, image)
-        return single_frame(
+        if _is_fill_colour(last_pixel) or is_suspicious:
+            jpeg_repair.check_complete(data, image, draft_size)
+        decoded = single_frame(
             ImageFormat.JPEG, *normalised(image), orientation, quality, is_tone_mapped=is_hdr(image)
         )
+        decoded.full_size = full_size
+        return decoded
 
 
 def _is_suspicious(data: bytes) -> bool:

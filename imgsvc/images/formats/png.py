@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
-from imgsvc.image_types import ImageFormat
+from imgsvc.image_types import Effort, ImageFormat
 from imgsvc.images import colour, exif, icc_parser, palette
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.errors import truncated
@@ -26,7 +26,9 @@ from imgsvc.images.formats.base import (
 )
 
 _FEW_COLOURS = 16
-"""Number of colours up to which PNGs are optimised. With more, that costs time and saves nothing."""
+"""Number of colours up to which PNGs are always optimised. With more, that saves 1 % at most."""
+
+_BLACK_AND_WHITE = {b"\0\0\0\xff", b"\xff\xff\xff\xff"}
 
 _MAX_NUMBER = 65_535
 """Largest number in a duration."""
@@ -104,11 +106,15 @@ def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
     )
     frames = [Frame(image, frame.duration) for image, frame in zip(reduced, frames, strict=True)]
     has_few_colours = len(palette.entries(reduced[0])) <= _FEW_COLOURS
-    options: dict[str, Any] = {"icc_profile": icc, "optimize": has_few_colours}
+    optimize = has_few_colours or settings.effort is Effort.SMALL
+    options: dict[str, Any] = {"icc_profile": icc, "optimize": optimize}
+    image = frames[0].image
     if len(frames) > 1:
         options |= animation_options(frames) | {"loop": decoded.play_count}
         options["duration"] = [_duration(frame.duration) for frame in frames]
-    return save(frames[0].image, "PNG", **options)
+    elif icc is None and set(palette.entries(image)) <= _BLACK_AND_WHITE:
+        image = image.convert("1", dither=Image.Dither.NONE)  # smaller than a palette of one bit
+    return save(image, "PNG", **options)
 
 
 def _duration(duration: float) -> float:

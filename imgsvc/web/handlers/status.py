@@ -18,7 +18,7 @@ from imgsvc.database.queries import Queries, Snapshot
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import ProductRow, Request
 from imgsvc.processing.events import Events
-from imgsvc.serializers import Json, eta_seconds, product_json, status_json
+from imgsvc.serializers import Json, eta_seconds, product_json, reused_json, status_json
 from imgsvc.status_table import StatusTable, UrlOf
 from imgsvc.storage.scratch import Scratch
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE, WorksheetLimitError, XlsxWriter
@@ -263,6 +263,7 @@ def _headers(request: Request, variant: str) -> dict[str, str]:
         "Cache-Control": "private, no-cache",
         "X-Request-Status": progress.status,
         "X-Progress": f"{progress.done}/{progress.total}",
+        "X-Reused": ", ".join(f"{name}={count}" for name, count in reused_json(request).items()),
     }
     if request.finished_at is None:
         headers["Retry-After"] = str(_retry_after(request))

@@ -10,7 +10,6 @@ from aiohttp import web
 
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import Intake, UploadOptions, UploadResult
 from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
 from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
@@ -20,7 +19,8 @@ from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import UNPRINTABLE, UploadFields
+from imgsvc.web.schema.option_types import UNPRINTABLE
+from imgsvc.web.schema.options import UploadFields
 from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
@@ -91,14 +91,9 @@ class UploadHandler:
         self, pairs: list[tuple[str, str]], file_name: str | None = None
     ) -> UploadOptions:
         fields = options.parse(UploadFields, pairs)
-        defaults = self._config.compress.settings
-        settings = CompressionSettings(
-            fields.quality or defaults.quality,
-            fields.format or defaults.format,
-            defaults.progressive,
-        )
+        settings = fields.settings(self._config.compress.settings)
         requested = fields.model_dump_json(exclude_defaults=True)
-        request_options = RequestOptions(settings, fields.webhook_url, fields.name)
+        request_options = RequestOptions(settings, fields.webhook_url, fields.name, fields.fresh)
         return UploadOptions(request_options, fields.dry_run, requested, fields.table, file_name)
 
     def _response(self, request: web.Request, result: UploadResult) -> web.Response:

@@ -20,7 +20,7 @@ from imgsvc.urls import is_loopback, page_origin
 UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 """HTTP methods that change state."""
 EXPOSED_HEADERS = (
-    "X-Request-Status, X-Progress, ETag, Location, Retry-After, Content-Disposition, "
+    "X-Request-Status, X-Progress, X-Reused, ETag, Location, Retry-After, Content-Disposition, "
     "Idempotent-Replayed"
 )
 _ALLOWED_HEADERS = (

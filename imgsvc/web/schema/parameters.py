@@ -45,6 +45,11 @@ X_PROGRESS = Parameter(
     "`done/total`, in images. Failed and cancelled images count as done.",
     {"type": "string", "pattern": "^[0-9]+/[0-9]+$"},
 )
+X_REUSED = Parameter(
+    "X-Reused",
+    "`progress.reused` of the JSON: `downloaded=3, notModified=12, sameBytes=1, sameUrl=0`.",
+    {"type": "string"},
+)
 RETRY_AFTER = Parameter(
     "Retry-After",
     "Seconds to wait before the next API call.",
@@ -71,5 +76,5 @@ WEBHOOK_SIGNATURE = Parameter(
     {"type": "string"},
 )
 
-STATUS_HEADERS = (ETAG, X_REQUEST_STATUS, X_PROGRESS, RETRY_AFTER)
+STATUS_HEADERS = (ETAG, X_REQUEST_STATUS, X_PROGRESS, X_REUSED, RETRY_AFTER)
 """Headers of every response that is a request's status."""

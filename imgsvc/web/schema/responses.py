@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ImageErrorCode
-from imgsvc.image_types import Note
-from imgsvc.models import ColumnRole, ImageStatus, ProductStatus, RequestStatus
+from imgsvc.image_types import Effort, Note, OutputFormat
+from imgsvc.models import ImageStatus, ProductStatus, RequestStatus, Reuse
+from imgsvc.table_types import ColumnRole
 
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
@@ -162,6 +163,21 @@ class DryRunResult(UploadResponse):
     preview: Annotated[list[PreviewProduct], Field(description="The first 3 products.")]
 
 
+class ReuseSummary(ResponseModel):
+    """Number of completed images by what they reused. `sameBytes` is part of `downloaded`."""
+
+    downloaded: Annotated[Count, Field(description="Their sources were downloaded.")]
+    not_modified: Annotated[
+        Count, Field(description="Their sources are not modified since an earlier download.")
+    ]
+    same_bytes: Annotated[
+        Count, Field(description="Downloaded, and the output of the same bytes existed.")
+    ]
+    same_url: Annotated[
+        Count, Field(description="They have the URL of another image of the request.")
+    ]
+
+
 class ImageProgress(ResponseModel):
     """Number of images in each status."""
 
@@ -186,6 +202,7 @@ class ImageProgress(ResponseModel):
             "Null: not known yet."
         ),
     ]
+    reused: ReuseSummary
 
 
 class ByteTotals(ResponseModel):
@@ -250,7 +267,7 @@ class ImageDetail(ResponseModel):
         bool | None,
         Field(
             description="True if the output is the source without its metadata, because compressing "
-            "would not have made it smaller."
+            "did not make it smaller. Never with another `format`, or if the source must be shrunk."
         ),
     ]
     notes: Annotated[
@@ -260,6 +277,7 @@ class ImageDetail(ResponseModel):
             "of an HDR image, or all frames but the first."
         ),
     ]
+    reused: Annotated[Reuse | None, Field(description="What was not done again for this image.")]
 
 
 class ProductDetail(ResponseModel):
@@ -286,9 +304,27 @@ class RequestSummary(ResponseModel):
     bytes: ByteTotals
 
 
+class RequestSettings(ResponseModel):
+    """The settings that the images of a request are compressed with."""
+
+    quality: Annotated[
+        str,
+        Field(
+            description="`50%`: half of each source's own quality. `50`: the same for all images."
+        ),
+    ]
+    format: Annotated[
+        OutputFormat, Field(description="Format of the outputs. `keep`: the format of each source.")
+    ]
+    max_width: Annotated[Count, Field(description="Largest width in pixels. 0: no limit.")]
+    max_height: Annotated[Count, Field(description="Largest height in pixels. 0: no limit.")]
+    effort: Annotated[Effort, Field(description="`fast` or `small`.")]
+
+
 class RequestState(RequestSummary):
     """The status of a request, without its products."""
 
+    settings: RequestSettings
     layout: LayoutName
     skipped: Skipped
     started_at: Annotated[Timestamp | None, Field(description="Null until processing starts.")]
