@@ -39,8 +39,10 @@ from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
 from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
+from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import problem_lines, progress_display
+from imgsvc.workers.confinement import confinement_warnings
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +153,7 @@ def serve(
     logs.setup(config.log)
     for warning in config.warnings:
         log.warning(warning)
+    protect_secrets()
     return asyncio.run(run_service(config))
 
 
@@ -191,6 +194,7 @@ def process(
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
     config = _load_config(file, flags)
+    protect_secrets()
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
@@ -227,6 +231,7 @@ def demo(keep: Path | None) -> int:
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    protect_secrets()
     return 0 if asyncio.run(run_demo(Console(), keep)) else 1
 
 
@@ -249,6 +254,8 @@ def check(file: Path | None) -> None:
             if value != defaults[section][key]:
                 text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
                 click.echo(f"{section}.{key} = {text}")
+    for warning in confinement_warnings():
+        click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
     click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
 

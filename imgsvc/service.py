@@ -116,6 +116,21 @@ class Processing:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Replacements:
+    """Components that a service uses instead of those that its configuration selects.
+
+    `compress_function`, `confined`: see `WorkerPool`.
+    """
+
+    disk_space: DiskSpace | None = None
+    store: ImageStore | None = None
+    executor: Executor | None = None
+    events: type[Events] = Events
+    compress_function: str = COMPRESS_FUNCTION
+    confined: bool = True
+
+
 def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
     """Return the store of outputs that the configuration selects."""
     return FilesystemStore(config.storage.data_dir, disk_space)
@@ -126,26 +141,15 @@ def create_executor(
     session: aiohttp.ClientSession,
     store: ImageStore,
     metrics: Metrics,
-    compress_function: str,
+    replacements: Replacements,
 ) -> Executor:
-    """Return the executor that the configuration selects. Its workers run `compress_function`."""
+    """Return the executor that the configuration selects, or its replacement."""
+    if replacements.executor is not None:
+        return replacements.executor
     fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
-    pool = WorkerPool(config.compress, function=compress_function)
+    function, confined = replacements.compress_function, replacements.confined
+    pool = WorkerPool(config.compress, function=function, confined=confined)
     return LocalExecutor(fetcher, pool, store, metrics)
-
-
-@dataclass(frozen=True, slots=True)
-class Replacements:
-    """Components that a service uses instead of those that its configuration selects.
-
-    `compress_function`: see `WorkerPool`.
-    """
-
-    disk_space: DiskSpace | None = None
-    store: ImageStore | None = None
-    executor: Executor | None = None
-    events: type[Events] = Events
-    compress_function: str = COMPRESS_FUNCTION
 
 
 class Service:
@@ -182,9 +186,7 @@ class Service:
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
-        self.executor = executor = replacements.executor or create_executor(
-            config, session, store, metrics, replacements.compress_function
-        )
+        self.executor = executor = create_executor(config, session, store, metrics, replacements)
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
@@ -352,6 +354,11 @@ class Service:
             "workers_busy",
             "Worker processes that are compressing images.",
             lambda: self.executor.busy,
+        )
+        gauge(
+            "workers_missing_layers",
+            "Layers of the confinement of workers that are missing. 0: workers are fully confined.",
+            lambda: len(self.executor.missing_layers),
         )
 
 

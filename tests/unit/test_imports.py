@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": LEAVES
     | CORE
     | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
-    "serve": LEAVES | {"service"},
+    "serve": LEAVES | {"service", "config_loader", "workers"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
@@ -79,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
         "offline",
         "demo",
         "images",
+        "workers",
     },
     "__main__": {"cli"},
 }
