@@ -15,6 +15,7 @@ from yarl import URL
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.byte_budget import ByteBudget, Share
+from imgsvc.network.content_coding import ContentDecoder
 from imgsvc.network.errors import (
     NoResponseError,
     describe_non_image,
@@ -91,32 +92,27 @@ class Fetcher:
         _check_status(response)
         if _declared_size(response) > self._config.max_image_bytes:
             raise self._too_large()
-        data = await self._read_chunk(response, share, timeout)
+        decoder = ContentDecoder(", ".join(response.headers.getall("Content-Encoding", ())))
+        # BytesIO.getvalue() does not copy the bytes; joining a list of chunks would.
+        with io.BytesIO() as buffer:
+            while received := await response.content.readany():
+                for chunk in decoder.decode(received):
+                    await self._count(chunk, share, timeout)
+                    buffer.write(chunk)
+            data = buffer.getvalue()
         if not data:
             raise ImageError(ImageErrorCode.EMPTY_BODY, "The host sent an empty response.")
-        if more := await self._read_chunk(response, share, timeout):
-            # BytesIO.getvalue() does not copy the bytes; joining a list of chunks would.
-            with io.BytesIO() as buffer:
-                buffer.write(data)
-                while more:
-                    buffer.write(more)
-                    more = await self._read_chunk(response, share, timeout)
-                data = buffer.getvalue()
+        decoder.check_complete()
         return ResponseBody(
             data, response.content_type if "Content-Type" in response.headers else ""
         )
 
-    async def _read_chunk(
-        self, response: aiohttp.ClientResponse, share: Share, timeout: asyncio.Timeout
-    ) -> bytes:
-        """Return the bytes received so far and count them. At the end of the body, return b""."""
-        chunk = await response.content.readany()
-        if chunk:
-            if share.held + len(chunk) > self._config.max_image_bytes:
-                raise self._too_large()
-            if not share.try_acquire(len(chunk)):
-                await _wait_for_capacity(share, len(chunk), timeout)
-        return chunk
+    async def _count(self, chunk: bytes, share: Share, timeout: asyncio.Timeout) -> None:
+        """Count bytes of the body. Wait until the budget has capacity for them."""
+        if share.held + len(chunk) > self._config.max_image_bytes:
+            raise self._too_large()
+        if not share.try_acquire(len(chunk)):
+            await _wait_for_capacity(share, len(chunk), timeout)
 
     def _too_large(self) -> ImageError:
         limit = self._config.max_image_bytes
