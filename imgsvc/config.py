@@ -94,6 +94,52 @@ def _header_value(value: str) -> str:
     return value
 
 
+_FIXED_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""The headers that `fetch.headers` may not set.
+
+They are secrets that every host would receive, or the service or HTTP itself sets them.
+"""
+
+
+def _request_headers(value: dict[str, str]) -> dict[str, str]:
+    """Return the headers with the usual spelling of their names."""
+    names = [name.lower() for name in value]
+    for name in names:
+        if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9a-z]+", name):
+            raise ValueError(f"{name!r} is not a header name")
+        if name in _FIXED_HEADERS:
+            hint = "; use fetch.user_agent" if name == "user-agent" else ""
+            raise ValueError(f"cannot set the header {name}{hint}")
+    if len(set(names)) < len(names):
+        raise ValueError("must not set a header twice")
+    return {name.title(): text for name, text in value.items()}
+
+
 def _webhook_secret(value: str) -> str:
     try:
         key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
@@ -175,6 +221,9 @@ class FetchConfig(_Section):
     user_agent: Annotated[str, AfterValidator(_header_value)] = (
         f"imgsvc/{__version__} (image fetcher; set fetch.user_agent to name a contact)"
     )
+    headers: Annotated[
+        dict[str, Annotated[str, AfterValidator(_header_value)]], AfterValidator(_request_headers)
+    ] = {}
     proxy: Annotated[str, AfterValidator(_proxy)] = ""
 
 

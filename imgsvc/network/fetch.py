@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.byte_budget import ByteBudget, Share
 from imgsvc.network.content_coding import ContentDecoder
+from imgsvc.network.cookies import DownloadCookies
 from imgsvc.network.errors import (
     NoResponseError,
     describe_non_image,
@@ -29,7 +30,10 @@ from imgsvc.urls import UrlError, host_url_of, resolve_redirect
 
 __all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
 
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 10
+"""How many redirects of a download are followed. Browsers follow 20."""
+ACCEPT = "image/*,*/*;q=0.8"
+"""The Accept header. Some hosts answer 406 without `*/*`."""
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
@@ -53,6 +57,7 @@ class Fetcher:
         self._session = session
         self._config = config
         self._budget = budget
+        self._headers = {"Accept": ACCEPT, **config.headers}
 
     @asynccontextmanager
     async def fetch(self, url: str) -> AsyncIterator[ResponseBody]:
@@ -65,7 +70,7 @@ class Fetcher:
             yield await self._download(url, share)
 
     async def _download(self, url: str, share: Share) -> ResponseBody:
-        chain = RedirectChain(self._session, url)
+        chain = RedirectChain(self._session, url, self._headers)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as timeout:
                 response = await chain.resolve()
@@ -134,12 +139,18 @@ class Fetcher:
 class RedirectChain:
     """The redirects from a URL to the final response.
 
-    `headers_received` is true if the headers of the response to the last request have arrived.
+    `headers` are sent with each request, and cookies that a redirect sets with the further requests to
+    its host. `headers_received` is true if the headers of the response to the last request have
+    arrived.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, headers: Mapping[str, str]
+    ) -> None:
         self._session = session
         self._url = url
+        self._headers = headers
+        self._cookies = DownloadCookies()
         self._redirects = 0
         self.headers_received = False
 
@@ -155,12 +166,14 @@ class RedirectChain:
         """
         while True:
             self.headers_received = False
-            response = await self._get(request_target(self._url))
+            target = request_target(self._url)
+            response = await self._get(target)
             self.headers_received = True
             location = response.headers.get("Location", "")
             if response.status not in REDIRECT_STATUSES or not location:
                 return response
             response.release()
+            self._cookies.store(target, response.headers)
             self._follow_redirect(location)
 
     async def _get(self, target: URL) -> aiohttp.ClientResponse:
@@ -169,11 +182,12 @@ class RedirectChain:
         After a redirect, the request may reuse the connection of the redirect. Some hosts close
         that connection without notice. The request is then sent again, within the same attempt.
         """
+        headers = {**self._headers, **self._cookies.headers(target)}
         while True:
             connection = ConnectionInfo()
             try:
                 return await self._session.get(
-                    target, allow_redirects=False, trace_request_ctx=connection
+                    target, allow_redirects=False, headers=headers, trace_request_ctx=connection
                 )
             except NoResponseError:
                 if not (self.redirected and connection.reused):

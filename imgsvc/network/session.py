@@ -75,11 +75,7 @@ def open_session(
     return aiohttp.ClientSession(
         connector=connector,
         proxy=config.proxy or None,
-        headers={
-            "User-Agent": config.user_agent,
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-        },
+        headers={"User-Agent": config.user_agent, "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(
             connect=config.connect_seconds, sock_read=config.read_timeout_seconds

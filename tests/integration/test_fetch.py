@@ -102,7 +102,7 @@ async def test_body_without_length_ends_when_connection_closes() -> None:
         assert (await fetch(origin.base))[0] == b"image"
 
 
-async def test_fetch_sends_only_standard_headers_and_no_cookies() -> None:
+async def test_fetch_sends_only_standard_headers_and_no_cookies_of_other_downloads() -> None:
     set_cookie = http_response(b"x", "Set-Cookie: id=1; Path=/")
     async with (
         raw_origin(set_cookie) as origin,
@@ -115,7 +115,7 @@ async def test_fetch_sends_only_standard_headers_and_no_cookies() -> None:
         lines = head.strip().lower().split("\r\n")
         assert sorted(lines[1:]) == [
             "accept-encoding: identity",
-            "accept: image/*",
+            "accept: image/*,*/*;q=0.8",
             f"host: 127.0.0.1:{origin.port}",
             "user-agent: shop/1 (a@b.c)",
         ]
@@ -160,10 +160,10 @@ def redirect_times(count: int, status: str = "302 Found") -> Handler:
 @pytest.mark.parametrize(
     "status", ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"]
 )
-async def test_fetch_follows_five_redirects(status: str) -> None:
-    async with raw_origin(redirect_times(5, status)) as origin:
+async def test_fetch_follows_ten_redirects(status: str) -> None:
+    async with raw_origin(redirect_times(10, status)) as origin:
         assert (await fetch(f"{origin.base}/0"))[0] == b"image"
-    assert len(origin.heads) == 6
+    assert len(origin.heads) == 11
 
 
 async def test_redirect_to_same_server_succeeds_when_it_closes_connection_without_notice() -> None:
@@ -177,11 +177,11 @@ async def test_redirect_to_same_server_succeeds_when_it_closes_connection_withou
         assert origin.targets == ["/a", "/b"]
 
 
-async def test_fetch_fails_at_sixth_redirect() -> None:
-    async with raw_origin(redirect_times(6)) as origin:
+async def test_fetch_fails_at_eleventh_redirect() -> None:
+    async with raw_origin(redirect_times(11)) as origin:
         error = await fetch_error(f"{origin.base}/0")
-    assert code_and_message(error) == ("too_many_redirects", "More than 5 redirects.")
-    assert len(origin.heads) == 6
+    assert code_and_message(error) == ("too_many_redirects", "More than 10 redirects.")
+    assert len(origin.heads) == 11
 
 
 @pytest.mark.parametrize(

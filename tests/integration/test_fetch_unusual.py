@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import zlib
 
@@ -12,8 +13,8 @@ from imgsvc.network.addresses import AddressRules
 from imgsvc.network.connections import ResponseConnection
 from imgsvc.network.retry import is_transient
 from imgsvc.network.session import open_session
-from tests.integration.test_fetch import fetch, fetch_error
-from tests.raw_origin import http_response, raw_origin
+from tests.integration.test_fetch import fetch, fetch_error, open_fetcher
+from tests.raw_origin import Handler, http_response, raw_origin, redirect
 from tests.sample_images import encoded
 
 IMAGE = encoded(1, "jpg")
@@ -128,6 +129,80 @@ async def test_cut_response_is_transient(response: bytes) -> None:
         error = await fetch_error(f"{origin.base}/a.jpg")
     assert error.code == "incomplete_body"
     assert is_transient(error)
+
+
+@pytest.mark.parametrize(
+    "location", ["a.jpg", "//127.0.0.1:{port}/a.jpg", "/ok/b\xfccher.jpg", "\\a.jpg", "/a.jpg#x"]
+)
+async def test_unusual_location_is_followed(location: str) -> None:
+    async def handler(head: str, writer: asyncio.StreamWriter) -> None:
+        if head.startswith("GET / "):
+            line = f"Location: {location.format(port=origin.port)}\r\n".encode("latin-1")
+            writer.write(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n" + line * 2 + b"\r\n")
+        else:
+            writer.write(http_response(IMAGE))
+
+    async with raw_origin(handler) as origin:
+        assert (await fetch(origin.base + "/"))[0] == IMAGE
+    assert "\\" not in origin.targets[1]
+
+
+def cookie_gate(*set_cookies: str) -> Handler:
+    """Return a handler that sends the image only to a request with the cookie `seen=1`."""
+
+    async def handler(head: str, writer: asyncio.StreamWriter) -> None:
+        lines = [line for line in head.split("\r\n") if line.lower().startswith("cookie:")]
+        if any("seen=1" in line for line in lines):
+            writer.write(http_response(IMAGE))
+        else:
+            cookies = [f"Set-Cookie: {cookie}" for cookie in set_cookies]
+            writer.write(http_response(b"", *cookies, "Location: /a", status="302 Found"))
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        ("seen=1; Path=/",),
+        ("seen=1",),
+        ("other=2; Path=/", "seen=1; Path=/; HttpOnly; SameSite=Lax; Max-Age=60"),
+        (*(f"c{number}=" + "v" * 300 for number in range(40)), "seen=1"),
+    ],
+)
+async def test_cookie_of_redirect_goes_back_to_its_host(cookies: tuple[str, ...]) -> None:
+    async with raw_origin(cookie_gate(*cookies)) as origin:
+        assert (await fetch(f"{origin.base}/a"))[0] == IMAGE
+    assert len(origin.heads) == 2
+
+
+async def test_cookie_is_sent_to_no_other_host_and_in_no_other_download() -> None:
+    async with raw_origin(http_response(IMAGE), host="127.0.0.2") as other:
+        response = redirect(f"{other.base}/b").replace(
+            b"\r\n\r\n", b"\r\nSet-Cookie: seen=1\r\n\r\n"
+        )
+        async with raw_origin(response) as origin, open_fetcher() as fetcher:
+            for _ in range(2):
+                async with fetcher.fetch(f"{origin.base}/a"):
+                    pass
+    assert len(origin.heads) == len(other.heads) == 2
+    assert "cookie" not in "".join(origin.heads + other.heads).lower()
+
+
+async def test_secure_cookie_is_not_sent_without_tls() -> None:
+    async with raw_origin(cookie_gate("seen=1; Secure")) as origin:
+        assert (await fetch_error(f"{origin.base}/a")).code == "too_many_redirects"
+
+
+async def test_configured_headers_are_sent_with_downloads_and_redirects() -> None:
+    headers = FetchConfig(headers={"referer": "https://a.example/", "ACCEPT": "*/*"}).headers
+    async with raw_origin(http_response(IMAGE)) as other:
+        async with raw_origin(redirect(f"{other.base}/b")) as origin:
+            await fetch(f"{origin.base}/a", headers=headers)
+        for head in origin.heads + other.heads:
+            assert "\r\nReferer: https://a.example/\r\n" in head
+            assert head.lower().count("\r\naccept: ") == 1
+            assert "\r\nAccept: */*\r\n" in head
 
 
 async def test_session_reads_responses_with_own_reader() -> None:
