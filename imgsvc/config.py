@@ -94,7 +94,7 @@ def _header_value(value: str) -> str:
     return value
 
 
-_FIXED_HEADERS = frozenset(
+_REFUSED_HEADERS = frozenset(
     {
         "accept-encoding",
         "authorization",
@@ -132,7 +132,7 @@ def _request_headers(value: dict[str, str]) -> dict[str, str]:
     for name in names:
         if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9a-z]+", name):
             raise ValueError(f"{name!r} is not a header name")
-        if name in _FIXED_HEADERS:
+        if name in _REFUSED_HEADERS:
             hint = "; use fetch.user_agent" if name == "user-agent" else ""
             raise ValueError(f"cannot set the header {name}{hint}")
     if len(set(names)) < len(names):
