@@ -72,12 +72,28 @@ def _origin(value: str) -> str:
     return page_origin(value)
 
 
+def parse_network(
+    entry: str,
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int | None]:
+    """Return the network of an entry of `allowed_networks`, and its port or None.
+
+    An entry is an address or a network, with or without a port: `10.1.0.5:9000`, `10.1.0.0/16:443`,
+    `[fd00::/8]:443`. Raise `ValueError` if it is neither.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:/[0-9]+)?|\[[^\[\]]+\]):([0-9]{1,5})", entry)
+    network, port = (match[1].strip("[]"), int(match[2])) if match else (entry, None)
+    if port is not None and not 1 <= port <= 65_535:
+        raise ValueError("the port must be 1 to 65535")
+    return ipaddress.ip_network(network), port
+
+
 def _network(value: str) -> str:
     try:
-        ipaddress.ip_network(value)
+        parse_network(value)
     except ValueError:
         raise ValueError(
-            'must be a network such as "10.1.0.0/16"; all bits after the prefix must be zero'
+            'must be a network such as "10.1.0.0/16", or with a port, "10.1.0.5:9000"; all bits after '
+            "the prefix must be zero"
         ) from None
     return value
 
@@ -248,6 +264,7 @@ class WebhookConfig(_Section):
     """Settings of webhooks."""
 
     secret: Annotated[str, AfterValidator(_webhook_secret)] = ""
+    allowed_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
     retry_delays_seconds: tuple[Seconds, ...] = (5, 60, 300, 1_800, 7_200, 18_000, 36_000)
     timeout_seconds: Seconds = 15
 
@@ -274,3 +291,16 @@ class Config(_Section):
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the configuration, for the caller to log: one for each old name of a key."""
         return self._warnings
+
+    @property
+    def webhook_networks(self) -> tuple[str, ...]:
+        """The networks that webhooks may use: their own list, or that of downloads if it is not set."""
+        if "allowed_networks" in self.webhook.model_fields_set:
+            return self.webhook.allowed_networks
+        return self.fetch.allowed_networks
+
+    @property
+    def webhooks_use_fetch_networks(self) -> bool:
+        """Whether webhooks may use networks that were only allowed for downloads."""
+        own = "allowed_networks" in self.webhook.model_fields_set
+        return bool(self.fetch.allowed_networks) and not own

@@ -180,13 +180,17 @@ class Service:
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
+        self._webhook_session = webhook_session = open_session(
+            config.fetch,
+            AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
+        )
         self.executor = executor = replacements.executor or create_executor(
             config, session, store, metrics, replacements.compress_function
         )
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = webhook_queue = WebhookQueue(
             stores.webhook_store,
-            WebhookSender(session, config.webhook),
+            WebhookSender(webhook_session, config.webhook),
             config.webhook,
             events=events,
             metrics=metrics,
@@ -296,6 +300,7 @@ class Service:
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
+        await self._webhook_session.close()
         await self.store.close()
         self._spreadsheets.close()
         self._scratch.close()

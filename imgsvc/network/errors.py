@@ -94,12 +94,9 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
     The caller handles timeouts, because only the caller knows which one has expired.
     """
     chain = [*_causes(error)]
-    if any(isinstance(cause, BlockedAddressError) for cause in chain):
-        return ImageError(
-            ImageErrorCode.BLOCKED_ADDRESS,
-            "Private address. To allow it, add its network to fetch.allowed_networks.",
-        )
     for cause in chain:
+        if isinstance(cause, BlockedAddressError):
+            return ImageError(ImageErrorCode.BLOCKED_ADDRESS, cause.message)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             return ImageError(ImageErrorCode.TLS_ERROR, _tls_message(cause))
         if isinstance(cause, ContentCodingError):

@@ -127,7 +127,7 @@ class GuardedSocketFactory:
         """Return a socket for the address. Raise `BlockedAddressError` if it is not allowed."""
         family, kind, protocol, _, socket_address = address
         if self._rules is not None:
-            self._rules.check(str(socket_address[0]))
+            self._rules.check(str(socket_address[0]), int(socket_address[1]))
         return _Socket(family=family, type=kind, proto=protocol)
 
 
@@ -176,7 +176,7 @@ class Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of a name to connect to. Raise OSError if it has none."""
         found = [*dict.fromkeys(await self.addresses(host, port))]
-        allowed = [address for address in found if self._rules.allows(address)]
+        allowed = [address for address in found if self._rules.allows(address, port)]
         return [
             ResolveResult(
                 hostname=host,
@@ -282,18 +282,18 @@ class ProxyTargetCheck:
         return await handler(request)
 
     async def _check(self, url: URL) -> None:
-        host = url.raw_host or ""
+        host, port = url.raw_host or "", url.port or 0
         if _is_address(host):
-            self._rules.check(host)
+            self._rules.check(host, port)
             return
         try:
-            found = await self._resolver.addresses(host, url.port or 0)
+            found = await self._resolver.addresses(host, port)
         except BlockedAddressError:
             raise
         except OSError:
             return
         for address in found:
-            self._rules.check(address)
+            self._rules.check(address, port)
 
 
 def _is_address(host: str) -> bool:
