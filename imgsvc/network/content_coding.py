@@ -9,6 +9,10 @@ MAX_CODINGS = 4
 """The maximum number of codings of a body. Real responses have one, or two by mistake."""
 DECODED_BYTES = 64 * 1024
 """The maximum number of bytes decoded at once, so that the caller can count them."""
+MAX_GZIP_MEMBERS = 100
+"""The maximum number of members of a gzip stream. Real streams have one."""
+MAX_INTERMEDIATE_BYTES = 256 * 2**20
+"""The maximum size of a body between two codings. Without a limit, 64 MiB can hold terabytes."""
 
 _GZIP = frozenset({"gzip", "x-gzip"})
 _UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress"})
@@ -34,13 +38,34 @@ class ContentDecoder:
         self._layers: list[_Gzip | _Deflate] = [
             _Deflate() if coding == "deflate" else _Gzip() for coding in reversed(codings)
         ]
+        self._intermediate_bytes = 0
+
+    def __bool__(self) -> bool:
+        """Return whether there is anything to decode."""
+        return bool(self._layers)
 
     def decode(self, data: bytes) -> Iterator[bytes]:
-        """Yield the decoded bytes of `data`, at most `DECODED_BYTES` at once."""
+        """Yield the decoded bytes of `data`, at most `DECODED_BYTES` at once.
+
+        Between two parts, which may be empty, at most about 0.1 ms passes.
+        """
         try:
-            yield from _decode(self._layers, data)
+            yield from self._decode(0, data)
         except zlib.error as error:
             raise ContentCodingError from error
+
+    def _decode(self, index: int, data: bytes) -> Iterator[bytes]:
+        """Decode the bytes by the layers from `index` on."""
+        if index == len(self._layers):
+            yield data
+            return
+        for part in self._layers[index].decode(data):
+            yield from self._decode(index + 1, part)
+            if index + 1 < len(self._layers):
+                self._intermediate_bytes += len(part)
+                if self._intermediate_bytes > MAX_INTERMEDIATE_BYTES:
+                    raise ContentCodingError
+                yield b""
 
     def check_complete(self) -> None:
         """Raise `ContentCodingError` if a coding has not reached its end."""
@@ -48,20 +73,12 @@ class ContentDecoder:
             raise ContentCodingError
 
 
-def _decode(layers: list[_Gzip | _Deflate], data: bytes) -> Iterator[bytes]:
-    if not layers:
-        yield data
-        return
-    first, *others = layers
-    for part in first.decode(data):
-        yield from _decode(others, part)
-
-
 class _Gzip:
     """Decodes gzip, of one or several members. Bytes after the last member are ignored."""
 
     def __init__(self) -> None:
         self._decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._members = 1
         self._ended = False
 
     @property
@@ -77,6 +94,9 @@ class _Gzip:
                 data = self._decoder.unused_data
                 self._ended = bool(data) and data[:1] != b"\x1f"
                 if data and not self._ended:
+                    self._members += 1
+                    if self._members > MAX_GZIP_MEMBERS:
+                        raise ContentCodingError
                     self._decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
 
 

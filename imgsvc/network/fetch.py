@@ -104,6 +104,8 @@ class Fetcher:
                 for chunk in decoder.decode(received):
                     await self._count(chunk, share, timeout)
                     buffer.write(chunk)
+                    if decoder:  # 64 KiB can be decoded to 64 MiB, so other work comes in between
+                        await asyncio.sleep(0)
             data = buffer.getvalue()
         if not data:
             raise ImageError(ImageErrorCode.EMPTY_BODY, "The host sent an empty response.")
