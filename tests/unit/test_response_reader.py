@@ -218,3 +218,39 @@ def test_body_with_length_is_not_copied() -> None:
     reader.read(OK + b"Content-Length: 100\r\n\r\n", 32)
     data = bytes(50)
     assert reader.read(data, 32).body is data
+
+
+FRAGMENTS = st.sampled_from(
+    [
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 404\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"Content-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
+        b"\r\n",
+        b"\n",
+        b" folded\r\n",
+        b"5\r\nabcde\r\n",
+        b"0\r\n\r\n",
+        b"abcde",
+        b"ffffffff\r\n",
+        b"\0",
+        b":",
+    ]
+)
+
+
+@given(st.lists(st.one_of(FRAGMENTS, st.binary(max_size=9)), max_size=20), st.integers(1, 50))
+def test_pieces_do_not_change_result_for_any_bytes(fragments: list[bytes], size: int) -> None:
+    def result(sizes: tuple[int, ...], limit: int) -> object:
+        try:
+            read = Read(b"".join(fragments), sizes, limit)
+        except InvalidResponseError:
+            return "invalid"
+        return read.head, read.complete
+
+    data_size = sum(map(len, fragments))
+    whole = result((), 1_000_000)
+    assert result((size,) * (data_size // size), 1) == whole
