@@ -153,6 +153,11 @@ def serve(
     logs.setup(config.log)
     for warning in config.warnings:
         log.warning(warning)
+    if config.webhooks_use_fetch_networks:
+        log.warning(
+            "Webhooks may use the networks in fetch.allowed_networks. "
+            "Set webhook.allowed_networks to choose their own."
+        )
     protect_secrets()
     return asyncio.run(run_service(config))
 

@@ -93,6 +93,7 @@ class ImageErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     STORAGE_FAILED = "storage_failed"
     INTERNAL = "internal"
+    INVALID_RESPONSE = "invalid_response"
 
 
 class ImageError(Exception):

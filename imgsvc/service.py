@@ -186,11 +186,15 @@ class Service:
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
+        self._webhook_session = webhook_session = open_session(
+            config.fetch,
+            AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
+        )
         self.executor = executor = create_executor(config, session, store, metrics, replacements)
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
-            WebhookSender(session, config.webhook),
+            WebhookSender(webhook_session, config.webhook),
             config.webhook,
             events=events,
             metrics=metrics,
@@ -313,6 +317,7 @@ class Service:
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
+        await self._webhook_session.close()
         await self.store.close()
         self._spreadsheets.close()
         self._scratch.close()

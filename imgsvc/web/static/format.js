@@ -91,6 +91,7 @@ const ERRORS = {
   too_large: "File too large",
   empty_body: "Empty file",
   incomplete_body: "Download interrupted",
+  invalid_response: "Invalid response",
   not_an_image: "Not an image",
   unsupported_format: "Unsupported format",
   too_many_pixels: "Too many pixels",
