@@ -12,11 +12,9 @@ from functools import partial
 
 import aiohttp
 
-from imgsvc.config import Config, FetchConfig
+from imgsvc.config import Config
 from imgsvc.database.connection import Database, DatabaseUnavailableError
-from imgsvc.database.job_store import JobStore
 from imgsvc.database.stores import Stores
-from imgsvc.database.token_store import TokenStore
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.images import native
@@ -25,23 +23,16 @@ from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
-from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor, ServiceState
-from imgsvc.processing.host_limiter import HostLimiter
-from imgsvc.processing.job import JobRunner
-from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
-from imgsvc.processing.results import ResultWriter
-from imgsvc.processing.scheduler import Scheduler
-from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
@@ -65,55 +56,6 @@ CLOSE_SECONDS = 3.0
 """Part of `server.shutdown_seconds` that is reserved for closing resources."""
 COMMIT_GRACE_SECONDS = 1.0
 """Time for the last commits at shutdown. Uncommitted images are processed again at the next start."""
-
-
-@dataclass
-class Processing:
-    """The Image Processing Service, wired from the parts that it connects.
-
-    Claims go from the scheduler to the jobs; outcomes go from the jobs to the results.
-    """
-
-    config: FetchConfig
-    job_store: JobStore
-    token_store: TokenStore
-    executor: Executor
-    events: Events
-    webhook_queue: WebhookQueue
-    disk_space: DiskSpace
-    metrics: Metrics
-    limits: ProcessingLimits
-
-    def __post_init__(self) -> None:
-        config, limits = self.config, self.limits
-        self.breakers = CircuitBreakers()
-        self.results = ResultWriter(
-            self.job_store,
-            duplicates := Duplicates(self.token_store),
-            events=self.events,
-            webhook_queue=self.webhook_queue,
-            metrics=self.metrics,
-            limits=limits,
-        )
-        self.scheduler = Scheduler(
-            self.job_store,
-            JobRunner(
-                self.executor,
-                duplicates,
-                self.breakers,
-                self.metrics,
-                max_attempts=config.attempts,
-                limits=limits,
-            ),
-            self.results,
-            host_limiter=HostLimiter(config.concurrency, config.per_host, self.breakers),
-            breakers=self.breakers,
-            disk_space=self.disk_space,
-            limits=limits,
-        )
-        self.unreachable_hosts = UnreachableHosts(
-            self.job_store, self.breakers, self.results, limits
-        )
 
 
 @dataclass(frozen=True, slots=True)
