@@ -21,7 +21,7 @@ ROLES = {
     "dropped": "Replaced",
 }
 """The titles of the roles of columns, in the order in which they are printed."""
-DELIMITER_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+DELIMITER_WORDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def summary(status: StatusJson) -> str:
 def reading_lines(result: Mapping[str, Any]) -> list[str]:
     """Return the lines that describe how a service reads a table. `result` is that of a dry run."""
     delimiter = result["delimiter"]
-    kind = ".xlsx" if delimiter is None else f"CSV with {DELIMITER_NAMES.get(delimiter, delimiter)}"
+    kind = ".xlsx" if delimiter is None else f"CSV with {DELIMITER_WORDS.get(delimiter, delimiter)}"
     encoding = f", {result['encoding']}" if result["encoding"] else ""
     counts = [(result["products"], "product"), (result["images"], "image")]
     lines = [
