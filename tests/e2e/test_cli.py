@@ -193,6 +193,11 @@ def test_config_check_says_what_compresses_jpegs(cli: CommandLine) -> None:
     assert "by Pillow (slower: the native module is not built).\n" in without_module.err
 
 
+def test_metrics_say_whether_native_module_is_used(service: Service) -> None:
+    expected = f"imgsvc_native_module {float(native.AVAILABLE)}\n"
+    assert expected.encode() in service.get("/metrics").body
+
+
 def test_config_check_warns_about_old_names_of_keys(cli: CommandLine) -> None:
     cli.write("config.toml", b"[fetch]\ntotal_seconds = 9")
     result = cli.run("config", "check", IMGSVC_WEBHOOK__PAUSES_SECONDS="[1]")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from imgsvc.images import native
 from imgsvc.processing.health import ServiceState
 from imgsvc.web.handlers.static_files import FORMATS_MODULE, STATIC
 from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
@@ -149,7 +148,6 @@ async def test_metrics_route_returns_prometheus_text(http: HttpHarness) -> None:
     response = await http.get("/metrics")
     assert response.headers["Content-Type"].startswith("text/plain")
     assert b'imgsvc_uploads_total{outcome="accepted"} 1.0' in response.body
-    assert f"imgsvc_native_module {float(native.AVAILABLE)}\n".encode() in response.body
 
 
 async def test_routes_work_with_and_without_path_prefix(tmp_path: Path) -> None:
