@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from imgsvc import __version__
+from imgsvc.images import native
 from tests import sample_images
 from tests.conftest import StartService
 from tests.origin import ROOT, Origin, Reply
@@ -181,6 +182,20 @@ def test_config_check_prints_changed_settings_without_secrets(cli: CommandLine) 
     result = cli.run("config", "check")
     assert result.code == 2
     assert "server.prot" in result.err
+
+
+def test_config_check_says_what_compresses_jpegs(cli: CommandLine) -> None:
+    assert f"JPEGs are compressed by {native.describe()}.\n" in cli.run("config", "check").err
+    hook = "import sys; sys.modules['imgsvc.images.native._requantise'] = None\n"
+    cli.write("sitecustomize.py", hook.encode())
+    path = f"{cli.folder}{os.pathsep}{ROOT}"
+    without_module = cli.run("config", "check", PYTHONPATH=path)
+    assert "by Pillow (slower: the native module is not built).\n" in without_module.err
+
+
+def test_metrics_say_whether_native_module_is_used(service: Service) -> None:
+    expected = f"imgsvc_native_module {float(native.AVAILABLE)}\n"
+    assert expected.encode() in service.get("/metrics").body
 
 
 def test_config_check_warns_about_old_names_of_keys(cli: CommandLine) -> None:

@@ -19,7 +19,13 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, OutputFormat
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.workers import worker_main
-from tests.image_assertions import encode_animation, encode_image, frame_bytes, open_image
+from tests.image_assertions import (
+    encode_animation,
+    encode_image,
+    frame_bytes,
+    open_image,
+    without_native_module,
+)
 from tests.sample_images import photograph
 
 MAX_PIXELS = 300_000
@@ -99,11 +105,12 @@ def test_compress_truncated_file_raises_image_error_unless_pixels_are_complete(
         check(data, output_format)  # the second image of an MPO is not needed
         return
     settings = CompressionSettings(format=output_format)
-    try:
-        found = compress_image(data, settings, MAX_PIXELS)
-    except ImageError:
-        return
-    expected = frame_bytes(compress_image(file, settings, MAX_PIXELS).data)
+    with without_native_module():  # it takes only complete files, and rounds differently
+        try:
+            found = compress_image(data, settings, MAX_PIXELS)
+        except ImageError:
+            return
+        expected = frame_bytes(compress_image(file, settings, MAX_PIXELS).data)
     # Nothing shows that frames are missing if a GIF ends after one.
     frames = frame_bytes(found.data)
     assert frames == expected[: len(frames)]
@@ -130,7 +137,7 @@ def check(data: bytes, output_format: OutputFormat) -> None:
         assert error.message
         assert "Error" not in error.message
         return
-    if result.info.input_format not in {"bmp", "tiff"}:
+    if result.info.output_format == result.info.input_format:  # others are converted at any size
         assert len(result.data) <= len(data)
     assert result.info.width * result.info.height <= MAX_PIXELS
     if not result.info.kept:
