@@ -24,7 +24,7 @@ from imgsvc.cli_options import (
     config_option,
     examples,
 )
-from imgsvc.cli_requests import prepare_output, report, status, submit
+from imgsvc.cli_requests import prepare_output, repeat, report, status, submit
 from imgsvc.cli_table_options import (
     output_options,
     read_options,
@@ -104,6 +104,7 @@ def cli() -> None:
 
 cli.add_command(submit)
 cli.add_command(status)
+cli.add_command(repeat)
 
 
 @cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))

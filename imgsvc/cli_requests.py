@@ -23,6 +23,7 @@ from imgsvc.cli_options import (
     server_options,
 )
 from imgsvc.cli_table_options import (
+    name_option,
     output_options,
     request_name,
     status_options,
@@ -56,6 +57,11 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
         for line in (summary(status), *failure_lines(status), *([saved] if saved else [])):
             click.echo(line, err=True)
     return 0 if completed else 1
+
+
+def request_query(**values: object) -> list[tuple[str, str]]:
+    """Return the options of the API that are set, from their names in Python."""
+    return [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
 
 
 @click.command(
@@ -97,12 +103,12 @@ def submit(
     """
     if out is not None and not dry_run:
         prepare_output(out)
-    values = compress_values(options) | {
-        "webhook_url": webhook_url,
-        "fresh": "true" if fresh else None,
-        "dry_run": "true" if dry_run else None,
-    }
-    query = [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
+    query = request_query(
+        **compress_values(options),
+        webhook_url=webhook_url,
+        fresh="true" if fresh else None,
+        dry_run="true" if dry_run else None,
+    )
     query += upload_query({**options, "name": request_name(options, table)})
 
     async def run() -> int:
@@ -137,6 +143,54 @@ async def _follow(
     if out is not None:
         await client.save_csv(request_id, out, csv_query)
     return report(console, status, f"Saved {out}." if out else None)
+
+
+@click.command(epilog=examples("imgsvc repeat 6f0…", "imgsvc repeat 6f0… --wait -o out.csv"))
+@click.argument("request_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Wait until the new request has finished.")
+@click.option(
+    "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the new request has finished."
+)
+@click.option("--webhook-url", help="URL that the service calls when the new request has finished.")
+@click.option(
+    "--fresh/--no-fresh", default=None, help="Download every image, even if it is unchanged."
+)
+@name_option
+@compress_options
+@status_options
+@server_options
+def repeat(
+    request_id: str,
+    wait: bool,
+    out: Path | None,
+    webhook_url: str | None,
+    fresh: bool | None,
+    server: str,
+    api_key_file: Path | None,
+    **options: Any,
+) -> int:
+    """Process the images of a request again, as a new request, and print its ID.
+
+    Unchanged images keep their URLs. Options that are not set are those of the request.
+    """
+    if out is not None:
+        prepare_output(out)
+    new_options = request_query(
+        **compress_values(options),
+        webhook_url=webhook_url,
+        name=options["name"],
+        fresh=None if fresh is None else str(fresh).lower(),
+    )
+
+    async def run() -> int:
+        async with make_client(server, api_key_file) as client:
+            accepted = await client.repeat(request_id, new_options)
+            click.echo(accepted["requestId"])
+            if not (wait or out):
+                return 0
+            return await _follow(client, accepted["requestId"], out, status_query(options))
+
+    return asyncio.run(run())
 
 
 @click.command(epilog=examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))
