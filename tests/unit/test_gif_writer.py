@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 from PIL import Image
 
 from imgsvc.images.compose import Frame
@@ -21,7 +23,7 @@ def moving_box() -> list[Image.Image]:
     frames = []
     for step in range(6):
         frame = photograph(1, *SIZE)
-        noise = Image.effect_noise(SIZE, 3).convert("RGB")
+        noise = Image.frombytes("RGB", SIZE, random.Random(step).randbytes(3 * SIZE[0] * SIZE[1]))
         frame = Image.blend(frame, noise, 0.02)
         frame.paste((250, 220, 30), (20 + step * 8, 40, 60 + step * 8, 80))
         frames.append(frame)
