@@ -24,7 +24,7 @@ from imgsvc.cli_options import (
     config_option,
     examples,
 )
-from imgsvc.cli_requests import prepare_output, report, status, submit
+from imgsvc.cli_requests import prepare_output, repeat, report, status, submit
 from imgsvc.cli_table_options import (
     output_options,
     read_options,
@@ -39,8 +39,10 @@ from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
 from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
+from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import problem_lines, progress_display
+from imgsvc.workers.confinement import confinement_warnings
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ def cli() -> None:
 
 cli.add_command(submit)
 cli.add_command(status)
+cli.add_command(repeat)
 
 
 @cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
@@ -151,6 +154,12 @@ def serve(
     logs.setup(config.log)
     for warning in config.warnings:
         log.warning(warning)
+    if config.webhooks_use_fetch_networks:
+        log.warning(
+            "Webhooks may use the networks in fetch.allowed_networks. "
+            "Set webhook.allowed_networks to choose their own."
+        )
+    protect_secrets()
     return asyncio.run(run_service(config))
 
 
@@ -191,6 +200,7 @@ def process(
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
     config = _load_config(file, flags)
+    protect_secrets()
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
@@ -227,6 +237,7 @@ def demo(keep: Path | None) -> int:
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    protect_secrets()
     return 0 if asyncio.run(run_demo(Console(), keep)) else 1
 
 
@@ -249,6 +260,8 @@ def check(file: Path | None) -> None:
             if value != defaults[section][key]:
                 text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
                 click.echo(f"{section}.{key} = {text}")
+    for warning in confinement_warnings():
+        click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
     click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
 

@@ -23,6 +23,7 @@ from imgsvc.cli_options import (
     server_options,
 )
 from imgsvc.cli_table_options import (
+    name_option,
     output_options,
     request_name,
     status_options,
@@ -32,7 +33,7 @@ from imgsvc.cli_table_options import (
 )
 from imgsvc.client import Client
 from imgsvc.errors import file_error_lines
-from imgsvc.terminal import failure_lines, progress_display, summary
+from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
 
 
 def prepare_output(out: Path) -> None:
@@ -58,6 +59,11 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
     return 0 if completed else 1
 
 
+def request_query(**values: object) -> list[tuple[str, str]]:
+    """Return the options of the API that are set, from their names in Python."""
+    return [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
+
+
 @click.command(
     epilog=examples(
         "imgsvc submit products.csv",
@@ -69,6 +75,7 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
 @click.option(
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
+@click.option("--dry-run", is_flag=True, help="Print how FILE is read, and upload nothing.")
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
 @click.option(
     "--fresh",
@@ -83,6 +90,7 @@ def submit(
     table: Path,
     wait: bool,
     out: Path | None,
+    dry_run: bool,
     webhook_url: str | None,
     fresh: bool,
     server: str,
@@ -93,22 +101,23 @@ def submit(
 
     With --wait, the exit code is 0 only if every image was compressed.
     """
-    if out is not None:
+    if out is not None and not dry_run:
         prepare_output(out)
-    values = compress_values(options) | {
-        "webhook_url": webhook_url,
-        "fresh": "true" if fresh else None,
-    }
-    query = [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
+    query = request_query(
+        **compress_values(options),
+        webhook_url=webhook_url,
+        fresh="true" if fresh else None,
+        dry_run="true" if dry_run else None,
+    )
     query += upload_query({**options, "name": request_name(options, table)})
 
     async def run() -> int:
         async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
                 accepted = await client.submit(data, query)
-            click.echo(accepted["requestId"])
+            click.echo("\n".join(reading_lines(accepted)) if dry_run else accepted["requestId"])
             _print_skipped(accepted)
-            if not (wait or out):
+            if dry_run or not (wait or out):
                 return 0
             return await _follow(client, accepted["requestId"], out, status_query(options))
 
@@ -134,6 +143,54 @@ async def _follow(
     if out is not None:
         await client.save_csv(request_id, out, csv_query)
     return report(console, status, f"Saved {out}." if out else None)
+
+
+@click.command(epilog=examples("imgsvc repeat 6f0…", "imgsvc repeat 6f0… --wait -o out.csv"))
+@click.argument("request_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Wait until the new request has finished.")
+@click.option(
+    "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the new request has finished."
+)
+@click.option("--webhook-url", help="URL that the service calls when the new request has finished.")
+@click.option(
+    "--fresh/--no-fresh", default=None, help="Download every image, even if it is unchanged."
+)
+@name_option
+@compress_options
+@status_options
+@server_options
+def repeat(
+    request_id: str,
+    wait: bool,
+    out: Path | None,
+    webhook_url: str | None,
+    fresh: bool | None,
+    server: str,
+    api_key_file: Path | None,
+    **options: Any,
+) -> int:
+    """Process the images of a request again, as a new request, and print its ID.
+
+    Unchanged images keep their URLs. Options that are not set are those of the request.
+    """
+    if out is not None:
+        prepare_output(out)
+    new_options = request_query(
+        **compress_values(options),
+        webhook_url=webhook_url,
+        name=options["name"],
+        fresh=None if fresh is None else str(fresh).lower(),
+    )
+
+    async def run() -> int:
+        async with make_client(server, api_key_file) as client:
+            accepted = await client.repeat(request_id, new_options)
+            click.echo(accepted["requestId"])
+            if not (wait or out):
+                return 0
+            return await _follow(client, accepted["requestId"], out, status_query(options))
+
+    return asyncio.run(run())
 
 
 @click.command(epilog=examples("imgsvc status 6f0…", "imgsvc status 6f0… --wait -o out.csv"))

@@ -37,6 +37,7 @@ class _NameType(click.ParamType[str]):
         return str(value).strip()
 
 
+name_option = click.option("--name", type=_NameType(), help="Display name of the request.")
 _TABLE_OPTIONS = (
     click.option(
         "--name",

@@ -66,6 +66,14 @@ class Client:
         ) as response:
             return dict(await response.json())
 
+    async def repeat(
+        self, request_id: str, options: Sequence[tuple[str, str]] = ()
+    ) -> dict[str, Any]:
+        """Repeat a request, and return the JSON of the response, which contains `requestId`."""
+        path = f"/repeatRequest/{quote(request_id, safe='')}"
+        async with self._request("POST", path, params=list(options)) as response:
+            return dict(await response.json())
+
     async def status(self, request_id: str, **query: str) -> dict[str, Any]:
         """Return the request's status. It has no products unless `query` asks for them."""
         params = {"format": "json", "products": "false", **query}

@@ -1,26 +1,31 @@
-"""Uploads: accepts a table with its options, under an idempotency key, or raises the errors it has."""
+"""Uploads: accepts a table with its options, under an idempotency key, or raises the errors it has.
+
+A request can be repeated without its table, under the same rules.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
-from imgsvc.errors import FileError, ProblemCode, ProblemError
+from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
-from imgsvc.models import Request, RequestOptions
+from imgsvc.models import Request
 from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.staged_repeat import StagedRepeat
 from imgsvc.staged_upload import StagedUpload, StagingLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import Spool
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
-from imgsvc.table_types import InputTable, Product, TableOptions
+from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
 
 log = logging.getLogger(__name__)
 
@@ -39,47 +44,6 @@ class UploadResources:
     disk_space: DiskSpace
     scratch: Scratch
     spreadsheets: Spreadsheets
-
-
-@dataclass(frozen=True, slots=True)
-class UploadOptions:
-    """The options of an upload.
-
-    `requested` is the text of the options that the caller set. It identifies a repeated upload even if
-    the service's default settings have changed since. `file_name` is the request's name unless
-    `request_options` has one.
-    """
-
-    request_options: RequestOptions
-    dry_run: bool = False
-    requested: str = ""
-    table: TableOptions = TableOptions()
-    file_name: str | None = None
-
-    @property
-    def name(self) -> str | None:
-        """The display name of the request."""
-        return self.request_options.name or self.file_name
-
-
-@dataclass(frozen=True, slots=True)
-class UploadResult:
-    """The result of an upload. `request` is None for a dry run, which stores nothing.
-
-    `errors` are the first 100 errors of the skipped rows, `error_count` is the number of all. A dry run
-    has the first products in `preview`.
-    """
-
-    request: Request | None
-    name: str | None
-    products: int
-    images: int
-    table: InputTable
-    skipped: int = 0
-    errors: tuple[FileError, ...] = ()
-    error_count: int = 0
-    preview: tuple[Product, ...] = ()
-    replayed: bool = False
 
 
 class Intake:
@@ -126,13 +90,27 @@ class Intake:
         An accepted request is on disk. Nothing is stored of a rejected one.
         """
         self._check_open()
+        return await self._run(
+            self._upload_with_key(chunks, options, idempotency_key, options_follow=options_follow)
+        )
+
+    async def repeat(
+        self, request_id: str, options: RepeatOptions, *, idempotency_key: str | None = None
+    ) -> UploadResult:
+        """Accept a new request with the rows and the options of another one, or raise `ProblemError`.
+
+        `options` replace those of the other request. An accepted request is on disk.
+        """
+        self._check_open()
+        return await self._run(self._repeat_with_key(request_id, options, idempotency_key))
+
+    async def _run(self, upload: Coroutine[object, object, UploadResult]) -> UploadResult:
+        """Run an upload so that `stop` can cancel it, count its result, and wake the scheduler."""
         task = asyncio.current_task()
         if task is not None:
             self._tasks.add(task)
         try:
-            result = await self._upload_with_key(
-                chunks, options, idempotency_key, options_follow=options_follow
-            )
+            result = await upload
         except asyncio.CancelledError:
             if not self._stopping or task is None or task.uncancel():
                 raise
@@ -172,8 +150,34 @@ class Intake:
         *,
         options_follow: bool,
     ) -> UploadResult:
+        async with self._reserved(idempotency_key) as bound:
+            if bound is None:
+                return await self._new_upload(
+                    chunks, options, idempotency_key, options_follow=options_follow
+                )
+        digest = hashlib.sha256()
+        async for chunk in chunks:
+            digest.update(chunk)
+        return await self._replay(options().fingerprint(digest.digest()), *bound)
+
+    async def _repeat_with_key(
+        self, request_id: str, options: RepeatOptions, idempotency_key: str | None
+    ) -> UploadResult:
+        fingerprint = options.fingerprint(request_id)
+        async with self._reserved(idempotency_key) as bound:
+            if bound is None:
+                idempotency = None if idempotency_key is None else (idempotency_key, fingerprint)
+                return await self._new_repeat(request_id, options, idempotency)
+        return await self._replay(fingerprint, *bound)
+
+    @asynccontextmanager
+    async def _reserved(
+        self, idempotency_key: str | None
+    ) -> AsyncGenerator[tuple[str, Request] | None, None]:
+        """Reserve an Idempotency-Key. Yield the fingerprint and the request that it is bound to."""
         if idempotency_key is None:
-            return await self._new_upload(chunks, options, None, options_follow=options_follow)
+            yield None
+            return
         if idempotency_key in self._keys_in_progress:
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_BUSY,
@@ -182,27 +186,12 @@ class Intake:
             )
         self._keys_in_progress.add(idempotency_key)
         try:
-            bound = await self._request_store.find_idempotent(idempotency_key)
-            if bound is None:
-                return await self._new_upload(
-                    chunks, options, idempotency_key, options_follow=options_follow
-                )
+            yield await self._request_store.find_idempotent(idempotency_key)
         finally:
             self._keys_in_progress.discard(idempotency_key)
-        return await self._replay(chunks, options, *bound)
 
-    async def _replay(
-        self,
-        chunks: AsyncIterator[bytes],
-        options: Callable[[], UploadOptions],
-        fingerprint: str,
-        request: Request,
-    ) -> UploadResult:
-        digest = hashlib.sha256()
-        async for chunk in chunks:
-            digest.update(chunk)
-        repeated = _fingerprint(digest.digest(), options())
-        # Requests of older versions have only one hash.
+    async def _replay(self, repeated: str, fingerprint: str, request: Request) -> UploadResult:
+        # Requests of older versions, and repeated requests, have only one hash.
         pairs = zip(repeated.split(), fingerprint.split(), strict=False)
         if not any(one == other for one, other in pairs):
             raise ProblemError(
@@ -210,6 +199,9 @@ class Intake:
                 "This Idempotency-Key was already used with a different file or different options. "
                 "Use a new key for a new upload.",
             )
+        return replace(await self._result_of(request), replayed=True)
+
+    async def _result_of(self, request: Request) -> UploadResult:
         errors = await self._request_store.skipped_errors(request.key, MAX_FILE_ERRORS)
         return UploadResult(
             request,
@@ -220,8 +212,28 @@ class Intake:
             request.skipped,
             errors,
             request.error_count,
-            replayed=True,
         )
+
+    async def _new_repeat(
+        self, request_id: str, options: RepeatOptions, idempotency: tuple[str, str] | None
+    ) -> UploadResult:
+        source = await self._request_store.find_repeatable(request_id)
+        copy = StagedRepeat(self._request_store, source)
+        accepted = False
+        try:
+            await copy.stage()
+            self._begin_commit()
+            request = await copy.accept(
+                options.applied_to(source.options),
+                idempotency,
+                max_waiting=self._config.max_waiting_images,
+            )
+            accepted = True
+        finally:
+            if not accepted:
+                await asyncio.shield(self._discard(copy))
+        _log_accepted(request)
+        return await self._result_of(request)
 
     async def _new_upload(
         self,
@@ -248,10 +260,7 @@ class Intake:
                 upload.check()
                 request = None
                 if not final_options.dry_run:
-                    # A commit that has begun always completes. If a stop cancelled the task now, the
-                    # response would wrongly say that the upload was rejected.
-                    if (task := asyncio.current_task()) is not None:
-                        self._tasks.discard(task)
+                    self._begin_commit()
                     request = await self._accept(upload, final_options, idempotency_key)
                     accepted = True
             finally:
@@ -273,21 +282,22 @@ class Intake:
     ) -> Request:
         idempotency = None
         if idempotency_key is not None:
-            idempotency = (idempotency_key, _fingerprint(upload.digest, options))
+            idempotency = (idempotency_key, options.fingerprint(upload.digest))
         request = await upload.accept(
             replace(options.request_options, name=options.name), idempotency
         )
-        log.info(
-            "accepted",
-            extra={
-                "request": request.request_id,
-                "products": request.products,
-                "images": request.progress.total,
-            },
-        )
+        _log_accepted(request)
         return request
 
-    async def _discard(self, upload: StagedUpload) -> None:
+    def _begin_commit(self) -> None:
+        """Protect the current upload from `stop`: a commit that has begun always completes.
+
+        If a stop cancelled its task now, the response would wrongly say that the upload was rejected.
+        """
+        if (task := asyncio.current_task()) is not None:
+            self._tasks.discard(task)
+
+    async def _discard(self, upload: StagedUpload | StagedRepeat) -> None:
         try:
             await upload.discard()
         finally:
@@ -330,23 +340,14 @@ def _result(upload: StagedUpload, request: Request | None, name: str | None) -> 
     )
 
 
-def _fingerprint(digest: bytes, options: UploadOptions) -> str:
-    """Return two hashes that identify the table's bytes and the options' values.
-
-    The first hash is of the requested options, the second of the effective ones, which include the
-    service's defaults. A repeated upload shares at least one hash with the first upload, even if the
-    defaults have changed, or if it sets options explicitly that it left to the defaults before.
-    """
-    effective_options = options.request_options
-    effective = f"{effective_options.settings} {effective_options.webhook_url} {options.dry_run}"
-    # Nothing is added for defaults, so that keys bound by version 1.0 stay valid.
-    if options.table != TableOptions() or effective_options.name is not None:
-        effective += f" {options.table} {effective_options.name}"
-    if effective_options.fresh:
-        effective += " fresh"
-    return " ".join(
-        hashlib.sha256(digest + text.encode()).hexdigest()
-        for text in (options.requested, effective)
+def _log_accepted(request: Request) -> None:
+    log.info(
+        "accepted",
+        extra={
+            "request": request.request_id,
+            "products": request.products,
+            "images": request.progress.total,
+        },
     )
 
 

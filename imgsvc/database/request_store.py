@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from imgsvc.database import deletion, mappers, product_queries, staging
+from imgsvc.database import deletion, mappers, product_queries, repeating, staging
 from imgsvc.database.bloom_filter import BloomFilter
 from imgsvc.database.connection import Database
 from imgsvc.database.mappers import waiting_images
@@ -114,6 +114,22 @@ class RequestStore:
         self._seen.pop(request_key, None)
         return request
 
+    async def find_repeatable(self, request_id: str) -> Request:
+        """Return a request to repeat.
+
+        Raise `ProblemError` NOT_FOUND, or NOT_AVAILABLE while the request is being deleted.
+        """
+        return await self._database.read(lambda c: repeating.find(c, request_id))
+
+    async def copy_slice(self, source_key: int, request_key: int) -> bool:
+        """Copy some more rows of a request to a staged one. Return whether there may be more.
+
+        Raise `ProblemError` NOT_AVAILABLE if the source is being deleted.
+        """
+        return await self._database.write(
+            lambda c: repeating.copy_slice(c, source_key, request_key), durable=False
+        )
+
     async def discard(self, request_key: int) -> None:
         """Discard a staged request. `purge_slice` deletes its rows later."""
         self._seen.pop(request_key, None)
@@ -205,7 +221,7 @@ def _check_waiting(c: sqlite3.Connection, request_key: int, max_waiting: int) ->
     if pending + added > max_waiting:
         raise ProblemError(
             ProblemCode.TOO_MUCH_WAITING,
-            f"{pending:,} images are already pending, this file has {added:,}, and "
+            f"{pending:,} images are already pending, this request has {added:,}, and "
             f"the limit is {max_waiting:,} (server.max_waiting_images). Try again later.",
             retry_after=RETRY_AFTER_SECONDS,
         )

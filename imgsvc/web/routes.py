@@ -22,7 +22,7 @@ from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
 from imgsvc.web.schema.openapi import openapi_document
-from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
+from imgsvc.web.schema.options import ListQuery, RepeatFields, StatusQuery, UploadFields
 from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
@@ -64,6 +64,13 @@ RAW_UPLOAD_TYPES = (
     "application/x-www-form-urlencoded",
 )
 _IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
+_IMAGE_RESPONSES = {
+    200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
+    206: ResponseSpec(
+        "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
+    ),
+    304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
+}
 
 ROUTES: tuple[Route[Handlers], ...] = (
     Route(
@@ -190,6 +197,34 @@ ROUTES: tuple[Route[Handlers], ...] = (
         errors=(Code.NOT_FOUND, Code.NOT_FINISHED, Code.NOTHING_FAILED),
     ),
     Route(
+        "POST",
+        "/repeatRequest/{requestId}",
+        lambda handlers: handlers.uploads.repeat_request,
+        tag="Requests",
+        operation_id="repeatRequest",
+        summary="Repeat a request",
+        description="Creates a new request with the same rows and options. The given options replace "
+        "those of the repeated request. Unchanged images keep their URLs and are not downloaded again.",
+        path_parameters=(p.REQUEST_ID,),
+        query=RepeatFields,
+        request_headers=(p.IDEMPOTENCY_KEY,),
+        responses={
+            201: ResponseSpec(
+                "Accepted and stored.",
+                json_content(responses.AcceptedUpload),
+                (p.LOCATION, p.IDEMPOTENT_REPLAYED),
+            ),
+        },
+        errors=(
+            Code.NOT_FOUND,
+            Code.NOT_AVAILABLE,
+            Code.IDEMPOTENCY_KEY_BUSY,
+            Code.IDEMPOTENCY_KEY_REUSED,
+            Code.TOO_MUCH_WAITING,
+            Code.STORAGE_FULL,
+        ),
+    ),
+    Route(
         "DELETE",
         "/deleteRequest/{requestId}",
         lambda handlers: handlers.requests.delete_request,
@@ -220,21 +255,28 @@ ROUTES: tuple[Route[Handlers], ...] = (
     ),
     Route(
         "GET",
-        "/images/{file}",
+        "/images/{token}/{slug}.{ext}",
         lambda handlers: handlers.outputs.image,
         Access.PUBLIC,
         tag="Images",
         operation_id="image",
         summary="Download one output, from its URL in the status",
+        path_parameters=(p.TOKEN, p.SLUG, p.EXTENSION),
+        request_headers=(p.IF_NONE_MATCH, p.RANGE),
+        responses=_IMAGE_RESPONSES,
+        errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
+    ),
+    Route(
+        "GET",
+        "/images/{file}",
+        lambda handlers: handlers.outputs.image,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="imageByToken",
+        summary="Download one output, from its URL without a product's name",
         path_parameters=(p.FILE,),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses={
-            200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
-            206: ResponseSpec(
-                "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
-            ),
-            304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
-        },
+        responses=_IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(

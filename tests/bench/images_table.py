@@ -8,7 +8,7 @@ pixels with the same quality or palette size. An output is correct if:
 - its size, its frames and their durations are right;
 - its alpha differs from the original by at most 4 of 255, or by at most 1.1 times the difference of
   the reference;
-- it is not larger than its source (except BMP and TIFF);
+- it is not larger than its source, if it has the same format;
 - its mean ΔE2000 from the original pixels is at most 1.1 times that of the reference (differences of
   0.05 are invisible and ignored);
 - its SSIM is at least 1/1.1 of that of the reference.
@@ -302,8 +302,8 @@ def measure(cases: Callable[[], Iterator[Case]], rows: dict[str, Row]) -> None:
         row.kept += result.info.kept
         row.source_bytes += len(case.data)
         row.output_bytes += len(result.data)
-        may_grow = result.info.input_format in {"bmp", "tiff"}
-        larger = len(result.data) > len(case.data) and not may_grow
+        same_format = result.info.output_format == result.info.input_format
+        larger = same_format and len(result.data) > len(case.data)
         row.larger += larger
         correct = is_correct(case, result, row) and not larger
         row.correct += correct

@@ -45,7 +45,9 @@ def upload(service: Service, origin: Origin) -> Any:
 
 
 def output_names(status: Any) -> list[str]:
-    return [p["images"][0]["outputUrl"].rpartition("/")[2] for p in status["products"]]
+    """Return the names of the stored outputs, `TOKEN.EXT`."""
+    urls = [Path(product["images"][0]["outputUrl"]) for product in status["products"]]
+    return [url.parent.name + url.suffix for url in urls]
 
 
 def output_files(service: Service, status: Any) -> list[Path]:

@@ -99,7 +99,7 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
     result = cli.run("--help")
     assert result.code == 0
     assert "imgsvc process products.csv -o out.csv" in result.out
-    for command in ("serve", "process", "submit", "status", "backup", "check", "secret"):
+    for command in ("serve", "process", "submit", "status", "repeat", "backup", "check", "secret"):
         result = cli.run(command, "--help")
         assert (result.code, result.err) == (0, "")
         assert re.search(rf"Examples:\s+imgsvc {command}\b", result.out)
@@ -253,6 +253,28 @@ def test_submit_prints_the_request_id_and_status_reports_the_request(
     as_json = cli.run("status", request_id, "--json", "--server", service.url)
     assert json.loads(as_json.out)["requestId"] == request_id
     unknown = cli.run("status", "../health/live", "--server", service.url)
+    assert unknown.code == 1
+
+
+def test_repeat_prints_the_id_of_a_new_request_and_saves_its_csv(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    cli.write("products.csv", products(origin, range(2)))
+    submitted = cli.run("submit", "products.csv", "--server", service.url)
+    repeated = cli.run(
+        "repeat",
+        submitted.out.strip(),
+        "--name",
+        "Week 2",
+        "-o",
+        "out.csv",
+        IMGSVC_SERVER=service.url,
+    )
+    assert repeated.code == 0, repeated.err
+    request_id = repeated.out.strip()
+    assert request_id != submitted.out.strip()
+    assert [row["Request Id"] for row in cli.rows("out.csv")] == [request_id] * 2
+    unknown = cli.run("repeat", "../health/live", "--server", service.url)
     assert unknown.code == 1
 
 
@@ -442,6 +464,27 @@ def test_submit_and_status_have_the_options_of_the_api(
     wrong = cli.run("submit", file, "--encoding", "utf-16", **server)
     assert wrong.code == 2
     assert "superset of ASCII" in wrong.err
+
+
+def test_submit_dry_run_prints_how_the_file_is_read(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    url = origin.photo(1)
+    file = cli.write("shop.csv", f"Handle;Title;Image Src;Vendor\r\na;A;{url};V\r\n".encode())
+    result = cli.run("submit", file, "--dry-run", "-o", "out.csv", "--server", service.url)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "1 product, 1 image",
+        "Layout: shopify (CSV with semicolons, utf-8)",
+        "Images: Image Src",
+        "Product names: Title",
+        "Products grouped by: Handle",
+        "Kept unchanged: Vendor",
+        "Row 2: A",
+        f"  {url}",
+    ]
+    assert service.get("/listRequests").json()["requests"] == []
+    assert not (cli.folder / "out.csv").exists()
 
 
 def test_ctrl_c_during_import_prints_no_traceback(cli: CommandLine) -> None:

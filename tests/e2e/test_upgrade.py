@@ -137,6 +137,11 @@ def test_service_returns_same_responses_when_started_on_old_folder(
     assert includes([each for each in listed if each["requestId"] in finished], expected["list"])
     assert {each["requestId"] for each in listed} == finished | unfinished
     assert digests(service, expected["outputs"]) == expected["outputs"]
+    for request in expected["finished"].values():
+        request_id = request["json"]["requestId"]
+        repeated = service.post(f"/repeatRequest/{request_id}")
+        assert repeated.status == 201
+        assert repeated.json()["images"] == request["json"]["progress"]["total"]
     origin.open_gate("receiver")
 
 

@@ -13,12 +13,13 @@ import pytest
 from imgsvc.config import Config, ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings, Quality
-from imgsvc.intake import Intake, UploadOptions, UploadResources, UploadResult
+from imgsvc.intake import Intake, UploadResources
 from imgsvc.metrics import Metrics
 from imgsvc.models import RequestOptions
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_upload import StagingLimits
 from imgsvc.storage.scratch import Scratch
+from imgsvc.upload_types import UploadOptions, UploadResult
 from tests.harness.database import DatabaseHarness, open_database
 from tests.harness.service import SwitchableDisk
 from tests.service_process import table

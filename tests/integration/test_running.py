@@ -15,11 +15,11 @@ import pytest
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.image_types import CompressionSettings
-from imgsvc.intake import UploadOptions
 from imgsvc.limits import ServiceLimits
 from imgsvc.models import Progress, Request, RequestOptions
 from imgsvc.processing.health import ServiceState
 from imgsvc.service import Service, running
+from imgsvc.upload_types import UploadOptions
 from tests.harness.database import NO_LOCK_WAIT, open_database
 from tests.harness.service import config_of
 from tests.origin import Origin, Reply

@@ -402,6 +402,12 @@ async def test_invalid_upload_option_returns_400_and_is_named(
     assert response.problem()["errors"][0]["option"] == query.partition("=")[0]
 
 
+@pytest.mark.parametrize("name", ["", "%20", "x" * 201])
+async def test_name_of_a_wrong_length_is_explained(http: HttpHarness, name: str) -> None:
+    response = await http.post(f"/processImages?name={name}", SHOP, CSV)
+    assert response.problem()["detail"] == "name: must have 1 to 200 characters."
+
+
 @pytest.mark.parametrize(
     "query", ["layout=shop", "failed=drop", "encoding=utf-8", "excel=1", "only=skipped"]
 )
@@ -473,3 +479,19 @@ async def test_view_of_the_database_shows_skipped_rows(http: HttpHarness) -> Non
     )
     assert rows == [("Lamp", "pending"), ("", "skipped"), ("Shelf", "pending"), ("Desk", "skipped")]
     assert json.loads((await http.get("/listRequests")).body)["requests"][0]["status"] == "pending"
+
+
+async def test_output_urls_have_positions_in_the_group_in_every_format(http: HttpHarness) -> None:
+    table = (
+        b"Handle,Title,Image Src\r\nmug,Caf\xc3\xa9 mug,http://a.example/1.jpg\r\n"
+        b"mug,,http://a.example/2.jpg\r\ncup,Cup,http://a.example/3.jpg\r\n"
+    )
+    request_id = (await upload(http, table))["requestId"]
+    await finish(http)
+    outputs = await outputs_of(http, request_id)
+    ends = [outputs[f"http://a.example/{n}.jpg"].rpartition("/")[2] for n in (1, 2, 3)]
+    assert ends == ["cafe-mug-1.jpg", "cafe-mug-2.jpg", "cup-1.jpg"]
+    in_layout = await http.get(f"/checkStatus/{request_id}?layout=input")
+    assert in_layout.body == replaced(table, outputs)
+    standard = await http.get(f"/checkStatus/{request_id}")
+    assert [row[3] for row in rows_of(standard)[1:]] == list(outputs.values())

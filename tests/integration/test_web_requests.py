@@ -197,6 +197,7 @@ async def test_delete_removes_finished_request_and_its_outputs(http: HttpHarness
         ("GET", "/watchStatus/"),
         ("POST", "/cancelRequest/"),
         ("POST", "/retryFailed/"),
+        ("POST", "/repeatRequest/"),
         ("DELETE", "/deleteRequest/"),
         ("GET", "/downloadImages/"),
         ("HEAD", "/downloadImages/"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -187,11 +188,13 @@ def compress_two_files_in_worker(large: str, medium: str) -> None:
     """Compress two files in a worker with 60 MiB and print both results. Runs in a separate process."""
     files = [open(path, "rb").read() for path in (large, medium)]  # noqa: PTH123, SIM115
     setup = worker_main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
+    output = os.fdopen(os.dup(1), "w")  # a worker closes its standard streams
     worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()  # it runs at unpredictable times
     for data in files:
-        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
-        print(result.code if isinstance(result, ImageError) else "compressed")
+        ((result, _),) = worker_main.compressed_images(1, [(data, CompressionSettings())])
+        code = result.code if isinstance(result, ImageError) else "compressed"
+        print(code, file=output, flush=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -221,13 +224,15 @@ def compress_with_growing_memory_limit(path: str) -> None:
     """
     data = open(path, "rb").read()  # noqa: PTH123, SIM115
     setup = worker_main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 2**20)
+    output = os.fdopen(os.dup(1), "w")  # a worker closes its standard streams
     worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()
     limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     for extra_bytes in range(0, 24 * 2**20, 2**19):
         resource.setrlimit(resource.RLIMIT_AS, (limit + extra_bytes, hard_limit))
-        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
-        print(result.code if isinstance(result, ImageError) else "compressed")
+        ((result, _),) = worker_main.compressed_images(1, [(data, CompressionSettings())])
+        code = result.code if isinstance(result, ImageError) else "compressed"
+        print(code, file=output, flush=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -18,6 +18,8 @@ LEAVES = {
     "models",
     "image_types",
     "table_types",
+    "upload_types",
+    "slugs",
     "errors",
     "config",
     "urls",
@@ -33,8 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "execution": LEAVES | {"execution", "network", "workers", "storage"},
     "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
+    "staged_repeat": LEAVES | {"database"},
     "staged_upload": LEAVES | {"table", "database", "spreadsheets"},
-    "intake": LEAVES | {"table", "database", "storage", "spreadsheets", "staged_upload"},
+    "intake": LEAVES
+    | {"table", "database", "storage", "spreadsheets", "staged_repeat", "staged_upload"},
     "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES
@@ -52,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "service": LEAVES
     | CORE
     | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
-    "serve": LEAVES | {"service"},
+    "serve": LEAVES | {"service", "config_loader", "workers"},
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
@@ -79,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         "offline",
         "demo",
         "images",
+        "workers",
     },
     "__main__": {"cli"},
 }
@@ -103,6 +108,7 @@ SEAMS: dict[str, set[str]] = {
 So `processing` and `web` know the interfaces of stores and executors, and none of them."""
 
 LIBRARIES: dict[str, set[str]] = {
+    "anyascii": {"slugs"},
     "PIL": {"images", "demo"},
     "aiohttp.web": {"web", "service", "demo"},
     "aiohttp": {"web", "service", "demo", "network", "client"},

@@ -211,7 +211,7 @@ def test_decode_jpeg_leaves_at_least_three_times_the_final_size(
     assert image.quality == 90
 
 
-@pytest.mark.parametrize("size", [(1_599, 1_201), (1_601, 1_199)])
+@pytest.mark.parametrize("size", [(1_590, 1_191), (1_601, 1_199)])
 def test_shrunk_jpeg_has_aspect_ratio_of_source(size: tuple[int, int]) -> None:
     data = encode_image(LARGE_PHOTO.resize(size), "JPEG", quality=90)
     info = shrink(data, 0, 100).info

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageChops
 from PIL.GifImagePlugin import getdata
 
-from imgsvc.images import palette
+from imgsvc.images import indexed, palette
 from imgsvc.images.compose import Frame
 
 _MAX_HUNDREDTHS = 65_535
@@ -34,8 +34,8 @@ def write(frames: Sequence[Frame], play_count: int, colours: int) -> bytes:
     """
     images = [_with_binary_alpha(frame.image) for frame in frames]
     shared_palette = palette.exact_colours(images, colours - 1) if len(images) > 1 else None
-    if shared_palette is not None and palette.TRANSPARENT not in shared_palette:
-        shared_palette.insert(0, palette.TRANSPARENT)
+    if shared_palette is not None and indexed.TRANSPARENT not in shared_palette:
+        shared_palette.insert(0, indexed.TRANSPARENT)
     blocks: list[bytes] = []
     canvas = Image.new("RGBA", images[0].size)
     for number, image in enumerate(images):
@@ -107,15 +107,15 @@ def _union(one: Rectangle, other: Rectangle) -> Rectangle:
 
 
 def _indices(
-    patch: _Patch, shared_palette: list[palette.Colour] | None, colours: int
+    patch: _Patch, shared_palette: list[indexed.Colour] | None, colours: int
 ) -> Image.Image:
     if shared_palette is not None:
-        return palette.map_to_colours(patch.image, shared_palette)
+        return indexed.map_to_colours(patch.image, shared_palette)
     indices = palette.reduce([patch.image], colours)[0]
-    if patch.disposal == _DISPOSE_CLEAR and palette.TRANSPARENT not in palette.entries(indices):
+    if patch.disposal == _DISPOSE_CLEAR and indexed.TRANSPARENT not in indexed.entries(indices):
         # Pillow clears a frame's area to the background colour if the frame has no transparent colour.
         indices = palette.reduce([patch.image], colours - 1)[0]
-        palette.set_palette(indices, [*palette.entries(indices), palette.TRANSPARENT])
+        indexed.set_palette(indices, [*indexed.entries(indices), indexed.TRANSPARENT])
     return indices
 
 
@@ -132,7 +132,7 @@ def _header(size: tuple[int, int], indices: Image.Image, play_count: int) -> lis
 
 def _colour_table(indices: Image.Image) -> bytes:
     """Return the palette as a GIF colour table: RGB, padded to a power of two of at least 2."""
-    table = b"".join(entry[:3] for entry in palette.entries(indices))
+    table = b"".join(entry[:3] for entry in indexed.entries(indices))
     size = 1 << max(1, (len(table) // 3 - 1).bit_length())
     return table.ljust(3 * size, b"\0")
 
@@ -140,7 +140,7 @@ def _colour_table(indices: Image.Image) -> bytes:
 def _frame_blocks(
     indices: Image.Image, patch: _Patch, duration: float, local_table: bool
 ) -> list[bytes]:
-    transparent = [n for n, entry in enumerate(palette.entries(indices)) if entry[3] == 0]
+    transparent = [n for n, entry in enumerate(indexed.entries(indices)) if entry[3] == 0]
     options = {
         "duration": 10 * min(round(duration / 10), _MAX_HUNDREDTHS),
         "disposal": patch.disposal,

@@ -10,7 +10,7 @@ from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngImageFile
 
 from imgsvc.image_types import Effort, ImageFormat
-from imgsvc.images import colour, exif, icc_parser, palette
+from imgsvc.images import colour, exif, icc_parser, indexed, palette
 from imgsvc.images.compose import Frame, Layer, compose
 from imgsvc.images.errors import truncated
 from imgsvc.images.formats import png_chunks, png_repair
@@ -27,8 +27,6 @@ from imgsvc.images.formats.base import (
 
 _FEW_COLOURS = 16
 """Number of colours up to which PNGs are always optimised. With more, that saves 1 % at most."""
-
-_BLACK_AND_WHITE = {b"\0\0\0\xff", b"\xff\xff\xff\xff"}
 
 _MAX_NUMBER = 65_535
 """Largest number in a duration."""
@@ -98,6 +96,9 @@ def _has_blank_end(image: Image.Image) -> bool:
 
 def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
     """Return the image as a PNG. The quality is the percentage of 256 colours."""
+    if _is_bilevel(decoded):
+        bits = decoded.first_image.convert("1", dither=Image.Dither.NONE)
+        return save(bits, "PNG", optimize=True)
     frames, icc = decoded.frames, decoded.icc
     if decoded.first_image.mode != "L" or icc is not None:
         frames, icc = decoded.frames_as_rgb()
@@ -105,16 +106,19 @@ def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
         [frame.image for frame in frames], palette.colour_count(settings.quality)
     )
     frames = [Frame(image, frame.duration) for image, frame in zip(reduced, frames, strict=True)]
-    has_few_colours = len(palette.entries(reduced[0])) <= _FEW_COLOURS
+    has_few_colours = len(indexed.entries(reduced[0])) <= _FEW_COLOURS
     optimize = has_few_colours or settings.effort is Effort.SMALL
     options: dict[str, Any] = {"icc_profile": icc, "optimize": optimize}
-    image = frames[0].image
     if len(frames) > 1:
         options |= animation_options(frames) | {"loop": decoded.play_count}
         options["duration"] = [_duration(frame.duration) for frame in frames]
-    elif icc is None and set(palette.entries(image)) <= _BLACK_AND_WHITE:
-        image = image.convert("1", dither=Image.Dither.NONE)  # smaller than a palette of one bit
-    return save(image, "PNG", **options)
+    return save(frames[0].image, "PNG", **options)
+
+
+def _is_bilevel(decoded: DecodedImage) -> bool:
+    """Return whether an image has only black and white pixels. All grey profiles agree on these."""
+    image = decoded.first_image
+    return len(decoded.frames) == 1 and image.mode == "L" and not any(image.histogram()[1:255])
 
 
 def _duration(duration: float) -> float:

@@ -1,26 +1,28 @@
-"""The Upload API: `POST /processImages`."""
+"""The Upload API: `POST /processImages` and `POST /repeatRequest/{requestId}`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from aiohttp import web
 
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.intake import Intake, UploadOptions, UploadResult
+from imgsvc.intake import Intake
 from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
 from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
+from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
 from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.schema import options
 from imgsvc.web.schema.option_types import UNPRINTABLE
-from imgsvc.web.schema.options import UploadFields
+from imgsvc.web.schema.options import RepeatFields, UploadFields
 from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
@@ -51,7 +53,7 @@ MAX_FIELD_BYTES = 16 * 1024
 
 
 class UploadHandler:
-    """Handles `POST /processImages`: passes the CSV and its options to the intake."""
+    """Handles the API calls that create requests: by a CSV, or by the ID of a request to repeat."""
 
     def __init__(self, config: Config, intake: Intake, origin_policy: OriginPolicy) -> None:
         self._config = config
@@ -87,11 +89,28 @@ class UploadHandler:
             raise
         return self._response(request, result)
 
+    async def repeat_request(self, request: web.Request) -> web.Response:
+        """`POST /repeatRequest/{requestId}`"""
+        fields = options.parse_query(RepeatFields, request)
+        repeat_options = RepeatOptions(
+            fields.settings,
+            fields.webhook_url,
+            fields.name,
+            fields.fresh,
+            fields.model_dump_json(exclude_defaults=True),
+        )
+        result = await self._intake.repeat(
+            request.match_info["requestId"],
+            repeat_options,
+            idempotency_key=_idempotency_key(request),
+        )
+        return self._response(request, result)
+
     def _parse_options(
         self, pairs: list[tuple[str, str]], file_name: str | None = None
     ) -> UploadOptions:
         fields = options.parse(UploadFields, pairs)
-        settings = fields.settings(self._config.compress.settings)
+        settings = replace(self._config.compress.settings, **fields.settings)
         requested = fields.model_dump_json(exclude_defaults=True)
         request_options = RequestOptions(settings, fields.webhook_url, fields.name, fields.fresh)
         return UploadOptions(request_options, fields.dry_run, requested, fields.table, file_name)

@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from imgsvc.image_types import MAX_SIDE_SETTING, Quality
+from imgsvc.models import MAX_REQUEST_NAME
 from imgsvc.table.decoding import check_encoding
 from imgsvc.urls import UrlError, parse_url
 
@@ -73,6 +74,8 @@ def parse_name(value: object) -> object:
         value = value.strip()
         if UNPRINTABLE.search(value):
             raise ValueError("must not contain control characters")
+        if not 0 < len(value) <= MAX_REQUEST_NAME:
+            raise ValueError(f"must have 1 to {MAX_REQUEST_NAME} characters")
     return value
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal, TypeVar, get_origin
 
@@ -21,7 +20,6 @@ from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ProblemCode
 from imgsvc.image_types import (
-    CompressionSettings,
     Effort,
     OutputFormat,
     Quality,
@@ -51,6 +49,12 @@ _MAX_SHOWN_CHARACTERS = 100
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_FRESH = (
+    "Download every source whole. Otherwise hosts are asked whether it has been modified since an "
+    "earlier download."
+)
+
+
 class Options(BaseModel):
     """Base of all options. Names are camelCase; unknown options are errors.
 
@@ -70,8 +74,8 @@ class NoOptions(Options):
     """The options of an operation without options."""
 
 
-class UploadFields(Options):
-    """Options of `POST /processImages`."""
+class OutputFields(Options):
+    """Options of a request that do not change how its file is read."""
 
     webhook_url: Annotated[
         str | None,
@@ -113,27 +117,39 @@ class UploadFields(Options):
             description="`small`: smaller JPEG, WebP, AVIF and PNG outputs, for more processor time."
         ),
     ] = None
-    fresh: Annotated[
-        Boolean,
-        Field(
-            description="Download every source whole. Otherwise hosts are asked whether it has been "
-            "modified since an earlier download."
-        ),
-    ] = False
-    dry_run: Annotated[
-        Boolean,
-        Field(description="Validate the file and return how it is read, without storing anything."),
-    ] = False
     name: Annotated[
         str | None,
         BeforeValidator(parse_name),
         Field(
             min_length=1,
             max_length=MAX_REQUEST_NAME,
-            description="Display name of the request. Downloads are named after it. The default is "
-            "the file name of a form.",
+            description="Display name of the request. Downloads are named after it. The default "
+            "of an upload is the file name of a form.",
         ),
     ] = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `CompressionSettings` that were given, by name."""
+        names = ("quality", "format", "max_width", "max_height", "effort")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class RepeatFields(OutputFields):
+    """Options of `POST /repeatRequest/{requestId}`. An option that is not set is not changed."""
+
+    fresh: Annotated[Boolean | None, Field(description=_FRESH)] = None
+
+
+class UploadFields(OutputFields):
+    """Options of `POST /processImages`."""
+
+    fresh: Annotated[Boolean, Field(description=_FRESH)] = False
+    dry_run: Annotated[
+        Boolean,
+        Field(description="Validate the file and return how it is read, without storing anything."),
+    ] = False
     name_column: Annotated[
         ColumnHeader | None,
         Field(description="Header of the column with the product names. Overrides the layout."),
@@ -176,12 +192,6 @@ class UploadFields(Options):
             self.allow_empty,
             self.on_invalid == "skip",
         )
-
-    def settings(self, defaults: CompressionSettings) -> CompressionSettings:
-        """Return the settings of compression: `defaults`, with those options that were given."""
-        names = ("quality", "format", "max_width", "max_height", "effort")
-        values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return replace(defaults, **{name: v for name, v in values.items() if v is not None})
 
 
 class StatusFormat(StrEnum):
