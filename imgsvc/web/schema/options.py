@@ -113,7 +113,9 @@ class OutputFields(Options):
     max_height: Annotated[MaxSide | None, Field(description="The same for the height.")] = None
     effort: Annotated[
         Effort | None,
-        Field(description="`small`: smaller WebP, AVIF and PNG outputs, for more processor time."),
+        Field(
+            description="`small`: smaller JPEG, WebP, AVIF and PNG outputs, for more processor time."
+        ),
     ] = None
     name: Annotated[
         str | None,

@@ -67,7 +67,7 @@ export function optionsForm(action, fileName, onSubmit) {
           h("p", { class: "hint" }, "Larger images are shrunk. 0: no limit. Empty: this server’s default.")),
         h("div", { class: "field" }, h("label", { for: "max-height" }, "Maximum height ", h("span", { class: "muted" }, "in pixels")), height),
         h("div", { class: "field" }, h("label", { for: "effort" }, "Effort"), effort,
-          h("p", { class: "hint" }, "Smaller files take longer, at the same quality (WebP, AVIF, PNG).")),
+          h("p", { class: "hint" }, "Smaller files take longer, at the same quality (JPEG, WebP, AVIF, PNG).")),
         h("div", { class: "field" }, h("label", { for: "webhook" }, "Webhook URL ", h("span", { class: "muted" }, "optional")), webhook,
           h("p", { class: "hint", id: "webhook-hint" }, "We call this URL (POST) when all images are done.")))),
     h("div", { class: "buttons" }, h("button", { class: "primary large" }, action)));
