@@ -191,7 +191,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class ImageRow:
-    """One image of a product in a status. `file` is the public name of its output, `TOKEN.EXT`."""
+    """One image of a product in a status.
+
+    `file` is the name of its output, `TOKEN.EXT`. `slug` is the readable part of its URL; None: it has
+    none, because version 1.0 completed the image.
+    """
 
     url: str
     status: ImageStatus
@@ -201,6 +205,15 @@ class ImageRow:
     error_code: ImageErrorCode | None = None
     error_message: str | None = None
     reused: Reuse | None = None
+    slug: str | None = None
+
+    @property
+    def public_path(self) -> str | None:
+        """The end of the output's URL: `TOKEN/SLUG.EXT`, or `TOKEN.EXT`. None without an output."""
+        if self.file is None or self.slug is None:
+            return self.file
+        token, _, extension = self.file.partition(".")
+        return f"{token}/{self.slug}.{extension}"
 
 
 @dataclass(frozen=True, slots=True)

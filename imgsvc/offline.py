@@ -25,7 +25,7 @@ from imgsvc.models import (
 )
 from imgsvc.serializers import status_json
 from imgsvc.service import DATABASE, Service, running
-from imgsvc.status_table import StatusTable
+from imgsvc.status_table import StatusTable, UrlOf
 from imgsvc.storage.filesystem import output_path
 from imgsvc.table_types import TableOptions
 from imgsvc.upload_types import UploadOptions
@@ -176,8 +176,8 @@ async def _write_csv(
             csv_format = table.csv_format(request.table)
             await file.write(csv_format.mark + csv_format.encode(table.header(request)))
             async for products in snapshot.pages(whole=table.whole):
-                urls = await _output_urls(service, folder, products)
-                await file.write(csv_format.encode(table.rows(products, request, urls.__getitem__)))
+                url_of = await _output_urls(service, folder, products)
+                await file.write(csv_format.encode(table.rows(products, request, url_of)))
     return status_json(request, time.time())
 
 
@@ -186,13 +186,11 @@ def _relative_to(out: Path, folder: Path) -> Path:
     return Path(os.path.relpath(folder, out.absolute().parent))
 
 
-async def _output_urls(
-    service: Service, folder: Path, products: Iterable[ProductRow]
-) -> dict[str, str]:
-    """Return the URL of each output of these products, relative to the CSV, by `ImageRow.file`."""
+async def _output_urls(service: Service, folder: Path, products: Iterable[ProductRow]) -> UrlOf:
+    """Return a function for the URLs of the outputs of these products, relative to the CSV."""
     urls = {}
     for image in (image for product in products for image in product.images):
         if image.file:
             stored = await service.queries.public_file(image.file)
             urls[image.file] = quote(output_path(folder, stored.name).as_posix()) if stored else ""
-    return urls
+    return lambda image: urls[image.file or ""]

@@ -161,7 +161,7 @@ def _image_json(image: ImageRow, url_of: UrlOf) -> Json:
     error = image.error_code and {"code": image.error_code, "message": image.error_message or ""}
     return {
         "inputUrl": image.url,
-        "outputUrl": url_of(image.file) if image.file else None,
+        "outputUrl": url_of(image) if image.file else None,
         "status": image.status,
         "error": error,
         "attempts": image.attempts,

@@ -23,8 +23,8 @@ STATUS_COLUMNS = (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS
 """The first columns of the status CSV. The other columns of the input follow them."""
 
 Rows = Iterator[Sequence[str]]
-UrlOf = Callable[[str], str]
-"""Returns the URL of an output. Its argument is `ImageRow.file`."""
+UrlOf = Callable[[ImageRow], str]
+"""Returns the URL of an image's output. The image must have one."""
 
 _MARKS = {
     "utf-8": codecs.BOM_UTF8,
@@ -137,7 +137,7 @@ def _status_rows(products: Iterable[ProductRow], request: Request, url_of: UrlOf
             product.serial_number,
             product.name,
             join_urls([image.url for image in product.images]),
-            ",".join([url_of(image.file) if image.file else "" for image in product.images]),
+            ",".join([url_of(image) if image.file else "" for image in product.images]),
             request_id,
             product.progress.status,
             _error_cell(product.images),
@@ -185,5 +185,5 @@ def _input_rows(
 ) -> Rows:
     columns = request.table.columns
     for product in products:
-        outputs = [url_of(image.file) if image.file else None for image in product.images]
+        outputs = [url_of(image) if image.file else None for image in product.images]
         yield input_row(columns, product, outputs, remove_missing=remove_missing)

@@ -192,11 +192,15 @@ class _ResultWriter:
             self._requeue(claim, claim.attempts, 0.0)
             return False
         file_key, info = stored
+        first = claim.numbers[0]
+        slug = source_memory.slug_of(
+            self._c, claim.url, outcome.source_digest, (claim.request_key, first)
+        )
         count = self._update(
             claim,
             ImageStatus.COMPLETED,
-            "attempts = ?, file_key = ?, reused = iif(number = ?, ?, 'same-url')",
-            (claim.attempts + 1, file_key, claim.numbers[0], outcome.reused),
+            "attempts = ?, file_key = ?, slug = ?, reused = iif(number = ?, ?, 'same-url')",
+            (claim.attempts + 1, file_key, slug, first, outcome.reused),
         )
         if outcome.validators is not None:
             source_memory.remember(self._c, claim.url, outcome.source_digest, outcome.validators)

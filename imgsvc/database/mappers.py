@@ -51,7 +51,7 @@ IMAGE_INFO_COLUMNS = (
 
 IMAGE_COLUMNS = (
     "i.url, i.status, i.attempts, coalesce(i.token, f.token), i.error_code, i.error_message, "
-    "i.reused"
+    "i.reused, i.slug"
 )
 """The first columns that `image_row` reads, of `images i` and `files f`. `IMAGE_INFO_COLUMNS` follow.
 
@@ -294,9 +294,9 @@ def stored_file(row: Sequence[Any]) -> StoredFile:
 
 def image_row(row: Sequence[Any]) -> ImageRow:
     """Return the image in the columns `IMAGE_COLUMNS` and `IMAGE_INFO_COLUMNS`."""
-    url, status, attempts, token, error_code, error_message, reused = row[:7]
+    url, status, attempts, token, error_code, error_message, reused, slug = row[:8]
     if status == ImageStatus.COMPLETED:
-        info = image_info(row[7:])
+        info = image_info(row[8:])
         return ImageRow(
             url,
             ImageStatus.COMPLETED,
@@ -304,6 +304,7 @@ def image_row(row: Sequence[Any]) -> ImageRow:
             public_name(token, info),
             info,
             reused=None if reused is None else Reuse(reused),
+            slug=slug,
         )
     code = None if error_code is None else ImageErrorCode(error_code)
     return ImageRow(
@@ -312,5 +313,5 @@ def image_row(row: Sequence[Any]) -> ImageRow:
 
 
 def public_name(token: bytes, image_info: ImageInfo) -> str:
-    """Return the file name in an image's public URL, `TOKEN.EXT`."""
+    """Return the file name of an output, `TOKEN.EXT`."""
     return f"{token.hex()}.{EXTENSIONS[image_info.output_format]}"

@@ -11,6 +11,7 @@ import sqlite3
 from imgsvc.database.tokens import output_token
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Conditions, Validators
+from imgsvc.slugs import make_slug
 from imgsvc.urls import url_key
 
 MAX_VALIDATOR_CHARACTERS = 100
@@ -59,6 +60,39 @@ def _limited(validator: str | None) -> str | None:
     return None if validator is None or len(validator) > MAX_VALIDATOR_CHARACTERS else validator
 
 
+def slug_of(c: sqlite3.Connection, url: str, digest: bytes, image: tuple[int, int]) -> str:
+    """Return the slug of a URL's output, and remember it while an output of the source exists.
+
+    `digest` is the SHA-256 of the source. If nothing is remembered of the URL, the slug is made from
+    the product and the position of `image`: the key of a request and the number of an image in it.
+    """
+    key, start = url_key(url), digest[:8]
+    row = c.execute(
+        "SELECT slug, digest_start FROM source_slugs WHERE url_key = ? AND owner = ''", (key,)
+    ).fetchone()
+    if row is None:
+        name, position = c.execute(_NAME_AND_POSITION, image).fetchone()
+        slug = make_slug(name, position)
+        c.execute(
+            "INSERT INTO source_slugs (url_key, slug, digest_start) VALUES (?, ?, ?)",
+            (key, slug, start),
+        )
+        return slug
+    if row[1] != start:
+        c.execute(
+            "UPDATE source_slugs SET digest_start = ? WHERE url_key = ? AND owner = ''",
+            (start, key),
+        )
+    return str(row[0])
+
+
+_NAME_AND_POSITION = """
+SELECT p.product_name, p.first_position + i.number - p.first_image
+FROM images i JOIN products p ON p.request_key = i.request_key AND p.number = i.product
+WHERE i.request_key = ? AND i.number = ?
+"""
+
+
 def note_deletion(c: sqlite3.Connection, digest: bytes) -> None:
     """Record that an output of a source was deleted: maybe its last one."""
     c.execute("INSERT OR IGNORE INTO forgotten_sources VALUES (?)", (digest,))
@@ -74,7 +108,10 @@ def forget(c: sqlite3.Connection, limit: int) -> int:
         row = c.execute("SELECT digest FROM forgotten_sources LIMIT 1").fetchone()
         if row is None:
             break
-        deleted = c.execute(_FORGET, {"digest": row[0], "limit": limit - count}).rowcount
+        deleted = 0
+        for statement in (_FORGET_SLUGS, _FORGET):
+            values = {"digest": row[0], "limit": limit - count - deleted}
+            deleted += c.execute(statement, values).rowcount
         if count + deleted < limit:
             c.execute("DELETE FROM forgotten_sources WHERE digest = ?", row)
         count += deleted + 1
@@ -89,5 +126,14 @@ DELETE FROM sources WHERE url_key IN (
     SELECT 1 FROM files INDEXED BY files_by_source
     WHERE substr(source_digest, 1, 8) = substr(:digest, 1, 8) AND source_digest = :digest
     AND token IS NOT NULL)
+  LIMIT :limit)
+"""
+_FORGET_SLUGS = """
+DELETE FROM source_slugs WHERE (url_key, owner) IN (
+  SELECT url_key, owner FROM source_slugs INDEXED BY source_slugs_by_digest
+  WHERE digest_start = substr(:digest, 1, 8)
+  AND NOT EXISTS (
+    SELECT 1 FROM files INDEXED BY files_by_source
+    WHERE substr(source_digest, 1, 8) = substr(:digest, 1, 8) AND token IS NOT NULL)
   LIMIT :limit)
 """

@@ -64,6 +64,13 @@ RAW_UPLOAD_TYPES = (
     "application/x-www-form-urlencoded",
 )
 _IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
+_IMAGE_RESPONSES = {
+    200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
+    206: ResponseSpec(
+        "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
+    ),
+    304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
+}
 
 ROUTES: tuple[Route[Handlers], ...] = (
     Route(
@@ -248,21 +255,28 @@ ROUTES: tuple[Route[Handlers], ...] = (
     ),
     Route(
         "GET",
-        "/images/{file}",
+        "/images/{token}/{slug}.{ext}",
         lambda handlers: handlers.outputs.image,
         Access.PUBLIC,
         tag="Images",
         operation_id="image",
         summary="Download one output, from its URL in the status",
+        path_parameters=(p.TOKEN, p.SLUG, p.EXTENSION),
+        request_headers=(p.IF_NONE_MATCH, p.RANGE),
+        responses=_IMAGE_RESPONSES,
+        errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
+    ),
+    Route(
+        "GET",
+        "/images/{file}",
+        lambda handlers: handlers.outputs.image,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="imageByToken",
+        summary="Download one output, from its URL without a product's name",
         path_parameters=(p.FILE,),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses={
-            200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
-            206: ResponseSpec(
-                "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
-            ),
-            304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
-        },
+        responses=_IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(

@@ -15,7 +15,7 @@ from imgsvc.check import check_outputs
 from tests.conftest import StartService
 from tests.harness.audit import audit
 from tests.origin import ROOT, Origin
-from tests.service_process import Service, table
+from tests.service_process import Service, stored_name, table
 
 UNUSED = f"{'ab' * 16}.jpg"
 
@@ -45,7 +45,7 @@ def upload(service: Service, origin: Origin) -> Any:
 
 
 def output_names(status: Any) -> list[str]:
-    return [p["images"][0]["outputUrl"].rpartition("/")[2] for p in status["products"]]
+    return [stored_name(product["images"][0]["outputUrl"]) for product in status["products"]]
 
 
 def output_files(service: Service, status: Any) -> list[Path]:

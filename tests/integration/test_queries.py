@@ -63,7 +63,14 @@ async def test_products_show_status_attempts_and_error_of_each_image(db: Databas
         ((row,),) = [await snapshot.products(0, 10)]
     urls = table_rows(1, 5)[0]
     assert row.images == (
-        ImageRow(urls[0], ImageStatus.COMPLETED, 1, await db.output_name(outcome), IMAGE_INFO),
+        ImageRow(
+            urls[0],
+            ImageStatus.COMPLETED,
+            1,
+            await db.output_name(outcome),
+            IMAGE_INFO,
+            slug="product-0-1",
+        ),
         ImageRow(
             urls[1],
             ImageStatus.FAILED,

@@ -340,7 +340,7 @@ async def test_process_image_view_shows_urls_and_status_of_each_product(
         (
             "Product 0",
             "http://a/1,http://a/2",
-            f",{await db.output_name(done)}",
+            f",{(await db.output_name(done)).replace('.', '/product-0-2.')}",
             request.request_id,
             "processing",
         ),

@@ -104,6 +104,48 @@ async def test_urls_stay_when_first_request_is_deleted(
     assert "if-none-match" not in origin.seen("/a.jpg")[-1].headers
 
 
+async def test_slug_stays_when_products_are_renamed_or_moved(
+    harness: SchedulerHarness, origin: Origin
+) -> None:
+    a, b = serve(harness, origin, "a"), serve(harness, origin, "b")
+    _, before = await run(harness, a, b)
+    assert [image.slug for image in before] == ["product-0-1", "product-1-1"]
+    serve(harness, origin, "a", version=2)
+    _, after = await run(harness, b, a)
+    assert [image.slug for image in after] == ["product-1-1", "product-0-1"]
+    assert after[0].public_path == before[1].public_path
+    _, moved = await run(harness, serve(harness, origin, "c"), b)
+    assert [image.slug for image in moved] == ["product-0-1", "product-1-1"]
+
+
+async def test_slug_of_source_without_validators_is_remembered_until_its_output_is_deleted(
+    harness: SchedulerHarness, origin: Origin
+) -> None:
+    other = serve(harness, origin, "other")
+    url = origin.script("/a.jpg", Reply(body=harness.script("a")))
+    first, before = await run(harness, url)
+    second, after = await run(harness, other, url, url)
+    assert before[0].slug == "product-0-1"
+    assert [image.slug for image in after] == ["product-0-1"] * 3
+    await delete(harness, first)
+    await delete(harness, second)
+    _, again = await run(harness, other, url, url)
+    assert [image.slug for image in again] == ["product-0-1", "product-1-1", "product-1-1"]
+
+
+async def test_slug_is_remembered_when_an_older_version_of_the_source_is_deleted(
+    harness: SchedulerHarness, origin: Origin
+) -> None:
+    other, url = serve(harness, origin, "other"), serve(harness, origin, "a")
+    first, _ = await run(harness, other, url)
+    serve(harness, origin, "a", version=2)
+    second, _ = await run(harness, url)
+    await delete(harness, first)
+    _, after = await run(harness, url)
+    assert [image.slug for image in after] == ["product-1-1"]
+    await delete(harness, second)
+
+
 async def test_other_settings_download_source_whole(
     harness: SchedulerHarness, origin: Origin
 ) -> None:
@@ -188,12 +230,14 @@ async def test_sources_are_forgotten_with_their_last_output(
     options = RequestOptions(CompressionSettings(progressive=True))
     second, _ = await run(harness, *urls, options=options)
 
-    async def remembered() -> int:
+    async def remembered() -> tuple[int, int]:
         return await harness.db.database.read(
-            lambda c: int(c.execute("SELECT count(*) FROM sources").fetchone()[0])
+            lambda c: c.execute(
+                "SELECT (SELECT count(*) FROM sources), (SELECT count(*) FROM source_slugs)"
+            ).fetchone()
         )
 
     await delete(harness, first)
-    assert await remembered() == 5
+    assert await remembered() == (5, 5)
     await delete(harness, second)
-    assert await remembered() == 0
+    assert await remembered() == (0, 0)

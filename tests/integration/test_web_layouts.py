@@ -473,3 +473,19 @@ async def test_view_of_the_database_shows_skipped_rows(http: HttpHarness) -> Non
     )
     assert rows == [("Lamp", "pending"), ("", "skipped"), ("Shelf", "pending"), ("Desk", "skipped")]
     assert json.loads((await http.get("/listRequests")).body)["requests"][0]["status"] == "pending"
+
+
+async def test_output_urls_have_positions_in_the_group_in_every_format(http: HttpHarness) -> None:
+    table = (
+        b"Handle,Title,Image Src\r\nmug,Caf\xc3\xa9 mug,http://a.example/1.jpg\r\n"
+        b"mug,,http://a.example/2.jpg\r\ncup,Cup,http://a.example/3.jpg\r\n"
+    )
+    request_id = (await upload(http, table))["requestId"]
+    await finish(http)
+    outputs = await outputs_of(http, request_id)
+    ends = [outputs[f"http://a.example/{n}.jpg"].rpartition("/")[2] for n in (1, 2, 3)]
+    assert ends == ["cafe-mug-1.jpg", "cafe-mug-2.jpg", "cup-1.jpg"]
+    in_layout = await http.get(f"/checkStatus/{request_id}?layout=input")
+    assert in_layout.body == replaced(table, outputs)
+    standard = await http.get(f"/checkStatus/{request_id}")
+    assert [row[3] for row in rows_of(standard)[1:]] == list(outputs.values())

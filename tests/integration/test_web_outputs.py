@@ -98,10 +98,28 @@ async def test_image_streams_large_output(http: HttpHarness) -> None:
         assert part.body == data[300_000:900_001]
 
 
+@pytest.mark.parametrize("name", ["lamp-desk-1", "x", "a.b", "%C3%A9", "%0A", "-" * 500])
+async def test_image_accepts_any_slug(http: HttpHarness, output: str, name: str) -> None:
+    token = output.split("/")[2]
+    response = await http.get(f"/images/{token}/{name}.jpg")
+    assert (response.status, response.body) == (200, DATA)
+    assert response.headers["Content-Type"] == "image/jpeg"
+    assert (await http.get(f"/images/{token}/{name}.png")).status == 404
+    assert (await http.get(f"/images/{'0' * 32}/{name}.jpg")).status == 404
+
+
+async def test_image_is_served_without_a_slug(http: HttpHarness, output: str) -> None:
+    token = output.split("/")[2]
+    assert (await http.get(f"/images/{token}.jpg")).body == DATA
+    assert (await http.get(f"/images/{token}.png")).status == 404
+
+
 @pytest.mark.parametrize(
     "file",
     [
         "0" * 32 + ".jpg",
+        "0" * 32 + "/.jpg",
+        "0" * 32 + "/lamp",
         "0" * 32,
         "x",
         "..%2f..%2fimgsvc.db",

@@ -76,6 +76,7 @@ async def test_csv_has_all_columns_and_headers(http: HttpHarness) -> None:
     assert split_urls(first[2]) == ["http://a.example/w_1,h_1/1.jpg", "http://b.example/2.jpg"]
     output, missing = first[3].split(",")
     assert output.startswith(f"{http.url}/images/")
+    assert output.endswith("/lamp-desk-1.jpg")
     assert missing == ""
     assert first[4:] == [request_id, "partial", "2: http_status: 404 Not Found", "red"]
     assert second[3].endswith(",")
@@ -491,7 +492,7 @@ async def test_urls_start_with_public_url(tmp_path: Path) -> None:
         assert all(
             url.startswith("https://img.example/a%2Cb/images/") for url in outputs.split(",")
         )
-        file = outputs.rpartition("/")[2]
+        file = outputs.rpartition("/images/")[2]
         assert (await http.get(f"/images/{file}")).status == 200
         assert (await http.get(f"/a,b/images/{file}")).status == 200
 

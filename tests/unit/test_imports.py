@@ -19,6 +19,7 @@ LEAVES = {
     "image_types",
     "table_types",
     "upload_types",
+    "slugs",
     "errors",
     "config",
     "urls",
@@ -104,6 +105,7 @@ SEAMS: dict[str, set[str]] = {
 So `processing` and `web` know the interfaces of stores and executors, and none of them."""
 
 LIBRARIES: dict[str, set[str]] = {
+    "anyascii": {"slugs"},
     "PIL": {"images", "demo"},
     "imagecodecs": {"images"},
     "aiohttp.web": {"web", "service", "demo"},

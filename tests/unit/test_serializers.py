@@ -96,8 +96,8 @@ products = st.builds(
 )
 
 
-def url_of(file: str) -> str:
-    return f"{BASE}/images/{file}"
+def url_of(image: ImageRow) -> str:
+    return f"{BASE}/images/{image.public_path}"
 
 
 def product(*images: ImageRow) -> ProductRow:

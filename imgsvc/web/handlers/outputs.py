@@ -36,7 +36,7 @@ PAGE_ROWS = 500
 
 
 class OutputsHandler:
-    """Handles `/images/{file}` and `/downloadImages/{requestId}`."""
+    """Handles `/images/…` and `/downloadImages/{requestId}`."""
 
     def __init__(self, queries: Queries, store: ImageStore, scratch: Scratch) -> None:
         self._queries = queries
@@ -44,8 +44,9 @@ class OutputsHandler:
         self._scratch = scratch
 
     async def image(self, request: web.Request) -> web.StreamResponse:
-        """`GET /images/{file}`"""
-        name = request.match_info["file"]
+        """`GET /images/{token}/{slug}.{ext}` and `GET /images/{file}`. Any slug is accepted."""
+        path = request.match_info
+        name = path.get("file") or f"{path['token']}.{path['ext']}"
         stored = await self._queries.public_file(name)
         if stored is None:
             raise _no_such_image()

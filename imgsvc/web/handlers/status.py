@@ -209,7 +209,7 @@ async def _render_xlsx(
 
 def _urls_below(base_url: str) -> UrlOf:
     """Return a function for the URLs of outputs. `base_url` is the service's, without a final slash."""
-    return lambda file: f"{base_url}/images/{file}"
+    return lambda image: f"{base_url}/images/{image.public_path}"
 
 
 async def _page_rows(

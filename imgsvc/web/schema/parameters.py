@@ -10,11 +10,23 @@ REQUEST_ID = Parameter(
     "ID of the request, from the response to the upload.",
     {"type": "string", "format": "uuid"},
 )
+_TOKEN_PATTERN = "([0-9a-f]{2}){16,17}"  # noqa: S105
 FILE = Parameter(
     "file",
-    "File name of the output: the last part of its URL.",
-    {"type": "string", "pattern": f"^([0-9a-f]{{2}}){{16,17}}\\.({'|'.join(MEDIA_TYPES)})$"},
+    "Token and format of the output: the last part of its URL.",
+    {"type": "string", "pattern": rf"^{_TOKEN_PATTERN}\.({'|'.join(MEDIA_TYPES)})$"},
 )
+TOKEN = Parameter(
+    "token",
+    "Token of the output, from its URL.",
+    {"type": "string", "pattern": f"^{_TOKEN_PATTERN}$"},
+)
+SLUG = Parameter(
+    "slug",
+    "Name of the product and position of the image. Any text is accepted.",
+    {"type": "string", "pattern": "^[a-z0-9-]+$"},
+)
+EXTENSION = Parameter("ext", "Format of the output.", {"type": "string", "enum": list(MEDIA_TYPES)})
 
 IDEMPOTENCY_KEY = Parameter(
     "Idempotency-Key",
