@@ -24,6 +24,12 @@ from tests.waiting import block_until
 HEADER = ("S. No.", "Product Name", "Input Image Urls")
 
 
+def stored_name(output_url: str) -> str:
+    """Return the name of the stored output that a URL `…/TOKEN/SLUG.EXT` is served from."""
+    token, name = output_url.rsplit("/", 2)[1:]
+    return f"{token}.{name.rpartition('.')[2]}"
+
+
 def table(rows: Iterable[Sequence[object]], header: Sequence[str] = HEADER) -> bytes:
     """Return a CSV to upload. A cell that is a list is joined by commas."""
     out = io.StringIO()

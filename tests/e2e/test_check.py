@@ -15,7 +15,7 @@ from imgsvc.check import check_outputs
 from tests.conftest import StartService
 from tests.harness.audit import audit
 from tests.origin import ROOT, Origin
-from tests.service_process import Service, table
+from tests.service_process import Service, stored_name, table
 
 UNUSED = f"{'ab' * 16}.jpg"
 
@@ -45,9 +45,7 @@ def upload(service: Service, origin: Origin) -> Any:
 
 
 def output_names(status: Any) -> list[str]:
-    """Return the names of the stored outputs, `TOKEN.EXT`."""
-    urls = [Path(product["images"][0]["outputUrl"]) for product in status["products"]]
-    return [url.parent.name + url.suffix for url in urls]
+    return [stored_name(product["images"][0]["outputUrl"]) for product in status["products"]]
 
 
 def output_files(service: Service, status: Any) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import Any
 from tests import sample_images
 from tests.conftest import StartService
 from tests.origin import Origin, Reply
-from tests.service_process import Service, table
+from tests.service_process import Service, stored_name, table
 from tests.waiting import block_until
 
 COUNT = 30
@@ -92,5 +92,5 @@ def test_outputs_survive_kills_while_their_requests_are_deleted_and_repeated(
     status = service.finished(request_id)
     assert status["status"] == "completed"
     assert {service.get(url).status for url in outputs(status)} == {200}
-    names = {url.rpartition("/")[2] for url in outputs(status)}
+    names = set(map(stored_name, outputs(status)))
     block_until(lambda: stored(service) == names, "the leftovers to be deleted", 30)

@@ -113,7 +113,7 @@ async def test_repeat_keeps_skipped_rows_and_cells_of_the_file(http: HttpHarness
     assert {k: v for k, v in repeated.items() if k not in own} == {
         k: v for k, v in uploaded.items() if k not in own
     }
-    layout = "?layout=input&failed=empty"
+    layout = "?layout=input"
     [first, second] = [
         (await http.get(f"/checkStatus/{each['requestId']}{layout}")).body
         for each in (uploaded, repeated)
