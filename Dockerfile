@@ -1,12 +1,18 @@
 FROM python:3.13-slim AS build
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev
 COPY requirements.lock /
 RUN python -m venv /opt/imgsvc \
  && /opt/imgsvc/bin/pip install --no-cache-dir --no-deps --require-hashes -r /requirements.lock \
  && rm -r /opt/imgsvc/lib/python*/site-packages/pip*
 COPY imgsvc /opt/imgsvc/app/imgsvc
-RUN /opt/imgsvc/bin/python -m compileall -q /opt/imgsvc/app
+RUN /opt/imgsvc/bin/python /opt/imgsvc/app/imgsvc/images/native/build.py \
+ && /opt/imgsvc/bin/python -m compileall -q /opt/imgsvc/app
 
 FROM python:3.13-slim
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends libjpeg62-turbo \
+ && rm -r /var/lib/apt/lists/*
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin imgsvc \
  && install -d -o imgsvc -g imgsvc /data
 COPY --from=build /opt/imgsvc /opt/imgsvc
@@ -16,6 +22,7 @@ ENV PATH=/opt/imgsvc/bin:$PATH \
     IMGSVC_SERVER__HOST=0.0.0.0 \
     IMGSVC_STORAGE__DATA_DIR=/data \
     IMGSVC_LOG__FORMAT=json
+RUN python -P -c "from imgsvc.images import native; raise SystemExit(not native.AVAILABLE)"
 USER imgsvc
 WORKDIR /data
 VOLUME /data

@@ -10,7 +10,8 @@
     python3 run.py bench [...]          run the benchmarks
 
 The first start creates an environment in .venv beside this file and installs the locked dependencies.
-In an environment that has the dependencies, nothing is installed.
+In an environment that has the dependencies, nothing is installed. If there is a C compiler, the first
+start also builds a module that compresses JPEGs faster.
 """
 
 # An old Python must be able to parse this file, so that it can report that it is too old. Use no
@@ -36,7 +37,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sysconfig
 import time
 import tomllib
 from contextlib import contextmanager
@@ -48,22 +48,11 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "imgsvc.json"
 """What is installed in the environment: its platform, and the digest of each lock file."""
+BUILD_SCRIPT = ROOT / "imgsvc" / "images" / "native" / "build.py"
 TASKS = ("test", "check", "bench")
 """Commands that need the development dependencies."""
 SUITES = ("unit", "integration", "e2e", "browser")
 """Folders of tests. `run.py test unit` runs the tests of pure code alone."""
-
-
-def has_imagecodecs_wheel() -> bool:
-    """Return whether imagecodecs has a wheel for this platform. Building it takes too long."""
-    libc, version = platform.libc_ver()
-    modern_glibc = libc == "glibc" and version_numbers(version) >= [2, 28]
-    supported_system = sys.platform == "darwin" or modern_glibc
-    # On a 32-bit system with a 64-bit kernel, such as some Raspberry Pis, machine() is the kernel's.
-    supported_machine = sys.maxsize > 2**32 and platform.machine() in ("x86_64", "aarch64", "arm64")
-    with_gil = not sysconfig.get_config_var("Py_GIL_DISABLED")
-    supported_python = sys.implementation.name == "cpython" and with_gil
-    return supported_system and supported_machine and supported_python
 
 
 def version_numbers(version: str) -> list[int]:
@@ -71,10 +60,7 @@ def version_numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-LOCKS = {
-    "run": ROOT / ("requirements.lock" if has_imagecodecs_wheel() else "requirements-slim.lock"),
-    "dev": ROOT / "requirements-dev.lock",
-}
+LOCKS = {"run": ROOT / "requirements.lock", "dev": ROOT / "requirements-dev.lock"}
 
 
 def main(arguments: list[str]) -> int:
@@ -91,6 +77,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print_message("interrupted; the next start creates the environment again")
         return 130
+    build_native_module()
     if command not in TASKS:
         is_serve = not arguments or (command.startswith("-") and command != "--version")
         exec_module(python, "imgsvc", *(["serve"] if is_serve else []), *arguments)
@@ -270,6 +257,22 @@ def install(lock: Path) -> None:
         "pip could not install the dependencies. Check its package index (`pip config`), then start\n"
         "again",
     )
+
+
+# --- the native module ---------------------------------------------------------------------------
+
+
+def build_native_module() -> None:
+    """Build the native module if necessary. It is optional: report once why it cannot be built."""
+    spec = importlib.util.spec_from_file_location("build", BUILD_SCRIPT)
+    if not BUILD_SCRIPT.exists() or spec is None or spec.loader is None:
+        return
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    reported = build.read_stamp()
+    reason = build.build_if_changed()
+    if reason is not None and reason != reported:
+        print_message(f"JPEGs are compressed more slowly: {reason}")
 
 
 def run_command(command: list[str], error: str) -> None:

@@ -20,6 +20,7 @@ from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     config_option,
     examples,
 )
@@ -35,11 +36,13 @@ from imgsvc.client import ServiceError
 from imgsvc.config import Config, LogConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
-from imgsvc.image_types import Quality
+from imgsvc.images import native
 from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file
+from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import problem_lines, progress_display
+from imgsvc.workers.confinement import confinement_warnings
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +154,12 @@ def serve(
     logs.setup(config.log)
     for warning in config.warnings:
         log.warning(warning)
+    if config.webhooks_use_fetch_networks:
+        log.warning(
+            "Webhooks may use the networks in fetch.allowed_networks. "
+            "Set webhook.allowed_networks to choose their own."
+        )
+    protect_secrets()
     return asyncio.run(run_service(config))
 
 
@@ -175,8 +184,6 @@ def process(
     table: Path,
     out: Path,
     images: Path | None,
-    quality: Quality | None,
-    format_: str | None,
     file: Path | None,
     **options: Any,
 ) -> int:
@@ -187,13 +194,13 @@ def process(
     only if every image was compressed.
     """
     folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
-    flags = {
+    flags: dict[str, Any] = {
         "storage.data_dir": folder.absolute(),
         "storage.retention_days": 0,
-        "compress.quality": quality,
-        "compress.format": format_,
     }
-    config = _load_config(file, {k: v for k, v in flags.items() if v is not None})
+    flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
+    config = _load_config(file, flags)
+    protect_secrets()
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
@@ -230,6 +237,7 @@ def demo(keep: Path | None) -> int:
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    protect_secrets()
     return 0 if asyncio.run(run_demo(Console(), keep)) else 1
 
 
@@ -243,7 +251,7 @@ def config() -> None:
 def check(file: Path | None) -> None:
     """Validate the configuration.
 
-    Print the settings that differ from their defaults, or what is invalid.
+    Print the settings that differ from their defaults, or what is invalid, and what compresses JPEGs.
     """
     settings = _load_config(file, {}).model_dump(mode="json")
     defaults = Config().model_dump(mode="json")
@@ -252,7 +260,10 @@ def check(file: Path | None) -> None:
             if value != defaults[section][key]:
                 text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
                 click.echo(f"{section}.{key} = {text}")
+    for warning in confinement_warnings():
+        click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
+    click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
 
 
 @cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))

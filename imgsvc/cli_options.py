@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from imgsvc.client import Client
-from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.image_types import MAX_SIDE_SETTING, Effort, OutputFormat, Quality
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -47,22 +47,39 @@ config_option = click.option(
 )
 
 
-def compress_options(command: Command) -> Command:
-    """Add `--quality` and `--format`."""
-    quality = click.option(
+_SIDE = click.IntRange(0, MAX_SIDE_SETTING)
+_COMPRESS_OPTIONS = (
+    click.option(
         "--quality",
         type=QualityType(),
         help='Share of each image\'s own quality ("50%"), or a fixed quality (1 to 100).',
-    )
-    choice = click.Choice([str(each) for each in OutputFormat])
-    return quality(
-        click.option(
-            "--format",
-            "format_",
-            type=choice,
-            help="Output format. keep: the format of each source.",
-        )(command)
-    )
+    ),
+    click.option(
+        "--format",
+        type=click.Choice([str(each) for each in OutputFormat]),
+        help="Output format. keep: the format of each source.",
+    ),
+    click.option("--max-width", type=_SIDE, help="Shrink wider images. In pixels; 0: no limit."),
+    click.option("--max-height", type=_SIDE, help="Shrink taller images. In pixels; 0: no limit."),
+    click.option(
+        "--effort",
+        type=click.Choice([str(each) for each in Effort]),
+        help="small: fewer bytes at the same quality, for more processor time.",
+    ),
+)
+
+
+def compress_options(command: Command) -> Command:
+    """Add the options of compression. Their names are those of the section `[compress]`."""
+    for option in reversed(_COMPRESS_OPTIONS):
+        command = option(command)
+    return command
+
+
+def compress_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the options of compression that were given, by their names."""
+    names = ("quality", "format", "max_width", "max_height", "effort")
+    return {name: options[name] for name in names if options[name] is not None}
 
 
 def server_options(command: Command) -> Command:

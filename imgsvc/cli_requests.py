@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from pydantic.alias_generators import to_camel
 from rich.console import Console
 
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
     compress_options,
+    compress_values,
     examples,
     make_client,
     server_options,
@@ -31,8 +33,7 @@ from imgsvc.cli_table_options import (
 )
 from imgsvc.client import Client
 from imgsvc.errors import file_error_lines
-from imgsvc.image_types import Quality
-from imgsvc.terminal import failure_lines, progress_display, summary
+from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
 
 
 def prepare_output(out: Path) -> None:
@@ -59,8 +60,8 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
 
 
 def request_query(**values: object) -> list[tuple[str, str]]:
-    """Return the options of the API that are set."""
-    return [(key, str(value)) for key, value in values.items() if value is not None]
+    """Return the options of the API that are set, from their names in Python."""
+    return [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
 
 
 @click.command(
@@ -74,6 +75,7 @@ def request_query(**values: object) -> list[tuple[str, str]]:
 @click.option(
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
 )
+@click.option("--dry-run", is_flag=True, help="Print how FILE is read, and upload nothing.")
 @click.option("--webhook-url", help="URL that the service calls when the request has finished.")
 @click.option(
     "--fresh",
@@ -88,10 +90,9 @@ def submit(
     table: Path,
     wait: bool,
     out: Path | None,
+    dry_run: bool,
     webhook_url: str | None,
     fresh: bool,
-    quality: Quality | None,
-    format_: str | None,
     server: str,
     api_key_file: Path | None,
     **options: Any,
@@ -100,10 +101,13 @@ def submit(
 
     With --wait, the exit code is 0 only if every image was compressed.
     """
-    if out is not None:
+    if out is not None and not dry_run:
         prepare_output(out)
     query = request_query(
-        quality=quality, format=format_, webhookUrl=webhook_url, fresh="true" if fresh else None
+        **compress_values(options),
+        webhook_url=webhook_url,
+        fresh="true" if fresh else None,
+        dry_run="true" if dry_run else None,
     )
     query += upload_query({**options, "name": request_name(options, table)})
 
@@ -111,9 +115,9 @@ def submit(
         async with make_client(server, api_key_file) as client:
             with table.open("rb") as data:
                 accepted = await client.submit(data, query)
-            click.echo(accepted["requestId"])
+            click.echo("\n".join(reading_lines(accepted)) if dry_run else accepted["requestId"])
             _print_skipped(accepted)
-            if not (wait or out):
+            if dry_run or not (wait or out):
                 return 0
             return await _follow(client, accepted["requestId"], out, status_query(options))
 
@@ -161,8 +165,6 @@ def repeat(
     out: Path | None,
     webhook_url: str | None,
     fresh: bool | None,
-    quality: Quality | None,
-    format_: str | None,
     server: str,
     api_key_file: Path | None,
     **options: Any,
@@ -174,9 +176,8 @@ def repeat(
     if out is not None:
         prepare_output(out)
     new_options = request_query(
-        quality=quality,
-        format=format_,
-        webhookUrl=webhook_url,
+        **compress_values(options),
+        webhook_url=webhook_url,
         name=options["name"],
         fresh=None if fresh is None else str(fresh).lower(),
     )

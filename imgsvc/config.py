@@ -25,7 +25,13 @@ from pydantic import (
 )
 
 from imgsvc import __version__
-from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
+from imgsvc.image_types import (
+    MAX_SIDE_SETTING,
+    CompressionSettings,
+    Effort,
+    OutputFormat,
+    Quality,
+)
 from imgsvc.urls import page_origin
 
 _BYTE_SIZE = TypeAdapter(ByteSize)
@@ -72,12 +78,28 @@ def _origin(value: str) -> str:
     return page_origin(value)
 
 
+def parse_network(
+    entry: str,
+) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int | None]:
+    """Return the network of an entry of `allowed_networks`, and its port or None.
+
+    An entry is an address or a network, with or without a port: `10.1.0.5:9000`, `10.1.0.0/16:443`,
+    `[fd00::/8]:443`. Raise `ValueError` if it is neither.
+    """
+    match = re.fullmatch(r"([0-9.]+(?:/[0-9]+)?|\[[^\[\]]+\]):([0-9]{1,5})", entry)
+    network, port = (match[1].strip("[]"), int(match[2])) if match else (entry, None)
+    if port is not None and not 1 <= port <= 65_535:
+        raise ValueError("the port must be 1 to 65535")
+    return ipaddress.ip_network(network), port
+
+
 def _network(value: str) -> str:
     try:
-        ipaddress.ip_network(value)
+        parse_network(value)
     except ValueError:
         raise ValueError(
-            'must be a network such as "10.1.0.0/16"; all bits after the prefix must be zero'
+            'must be a network such as "10.1.0.0/16", or with a port, "10.1.0.5:9000"; all bits after '
+            "the prefix must be zero"
         ) from None
     return value
 
@@ -92,6 +114,52 @@ def _header_value(value: str) -> str:
     if not re.fullmatch(r"[\x20-\x7e]+", value) or value != value.strip():
         raise ValueError("must be one line of printable ASCII")
     return value
+
+
+_REFUSED_HEADERS = frozenset(
+    {
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "host",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-range",
+        "if-unmodified-since",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "range",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "user-agent",
+    }
+)
+"""The headers that `fetch.headers` may not set.
+
+They are secrets that every host would receive, or the service or HTTP itself sets them.
+"""
+
+
+def _request_headers(value: dict[str, str]) -> dict[str, str]:
+    """Return the headers with the usual spelling of their names."""
+    names = [name.lower() for name in value]
+    for name in names:
+        if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9a-z]+", name):
+            raise ValueError(f"{name!r} is not a header name")
+        if name in _REFUSED_HEADERS:
+            hint = "; use fetch.user_agent" if name == "user-agent" else ""
+            raise ValueError(f"cannot set the header {name}{hint}")
+    if len(set(names)) < len(names):
+        raise ValueError("must not set a header twice")
+    return {name.title(): text for name, text in value.items()}
 
 
 def _webhook_secret(value: str) -> str:
@@ -115,6 +183,7 @@ def _path(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 365, allow_inf_nan=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url_or_empty)]
+SideSetting = Annotated[int, Field(ge=0, le=MAX_SIDE_SETTING)]
 QualitySetting = Annotated[
     Quality,
     BeforeValidator(lambda value: value if isinstance(value, Quality) else Quality.parse(value)),
@@ -175,6 +244,9 @@ class FetchConfig(_Section):
     user_agent: Annotated[str, AfterValidator(_header_value)] = (
         f"imgsvc/{__version__} (image fetcher; set fetch.user_agent to name a contact)"
     )
+    headers: Annotated[
+        dict[str, Annotated[str, AfterValidator(_header_value)]], AfterValidator(_request_headers)
+    ] = {}
     proxy: Annotated[str, AfterValidator(_proxy)] = ""
 
 
@@ -184,6 +256,9 @@ class CompressConfig(_Section):
     quality: QualitySetting = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP
     progressive: bool = False
+    max_width: SideSetting = 0
+    max_height: SideSetting = 0
+    effort: Effort = Effort.FAST
     workers: Annotated[int, Field(ge=0, le=1_024)] = 0
     max_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     timeout_seconds: Seconds = 60
@@ -192,13 +267,21 @@ class CompressConfig(_Section):
     @property
     def settings(self) -> CompressionSettings:
         """The settings of an upload that sets no options."""
-        return CompressionSettings(self.quality, self.format, self.progressive)
+        return CompressionSettings(
+            self.quality,
+            self.format,
+            self.progressive,
+            self.max_width,
+            self.max_height,
+            self.effort,
+        )
 
 
 class WebhookConfig(_Section):
     """Settings of webhooks."""
 
     secret: Annotated[str, AfterValidator(_webhook_secret)] = ""
+    allowed_networks: tuple[Annotated[str, AfterValidator(_network)], ...] = ()
     retry_delays_seconds: tuple[Seconds, ...] = (5, 60, 300, 1_800, 7_200, 18_000, 36_000)
     timeout_seconds: Seconds = 15
 
@@ -225,3 +308,16 @@ class Config(_Section):
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the configuration, for the caller to log: one for each old name of a key."""
         return self._warnings
+
+    @property
+    def webhook_networks(self) -> tuple[str, ...]:
+        """The networks that webhooks may use: their own list, or that of downloads if it is not set."""
+        if "allowed_networks" in self.webhook.model_fields_set:
+            return self.webhook.allowed_networks
+        return self.fetch.allowed_networks
+
+    @property
+    def webhooks_use_fetch_networks(self) -> bool:
+        """Whether webhooks may use networks that were only allowed for downloads."""
+        own = "allowed_networks" in self.webhook.model_fields_set
+        return bool(self.fetch.allowed_networks) and not own

@@ -140,8 +140,8 @@ def _suggestion(name: str) -> str:
 def _parse_environment_value(section: str, key: str, text: str, name: str) -> object:
     """Return the value of the environment variable `name`.
 
-    Lists are JSON. Pydantic converts all other types from `text`. Raise `ConfigError` if a list is
-    not valid JSON.
+    Lists and tables are JSON. Pydantic converts all other types from `text`. Raise `ConfigError` if the
+    JSON is not valid.
     """
     key = RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}").partition(".")[2]
     field = Config.model_fields.get(section)
@@ -149,14 +149,19 @@ def _parse_environment_value(section: str, key: str, text: str, name: str) -> ob
     if not (isinstance(model, type) and issubclass(model, BaseModel)):
         return text
     setting = model.model_fields.get(key)
-    if setting is None or typing.get_origin(setting.annotation) is not tuple:
+    kind = typing.get_origin(setting.annotation) if setting is not None else None
+    if kind not in {tuple, dict}:
         return text
     try:
         value = json.loads(text)
     except ValueError:
         value = None
-    if not isinstance(value, list):
+    if kind is tuple and not isinstance(value, list):
         raise ConfigError(f'{name}: must be a JSON list, such as ["a", "b"]')
+    if kind is dict and not isinstance(value, dict):
+        raise ConfigError(
+            f'{name}: must be a JSON object, such as {{"Referer": "https://a.example/"}}'
+        )
     return value
 
 

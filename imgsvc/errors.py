@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class FileErrorCode(StrEnum):
@@ -27,6 +27,14 @@ class FileErrorCode(StrEnum):
     CONTROL_CHARACTER = "control_character"
 
 
+class Suggestion(NamedTuple):
+    """An option of the upload that may avoid an error: its name, its value, and text it would read."""
+
+    option: str
+    value: str
+    example: str
+
+
 @dataclass(frozen=True, slots=True)
 class FileError:
     """One error in an uploaded table.
@@ -35,6 +43,7 @@ class FileError:
     column's name as the header spells it. Both are None if the error concerns the whole file. `value`
     is the invalid text, shortened. `cells` are the row's cells, shortened: those of the columns in
     `ProblemError.columns`, then the surplus ones. It is None if the row has no readable cells.
+    `suggestions` are for errors of the whole file or its header, the likeliest first.
     """
 
     code: FileErrorCode
@@ -43,6 +52,7 @@ class FileError:
     column: str | None = None
     value: str | None = None
     cells: tuple[str, ...] | None = None
+    suggestions: tuple[Suggestion, ...] = ()
 
 
 def file_error_lines(errors: Sequence[tuple[int | None, str | None, str]], count: int) -> list[str]:
@@ -83,6 +93,7 @@ class ImageErrorCode(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     STORAGE_FAILED = "storage_failed"
     INTERNAL = "internal"
+    INVALID_RESPONSE = "invalid_response"
 
 
 class ImageError(Exception):
@@ -165,7 +176,8 @@ class ProblemError(Exception):
 
     `detail` says what is wrong, where, and what to do. If a table is invalid, `errors` are its first
     100 errors, `error_count` is the number of all, and `columns` are the names of the columns that the
-    cells of `errors` are from. `retry_after` is in seconds.
+    cells of `errors` are from, or, if its header is invalid, of its first 500 columns. `retry_after` is
+    in seconds.
     """
 
     def __init__(

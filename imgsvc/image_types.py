@@ -17,6 +17,7 @@ class FormatTraits:
     outputs. `kept` means that a source can be an output without its metadata; other formats are always
     converted, because they are unsuitable for web pages. `animated` means that the service reads and
     writes animations. `max_side` is the largest width and height that can be written, in pixels.
+    `was_kept` means that version 1.0 stored outputs of this format, which are still served.
     """
 
     name: str
@@ -27,11 +28,12 @@ class FormatTraits:
     kept: bool = True
     animated: bool = False
     max_side: int = 2**31 - 1
+    was_kept: bool = False
 
     @property
     def is_output(self) -> bool:
-        """Whether outputs can have this format."""
-        return self.kept or self.selectable
+        """Whether stored outputs can have this format."""
+        return self.kept or self.selectable or self.was_kept
 
 
 class ImageFormat(StrEnum):
@@ -60,7 +62,7 @@ class ImageFormat(StrEnum):
     )
     PNG = FormatTraits("png", "PNG", "png", "image/png", selectable=True, animated=True)
     GIF = FormatTraits("gif", "GIF", "gif", "image/gif", animated=True)
-    HEIC = FormatTraits("heic", "HEIC", "heic", "image/heic")
+    HEIC = FormatTraits("heic", "HEIC", "heic", "image/heic", kept=False, was_kept=True)
     BMP = FormatTraits("bmp", "BMP", "bmp", "image/bmp", kept=False)
     TIFF = FormatTraits("tiff", "TIFF", "tif", "image/tiff", kept=False)
 
@@ -111,20 +113,57 @@ ENCODER_REVISION = 1
 """Part of the token of each output. Raise it only if outputs are meant to change: all URLs change."""
 
 
+class Effort(StrEnum):
+    """How much processor time an encoder may spend. `SMALL`: fewer bytes at the same quality."""
+
+    FAST = "fast"
+    SMALL = "small"
+
+
+MAX_SIDE_SETTING = 65_535
+"""Largest value of the settings `max_width` and `max_height`, in pixels."""
+
+
 @dataclass(frozen=True, slots=True)
 class CompressionSettings:
     """Settings for compressing an image. Equal settings and equal bytes produce equal results.
 
     The text of the settings is part of the token of each output. A new setting adds a word only if it
     differs from the default, so that existing URLs stay.
+    `max_width` and `max_height` are the largest sides of the output, in pixels (0: no limit).
     """
 
     quality: Quality = Quality(50, relative=True)
     format: OutputFormat = OutputFormat.KEEP
     progressive: bool = False
+    max_width: int = 0
+    max_height: int = 0
+    effort: Effort = Effort.FAST
+
+    @classmethod
+    def parse(cls, text: str) -> CompressionSettings:
+        """Return the settings of the text `str(settings)`, also of one that version 1.0 stored."""
+        quality, output_format, *words = text.split()
+        values = dict(word.partition("=")[::2] for word in words)
+        return cls(
+            Quality.parse(quality),
+            OutputFormat(output_format),
+            "progressive" in values,
+            int(values.get("max_width", 0)),
+            int(values.get("max_height", 0)),
+            Effort(values.get("effort", Effort.FAST)),
+        )
 
     def __str__(self) -> str:
-        return f"{self.quality} {self.format}{' progressive' if self.progressive else ''}"
+        words = [
+            str(self.quality),
+            str(self.format),
+            *(["progressive"] if self.progressive else []),
+        ]
+        # Defaults are left out, so that the settings of version 1.0 have the same text as there.
+        effort = "" if self.effort is Effort.FAST else self.effort
+        options = {"max_width": self.max_width, "max_height": self.max_height, "effort": effort}
+        return " ".join(words + [f"{name}={value}" for name, value in options.items() if value])
 
 
 class Note(StrEnum):

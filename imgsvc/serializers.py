@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imgsvc.errors import FileError
+from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     SECONDS_PER_DAY,
     ImageRow,
@@ -118,6 +119,7 @@ def status_json(request: Request, now: float, retention_days: float = 0) -> Json
         "createdAt": format_time(request.created_at),
         "startedAt": format_time(request.started_at),
         "finishedAt": format_time(request.finished_at),
+        "settings": _settings_json(request.options.settings),
         "progress": _progress_json(request, now),
         "bytes": _bytes_json(request),
         "failures": [
@@ -216,6 +218,16 @@ def reused_json(request: Request) -> Json:
         "notModified": reused.not_modified,
         "sameBytes": reused.same_bytes,
         "sameUrl": reused.same_url,
+    }
+
+
+def _settings_json(settings: CompressionSettings) -> Json:
+    return {
+        "quality": str(settings.quality),
+        "format": settings.format,
+        "maxWidth": settings.max_width,
+        "maxHeight": settings.max_height,
+        "effort": settings.effort,
     }
 
 

@@ -10,7 +10,9 @@ import resource
 import signal
 
 from imgsvc.config import Config
+from imgsvc.config_loader import ENV_PREFIX
 from imgsvc.service import running
+from imgsvc.workers.confinement import forbid_inspection
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,17 @@ MAX_OPEN_FILES = 65_536
 GC_THRESHOLD = 10_000
 """New objects that trigger a garbage collection. High, because reading a large table creates many
 objects and leaves no garbage."""
+
+
+def protect_secrets() -> None:
+    """Hide the settings of this process, which include keys, from its workers and from other processes.
+
+    Call this after the configuration was loaded, and before the first child process starts: children
+    inherit the environment.
+    """
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        del os.environ[name]
+    forbid_inspection()
 
 
 def _raise_file_limit() -> None:

@@ -12,35 +12,27 @@ from functools import partial
 
 import aiohttp
 
-from imgsvc.config import Config, FetchConfig
+from imgsvc.config import Config
 from imgsvc.database.connection import Database, DatabaseUnavailableError
-from imgsvc.database.job_store import JobStore
 from imgsvc.database.stores import Stores
-from imgsvc.database.token_store import TokenStore
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
+from imgsvc.images import native
 from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.circuit_breaker import CircuitBreakers
 from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
-from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor, ServiceState
-from imgsvc.processing.host_limiter import HostLimiter
-from imgsvc.processing.job import JobRunner
-from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
+from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
-from imgsvc.processing.results import ResultWriter
-from imgsvc.processing.scheduler import Scheduler
-from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
@@ -66,53 +58,19 @@ COMMIT_GRACE_SECONDS = 1.0
 """Time for the last commits at shutdown. Uncommitted images are processed again at the next start."""
 
 
-@dataclass
-class Processing:
-    """The Image Processing Service, wired from the parts that it connects.
+@dataclass(frozen=True, slots=True)
+class Replacements:
+    """Components that a service uses instead of those that its configuration selects.
 
-    Claims go from the scheduler to the jobs; outcomes go from the jobs to the results.
+    `compress_function`, `confined`: see `WorkerPool`.
     """
 
-    config: FetchConfig
-    job_store: JobStore
-    token_store: TokenStore
-    executor: Executor
-    events: Events
-    webhook_queue: WebhookQueue
-    disk_space: DiskSpace
-    metrics: Metrics
-    limits: ProcessingLimits
-
-    def __post_init__(self) -> None:
-        config, limits = self.config, self.limits
-        self.breakers = CircuitBreakers()
-        self.results = ResultWriter(
-            self.job_store,
-            duplicates := Duplicates(self.token_store),
-            events=self.events,
-            webhook_queue=self.webhook_queue,
-            metrics=self.metrics,
-            limits=limits,
-        )
-        self.scheduler = Scheduler(
-            self.job_store,
-            JobRunner(
-                self.executor,
-                duplicates,
-                self.breakers,
-                self.metrics,
-                max_attempts=config.attempts,
-                limits=limits,
-            ),
-            self.results,
-            host_limiter=HostLimiter(config.concurrency, config.per_host, self.breakers),
-            breakers=self.breakers,
-            disk_space=self.disk_space,
-            limits=limits,
-        )
-        self.unreachable_hosts = UnreachableHosts(
-            self.job_store, self.breakers, self.results, limits
-        )
+    disk_space: DiskSpace | None = None
+    store: ImageStore | None = None
+    executor: Executor | None = None
+    events: type[Events] = Events
+    compress_function: str = COMPRESS_FUNCTION
+    confined: bool = True
 
 
 def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
@@ -125,26 +83,15 @@ def create_executor(
     session: aiohttp.ClientSession,
     store: ImageStore,
     metrics: Metrics,
-    compress_function: str,
+    replacements: Replacements,
 ) -> Executor:
-    """Return the executor that the configuration selects. Its workers run `compress_function`."""
+    """Return the executor that the configuration selects, or its replacement."""
+    if replacements.executor is not None:
+        return replacements.executor
     fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
-    pool = WorkerPool(config.compress, function=compress_function)
+    function, confined = replacements.compress_function, replacements.confined
+    pool = WorkerPool(config.compress, function=function, confined=confined)
     return LocalExecutor(fetcher, pool, store, metrics)
-
-
-@dataclass(frozen=True, slots=True)
-class Replacements:
-    """Components that a service uses instead of those that its configuration selects.
-
-    `compress_function`: see `WorkerPool`.
-    """
-
-    disk_space: DiskSpace | None = None
-    store: ImageStore | None = None
-    executor: Executor | None = None
-    events: type[Events] = Events
-    compress_function: str = COMPRESS_FUNCTION
 
 
 class Service:
@@ -181,13 +128,15 @@ class Service:
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
-        self.executor = executor = replacements.executor or create_executor(
-            config, session, store, metrics, replacements.compress_function
+        self._webhook_session = webhook_session = open_session(
+            config.fetch,
+            AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
+        self.executor = executor = create_executor(config, session, store, metrics, replacements)
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
-            WebhookSender(session, config.webhook),
+            WebhookSender(webhook_session, config.webhook),
             config.webhook,
             events=events,
             metrics=metrics,
@@ -310,6 +259,7 @@ class Service:
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
+        await self._webhook_session.close()
         await self.store.close()
         self._spreadsheets.close()
         self._scratch.close()
@@ -341,11 +291,21 @@ class Service:
         )
         gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
         gauge("free_bytes", "Free disk space for data_dir, in bytes.", self.disk_space.free)
+        gauge(
+            "native_module",
+            "1 if the native module compresses JPEGs, 0 if it is not built.",
+            lambda: float(native.AVAILABLE),
+        )
         gauge("workers", "Worker processes.", lambda: self.executor.workers)
         gauge(
             "workers_busy",
             "Worker processes that are compressing images.",
             lambda: self.executor.busy,
+        )
+        gauge(
+            "workers_missing_layers",
+            "Layers of the confinement of workers that are missing. 0: workers are fully confined.",
+            lambda: len(self.executor.missing_layers),
         )
 
 

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from imgsvc.errors import ProblemError, file_error_lines
 from imgsvc.models import StatusJson
+
+ROLES = {
+    "image": "Images",
+    "name": "Product names",
+    "serial": "Serial numbers",
+    "group": "Products grouped by",
+    "extra": "Kept unchanged",
+    "dropped": "Replaced",
+}
+"""The titles of the roles of columns, in the order in which they are printed."""
+DELIMITER_WORDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 
 @contextmanager
@@ -57,6 +69,26 @@ def summary(status: StatusJson) -> str:
         before, after = format_bytes(size["input"]), format_bytes(size["output"])
         line += f"; {before} → {after} ({saved:.0f} % saved)"
     return line
+
+
+def reading_lines(result: Mapping[str, Any]) -> list[str]:
+    """Return the lines that describe how a service reads a table. `result` is that of a dry run."""
+    delimiter = result["delimiter"]
+    kind = ".xlsx" if delimiter is None else f"CSV with {DELIMITER_WORDS.get(delimiter, delimiter)}"
+    encoding = f", {result['encoding']}" if result["encoding"] else ""
+    counts = [(result["products"], "product"), (result["images"], "image")]
+    lines = [
+        ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in counts),
+        f"Layout: {result['layout']} ({kind}{encoding})",
+    ]
+    for role, title in ROLES.items():
+        names = [each["name"].strip() for each in result["columns"] if each["role"] == role]
+        if names := [name for name in names if name]:
+            lines.append(f"{title}: {', '.join(names)}")
+    for product in result["preview"]:
+        lines.append(f"Row {product['row']:,}: {product['productName']}")
+        lines += [f"  {url}" for url in product["inputUrls"]]
+    return lines
 
 
 def failure_lines(status: StatusJson) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from imgsvc.errors import FileError
-from imgsvc.image_types import OutputFormat, Quality
 from imgsvc.models import Request, RequestOptions
 from imgsvc.table_types import InputTable, Product, TableOptions
 
@@ -55,11 +56,11 @@ class UploadOptions:
 class RepeatOptions:
     """The options of the new request that differ from those of the repeated one. None: the same.
 
-    `requested` is the text of the options that the caller set. It identifies a repeated API call.
+    `settings` are the changed fields of `CompressionSettings`, by name. `requested` is the text of the
+    options that the caller set. It identifies a repeated API call.
     """
 
-    quality: Quality | None = None
-    format: OutputFormat | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     webhook_url: str | None = None
     name: str | None = None
     fresh: bool | None = None
@@ -67,13 +68,8 @@ class RepeatOptions:
 
     def applied_to(self, options: RequestOptions) -> RequestOptions:
         """Return the options of the new request."""
-        settings = replace(
-            options.settings,
-            quality=self.quality or options.settings.quality,
-            format=self.format or options.settings.format,
-        )
         return RequestOptions(
-            settings,
+            replace(options.settings, **self.settings),
             self.webhook_url or options.webhook_url,
             self.name or options.name,
             options.fresh if self.fresh is None else self.fresh,

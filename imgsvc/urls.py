@@ -345,6 +345,9 @@ def _resolve_reference(base: str, reference: str) -> str:
     `base` is the URL that it is relative to, in the form that is sent.
     """
     reference = reference.partition("#")[0]
+    reference_path, question_mark, reference_query = reference.partition("?")
+    # Browsers read a backslash in a path as a slash.
+    reference = reference_path.replace("\\", "/") + question_mark + reference_query
     scheme, _, rest = base.partition("://")
     parts = _PARTS.match(rest)
     authority, target = parts.groups() if parts else (rest, "")

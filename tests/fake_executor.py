@@ -31,6 +31,8 @@ class FakeExecutor:
         self.store = store
         self.sources: dict[str, bytes] = {}
         self.held = 0
+        self.missing_layers: list[str] = []
+        self.worker_seconds: dict[int, float] = {}
         self.compressed: list[bytes] = []
         self.closed = asyncio.Event()
 

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 from PIL import Image, ImageChops, ImageStat
 
 from imgsvc.image_types import CompressedImage, CompressionSettings, OutputFormat, Quality
+from imgsvc.images import native
 from imgsvc.images.codec import compress_image
 
 MAX_PIXELS = 20_000_000
+
+
+@contextmanager
+def without_native_module() -> Iterator[None]:
+    """Run the body as if the native module were not built."""
+    with mock.patch.dict(sys.modules, {"imgsvc.images.native._requantise": None}):
+        importlib.reload(native)
+    try:
+        yield
+    finally:
+        importlib.reload(native)
 
 
 def encode_image(image: Image.Image, file_format: str, **options: Any) -> bytes:

@@ -1,10 +1,10 @@
-"""Claims images fairly: round-robin over requests and, within each request, over its hosts."""
+"""Claims images fairly: the request that used the least worker time first, and hosts in turn."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -21,6 +21,11 @@ T = TypeVar("T")
 MAX_CURSORS = 10_000
 """Maximum number of requests whose position among their hosts is remembered."""
 
+MIN_PAGE_REQUESTS = 64
+"""Requests whose worker time is compared, at least."""
+AHEAD_SECONDS = 0.5
+"""A request that has used more worker time than this is served after those that have not."""
+
 _FIRST, _LAST = -(2**63), 2**63 - 1
 """The bounds of request keys and host keys."""
 
@@ -28,11 +33,13 @@ _FIRST, _LAST = -(2**63), 2**63 - 1
 class RoundRobin:
     """The position of the last claim: its request and, for each request, the host.
 
-    Kept in memory only: a new process may start anywhere.
+    `worker_seconds` is the worker time that requests have used, by their keys; 0 for all others. Kept
+    in memory only: a new process may start anywhere.
     """
 
     def __init__(self) -> None:
         self.request = 0
+        self.worker_seconds: Mapping[int, float] = {}
         self._hosts: OrderedDict[int, int] = OrderedDict()
 
     def last_host(self, request_key: int) -> int:
@@ -170,21 +177,29 @@ class _ClaimTransaction:
         return ClaimResult(self._claims, truncated, list(self._incomplete.values()))
 
     def _claimable_requests(self) -> Iterator[list[_Request]]:
-        """Yield all requests with pending images in round-robin order, up to `limit` at a time."""
+        """Yield all requests with pending images in round-robin order, a page at a time.
+
+        Of each page, yield those that are ahead of others in their worker time last.
+        """
         start = self._round_robin.request
+        size = max(self._limit, MIN_PAGE_REQUESTS)
         page: list[_Request] = []
         for begin, end in ((start, _LAST), (_FIRST, start)):
             after: int | None = begin
             while after is not None:
-                limit = self._limit - len(page)
+                limit = size - len(page)
                 rows = self._c.execute(_CLAIMABLE, (after, end, limit)).fetchall()
                 page += [_Request(*row) for row in rows]
                 after = page[-1].key if len(rows) == limit else None
-                if len(page) == self._limit:
-                    yield page
+                if len(page) == size:
+                    yield from self._by_worker_seconds(page)
                     page = []
-        if page:
-            yield page
+        yield from self._by_worker_seconds(page)
+
+    def _by_worker_seconds(self, page: list[_Request]) -> Iterator[list[_Request]]:
+        seconds = self._round_robin.worker_seconds
+        for ahead in (False, True):
+            yield [r for r in page if (seconds.get(r.key, 0.0) > AHEAD_SECONDS) is ahead]
 
     def _claim_request(self, request: _Request, limit: int) -> int:
         """Claim at most `limit` URLs of a request, allocated fairly to its hosts. Return the number."""

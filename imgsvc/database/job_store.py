@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -60,13 +60,21 @@ class JobStore:
         while await self._database.write(lambda c: bulk_updates.recover(c, limit)):
             pass
 
-    async def claim(self, limit: int, capacity: Callable[[int], int], now: float) -> list[Claim]:
+    async def claim(
+        self,
+        limit: int,
+        capacity: Callable[[int], int],
+        now: float,
+        worker_seconds: Mapping[int, float] | None = None,
+    ) -> list[Claim]:
         """Claim at most `limit` URLs for this process. `now` is in Unix seconds.
 
-        Claims alternate between requests and, within each request, between its hosts. A claim includes
-        all images of the request with the same URL. `capacity(host_key)` returns how many more URLs of
-        a host may be claimed. It is called in another thread.
+        Requests that have used much worker time come last: `worker_seconds` has it, by their keys.
+        Otherwise claims alternate between requests and, within each request, between its hosts. A
+        claim includes all images of the request with the same URL. `capacity(host_key)` returns how
+        many more URLs of a host may be claimed. It is called in another thread.
         """
+        self._round_robin.worker_seconds = worker_seconds or {}
 
         def transaction(c: sqlite3.Connection) -> tuple[ClaimResult, bool]:
             retried = bulk_updates.retry(c, self._limits.bulk_slice) is not None

@@ -18,8 +18,6 @@ from imgsvc.image_types import (
     CompressionSettings,
     ImageInfo,
     Note,
-    OutputFormat,
-    Quality,
     StoredFile,
 )
 from imgsvc.models import (
@@ -240,10 +238,7 @@ def errors_from(text: str | None) -> tuple[FileError, ...]:
 @lru_cache(maxsize=256)
 def settings_from(text: str) -> CompressionSettings:
     """Return the settings in the text of `str(settings)`."""
-    quality, output_format, *progressive = text.split()
-    return CompressionSettings(
-        Quality.parse(quality), OutputFormat(output_format), bool(progressive)
-    )
+    return CompressionSettings.parse(text)
 
 
 def storable(text: str) -> str:

@@ -56,6 +56,17 @@ class Executor(Protocol):
     def healthy(self) -> bool:
         """False if no image can be compressed at present."""
 
+    @property
+    def worker_seconds(self) -> dict[int, float]:
+        """The worker time that owners have used, beyond that of an owner that starts now.
+
+        Empty if a worker is idle.
+        """
+
+    @property
+    def missing_layers(self) -> list[str]:
+        """The layers of confinement that the workers lack, such as `seccomp`."""
+
     def fetch(
         self, claim: Claim, conditions: Conditions | None
     ) -> AbstractAsyncContextManager[Fetched | None]:

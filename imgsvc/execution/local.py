@@ -43,6 +43,16 @@ class LocalExecutor:
         """False if no worker process is running and starting one fails."""
         return self._pool.healthy
 
+    @property
+    def worker_seconds(self) -> dict[int, float]:
+        """The worker time that owners have used, beyond that of an owner that starts now."""
+        return self._pool.worker_seconds
+
+    @property
+    def missing_layers(self) -> list[str]:
+        """The layers of confinement that the worker processes lack."""
+        return self._pool.missing_layers
+
     async def start(self) -> None:
         """Start the worker processes."""
         await self._pool.start()

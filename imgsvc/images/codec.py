@@ -21,9 +21,12 @@ from imgsvc.image_types import (
     Note,
     OutputFormat,
 )
-from imgsvc.images.errors import damaged, out_of_memory, unsupported
+from imgsvc.images import resize
+from imgsvc.images.compose import Frame
+from imgsvc.images.errors import damaged, does_not_fit, out_of_memory, unsupported
 from imgsvc.images.formats import CODECS
-from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings
+from imgsvc.images.formats.base import Codec, DecodedImage, DecodeLimits, EncodeSettings, Transcoded
+from imgsvc.images.resize import Bounds
 from imgsvc.images.sniff import sniff
 
 _PILLOW_SETTINGS = (
@@ -34,6 +37,8 @@ _PILLOW_SETTINGS = (
 
 def compress_image(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
     """Return the compressed image, or the source without metadata if compressing saves nothing.
+
+    An image larger than the settings allow is shrunk.
 
     `max_pixels` limits the pixels of all frames together. Raise only ImageError, with the code
     `not_an_image`, `unsupported_format`, `too_many_pixels`, `corrupt_image` or `out_of_memory`.
@@ -59,22 +64,46 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     limits = DecodeLimits(
         max_pixels,
         animated=(requested or ImageFormat.JPEG).traits.animated,
-        allow_pixel_array=requested is ImageFormat.JPEG and not settings.progressive,
+        bounds=Bounds(settings.max_width, settings.max_height),
     )
+    if requested is image_format:
+        transcoded = _transcode(data, image_format, settings, limits)
+        if transcoded is not None:
+            source, output, quality = transcoded
+            return _smaller_of(data, output, source, image_format, quality)
     decoded = _decode(data, image_format, limits)
-    output_format = _output_format(decoded, requested)
-    if output_format is image_format and image_format.traits.animated and not limits.animated:
-        # The image is too large for JPEG, so it stays animated: decode all its frames.
-        limits.animated = True
-        decoded = _decode(data, image_format, limits)
+    is_shrunk = _shrink(decoded, limits.bounds)
+    output_format = requested or _replacement_format(decoded)
+    _check_fits(output_format, decoded)
     quality = settings.quality.resolve(decoded.quality)
-    encode_settings = EncodeSettings(quality, settings.progressive)
+    encode_settings = EncodeSettings(quality, settings.progressive, settings.effort)
     output = _encode(decoded, output_format, encode_settings, limits)
-    if image_format.traits.kept and len(output) >= decoded.min_stripped_bytes:
-        stripped = CODECS[image_format].strip(decoded.repaired or data)
+    is_converted = output_format is not image_format and settings.format is not OutputFormat.KEEP
+    if is_converted or is_shrunk or not image_format.traits.kept:
+        return _build_result(data, output, decoded, output_format, quality)
+    return _smaller_of(data, output, decoded, output_format, quality)
+
+
+def _smaller_of(
+    data: bytes, output: bytes, decoded: DecodedImage, output_format: ImageFormat, quality: int
+) -> CompressedImage:
+    """Return the output, or the source without metadata if that is not larger."""
+    if len(output) >= decoded.min_stripped_bytes:
+        stripped = CODECS[decoded.image_format].strip(decoded.repaired or data)
         if len(output) >= len(stripped):
-            return _build_result(data, stripped, decoded, image_format, None)
+            return _build_result(data, stripped, decoded, decoded.image_format, None)
     return _build_result(data, output, decoded, output_format, quality)
+
+
+def _transcode(
+    data: bytes, image_format: ImageFormat, settings: CompressionSettings, limits: DecodeLimits
+) -> Transcoded | None:
+    """Compress the image without decoding its pixels. Return None if that is impossible."""
+    codec = CODECS[image_format]
+    try:
+        return codec.transcode and codec.transcode(data, settings, limits)
+    except Exception:  # noqa: BLE001 - decoding reports what is wrong
+        return None
 
 
 def _decode(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -> DecodedImage:
@@ -105,6 +134,17 @@ def _decode_once(data: bytes, image_format: ImageFormat, limits: DecodeLimits) -
             raise out_of_memory() from None
         variant = codec.unsupported_variant(data)
         raise (unsupported(variant) if variant else damaged(image_format)) from None
+
+
+def _shrink(decoded: DecodedImage, bounds: Bounds) -> bool:
+    """Shrink the frames to fit the bounds. Return whether the image is larger than the bounds."""
+    full_size = decoded.full_size or decoded.first_image.size
+    size = bounds.fit(full_size)
+    if size == full_size:
+        return False
+    for number, frame in enumerate(decoded.frames):
+        decoded.frames[number] = Frame(resize.shrink(frame.image, size), frame.duration)
+    return True
 
 
 def _encode(
@@ -143,30 +183,25 @@ def _is_out_of_memory(error: Exception, limits: DecodeLimits, codec: Codec) -> b
 
 
 def _requested_format(image_format: ImageFormat, setting: OutputFormat) -> ImageFormat | None:
-    """Return the output format, or None if it depends on the decoded image."""
+    """Return the chosen format, else that of the source, or None if sources of it are converted."""
     selected = ImageFormat.__members__.get(setting.name)
     if selected is not None:
         return selected
     return image_format if CODECS[image_format].encode else None
 
 
-def _output_format(decoded: DecodedImage, requested: ImageFormat | None) -> ImageFormat:
-    """Return the output format: the requested one if the image fits its limits, else a fallback."""
-    if requested is not None and _fits(requested, decoded):
-        return requested
-    if CODECS[decoded.image_format].encode:
-        return decoded.image_format
-    return (
-        ImageFormat.PNG
-        if decoded.has_alpha or not _fits(ImageFormat.JPEG, decoded)
-        else ImageFormat.JPEG
-    )
+def _replacement_format(decoded: DecodedImage) -> ImageFormat:
+    """Return the output format for a source whose own format is unsuitable for web pages."""
+    needs_png = decoded.has_alpha or decoded.is_indexed
+    too_large = max(decoded.first_image.size) > ImageFormat.JPEG.traits.max_side
+    return ImageFormat.PNG if needs_png or too_large else ImageFormat.JPEG
 
 
-def _fits(image_format: ImageFormat, decoded: DecodedImage) -> bool:
-    """Return whether the format allows an image of this size, and such an animation."""
-    within_side = max(decoded.first_image.size) <= image_format.traits.max_side
-    return within_side and CODECS[image_format].fits(decoded)
+def _check_fits(image_format: ImageFormat, decoded: DecodedImage) -> None:
+    """Raise `unsupported_format` if the format does not allow such a large image or long animation."""
+    traits, size = image_format.traits, decoded.first_image.size
+    if max(size) > traits.max_side or not CODECS[image_format].fits(decoded):
+        raise does_not_fit(traits.title, *size, traits.max_side)
 
 
 def _build_result(

@@ -30,16 +30,14 @@ def normalise(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes
     image = drop_opaque_alpha(_to_grey_or_rgb(image))
     if icc_parser.hdr(icc) is not None:
         return _hdr_to_srgb(image, icc), None
-    if image.mode in {"L", "LA"}:
-        if space == _RGB and icc is not None:
-            return _grey_to_srgb(image, icc), None
-        return image, icc if space == _GREY else None
-    return image, rgb_profile(icc)
+    if image.mode in {"L", "LA"} and space == _RGB and icc is not None:
+        return _grey_to_srgb(image, icc), None
+    return image, matching_profile(image.mode, icc)
 
 
-def rgb_profile(icc: bytes | None) -> bytes | None:
-    """Return the profile if it describes RGB colours, else None."""
-    return icc if colour_space(icc) == _RGB else None
+def matching_profile(mode: str, icc: bytes | None) -> bytes | None:
+    """Return the profile if it describes the colours of images of this mode, grey or RGB, else None."""
+    return icc if colour_space(icc) == (_GREY if mode in {"L", "LA"} else _RGB) else None
 
 
 def to_rgb(image: Image.Image, icc: bytes | None) -> tuple[Image.Image, bytes | None]:

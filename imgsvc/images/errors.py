@@ -26,6 +26,18 @@ def unsupported(subject: str, advice: str = "") -> ImageError:
     return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"{message}{advice and f' {advice}'}")
 
 
+def does_not_fit(format_title: str, width: int, height: int, max_side: int) -> ImageError:
+    """Return an `unsupported_format` error for an image that the requested format cannot hold."""
+    if max(width, height) > max_side:
+        reason = (
+            f"The image has {width:,} × {height:,} pixels. {format_title} allows at most "
+            f"{max_side:,} pixels a side. Choose another format, or set a smaller maximum size"
+        )
+    else:
+        reason = f"The animation is longer than {format_title} allows. Choose another format for it"
+    return ImageError(ImageErrorCode.UNSUPPORTED_FORMAT, f"{reason}.")
+
+
 def not_an_image(message: str) -> ImageError:
     """Return a `not_an_image` error."""
     return ImageError(ImageErrorCode.NOT_AN_IMAGE, message)

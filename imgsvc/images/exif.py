@@ -19,6 +19,8 @@ _TRANSPOSES = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = range(5, 9)
+"""The orientations that exchange width and height."""
 
 
 def orientation(exif: bytes | None) -> int:
@@ -48,6 +50,11 @@ def orientation(exif: bytes | None) -> int:
 def orientation_block(value: int) -> bytes:
     """Return the smallest EXIF block with this orientation, without the marker of JPEG files."""
     return struct.pack("<4sIHHHIHHI", b"II*\0", 8, 1, _TAG_ORIENTATION, _TYPE_SHORT, 1, value, 0, 0)
+
+
+def upright_size(size: tuple[int, int], value: int) -> tuple[int, int]:
+    """Return the size of an image after it is turned upright, given its EXIF orientation `value`."""
+    return size[::-1] if value in _SIDEWAYS else size
 
 
 def apply_orientation(image: Image.Image, value: int) -> Image.Image:

@@ -1,6 +1,7 @@
-"""The rules for the IP addresses that the service may connect to. No I/O.
+"""The rules for the IP addresses and ports that the service may connect to.
 
-Allowed are the public internet and the networks in the configuration.
+Allowed are the public internet, without this machine and its own networks, and the networks in the
+configuration.
 
 The table follows the IANA registries of special-purpose addresses (RFC 6890 and its successors).
 It is explicit because `ipaddress.is_global` counts NAT64, 6to4, IPv4-compatible and multicast
@@ -13,6 +14,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+
+from imgsvc.config import parse_network
+from imgsvc.network.local_addresses import LocalAddresses
 
 DENIED_NETWORKS = tuple(
     ip_network(text)
@@ -58,6 +62,37 @@ DENIED_NETWORKS = tuple(
 GLOBAL_UNICAST = IPv6Network("2000::/3")
 """The only part of IPv6 that is assigned to the public internet."""
 
+BAD_PORTS = frozenset(
+    {
+        *(0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95),
+        *(101, 102, 103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179),
+        *(389, 427, 465, 512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601),
+        *(
+            636,
+            989,
+            990,
+            993,
+            995,
+            1719,
+            1720,
+            1723,
+            2049,
+            3659,
+            4045,
+            4190,
+            5060,
+            5061,
+            6000,
+            6566,
+        ),
+        *(6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080),
+    }
+)
+"""The ports that browsers refuse, because other protocols than HTTP use them (Fetch Standard, 2.9)."""
+
+WEB_PORTS = frozenset({80, 443})
+"""The ports on which this machine's own public addresses are reached, as anyone outside can."""
+
 _ISATAP = 0x0000_5EFE
 _ISATAP_MASK = 0xFCFF_FFFF
 """The mask of the significant bits of `_ISATAP`.
@@ -67,10 +102,14 @@ _ISATAP_MASK = 0xFCFF_FFFF
 
 
 class BlockedAddressError(OSError):
-    """The address is denied. The message does not name the address, because it may be secret."""
+    """The address or port is denied. `message` says why, and what would allow it.
 
-    def __init__(self) -> None:
-        super().__init__(errno.EACCES, "the address is not on the public internet")
+    It does not name an address that is not public, because that may be secret.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(errno.EACCES, message)
+        self.message = message
 
 
 class AddressRules:
@@ -78,26 +117,57 @@ class AddressRules:
 
     An allowed network contains only addresses of its own form. `127.0.0.0/8` allows `127.0.0.1`,
     but not `::ffff:127.0.0.1`, `64:ff9b::7f00:1` or any other IPv6 form of it. An address with a
-    zone (`fe80::1%eth0`) is always denied.
+    zone (`fe80::1%eth0`) is always denied. An entry with a port (`10.1.0.5:9000`) allows only that
+    port, even if browsers refuse it. `setting` is the name of the list in the configuration.
     """
 
-    def __init__(self, allowed_networks: Sequence[str] = ()) -> None:
-        self._allowed = tuple(ip_network(network) for network in allowed_networks)
+    def __init__(
+        self,
+        allowed_networks: Sequence[str] = (),
+        *,
+        setting: str = "fetch.allowed_networks",
+    ) -> None:
+        self._allowed = tuple(parse_network(network) for network in allowed_networks)
+        self._setting = setting
+        self._local = LocalAddresses()
 
-    def check(self, ip: str) -> None:
-        """Raise `BlockedAddressError` unless `ip`, in its usual notation, is allowed."""
-        if not self.allows(ip):
-            raise BlockedAddressError
+    def check(self, ip: str, port: int) -> None:
+        """Raise `BlockedAddressError` unless `ip`, in its usual notation, is allowed with the port."""
+        if problem := self._problem(ip, port):
+            raise BlockedAddressError(problem)
 
-    def allows(self, ip: str) -> bool:
-        """Return whether `ip` is allowed. Text that is not an IP address is denied."""
+    def allows(self, ip: str, port: int) -> bool:
+        """Return whether `ip` is allowed with the port. Text that is not an IP address is denied."""
+        return self._problem(ip, port) is None
+
+    def _problem(self, ip: str, port: int) -> str | None:
+        """Return why the address is denied and what would allow it, or None if it is allowed."""
+        private = f"Private address. To allow it, add its network to {self._setting}."
         try:
             address = ip_address(ip)
         except ValueError:
-            return False
+            return private
         if isinstance(address, IPv6Address) and address.scope_id is not None:
-            return False
-        return any(address in network for network in self._allowed) or is_public(address)
+            return private
+        ports = {entry_port for network, entry_port in self._allowed if address in network}
+        if port in ports:
+            return None
+        public = is_public(address)
+        entry = (
+            f"{f'[{ip}]' if ':' in ip else ip}:{port}" if public else f"its address with :{port}"
+        )
+        remedy = f"To allow it, add {entry} to {self._setting}."
+        if port in BAD_PORTS and (public or None in ports):
+            return f"Browsers refuse port {port}, and so does this service. {remedy}"
+        if None in ports:
+            return None
+        if not public:
+            return private
+        if self._local.is_own(address):
+            return None if port in WEB_PORTS else f"Address of this machine. {remedy}"
+        if self._local.is_on_link(address):
+            return f"Address in the network of this machine. {remedy}"
+        return None
 
 
 def is_public(address: IPv4Address | IPv6Address) -> bool:

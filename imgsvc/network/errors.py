@@ -15,10 +15,11 @@ import unicodedata
 from http import HTTPStatus
 
 import aiohttp
-from aiohttp.http_exceptions import ContentEncodingError
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.network.addresses import BlockedAddressError
+from imgsvc.network.content_coding import ContentCodingError
+from imgsvc.network.response_reader import InvalidResponseError
 
 log = logging.getLogger(__name__)
 
@@ -87,25 +88,24 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
     """Return the `ImageError` for an error that aiohttp or the system has raised.
 
     `headers_received` is true if the response headers have arrived. An error before that is
-    `connect_failed`; an error after it is `incomplete_body`, and so is a response that is not valid
-    HTTP. An unknown error is `internal`, and is logged.
+    `connect_failed`; an error after it is `incomplete_body`. A response that is not valid HTTP is
+    `invalid_response`. An unknown error is `internal`, and is logged.
 
     The caller handles timeouts, because only the caller knows which one has expired.
     """
     chain = [*_causes(error)]
-    if any(isinstance(cause, BlockedAddressError) for cause in chain):
-        return ImageError(
-            ImageErrorCode.BLOCKED_ADDRESS,
-            "Private address. To allow it, add its network to fetch.allowed_networks.",
-        )
     for cause in chain:
+        if isinstance(cause, BlockedAddressError):
+            return ImageError(ImageErrorCode.BLOCKED_ADDRESS, cause.message)
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, aiohttp.ClientError):
             return ImageError(ImageErrorCode.TLS_ERROR, _tls_message(cause))
-        if isinstance(cause, ContentEncodingError):
+        if isinstance(cause, ContentCodingError):
             return ImageError(
                 ImageErrorCode.CORRUPT_IMAGE,
                 "The host sent a content encoding that was not requested and cannot be decoded.",
             )
+        if isinstance(cause, InvalidResponseError):
+            return ImageError(ImageErrorCode.INVALID_RESPONSE, str(cause))
     if isinstance(error, ProxyNotFoundError):
         return ImageError(ImageErrorCode.DNS_FAILURE, "The proxy cannot be found.")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
@@ -114,13 +114,6 @@ def to_image_error(error: Exception, *, headers_received: bool = False) -> Image
         return ImageError(
             ImageErrorCode.INVALID_URL,
             "The host is not a valid name or IP address.",
-        )
-    if isinstance(error, aiohttp.ClientResponseError) and not isinstance(
-        error, aiohttp.ClientHttpProxyError
-    ):
-        return ImageError(
-            ImageErrorCode.INCOMPLETE_BODY,
-            "The host's response is not valid HTTP, or its headers are too large.",
         )
     if headers_received and isinstance(error, (aiohttp.ClientError, OSError)):
         return ImageError(

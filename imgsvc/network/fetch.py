@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -17,6 +17,8 @@ from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.models import Validators
 from imgsvc.network.byte_budget import ByteBudget, Share
+from imgsvc.network.content_coding import ContentDecoder
+from imgsvc.network.cookies import DownloadCookies
 from imgsvc.network.errors import (
     NoResponseError,
     describe_non_image,
@@ -30,7 +32,10 @@ from imgsvc.urls import UrlError, host_url_of, resolve_redirect, url_key
 
 __all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
 
-MAX_REDIRECTS = 5
+MAX_REDIRECTS = 10
+"""How many redirects of a download are followed. Browsers follow 20."""
+ACCEPT = "image/*,*/*;q=0.8"
+"""The Accept header. Some hosts answer 406 without `*/*`."""
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
@@ -55,6 +60,7 @@ class Fetcher:
         self._session = session
         self._config = config
         self._budget = budget
+        self._headers = {"Accept": ACCEPT, **config.headers}
 
     @asynccontextmanager
     async def fetch(
@@ -72,7 +78,7 @@ class Fetcher:
     async def _download(
         self, url: str, share: Share, validators: Validators | None
     ) -> ResponseBody | None:
-        chain = RedirectChain(self._session, url, validators)
+        chain = RedirectChain(self._session, url, self._headers, validators)
         try:
             async with asyncio.timeout(self._config.timeout_seconds) as timeout:
                 response = await chain.resolve()
@@ -103,30 +109,27 @@ class Fetcher:
         _check_status(response)
         if _declared_size(response) > self._config.max_image_bytes:
             raise self._too_large()
-        data = await self._read_chunk(response, share, timeout)
+        decoder = ContentDecoder(", ".join(response.headers.getall("Content-Encoding", ())))
+        # BytesIO.getvalue() does not copy the bytes; joining a list of chunks would.
+        with io.BytesIO() as buffer:
+            while received := await response.content.readany():
+                for chunk in decoder.decode(received):
+                    await self._count(chunk, share, timeout)
+                    buffer.write(chunk)
+                    if decoder:  # 64 KiB can be decoded to 64 MiB, so other work comes in between
+                        await asyncio.sleep(0)
+            data = buffer.getvalue()
         if not data:
             raise ImageError(ImageErrorCode.EMPTY_BODY, "The host sent an empty response.")
-        if more := await self._read_chunk(response, share, timeout):
-            # BytesIO.getvalue() does not copy the bytes; joining a list of chunks would.
-            with io.BytesIO() as buffer:
-                buffer.write(data)
-                while more:
-                    buffer.write(more)
-                    more = await self._read_chunk(response, share, timeout)
-                data = buffer.getvalue()
+        decoder.check_complete()
         return data
 
-    async def _read_chunk(
-        self, response: aiohttp.ClientResponse, share: Share, timeout: asyncio.Timeout
-    ) -> bytes:
-        """Return the bytes received so far and count them. At the end of the body, return b""."""
-        chunk = await response.content.readany()
-        if chunk:
-            if share.held + len(chunk) > self._config.max_image_bytes:
-                raise self._too_large()
-            if not share.try_acquire(len(chunk)):
-                await _wait_for_capacity(share, len(chunk), timeout)
-        return chunk
+    async def _count(self, chunk: bytes, share: Share, timeout: asyncio.Timeout) -> None:
+        """Count bytes of the body. Wait until the budget has capacity for them."""
+        if share.held + len(chunk) > self._config.max_image_bytes:
+            raise self._too_large()
+        if not share.try_acquire(len(chunk)):
+            await _wait_for_capacity(share, len(chunk), timeout)
 
     def _too_large(self) -> ImageError:
         limit = self._config.max_image_bytes
@@ -148,17 +151,24 @@ class Fetcher:
 class RedirectChain:
     """The redirects from a URL to the final response.
 
-    `headers_received` is true if the headers of the response to the last request have arrived.
-    `conditional` is true if that request had conditions: `validators` are sent only to the URL that has
-    set them.
+    `headers` are sent with each request, and cookies that a redirect sets with the further requests to
+    its host. `headers_received` is true if the headers of the response to the last request have
+    arrived. `conditional` is true if that request had conditions: `validators` are sent only to the URL
+    that has set them.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, validators: Validators | None
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        headers: Mapping[str, str],
+        validators: Validators | None,
     ) -> None:
         self._session = session
         self._url = url
+        self._headers = headers
         self._validators = validators
+        self._cookies = DownloadCookies()
         self._redirects = 0
         self.headers_received = False
         self.conditional = False
@@ -175,12 +185,14 @@ class RedirectChain:
         """
         while True:
             self.headers_received = False
-            response = await self._get(request_target(self._url))
+            target = request_target(self._url)
+            response = await self._get(target)
             self.headers_received = True
             location = response.headers.get("Location", "")
             if response.status not in REDIRECT_STATUSES or not location:
                 return response
             response.release()
+            self._cookies.store(target, response.headers)
             self._follow_redirect(location)
 
     async def _get(self, target: URL) -> aiohttp.ClientResponse:
@@ -189,8 +201,9 @@ class RedirectChain:
         After a redirect, the request may reuse the connection of the redirect. Some hosts close
         that connection without notice. The request is then sent again, within the same attempt.
         """
-        headers = self._condition_headers()
-        self.conditional = bool(headers)
+        conditions = self._condition_headers()
+        self.conditional = bool(conditions)
+        headers = {**self._headers, **self._cookies.headers(target), **conditions}
         while True:
             connection = ConnectionInfo()
             try:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -17,10 +18,12 @@ from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.network.addresses import AddressRules, BlockedAddressError
+from imgsvc.network.connections import ReadQueue, ResponseConnection
 from imgsvc.network.errors import NoResponseError, ProxyNotFoundError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
+    from aiohttp.client_proto import ResponseHandler
 
 RECEIVE_BYTES = 64 * 1024
 """The maximum number of bytes read from a socket at once.
@@ -30,10 +33,6 @@ small image that takes longer than all parsing, and 64 bodies that wait for capa
 """
 BUFFER_BYTES = 32 * 1024
 """The read buffer of a body. aiohttp stops receiving when twice this many bytes are unread."""
-MAX_RESPONSE_HEADER_BYTES = 16 * 1024
-"""The maximum size of a response header, and of the status line."""
-MAX_HEADERS = 128
-"""The maximum number of headers in a response."""
 CLIENT_KEEP_ALIVE_SECONDS = 4.0
 """How long an idle connection is kept. Common servers close it after 5 s, so this is shorter."""
 DNS_CACHE_SECONDS = 60
@@ -66,7 +65,7 @@ def open_session(
         middlewares.insert(0, ProxyTargetCheck(rules, resolver))
     trace = aiohttp.TraceConfig()
     trace.on_connection_reuseconn.append(_record_reuse)
-    connector = aiohttp.TCPConnector(
+    connector = _Connector(
         limit=0,
         resolver=resolver,
         ttl_dns_cache=DNS_CACHE_SECONDS,
@@ -76,11 +75,7 @@ def open_session(
     return aiohttp.ClientSession(
         connector=connector,
         proxy=config.proxy or None,
-        headers={
-            "User-Agent": config.user_agent,
-            "Accept": "image/*",
-            "Accept-Encoding": "identity",
-        },
+        headers={"User-Agent": config.user_agent, "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(
             connect=config.connect_seconds, sock_read=config.read_timeout_seconds
@@ -88,12 +83,26 @@ def open_session(
         requote_redirect_url=False,
         trust_env=False,
         read_bufsize=BUFFER_BYTES,
-        max_line_size=MAX_RESPONSE_HEADER_BYTES,
-        max_field_size=MAX_RESPONSE_HEADER_BYTES,
-        max_headers=MAX_HEADERS,
+        auto_decompress=False,
         middlewares=middlewares,
         trace_configs=[trace],
     )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A connector whose connections read responses as browsers do.
+
+    aiohttp's own parser rejects responses that browsers accept, and has no limit for the work that a
+    host can cause. `_factory` is not public; `test_session_reads_responses_with_own_reader` checks it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        queue = ReadQueue(self._loop)
+        self._factory = cast(
+            "functools.partial[ResponseHandler]",
+            functools.partial(ResponseConnection, loop=self._loop, queue=queue),
+        )
 
 
 class ConnectionInfo:
@@ -118,7 +127,7 @@ class GuardedSocketFactory:
         """Return a socket for the address. Raise `BlockedAddressError` if it is not allowed."""
         family, kind, protocol, _, socket_address = address
         if self._rules is not None:
-            self._rules.check(str(socket_address[0]))
+            self._rules.check(str(socket_address[0]), int(socket_address[1]))
         return _Socket(family=family, type=kind, proto=protocol)
 
 
@@ -167,7 +176,7 @@ class Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of a name to connect to. Raise OSError if it has none."""
         found = [*dict.fromkeys(await self.addresses(host, port))]
-        allowed = [address for address in found if self._rules.allows(address)]
+        allowed = [address for address in found if self._rules.allows(address, port)]
         return [
             ResolveResult(
                 hostname=host,
@@ -273,18 +282,18 @@ class ProxyTargetCheck:
         return await handler(request)
 
     async def _check(self, url: URL) -> None:
-        host = url.raw_host or ""
+        host, port = url.raw_host or "", url.port or 0
         if _is_address(host):
-            self._rules.check(host)
+            self._rules.check(host, port)
             return
         try:
-            found = await self._resolver.addresses(host, url.port or 0)
+            found = await self._resolver.addresses(host, port)
         except BlockedAddressError:
             raise
         except OSError:
             return
         for address in found:
-            self._rules.check(address)
+            self._rules.check(address, port)
 
 
 def _is_address(host: str) -> bool:

@@ -93,7 +93,6 @@ class WebhookSender:
             data=body,
             headers=headers,
             allow_redirects=False,
-            auto_decompress=False,  # The response body is not used, so it need not be decodable.
             timeout=aiohttp.ClientTimeout(),
         )
 

@@ -87,6 +87,11 @@ class JobRunner:
         """How many images may be fetched and not yet stored."""
         return self._limits.fetched_per_worker * self._executor.workers
 
+    @property
+    def worker_seconds(self) -> dict[int, float]:
+        """The worker time that requests have used, by request key. See `Executor`."""
+        return self._executor.worker_seconds
+
     async def run(self, job: ImageJob) -> Outcome:
         """Run a job to its end. Only cancelling raises an exception; then nothing is stored."""
         claim = job.claim

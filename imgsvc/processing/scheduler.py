@@ -132,7 +132,9 @@ class Scheduler:
             return self._limits.poll_seconds
         now = time.time()
         try:
-            claims = await self._job_store.claim(capacity, self._host_limiter.free_slots_of, now)
+            claims = await self._job_store.claim(
+                capacity, self._host_limiter.free_slots_of, now, self._runner.worker_seconds
+            )
             for claim in claims:
                 self._start_job(claim)
             changed = {claim.request_key for claim in claims}

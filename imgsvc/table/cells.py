@@ -44,6 +44,7 @@ _LIST_START = re.compile(r"\s*\[\s*")
 _LIST_ITEM = re.compile(r""""((?>(?:[^"\\]|\\.)*))"|'((?>(?:[^'\\]|\\.)*))'|null|None""", re.DOTALL)
 _LIST_COMMA = re.compile(r"\s*,\s*")
 _LIST_END = re.compile(r"\s*\]\s*")
+_LIST_OR_FORMULA = re.compile(r"\s*(?:\[|'?=)")
 _FORMULA = re.compile(
     r"""\s*'?=\s*@?(?>(?:_xl[a-z]+\.)*)(?:IMAGE|HYPERLINK)\s*\(\s*"([^"]*)"\s*(?:[,;].*)?\)\s*""",
     re.IGNORECASE | re.DOTALL,
@@ -118,7 +119,9 @@ def url_text(written: str) -> str:
     for quote in "'\"":
         if quote in start[1]:
             dropped += quote
-    text = text.rstrip(dropped)
+    quoted, text = text, text.rstrip(dropped)
+    if text != quoted:  # a full stop before the closing quote
+        text = text[: _length_of_last(text)]
     return f"https:{text}" if start[2] else text
 
 
@@ -128,14 +131,17 @@ def replace_urls(
     """Return a cell with each output in place of its URL and of the decoration around it.
 
     `None` keeps the URL as written. With `remove_missing` it removes the URL and one separator beside
-    it; a cell of which no URL remains is empty.
+    it; a cell of which no URL and no text remains is empty.
     """
     urls = cell[1::2]
     shown = [n for n, output in enumerate(outputs) if output is not None or not remove_missing]
     if not urls:
         return cell[0]
     if not shown:
-        return ""
+        text = cell[0].rstrip(_SEPARATORS + "\\")
+        return "" if _LIST_OR_FORMULA.match(text) else text
+    if len(shown) < len(urls):
+        cell = _with_equal_quotes(cell)
     pieces = [cell[0]]
     for n in shown:
         if n != shown[0]:
@@ -147,6 +153,17 @@ def replace_urls(
         pieces.append("".join(c for c in end[: len(end) - len(rest)] if c in _SEPARATORS))
         end = rest
     return "".join([*pieces, end])
+
+
+def _with_equal_quotes(cell: ImageCell) -> ImageCell:
+    """Return a list in Python form with the same quotes around all URLs, so that any can be removed.
+
+    Python writes `'` or `"`, depending on the URL. Other cells are unchanged.
+    """
+    quotes = "".join(cell[::2])
+    if _LIST_START.match(cell[0]) and "'" in quotes and '"' in quotes:
+        return tuple(piece if n % 2 else piece.replace("'", '"') for n, piece in enumerate(cell))
+    return cell
 
 
 def split_urls(text: str, limit: int = 0) -> list[str]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from imgsvc.errors import FileError, FileErrorCode
+from imgsvc.errors import FileError, FileErrorCode, Suggestion
 from imgsvc.table.cells import INPUT_IMAGE_URLS, OUTPUT_COLUMNS, PRODUCT_NAME, SERIAL_NUMBER
 from imgsvc.table.layouts import (
     FALLBACK_NAMES,
@@ -44,12 +44,20 @@ _LOOSE_NAME = frozenset({"product", "producttitle", "name", "itemname"})
 """Spellings that name a column of the standard layout only if exactly one header has one of them."""
 
 _OUTPUTS = frozenset(map(normalised, OUTPUT_COLUMNS))
+_STATUS_CSV = [
+    normalised(name) for name in (SERIAL_NUMBER, PRODUCT_NAME, INPUT_IMAGE_URLS, *OUTPUT_COLUMNS)
+]
+"""The first columns of a status CSV, normalised. The columns after them are the upload's own."""
 _IMAGE_ADDRESS = re.compile(
     r"https?://[^\s,;|]+?\.(?:jpe?g|png|webp|gif|avif|heic|bmp|tiff?)(?![A-Za-z0-9])", re.IGNORECASE
 )
 
 _SEARCHED_LENGTH = 300
 """Characters of a cell in which the address of an image is searched."""
+_EXAMPLE_LENGTH = 100
+"""Characters of such a cell that are shown."""
+_MAX_SUGGESTIONS = 10
+"""Maximum number of columns with images that an error suggests."""
 
 MAX_TRAILING_UNNAMED = 256
 """Maximum number of unnamed columns after the last named one.
@@ -178,6 +186,9 @@ def _standard_roles(cells: Sequence[str], chosen: _ChosenColumns) -> list[Column
     keys = [normalised(cell) for cell in cells]
     roles = [ColumnRole.EXTRA] * len(cells)
     images = chosen.images or LAYOUTS[0].image_positions(cells)
+    if keys[: len(_STATUS_CSV)] == _STATUS_CSV:
+        keys[len(_STATUS_CSV) :] = [""] * (len(keys) - len(_STATUS_CSV))
+        images = chosen.images or [_STATUS_CSV.index(normalised(INPUT_IMAGE_URLS))]
     names = {normalised(name) for name in LAYOUTS[0].names}
     named = [n for n, key in enumerate(keys) if key in names]
     loose = [n for n, key in enumerate(keys) if key in _LOOSE_NAME and n not in images]
@@ -319,23 +330,34 @@ def _missing_column(
         f'The column "{title}" is missing. Add it, or rename the column that holds these values. '
         f"Row {row:,} names the columns; it has {_quoted_list(headers)}."
     )
+    suggestions: tuple[Suggestion, ...] = ()
     if title == INPUT_IMAGE_URLS and (found := _columns_with_images(cells, rows_below)):
         message += (
-            f" Image URLs seem to be in {_quoted_list(found, 100)}: choose it as imageColumn."
+            f" Image URLs seem to be in {_quoted_list(list(found), 100)}: choose it as imageColumn."
         )
-    return FileError(FileErrorCode.MISSING_COLUMN, message, row, title)
+        suggestions = tuple(Suggestion("imageColumn", *each) for each in found.items())
+    return FileError(
+        FileErrorCode.MISSING_COLUMN,
+        message,
+        row,
+        title,
+        suggestions=suggestions[:_MAX_SUGGESTIONS],
+    )
 
 
-def _columns_with_images(cells: Sequence[str], rows: Iterable[Record]) -> list[str]:
-    """Return the headers of the columns that have the address of an image in one of these rows."""
-    found = {
-        n
-        for row in rows
-        if not isinstance(row, InvalidRecord)
-        for n, cell in enumerate(row[: len(cells)])
-        if _IMAGE_ADDRESS.search(cell, 0, _SEARCHED_LENGTH)
-    }
-    return [cells[n].strip(WHITE_SPACE) for n in sorted(found) if cells[n].strip(WHITE_SPACE)]
+def _columns_with_images(cells: Sequence[str], rows: Iterable[Record]) -> dict[str, str]:
+    """Return the columns that have the address of an image in one of these rows: header and a cell.
+
+    The cell is cut to its first characters.
+    """
+    found: dict[int, str] = {}
+    for row in rows:
+        if not isinstance(row, InvalidRecord):
+            for n, cell in enumerate(row[: len(cells)]):
+                if n not in found and _IMAGE_ADDRESS.search(cell, 0, _SEARCHED_LENGTH):
+                    found[n] = cell[:_EXAMPLE_LENGTH]
+    headers = ((cells[n].strip(WHITE_SPACE), found[n]) for n in sorted(found))
+    return {header: cell for header, cell in headers if header}
 
 
 def _quoted_list(names: Sequence[str], limit: int = 300) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from imgsvc.errors import FileErrorCode
+from imgsvc.errors import FileErrorCode, Suggestion
 from imgsvc.table.likely_encodings import likely_encodings
 from imgsvc.table.windows_1252 import PlausibilityCheck
 
@@ -82,17 +82,23 @@ class DecodingError(Exception):
     """The bytes are not text in a supported encoding.
 
     `message` says what is wrong and what to do. `text` is the decoded text before the invalid bytes,
-    `value` the invalid bytes in hexadecimal.
+    `value` the invalid bytes in hexadecimal, `suggestions` are likely encodings.
     """
 
     def __init__(
-        self, code: FileErrorCode, message: str, text: str = "", value: str | None = None
+        self,
+        code: FileErrorCode,
+        message: str,
+        text: str = "",
+        value: str | None = None,
+        suggestions: Iterable[Suggestion] = (),
     ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
         self.text = text
         self.value = value
+        self.suggestions = tuple(suggestions)
 
 
 def check_encoding(name: str) -> str:
@@ -332,11 +338,10 @@ def _invalid_bytes(error: UnicodeDecodeError, encoding: str) -> DecodingError:
 
 def _implausible(sample: bytes, position: int, text: str) -> DecodingError:
     """Return the error of text that is neither UTF-8 nor Windows-1252, with its likely encodings."""
-    likely = [f"encoding={codec} ({example})" for codec, example in likely_encodings(sample)]
+    likely = [Suggestion("encoding", *each) for each in likely_encodings(sample)]
+    listed = ", ".join(f"encoding={codec} ({example})" for _, codec, example in likely)
     options = (
-        f"the one that reads right: {', '.join(likely)}"
-        if likely
-        else "its encoding, e.g. encoding=cp1251"
+        f"the one that reads right: {listed}" if likely else "its encoding, e.g. encoding=cp1251"
     )
     return DecodingError(
         FileErrorCode.BAD_ENCODING,
@@ -344,4 +349,5 @@ def _implausible(sample: bytes, position: int, text: str) -> DecodingError:
         f"{options}. Or: {_HOW_TO_SAVE_UTF8}",
         text,
         f"{sample[position]:02X}",
+        likely,
     )

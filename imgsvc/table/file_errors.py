@@ -18,6 +18,8 @@ MAX_SHOWN_CELLS = 50
 """Maximum number of cells of an invalid row that are kept."""
 MAX_CELL_LENGTH = 200
 """Maximum length of such a cell, in characters."""
+MAX_SHOWN_HEADERS = 500
+"""Maximum number of columns that are named if a header is invalid."""
 
 
 class FileErrors:
@@ -54,6 +56,17 @@ class FileErrors:
             for errors in open_lists:
                 errors.append(error)
 
+    def add_refusing(self, error: FileError) -> None:
+        """Record an error that refuses the whole table."""
+        self.count += 1
+        self.refused = True
+        if len(self.first) < MAX_FILE_ERRORS:
+            column, value = error.column, error.value
+            error = replace(
+                error, column=column and _shortened(column), value=value and _shortened(value)
+            )
+            self.first.append(error)
+
     def take_row(self) -> tuple[FileError, ...]:
         """Return the errors since the last call, at most 100."""
         errors, self._of_row = tuple(self._of_row), []
@@ -76,6 +89,11 @@ class FileErrors:
                 if not isinstance(record, InvalidRecord):
                     cells = excerpts.cells(record, error.value)
                     self.first[number] = replace(error, cells=cells)
+
+
+def shown_headers(headers: Sequence[str]) -> tuple[str, ...]:
+    """Return the names to choose columns from. Those that are too long for a column are left out."""
+    return tuple(name for name in headers if len(name) <= MAX_VALUE_LENGTH)[:MAX_SHOWN_HEADERS]
 
 
 class RowExcerpts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from imgsvc.errors import FileError, FileErrorCode
 from imgsvc.table.columns import Header, is_blank, is_separator_line, read_header
 from imgsvc.table.decoding import HOW_TO_SAVE, Decoder, DecodingError
-from imgsvc.table.file_errors import FileErrors, RowExcerpts
+from imgsvc.table.file_errors import FileErrors, RowExcerpts, shown_headers
 from imgsvc.table.header_search import MAX_LENGTH_ABOVE, DelimiterDetector, HeaderSearch
 from imgsvc.table.records import InvalidRecord, Record, RecordParser
 from imgsvc.table.rows import (
@@ -83,8 +83,8 @@ class TableReader:
 
     @property
     def shown_columns(self) -> tuple[str, ...]:
-        """The names of the columns that the cells of `errors` are from, or () without a header."""
-        return self._excerpts.columns if self._excerpts else ()
+        """The names of the columns that the cells of `errors` are from; those of an invalid header."""
+        return self._excerpts.columns if self._excerpts else shown_headers(self._headers)
 
     @property
     def error_count(self) -> int:
@@ -243,7 +243,7 @@ class TableReader:
         self._headers = tuple(name for cell in cells if (name := cell.strip(WHITE_SPACE)))
         if not isinstance(header, Header):
             for error in header:
-                self._errors.add(error.code, error.message, error.row, error.column, refuses=True)
+                self._errors.add_refusing(error)
             self._finished = True
             return False
         self._rows_above += [tuple(record) for _, record in above]
@@ -316,7 +316,11 @@ class TableReader:
             row = self._row + 1 if self._parser else self._detector.row
             if self._parser and self._rows:
                 column = self._rows.header.column_name(self._parser.cell_index)
-        self._errors.add(error.code, error.message, row, column, error.value, refuses=True)
+        self._errors.add_refusing(
+            FileError(
+                error.code, error.message, row, column, error.value, suggestions=error.suggestions
+            )
+        )
         self._finished = True
 
     def _add_not_text(self) -> None:

@@ -53,6 +53,8 @@ def rows(package: Package, workbook: Workbook, sheet: str) -> Iterator[Row]:
             if any(text and not text.isspace() for text in texts):
                 yield number, texts
         reader.rows.clear()
+        if reader.error is not None:
+            raise reader.error
         if reader.finished:
             return
 
@@ -61,12 +63,14 @@ class _SheetReader:
     """Collects rows from the elements of a sheet: `row`, in it `c`, and in that `v`, `f` and `is`.
 
     A cell is a text, or the number of a shared string: one step of the parser can contain thousands of
-    references to a long string.
+    references to a long string. `error` is that of the first formula without a cached value. It is not
+    raised here: the rows above it show whether this is the sheet to read.
     """
 
     def __init__(self, workbook: Workbook) -> None:
         self.rows: list[tuple[int, list[str | int]]] = []
         self.finished = False
+        self.error: XlsxError | None = None
         self._workbook = workbook
         self._row = 0
         self._in_row = False
@@ -178,7 +182,7 @@ class _SheetReader:
             if _URL_FORMULA.match(self._formula):
                 return f"={self._formula.removeprefix('_xlfn.')}"
             if value is None or (not value and kind not in _TEXT_TYPES):
-                raise self._no_cached_value()
+                self.error = self.error or self._no_cached_value()
         if not value:
             return ""
         if kind == "s":

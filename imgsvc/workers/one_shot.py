@@ -22,14 +22,16 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import IO
 
+from imgsvc.workers.confinement import confine
 from imgsvc.workers.process_context import shield_children, worker_context
 from imgsvc.workers.process_limits import (
+    close_inherited_files,
     end_with_parent,
     ignore_group_signals,
     limit_memory,
     limit_processor_time,
     lower_priority,
-    silence_libraries,
+    request_signal_at_parent_end,
 )
 
 MAX_FRAME_BYTES = 2**20
@@ -63,10 +65,14 @@ class WorkerCrashError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class OneShotLimits:
-    """The limits of a process: growth of its memory in bytes, and its processor time in seconds."""
+    """The limits of a process: growth of its memory in bytes, and its processor time in seconds.
+
+    `confined` is false only for functions of tests that write files.
+    """
 
     memory_bytes: int
     processor_seconds: float
+    confined: bool = True
 
 
 class OneShotRunner:
@@ -168,26 +174,30 @@ def _run(
     pipe: socket.socket, function: str, limits: OneShotLimits, arguments: tuple[object, ...]
 ) -> None:
     ignore_group_signals()
-    end_with_parent()
+    request_signal_at_parent_end()
     lower_priority()
-    silence_libraries()
+    close_inherited_files()
     with suppress(ConnectionError):
         _, descriptors, _, _ = socket.recv_fds(pipe, 1, 1)
         module, _, name = function.partition(":")
         generate: Generate = getattr(importlib.import_module(module), name)
         limit_processor_time(limits.processor_seconds)
         limit_memory(limits.memory_bytes)
-        with os.fdopen(descriptors[0], "rb") as file:
-            _send(pipe, *_outcome(pipe, generate, file, arguments))
+        if limits.confined:
+            confine()
+        end_with_parent()
+        # A confined process may write to a socket, but not use the calls of sockets.
+        with os.fdopen(descriptors[0], "rb") as file, os.fdopen(pipe.detach(), "wb") as out:
+            _send(out, *_outcome(out, generate, file, arguments))
 
 
 def _outcome(
-    pipe: socket.socket, generate: Generate, file: IO[bytes], arguments: tuple[object, ...]
+    out: IO[bytes], generate: Generate, file: IO[bytes], arguments: tuple[object, ...]
 ) -> tuple[FrameKind, bytes]:
     """Send the pieces. Return the last frame."""
     try:
         for piece in generate(file, *arguments):
-            _send(pipe, FrameKind.PIECE, piece)
+            _send(out, FrameKind.PIECE, piece)
     except MemoryError:
         return FrameKind.OUT_OF_MEMORY, b""
     except ConnectionError:
@@ -197,6 +207,6 @@ def _outcome(
     return FrameKind.END, b""
 
 
-def _send(pipe: socket.socket, kind: FrameKind, content: bytes) -> None:
-    pipe.sendall(_HEAD.pack(kind, len(content)))
-    pipe.sendall(content)
+def _send(out: IO[bytes], kind: FrameKind, content: bytes) -> None:
+    out.write(_HEAD.pack(kind, len(content)) + content)
+    out.flush()

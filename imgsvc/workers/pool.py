@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from typing import TypeVar
 
 from imgsvc.config import CompressConfig
-from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.waiting import wait_for_event
 from imgsvc.workers import resources
 from imgsvc.workers.crash_policy import CrashPolicy
 from imgsvc.workers.fair_queue import FairQueue
+from imgsvc.workers.job_results import exit_name, fail, quarantine, resolve, timeout_message
 from imgsvc.workers.process_context import worker_context
-from imgsvc.workers.worker_main import Result, UnexpectedFailure, WorkerSetup
+from imgsvc.workers.worker_main import TimedResult, UnexpectedFailure, WorkerSetup
 from imgsvc.workers.worker_process import SLOW_SECONDS, Batch, CompressionJob, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ COMPRESS_FUNCTION = "imgsvc.images.codec:compress_image"
 MAX_BATCH_IMAGES = 8
 MAX_BATCH_BYTES = 512 * 2**10
 """Maximum size of a batch of sources. A larger image is sent alone."""
+MAX_BATCH_SECONDS = 0.05
+"""Maximum estimated time of a batch, so that another owner's images need not wait long for it."""
 _FIRST_START_DELAY, _MAX_START_DELAY = 0.05, 5.0
 """Seconds between attempts to start a worker; doubled after each failure."""
 
@@ -50,13 +52,19 @@ class WorkerPool:
 
     `function` is the `module:name` of the function that workers run: `(data, settings, max_pixels) ->
     CompressedImage`. If its module has a function `warm_up()`, each worker calls that first.
+    `missing_layers`: the layers of confinement that the newest worker lacks. `confined`: false
+    only for functions of tests that write files.
     """
 
-    def __init__(self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION) -> None:
+    def __init__(
+        self, config: CompressConfig, *, function: str = COMPRESS_FUNCTION, confined: bool = True
+    ) -> None:
         self.workers = resources.workers(config)
         self._timeout_seconds = config.timeout_seconds
         self._watch_interval = min(SLOW_SECONDS / 2, config.timeout_seconds / 10)
-        self._setup = WorkerSetup(function, config.max_pixels, resources.worker_memory(config))
+        memory = resources.worker_memory(config)
+        self._setup = WorkerSetup(function, config.max_pixels, memory, confined)
+        self.missing_layers: list[str] = []
         self._context = worker_context()
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="imgsvc-pool")
         self._running: list[WorkerProcess] = []
@@ -91,18 +99,27 @@ class WorkerPool:
         """The number of workers that have images."""
         return sum(1 for worker in self._running if worker.batches)
 
-    async def compress(
-        self, data: bytes, settings: CompressionSettings, *, owner: Hashable = None
-    ) -> CompressedImage:
-        """Compress an image. Owners are served in turn. Raise `ImageError` or `PoolClosedError`.
+    @property
+    def worker_seconds(self) -> dict[int, float]:
+        """The worker time that owners have used, beyond that of an owner that starts now.
 
+        Empty if a worker is idle: then no image waits for another one.
+        """
+        return self._waiting.used() if self.busy == len(self._running) else {}
+
+    async def compress(
+        self, data: bytes, settings: CompressionSettings, *, owner: int = 0
+    ) -> CompressedImage:
+        """Compress an image. Raise `ImageError` or `PoolClosedError`.
+
+        The next image is one of the owner that has used the least worker time.
         If the call is cancelled, the image is not started; if it has been started, its output is
         discarded.
         """
         if self._closing.is_set():
             raise PoolClosedError
         done: asyncio.Future[CompressedImage] = asyncio.get_running_loop().create_future()
-        job = CompressionJob(data, settings, done)
+        job = CompressionJob(data, settings, done, owner)
         self._waiting.put(owner, job)
         self._dispatch()
         try:
@@ -146,31 +163,41 @@ class WorkerPool:
     def _next_jobs(self) -> list[CompressionJob]:
         """Take the images of the next batch: at most a worker's share of the waiting images.
 
-        An image with `alone` set gets a batch of its own.
+        All are of the next owner. An image with `alone` set gets a batch of its own.
         """
+        owner = self._waiting.next_owner()
+        estimate = self._waiting.estimate(owner)
         limit = min(MAX_BATCH_IMAGES, -(-len(self._waiting) // self.workers))
         jobs: list[CompressionJob] = []
         size = 0
-        while self._waiting and len(jobs) < limit:
-            job = self._waiting.peek()
+        while len(jobs) < limit and (job := self._waiting.peek(owner)) is not None:
             size += len(job.data)
-            if jobs and (size > MAX_BATCH_BYTES or job.alone):
+            too_long = (len(jobs) + 1) * estimate > MAX_BATCH_SECONDS
+            if jobs and (size > MAX_BATCH_BYTES or too_long or job.alone):
                 break
-            self._waiting.pop()
-            if not job.done.done():
-                jobs.append(job)
-                if job.alone:
-                    break
+            self._waiting.pop(owner)
+            job.charged_seconds = estimate
+            if job.done.done():
+                self._charge(job, 0.0)
+                continue
+            jobs.append(job)
+            if job.alone:
+                break
         return jobs
 
+    def _charge(self, job: CompressionJob, seconds: float) -> None:
+        """Charge an image's owner for the worker time that the image took so far."""
+        self._waiting.charge(job.owner, seconds - job.charged_seconds)
+        job.charged_seconds = seconds
+
     def _on_results_in_thread(
-        self, worker: WorkerProcess, batch: Batch, future: Future[list[Result]]
+        self, worker: WorkerProcess, batch: Batch, future: Future[list[TimedResult]]
     ) -> None:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._on_results, worker, batch, future)
 
     def _on_results(
-        self, worker: WorkerProcess, batch: Batch, future: Future[list[Result]]
+        self, worker: WorkerProcess, batch: Batch, future: Future[list[TimedResult]]
     ) -> None:
         error = future.exception()
         if isinstance(error, BrokenProcessPool):
@@ -178,9 +205,11 @@ class WorkerPool:
             return
         worker.batches.remove(batch)
         if error is None:
-            for job, result in zip(batch.jobs, future.result(), strict=True):
+            for job, (result, seconds) in zip(batch.jobs, future.result(), strict=True):
                 if job is not None and result is not None:
-                    _resolve(job, result)
+                    self._charge(job, seconds)
+                    self._waiting.learn(job.owner, seconds)
+                    resolve(job, result)
         else:
             self._on_send_failure(batch, error)
         self._dispatch()
@@ -193,16 +222,17 @@ class WorkerPool:
                 job.alone = True
             self._requeue(jobs)
         elif isinstance(error, MemoryError):
-            _fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "The worker ran out of memory on this image.")
+            fail(jobs, ImageErrorCode.OUT_OF_MEMORY, "The worker ran out of memory on this image.")
         else:
             for job in jobs:
-                _resolve(
-                    job, UnexpectedFailure(type(error).__name__, str(error.__cause__ or error))
-                )
+                resolve(job, UnexpectedFailure(type(error).__name__, str(error.__cause__ or error)))
 
     def _requeue(self, jobs: Iterable[CompressionJob]) -> None:
-        """Send these images before all others."""
-        self._waiting.requeue(job for job in jobs if not job.done.done())
+        """Put images before the other images of their owner. None has used worker time."""
+        for job in reversed(list(jobs)):
+            self._charge(job, 0.0)
+            if not job.done.done():
+                self._waiting.requeue(job.owner, [job])
 
     def _requeue_later(self, job: CompressionJob, seconds: float) -> None:
         self._delayed.add(job)
@@ -249,7 +279,18 @@ class WorkerPool:
             return None
         finally:
             self._starting -= {worker}
+        self._report_missing_layers(worker.missing_layers)
         return worker
+
+    def _report_missing_layers(self, layers: list[str]) -> None:
+        """Log the layers of confinement that workers lack, if they have changed."""
+        if layers and layers != self.missing_layers:
+            log.warning(
+                "workers are not fully confined: this system does not offer %s",
+                " and ".join(layers),
+                extra={"help": "OPERATIONS.md, Confinement of workers"},
+            )
+        self.missing_layers = layers
 
     async def _back_off(self, failures: int) -> None:
         """Wait before the next attempt to start a worker. The second attempt follows at once."""
@@ -270,7 +311,7 @@ class WorkerPool:
             self._fail_closed(job for b in worker.batches for job in b.jobs if job is not None)
             return
         log.warning(
-            "a worker ended unexpectedly", extra={"exit": _exit_name(code), "pid": worker.pid}
+            "a worker ended unexpectedly", extra={"exit": exit_name(code), "pid": worker.pid}
         )
         self._attribute_crash(worker, code)
         self._dispatch()
@@ -287,24 +328,26 @@ class WorkerPool:
                 if job is None or job.done.done():
                     continue
                 if job is current and job is worker.timed_out:
-                    _fail(
+                    fail(
                         [job],
                         ImageErrorCode.COMPRESS_TIMEOUT,
-                        _timeout_message(self._timeout_seconds),
+                        timeout_message(self._timeout_seconds),
                     )
                 elif job is current:
                     self._record_crash(job, code)
                 elif unattributed and self._crash_policy.record_unattributed(job.record) is None:
-                    _quarantine(job, code)
+                    quarantine(job, code)
                 else:
                     requeued.append(job)
         self._requeue(requeued)
 
     def _record_crash(self, job: CompressionJob, code: int | None) -> None:
+        # The time before the crash stays charged; the next attempt is charged again.
+        job.charged_seconds = 0.0
         delay = self._crash_policy.record_crash(job.record, code, time.monotonic())
         job.alone = True
         if delay is None:
-            _quarantine(job, code)
+            quarantine(job, code)
         elif delay:
             self._requeue_later(job, delay)
         else:
@@ -324,6 +367,8 @@ class WorkerPool:
                     worker.kill()
                 elif worker.slow:
                     self._requeue(worker.revoke())
+                if (job := worker.current) is not None and seconds > job.charged_seconds:
+                    self._charge(job, seconds)
             self._dispatch()
 
     def _fail_closed(self, jobs: Iterable[CompressionJob]) -> None:
@@ -333,45 +378,3 @@ class WorkerPool:
 
     async def _in_thread(self, call: Callable[[], _T]) -> _T:
         return await self._loop.run_in_executor(self._threads, call)
-
-
-def _resolve(job: CompressionJob, result: CompressedImage | ImageError | UnexpectedFailure) -> None:
-    if job.done.done():
-        return
-    if isinstance(result, CompressedImage):
-        job.done.set_result(result)
-    elif isinstance(result, ImageError):
-        job.done.set_exception(result)
-    else:
-        log.error(
-            "compressing an image failed with an unexpected error: %s",
-            result.name,
-            extra={"traceback": result.traceback},
-        )
-        message = f"Internal error ({result.name}). See the service log."
-        _fail([job], ImageErrorCode.INTERNAL, message)
-
-
-def _fail(jobs: Iterable[CompressionJob], code: ImageErrorCode, message: str) -> None:
-    for job in jobs:
-        _resolve(job, ImageError(code, message))
-
-
-def _quarantine(job: CompressionJob, code: int | None) -> None:
-    """Fail an image permanently, because workers crashed on it."""
-    times = max(job.record.crashes, job.record.unattributed)
-    message = f"The worker crashed {times} times on this image ({_exit_name(code)})."
-    _fail([job], ImageErrorCode.COMPRESS_CRASHED, message)
-
-
-def _timeout_message(seconds: float) -> str:
-    unit = "second" if seconds == 1 else "seconds"
-    return f"Compression took longer than {seconds:g} {unit} and was stopped."
-
-
-def _exit_name(code: int | None) -> str:
-    """Return the signal's name or the exit code, as text."""
-    with suppress(ValueError):
-        if code is not None and code < 0:
-            return signal.Signals(-code).name
-    return "unknown exit code" if code is None else f"exit code {code}"

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from multiprocessing import connection, parent_process
+from multiprocessing import connection, parent_process, resource_tracker
 from pathlib import Path
 
 NICENESS = 5
@@ -23,8 +23,25 @@ def ignore_group_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def request_signal_at_parent_end() -> None:
+    """Request SIGIO, which ends this process by default, for the end of the main process.
+
+    The kernel sends it even if a hung decoder holds the interpreter's lock. A confined process cannot
+    request it.
+    """
+    parent = parent_process()
+    if parent is not None:
+        with suppress(OSError):
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+            flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+            fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+
 def end_with_parent() -> None:
-    """End this process when the main process ends, for whatever reason."""
+    """End this process when the main process ends or has ended, for whatever reason.
+
+    Start a thread that waits for it. Call `confine` first: it does not restrict existing threads.
+    """
     parent = parent_process()
     if parent is None:
         return
@@ -34,12 +51,6 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="imgsvc-parent", daemon=True).start()
-    # The thread needs the interpreter's lock, which a hung decoder may hold. So the kernel also sends
-    # SIGIO, which ends the process by default.
-    with suppress(OSError):
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
-        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
 
 
 def lower_priority() -> None:
@@ -50,10 +61,16 @@ def lower_priority() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
 
 
-def silence_libraries() -> None:
-    """Discard stderr: C libraries print messages about damaged images, which would be in the log."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 2)
+def close_inherited_files() -> None:
+    """Replace the files of the main process that this process inherited by /dev/null.
+
+    These are the standard streams and the pipe to multiprocessing's resource tracker. C libraries
+    print messages about damaged images, which would be in the log.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2, resource_tracker.getfd()):
+        if descriptor is not None:
+            os.dup2(null, descriptor)
     os.close(null)
 
 
@@ -62,7 +79,7 @@ def limit_memory(more_bytes: int) -> None:
 
     Memory that is mapped already (libraries, the arena reserved for a thread) does not count.
     """
-    mapped = process_memory(0)
+    mapped = MemoryMeter().address_space()
     if not mapped or not more_bytes:
         return
     import resource  # noqa: PLC0415 - Unix only
@@ -75,16 +92,27 @@ def limit_memory(more_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
-def process_memory(column: int) -> int:
-    """Return a column of /proc/self/statm in bytes: 0 is the address space, 1 the resident memory.
+class MemoryMeter:
+    """The memory of this process. It keeps /proc/self/statm open for when the process is confined."""
 
-    Return 0 if there is no /proc.
-    """
-    try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - faster, and called for each batch
-            return int(file.read().split()[column]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    def __init__(self) -> None:
+        try:
+            self._file = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._file = -1
+
+    def address_space(self) -> int:
+        """Return the size of the address space in bytes. Return 0 if there is no /proc."""
+        return self._column(0)
+
+    def resident(self) -> int:
+        """Return the resident memory in bytes. Return 0 if there is no /proc."""
+        return self._column(1)
+
+    def _column(self, index: int) -> int:
+        if self._file < 0:
+            return 0
+        return int(os.pread(self._file, 256, 0).split()[index]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def limit_processor_time(seconds: float) -> None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
-import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,13 +19,15 @@ from typing import Any
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.workers.confinement import confine
 from imgsvc.workers.process_limits import (
+    MemoryMeter,
+    close_inherited_files,
     end_with_parent,
     ignore_group_signals,
     limit_memory,
     lower_priority,
-    process_memory,
-    silence_libraries,
+    request_signal_at_parent_end,
 )
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
@@ -37,11 +39,15 @@ Compress = Callable[[bytes, CompressionSettings, int], CompressedImage]
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """The configuration of a worker. `function` is the `module:name` of the function it runs."""
+    """The configuration of a worker. `function` is the `module:name` of the function it runs.
+
+    `confined` is false only for functions of tests that write files.
+    """
 
     function: str
     max_pixels: int
     memory_bytes: int
+    confined: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,8 @@ class UnexpectedFailure:
 
 Result = CompressedImage | ImageError | UnexpectedFailure | None
 """The result of an image. None: the image was revoked before the worker started it."""
+TimedResult = tuple[Result, float]
+"""The result of an image, and the seconds that the worker needed."""
 
 
 class WorkerState:
@@ -70,21 +78,25 @@ class WorkerState:
         self.setup = setup
         self.position = position
         self.revoked = revoked
+        self.memory = MemoryMeter()
+        self.missing_layers: list[str] = []
         self.retained_bytes = min(_RETAINED_BYTES, setup.memory_bytes // 4)
 
     def compress_batch(
         self, first: int, images: Sequence[tuple[bytes, CompressionSettings]]
-    ) -> list[Result]:
+    ) -> list[TimedResult]:
         """Compress images in order. `first` is the position of the first image."""
-        results: list[Result] = []
+        results: list[TimedResult] = []
         for position, (data, settings) in enumerate(images, first):
             if position < self.revoked.value:
-                results.append(None)
+                results.append((None, 0.0))
                 continue
             self.position.value = position
-            results.append(self._compress_one(data, settings))
+            started = time.monotonic()
+            result = self._compress_one(data, settings)
+            results.append((result, time.monotonic() - started))
         self.position.value = 0
-        if process_memory(1) > self.retained_bytes:
+        if self.memory.resident() > self.retained_bytes:
             _release_memory()
         return results
 
@@ -112,8 +124,9 @@ def start(setup: WorkerSetup, position: c_double, revoked: c_double) -> None:
     """Prepare this process. The executor runs this as its initializer."""
     global _state  # noqa: PLW0603
     ignore_group_signals()
-    end_with_parent()
+    request_signal_at_parent_end()
     lower_priority()
+    close_inherited_files()
     state = WorkerState(setup, position, revoked)
     warm_up = getattr(state.module, "warm_up", None)
     if warm_up is not None:
@@ -121,22 +134,28 @@ def start(setup: WorkerSetup, position: c_double, revoked: c_double) -> None:
     _tune_malloc()
     gc.freeze()
     limit_memory(setup.memory_bytes)
-    silence_libraries()
+    if setup.confined:
+        state.missing_layers = confine()
+    end_with_parent()
     _state = state
 
 
-def ready() -> int:
-    """Return the process id. The executor runs this after `start` has finished."""
-    return os.getpid()
+def missing_layers() -> list[str]:
+    """Return the layers of confinement that the kernel does not offer to this worker."""
+    return _running_state().missing_layers
 
 
 def compressed_images(
     first: int, images: Sequence[tuple[bytes, CompressionSettings]]
-) -> list[Result]:
+) -> list[TimedResult]:
     """Compress the images of a batch in order. `first` is the position of the first image."""
+    return _running_state().compress_batch(first, images)
+
+
+def _running_state() -> WorkerState:
     if _state is None:
         raise RuntimeError("call start() first")
-    return _state.compress_batch(first, images)
+    return _state
 
 
 def _tune_malloc() -> None:

@@ -21,11 +21,14 @@ from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.workers import worker_main
 from imgsvc.workers.crash_policy import CrashRecord
 from imgsvc.workers.process_context import shield_children
-from imgsvc.workers.worker_main import Result, WorkerSetup
+from imgsvc.workers.worker_main import TimedResult, WorkerSetup
 
 START_TIMEOUT_SECONDS = 60.0
 MAX_BATCHES = 2
 """Batches that a worker holds: the current one and the next, so that it never waits for a batch."""
+MAX_HELD_SECONDS = 0.1
+"""A worker with images that take longer than this in all gets no further batch. The pause until the
+next batch, about a millisecond, is short beside it, and another owner's images may be first then."""
 PIPE_BYTES = 2**20
 """Capacity of a pipe to or from a worker: the most that Linux allows unprivileged users."""
 SLOW_SECONDS = 0.5
@@ -34,11 +37,17 @@ SLOW_SECONDS = 0.5
 
 @dataclass(slots=True, eq=False)
 class CompressionJob:
-    """One image to compress, and the future of its output. `alone`: send it in a batch of its own."""
+    """One image to compress, and the future of its output.
+
+    `alone`: send it in a batch of its own. `charged_seconds`: the worker time that `owner` is charged
+    for it so far, at first an estimate.
+    """
 
     data: bytes
     settings: CompressionSettings
     done: asyncio.Future[CompressedImage]
+    owner: int = 0
+    charged_seconds: float = 0.0
     record: CrashRecord = field(default_factory=CrashRecord)
     alone: bool = False
 
@@ -59,7 +68,7 @@ class Batch:
         return self.jobs[index] if 0 <= index < len(self.jobs) else None
 
 
-OnResults = Callable[["WorkerProcess", Batch, Future[list[Result]]], None]
+OnResults = Callable[["WorkerProcess", Batch, Future[list[TimedResult]]], None]
 
 
 class WorkerProcess:
@@ -85,6 +94,7 @@ class WorkerProcess:
         self.batches: deque[Batch] = deque()
         self.exited = asyncio.Event()
         self.slow = False
+        self.missing_layers: list[str] = []
         self.timed_out: CompressionJob | None = None
         self.killed_by_pool = False
         self._last_progress = (0.0, 0)
@@ -93,7 +103,7 @@ class WorkerProcess:
     def start(self) -> None:
         """Start the process and wait until it is warmed up. Blocks; raises any error of the start."""
         shield_children()
-        ready = self._executor.submit(worker_main.ready)
+        ready = self._executor.submit(worker_main.missing_layers)
         self._processes = list((self._executor._processes or {}).values())
         # Close the worker's ends of the pipes here. If this process kept them open, the executor would
         # wait forever for the rest of a result when the worker ends in the middle of it. Up to Python
@@ -105,7 +115,7 @@ class WorkerProcess:
         self._pidfd = _open_pidfd(self.pid)
         if self._killed:
             self.kill()
-        ready.result(START_TIMEOUT_SECONDS)
+        self.missing_layers = ready.result(START_TIMEOUT_SECONDS)
 
     def watch(self) -> None:
         """Set `exited` when the process ends, until `unwatch` is called."""
@@ -119,8 +129,11 @@ class WorkerProcess:
 
     @property
     def has_capacity(self) -> bool:
-        """Whether it can take a batch. Nothing is queued behind a slow image."""
-        return not self.batches or (len(self.batches) < MAX_BATCHES and not self.slow)
+        """Whether it can take a batch. Nothing is queued behind images that take long."""
+        if not self.batches:
+            return True
+        held = sum(job.charged_seconds for batch in self.batches for job in batch.jobs if job)
+        return len(self.batches) < MAX_BATCHES and not self.slow and held < MAX_HELD_SECONDS
 
     @property
     def current(self) -> CompressionJob | None:

@@ -41,7 +41,7 @@ def test_upload_of_a_csv_ends_with_downloads_of_csv_and_zip(
     expect(ui.cards).to_have_count(8)
     rows = list(csv.DictReader(io.StringIO(ui.download("CSV").decode(), newline="")))
     assert [row["Request Id"] for row in rows] == [request_id] * 4
-    assert ui.download("CSV for Excel").startswith(b"\xef\xbb\xbf")
+    assert ui.download("For Excel").startswith(b"\xef\xbb\xbf")
     with zipfile.ZipFile(io.BytesIO(ui.download("Images as ZIP"))) as archive:
         assert archive.testzip() is None
         assert len([name for name in archive.namelist() if "Product" in name]) == 8
@@ -111,7 +111,7 @@ def test_file_errors_have_the_right_row_if_lines_precede_the_header(
     expect(errors.locator("tbody th")).to_have_text(row)
     expect(errors.locator("tbody td").last).to_have_text("Shelf")
     expect(errors.locator("mark")).to_have_text("ftp://shop.example/2.jpg")
-    ui.choose_file(before + b"Name;Where\r\na;b\r\n")
+    ui.choose_file(before + b"Product Name;Product Name;Input Image Urls\r\na;b;c\r\n")
     expect(errors.locator(".file-level-errors li")).to_have_count(1)
 
 
@@ -172,10 +172,13 @@ def test_file_errors_show_surplus_cells(open_page: OpenPage, service: Service) -
 
 def test_file_level_errors_are_shown_as_a_list(open_page: OpenPage, service: Service) -> None:
     ui = open_page(service.url)
-    ui.choose_file(b"Name of it,Where\r\nLamp,https://shop.example/1.jpg\r\n")
-    errors = ui.page.locator(".file-level-errors")
-    expect(errors).to_contain_text("Product Name")
-    expect(errors).to_contain_text("Input Image Urls")
+    ui.choose_file(
+        b"Product Name,Product Name,Input Image Urls,Input Image Urls\r\nLamp,Lamp,a,b\r\n"
+    )
+    errors = ui.page.locator(".file-level-errors li")
+    expect(errors).to_have_count(2)
+    expect(errors.first).to_contain_text("Product Name")
+    expect(errors.last).to_contain_text("Input Image Urls")
 
 
 @pytest.mark.parametrize("width", [320, 360])
@@ -382,15 +385,25 @@ def test_upload_sends_the_chosen_options(
     page.get_by_label("Quality", exact=True).select_option("Fixed quality")
     page.get_by_label("Quality value").fill("30")
     page.get_by_label("Format").select_option("WebP")
+    page.get_by_label("Maximum width").fill("90")
+    page.get_by_label("Maximum height").fill("65535")
+    page.get_by_label("Effort").select_option("Smaller files")
     page.get_by_label("Webhook URL").fill(origin.url("/hook"))
+    assert "at most 90 px wide · at most 65535 px tall · smaller files" in (
+        page.locator("summary", has_text="Options").inner_text()
+    )
     page.get_by_role("button", name="Compress ").click()
     ui.wait_for_status("Done")
     status = service.status(page.url.rpartition("/")[2])
+    assert status["settings"] == {
+        "quality": "30",
+        "format": "webp",
+        "maxWidth": 90,
+        "maxHeight": 65_535,
+        "effort": "small",
+    }
     for image in status["products"][0]["images"]:
-        assert (image["outputFormat"], image["kept"] or image["quality"]) in {
-            ("webp", 30),
-            (image["inputFormat"], True),
-        }
+        assert (image["outputFormat"], image["quality"], image["width"]) == ("webp", 30, 90)
     origin.wait_for_hits("/hook", 1)
 
 

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from imgsvc import __version__
+from imgsvc.images import native
 from tests import sample_images
 from tests.conftest import StartService
 from tests.origin import ROOT, Origin, Reply
@@ -111,6 +113,7 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
         (["serve", "--prot", "1"], 2, "--prot"),
         (["process", "nothing.csv", "-o", "out.csv"], 2, "nothing.csv"),
         (["process", "--quality", "0", "here", "-o", "out.csv"], 2, "50%"),
+        (["process", "--max-width", "65536", "here", "-o", "out.csv"], 2, "65535"),
         (["status", "x", "--server", "http://127.0.0.1:9"], 1, "Cannot reach"),
         (["status", "x", "--server", "shop.example"], 2, "--server"),
         (["status", "x", "--server", "http://127.0.0.1:99999"], 2, "--server"),
@@ -179,6 +182,20 @@ def test_config_check_prints_changed_settings_without_secrets(cli: CommandLine) 
     result = cli.run("config", "check")
     assert result.code == 2
     assert "server.prot" in result.err
+
+
+def test_config_check_says_what_compresses_jpegs(cli: CommandLine) -> None:
+    assert f"JPEGs are compressed by {native.describe()}.\n" in cli.run("config", "check").err
+    hook = "import sys; sys.modules['imgsvc.images.native._requantise'] = None\n"
+    cli.write("sitecustomize.py", hook.encode())
+    path = f"{cli.folder}{os.pathsep}{ROOT}"
+    without_module = cli.run("config", "check", PYTHONPATH=path)
+    assert "by Pillow (slower: the native module is not built).\n" in without_module.err
+
+
+def test_metrics_say_whether_native_module_is_used(service: Service) -> None:
+    expected = f"imgsvc_native_module {float(native.AVAILABLE)}\n"
+    assert expected.encode() in service.get("/metrics").body
 
 
 def test_config_check_warns_about_old_names_of_keys(cli: CommandLine) -> None:
@@ -269,12 +286,21 @@ def test_submit_with_wait_exits_1_if_an_image_failed(
     result = cli.run(
         *("submit", "products.csv", "--wait", "-o", "out.csv", "--server", service.url),
         *("--quality", "30%", "--format", "webp"),
+        *("--max-width", "100", "--max-height", "90", "--effort", "small"),
     )
     assert result.code == 1
     assert "partial: 2 images, 1 completed, 1 failed" in result.err
     assert "1 × http_status" in result.err
     (row,) = cli.rows("out.csv")
     assert row["Output Image Urls"].endswith(".webp,")
+    status = json.loads(cli.run("status", row["Request Id"], "--json", "--server", service.url).out)
+    assert status["settings"] == {
+        "quality": "30%",
+        "format": "webp",
+        "maxWidth": 100,
+        "maxHeight": 90,
+        "effort": "small",
+    }
 
 
 def test_invalid_csv_is_rejected_with_every_error_listed(
@@ -349,6 +375,17 @@ def test_process_compresses_a_file_without_output_if_all_succeed(
         assert sample_images.is_photograph(file.read_bytes(), number)
     assert cli.run("process", "products.csv", "-o", "out.csv") == Result(0, "", "")
     assert origin.hits() == 5
+
+
+def test_process_shrinks_images_to_the_given_size(origin: Origin, cli: CommandLine) -> None:
+    cli.write("products.csv", products(origin, range(2)))
+    sizes = set()
+    for options in (("--max-width", "40", "--max-height", "3000"), ()):
+        assert cli.run("process", "products.csv", "-o", "out.csv", *options).code == 0
+        for (file,) in output_files(cli, "out.csv"):
+            with Image.open(file) as image:
+                sizes.add(image.size)
+    assert sizes == {(40, 30), (320, 240)}
 
 
 def test_process_keeps_unnamed_columns_that_have_values(origin: Origin, cli: CommandLine) -> None:
@@ -427,6 +464,27 @@ def test_submit_and_status_have_the_options_of_the_api(
     wrong = cli.run("submit", file, "--encoding", "utf-16", **server)
     assert wrong.code == 2
     assert "superset of ASCII" in wrong.err
+
+
+def test_submit_dry_run_prints_how_the_file_is_read(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    url = origin.photo(1)
+    file = cli.write("shop.csv", f"Handle;Title;Image Src;Vendor\r\na;A;{url};V\r\n".encode())
+    result = cli.run("submit", file, "--dry-run", "-o", "out.csv", "--server", service.url)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines() == [
+        "1 product, 1 image",
+        "Layout: shopify (CSV with semicolons, utf-8)",
+        "Images: Image Src",
+        "Product names: Title",
+        "Products grouped by: Handle",
+        "Kept unchanged: Vendor",
+        "Row 2: A",
+        f"  {url}",
+    ]
+    assert service.get("/listRequests").json()["requests"] == []
+    assert not (cli.folder / "out.csv").exists()
 
 
 def test_ctrl_c_during_import_prints_no_traceback(cli: CommandLine) -> None:

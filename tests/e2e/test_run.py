@@ -31,9 +31,6 @@ sys.exit(3 if "fail" in sys.argv else 0)
 """
 """The stub's `__main__.py`. It prints how it was started, and exits with code 3 if told to fail."""
 
-FAST_PACKAGES = {"imagecodecs", "numpy"}
-"""Packages of the extra `fast`."""
-
 
 class Project:
     """A copy of the files that run.py needs, with a lock file that installs nothing."""
@@ -53,8 +50,7 @@ class Project:
 
     def lock(self, text: str) -> None:
         """Write the lock files."""
-        for name in ("requirements.lock", "requirements-slim.lock"):
-            (self.folder / name).write_text(text)
+        (self.folder / "requirements.lock").write_text(text)
         (self.folder / "requirements-dev.lock").write_text(text + "# dev\n")
 
     def start(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> RunningCommand:
@@ -228,38 +224,8 @@ def pins(name: str) -> dict[str, set[str]]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("system", "libc", "machine", "bits", "lock"),
-    [
-        ("linux", ("glibc", "2.28"), "x86_64", 64, "requirements.lock"),
-        ("linux", ("glibc", "2.41"), "aarch64", 64, "requirements.lock"),
-        ("darwin", ("", ""), "arm64", 64, "requirements.lock"),
-        ("linux", ("glibc", "2.17"), "x86_64", 64, "requirements-slim.lock"),
-        ("linux", ("musl", "1"), "x86_64", 64, "requirements-slim.lock"),
-        ("linux", ("", ""), "aarch64", 64, "requirements-slim.lock"),
-        ("linux", ("glibc", "2.41"), "armv7l", 32, "requirements-slim.lock"),
-        ("linux", ("glibc", "2.41"), "aarch64", 32, "requirements-slim.lock"),
-        ("linux", ("glibc", "2.41"), "riscv64", 64, "requirements-slim.lock"),
-    ],
-)
-def test_lock_file_has_wheels_for_the_platform(
-    system: str, libc: tuple[str, str], machine: str, bits: int, lock: str
-) -> None:
-    code = (
-        "import platform, sys, sysconfig\n"
-        "sysconfig.get_config_vars()  # fill the cache before the platform is replaced\n"
-        f"sys.platform, sys.maxsize = {system!r}, 2**{bits - 1} - 1\n"
-        f"platform.libc_ver, platform.machine = lambda: {libc!r}, lambda: {machine!r}\n"
-        "import run; print(run.LOCKS['run'].name)"
-    )
-    result = subprocess.run(
-        [BASE_PYTHON, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert result.stdout.strip() == lock, result.stderr
-
-
 def test_lock_files_contain_no_index_url() -> None:
-    for name in ("requirements.lock", "requirements-slim.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert "index" not in text
@@ -267,14 +233,10 @@ def test_lock_files_contain_no_index_url() -> None:
 
 def test_lock_files_agree_with_each_other_and_with_pyproject() -> None:
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
-    slim = pins("requirements-slim.lock")
     assert {name: dev.get(name) for name in runtime} == runtime
-    assert {name: slim.get(name) for name in runtime if name not in FAST_PACKAGES} == slim
-    assert runtime.keys() >= FAST_PACKAGES
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for requirements, lock in (
-        (project["project"]["dependencies"], slim),
-        (project["project"]["optional-dependencies"]["fast"], runtime),
+        (project["project"]["dependencies"], runtime),
         (project["dependency-groups"]["dev"], dev),
     ):
         for requirement in requirements:
@@ -349,15 +311,72 @@ def test_clean_checkout_starts(checkout: Path) -> None:
     assert result.stderr == ""
 
 
+def build_wheel(checkout: Path, folder: Path, **environ: str) -> Path:
+    """Build the wheel of a checkout in `folder`, and return its path."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder)]
+    subprocess.run(
+        [*command, str(checkout)], env={**os.environ, **environ}, check=True, timeout=300
+    )
+    (wheel,) = folder.glob("imgsvc-*.whl")
+    return wheel
+
+
 @pytest.mark.external
-def test_wheel_contains_data_files(checkout: Path, tmp_path: Path) -> None:
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "-w", str(tmp_path), str(checkout)], check=True, timeout=300)
-    (wheel,) = tmp_path.glob("imgsvc-*.whl")
-    with ZipFile(wheel) as archive:
-        packed = set(archive.namelist())
+def test_wheel_contains_data_files_and_native_module(checkout: Path, tmp_path: Path) -> None:
     package = checkout / "imgsvc"
     expected = {str(f.relative_to(checkout)) for f in package.rglob("*") if f.is_file()}
-    assert expected <= packed
-    assert any(name.endswith(".sql") for name in packed)
-    assert any("/static/" in name for name in packed)
+    assert any(name.endswith(".sql") for name in expected)
+    assert any("/static/" in name for name in expected)
+    pure = build_wheel(checkout, tmp_path / "pure", IMGSVC_PURE_WHEEL="1")
+    native = build_wheel(checkout, tmp_path / "native")
+    assert pure.name.endswith("-py3-none-any.whl")
+    assert "-cp311-abi3-" in native.name
+    contents = []
+    for wheel in (pure, native):
+        with ZipFile(wheel) as archive:
+            contents.append({name for name in archive.namelist() if name.startswith("imgsvc/")})
+    assert contents[0] == expected
+    assert contents[1] - expected == {"imgsvc/images/native/_requantise.abi3.so"}
+
+
+# --- the native module ---------------------------------------------------------------------------
+
+
+NATIVE = Path("imgsvc") / "images" / "native"
+
+
+@pytest.fixture
+def native_project(project: Project) -> Project:
+    """Return a project with the sources of the native module."""
+    (project.folder / NATIVE).mkdir(parents=True)
+    for name in ("build.py", "requantise.c", "huffman_tables.h"):
+        shutil.copy(ROOT / NATIVE / name, project.folder / NATIVE)
+    return project
+
+
+def test_start_without_compiler_reports_it_once_and_runs(native_project: Project) -> None:
+    first = native_project.run(PATH="/nonexistent")
+    assert first.code == 0
+    assert "JPEGs are compressed more slowly: there is no C compiler (install a C" in first.err
+    assert native_project.run(PATH="/nonexistent").err == ""
+
+
+@pytest.mark.external
+def test_first_start_builds_native_module_again_only_if_its_sources_change(
+    native_project: Project,
+) -> None:
+    module = native_project.folder / NATIVE / "_requantise.abi3.so"
+    assert "more slowly" in native_project.run(PATH="/nonexistent").err
+    assert native_project.run().err == ""
+    built = module.stat().st_mtime_ns
+    assert native_project.run().err == ""
+    assert module.stat().st_mtime_ns == built
+    source = native_project.folder / NATIVE / "requantise.c"
+    source.write_text(source.read_text() + "/* changed */\n")
+    assert native_project.run().err == ""
+    assert module.stat().st_mtime_ns != built
+    source.write_text("#include <no_such_header.h>\n")
+    failed = native_project.run()
+    assert failed.code == 0
+    assert "JPEGs are compressed more slowly: " in failed.err
+    assert "no_such_header.h" in failed.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,14 @@ class DatabaseHarness:
             await self.stage(rows), TABLE, options, max_waiting=10**9
         )
 
-    async def claim(self, limit: int = 100, capacity: int = 100, now: float = 1e12) -> list[Claim]:
-        return await self.job_store.claim(limit, lambda _: capacity, now)
+    async def claim(
+        self,
+        limit: int = 100,
+        capacity: int = 100,
+        now: float = 1e12,
+        worker_seconds: Mapping[int, float] | None = None,
+    ) -> list[Claim]:
+        return await self.job_store.claim(limit, lambda _: capacity, now, worker_seconds)
 
     async def complete(self, claims: Iterable[Claim]) -> list[Completed]:
         outcomes = [completed(claim) for claim in claims]

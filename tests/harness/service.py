@@ -207,7 +207,12 @@ async def open_scheduler(
     config = config_of(folder, fetch={"allowed_networks": ["127.0.0.0/8"], **fetch})
     claim_disk, store_disk = SwitchableDisk(folder), SwitchableDisk(folder)
     replacements = Replacements(
-        claim_disk, store or FilesystemStore(folder, store_disk), executor, RecordedEvents, function
+        claim_disk,
+        store or FilesystemStore(folder, store_disk),
+        executor,
+        RecordedEvents,
+        function,
+        confined=False,
     )
     async with open_service(
         config,

@@ -62,7 +62,9 @@ class LocalSubject:
         self._budget = ByteBudget(2**20)
         self.store = MemoryStore()
         fetcher = Fetcher(session, CONFIG, self._budget)
-        pool = WorkerPool(CompressConfig(workers=1), function="tests.faulty_worker:compress")
+        pool = WorkerPool(
+            CompressConfig(workers=1), function="tests.faulty_worker:compress", confined=False
+        )
         self.executor = LocalExecutor(fetcher, pool, self.store, Metrics())
 
     def serve(self, path: str, actions: str = "") -> tuple[str, bytes]:

@@ -104,7 +104,7 @@ async def test_body_without_length_ends_when_connection_closes() -> None:
         assert (await fetch(origin.base))[0] == b"image"
 
 
-async def test_fetch_sends_only_standard_headers_and_no_cookies() -> None:
+async def test_fetch_sends_only_standard_headers_and_no_cookies_of_other_downloads() -> None:
     set_cookie = http_response(b"x", "Set-Cookie: id=1; Path=/")
     async with (
         raw_origin(set_cookie) as origin,
@@ -117,7 +117,7 @@ async def test_fetch_sends_only_standard_headers_and_no_cookies() -> None:
         lines = head.strip().lower().split("\r\n")
         assert sorted(lines[1:]) == [
             "accept-encoding: identity",
-            "accept: image/*",
+            "accept: image/*,*/*;q=0.8",
             f"host: 127.0.0.1:{origin.port}",
             "user-agent: shop/1 (a@b.c)",
         ]
@@ -162,10 +162,10 @@ def redirect_times(count: int, status: str = "302 Found") -> Handler:
 @pytest.mark.parametrize(
     "status", ["301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"]
 )
-async def test_fetch_follows_five_redirects(status: str) -> None:
-    async with raw_origin(redirect_times(5, status)) as origin:
+async def test_fetch_follows_ten_redirects(status: str) -> None:
+    async with raw_origin(redirect_times(10, status)) as origin:
         assert (await fetch(f"{origin.base}/0"))[0] == b"image"
-    assert len(origin.heads) == 6
+    assert len(origin.heads) == 11
 
 
 async def test_redirect_to_same_server_succeeds_when_it_closes_connection_without_notice() -> None:
@@ -179,11 +179,11 @@ async def test_redirect_to_same_server_succeeds_when_it_closes_connection_withou
         assert origin.targets == ["/a", "/b"]
 
 
-async def test_fetch_fails_at_sixth_redirect() -> None:
-    async with raw_origin(redirect_times(6)) as origin:
+async def test_fetch_fails_at_eleventh_redirect() -> None:
+    async with raw_origin(redirect_times(11)) as origin:
         error = await fetch_error(f"{origin.base}/0")
-    assert code_and_message(error) == ("too_many_redirects", "More than 5 redirects.")
-    assert len(origin.heads) == 6
+    assert code_and_message(error) == ("too_many_redirects", "More than 10 redirects.")
+    assert len(origin.heads) == 11
 
 
 @pytest.mark.parametrize(
@@ -275,14 +275,12 @@ INCOMPLETE_MESSAGE = "The connection ended before the whole file was received."
         b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nnonsense\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabXX",
     ],
 )
 async def test_incomplete_body_fails(response: bytes) -> None:
     error = await fetch_error_from(response)
-    assert error.code == "incomplete_body"
-    assert error.message == INCOMPLETE_MESSAGE or "not valid HTTP" in error.message
+    assert code_and_message(error) == ("incomplete_body", INCOMPLETE_MESSAGE)
 
 
 async def test_connection_reset_within_body_is_incomplete_body() -> None:
@@ -449,26 +447,33 @@ async def test_slow_response_fails_at_total_timeout(sent: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1;" + b"x" * 100),
     ],
 )
-async def test_endless_data_without_body_fails_at_total_timeout(head: bytes, piece: bytes) -> None:
+async def test_endless_data_without_body_fails(head: bytes, piece: bytes) -> None:
+    sent = 0
+
     async def handler(request: str, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
         writer.write(head)
         while True:
             writer.write(piece * 50)
             await writer.drain()
             await asyncio.sleep(0)
+            sent += 50 * len(piece)
 
-    error = await fetch_error_from(handler, timeout_seconds=0.3)
-    assert error.code in {"timeout", "incomplete_body"}
+    assert (await fetch_error_from(handler)).code == "invalid_response"
+    assert sent < 16 * MIB  # what the system buffers for the connection, and 128 KiB
 
 
-async def test_size_limit_counts_one_byte_chunks() -> None:
+async def test_endless_one_byte_chunks_fail() -> None:
     async def handler(request: str, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         while True:
             writer.write(b"1\r\nx\r\n" * 1_000)
             await writer.drain()
 
-    assert (await fetch_error_from(handler, max_image_bytes=50_000)).code == "too_large"
+    assert code_and_message(await fetch_error_from(handler)) == (
+        "invalid_response",
+        "The host sent too small chunks.",
+    )
 
 
 async def test_redirects_do_not_restart_total_timeout() -> None:
@@ -570,19 +575,17 @@ async def test_missing_response_is_connect_failed(response: bytes) -> None:
     [
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"\x00\xff" * 50,
-        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 5_000 + b"\r\n",
-        b"HTTP/1.1 200 " + b"O" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 " + b"O" * 200_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabXX\r\n",
     ],
 )
-async def test_invalid_http_is_incomplete_body(response: bytes) -> None:
-    assert code_and_message(await fetch_error_from(response)) == (
-        "incomplete_body",
-        "The host's response is not valid HTTP, or its headers are too large.",
-    )
+async def test_invalid_http_is_invalid_response(response: bytes) -> None:
+    assert (await fetch_error_from(response)).code == "invalid_response"
 
 
 async def test_endless_header_fails() -> None:
@@ -592,7 +595,7 @@ async def test_endless_header_fails() -> None:
             writer.write(b"y" * 65_536)
             await writer.drain()
 
-    assert (await fetch_error_from(handler)).code == "incomplete_body"
+    assert (await fetch_error_from(handler)).code == "invalid_response"
 
 
 async def test_failed_request_is_not_repeated_by_aiohttp() -> None:

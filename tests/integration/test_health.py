@@ -31,7 +31,7 @@ async def open_monitor(
     limits: ServiceLimits = ServiceLimits(),
 ) -> AsyncIterator[HealthMonitor]:
     """Monitor a service of which only the executor is started, with one worker."""
-    replacements = Replacements(disk_space=disk, compress_function=function)
+    replacements = Replacements(disk_space=disk, compress_function=function, confined=False)
     async with open_service(config_of(folder), limits=limits, replacements=replacements) as service:
         await service.executor.start()
         try:

@@ -105,6 +105,15 @@ async def test_claim_serves_requests_in_turn_when_capacity_is_small(
     assert max(counts.values()) - min(counts.values()) <= max(1, min(limit, capacity))
 
 
+async def test_claim_serves_requests_that_used_much_worker_time_last(db: DatabaseHarness) -> None:
+    keys = [(await db.accept(urls(5, str(number)))).key for number in range(3)]
+    used = {keys[0]: 9.0, keys[1]: 0.1}
+    counts = Counter(claim.request_key for claim in await db.claim(limit=4, worker_seconds=used))
+    assert counts == {keys[1]: 2, keys[2]: 2}
+    counts = Counter(claim.request_key for claim in await db.claim(limit=9, worker_seconds=used))
+    assert counts == {keys[1]: 3, keys[2]: 3, keys[0]: 3}
+
+
 async def test_claim_serves_new_request_in_next_round(db: DatabaseHarness) -> None:
     for _ in range(20):
         await db.accept(urls(100))

@@ -14,7 +14,7 @@ from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableErr
 from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
 from imgsvc.storage.base import StorageFullError
 from imgsvc.web.http.problems import PROBLEMS, problem_response
-from imgsvc.web.schema.responses import ProblemReport
+from imgsvc.web.schema.problem_responses import ProblemReport
 from tests.harness.http import HttpHarness, open_http
 
 JSON = "application/problem+json"

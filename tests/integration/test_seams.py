@@ -59,6 +59,25 @@ async def test_scheduler_waits_while_memory_store_is_full(tmp_path: Path) -> Non
         assert (await harness.image_rows(request))[0][1] == 1
 
 
+async def test_images_of_request_that_used_less_worker_time_are_claimed_first(
+    tmp_path: Path,
+) -> None:
+    executor = FakeExecutor(store := MemoryStore())
+    first = {f"http://a.example:80/{n}.jpg": f"first {n}".encode() for n in range(6)}
+    second = {f"http://a.example:80/{n}.jpg": f"second {n}".encode() for n in range(6, 12)}
+    executor.sources = first | second
+    async with open_scheduler(
+        tmp_path, start=False, store=store, executor=executor, concurrency=1, per_host=1
+    ) as harness:
+        slow, quick = await harness.accept(*first), await harness.accept(*second)
+        executor.worker_seconds = {slow.key: 10.0}
+        harness.start()
+        await harness.wait_finished(slow)
+        await harness.wait_finished(quick)
+    last = executor.compressed.index(b"second 11")
+    assert sum(source.startswith(b"first") for source in executor.compressed[:last]) <= 2
+
+
 async def test_stop_requeues_image_that_fake_executor_does_not_finish(tmp_path: Path) -> None:
     store = MemoryStore()
     executor = FakeExecutor(store)

@@ -402,6 +402,12 @@ async def test_invalid_upload_option_returns_400_and_is_named(
     assert response.problem()["errors"][0]["option"] == query.partition("=")[0]
 
 
+@pytest.mark.parametrize("name", ["", "%20", "x" * 201])
+async def test_name_of_a_wrong_length_is_explained(http: HttpHarness, name: str) -> None:
+    response = await http.post(f"/processImages?name={name}", SHOP, CSV)
+    assert response.problem()["detail"] == "name: must have 1 to 200 characters."
+
+
 @pytest.mark.parametrize(
     "query", ["layout=shop", "failed=drop", "encoding=utf-8", "excel=1", "only=skipped"]
 )

@@ -11,7 +11,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from imgsvc.web.schema.responses import DryRunResult, ProblemReport
+from imgsvc.web.schema.problem_responses import ProblemReport
+from imgsvc.web.schema.responses import DryRunResult
 from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
 from tests.waiting import wait_until
 
@@ -243,6 +244,10 @@ async def test_form_option_that_is_too_long_returns_400(http: HttpHarness) -> No
         ("quality=101%25", "invalid_option", "quality"),
         ("quality=", "invalid_option", "quality"),
         ("format=bmp", "invalid_option", "format"),
+        ("maxWidth=-1", "invalid_option", "maxWidth"),
+        ("maxWidth=65536", "invalid_option", "maxWidth"),
+        ("maxHeight=1.5", "invalid_option", "maxHeight"),
+        ("effort=best", "invalid_option", "effort"),
         ("dryRun=yes", "invalid_option", "dryRun"),
         ("dryrun=true", "unknown_option", "dryrun"),
         ("dry_run=true", "unknown_option", "dry_run"),
@@ -316,10 +321,37 @@ async def test_invalid_csv_returns_all_errors(http: HttpHarness) -> None:
     assert await request_count(http) == 0
 
 
-async def test_problem_without_valid_header_has_no_columns(http: HttpHarness) -> None:
-    problem = (await http.post("/processImages", b"Title,Where\r\n1,2\r\n", CSV)).problem()
-    assert "columns" not in problem
+async def test_problem_of_an_unknown_header_has_its_names_and_suggests_columns(
+    http: HttpHarness,
+) -> None:
+    url = "https://x.example/1.jpg"
+    body = f"Titel,,Bild,Ort\r\n1,,{url},2\r\n".encode()
+    response = await http.post("/processImages", body, CSV)
+    problem = response.problem()
+    assert problem["columns"] == ["Titel", "Bild", "Ort"]
     assert [each["cells"] for each in problem["errors"]] == [None, None]
+    assert [each.get("suggestions") for each in problem["errors"]] == [
+        None,
+        [{"option": "imageColumn", "value": "Bild", "example": url}],
+    ]
+    ProblemReport.model_validate_json(response.body, strict=True)
+
+
+async def test_problem_of_an_unknown_encoding_suggests_likely_ones(http: HttpHarness) -> None:
+    body = csv_body([(1, "Кружка с ручкой", "https://x.example/1.jpg", "")]).decode()
+    problem = (await http.post("/processImages", body.encode("cp1251"), CSV)).problem()
+    (error,) = problem["errors"]
+    assert error["code"] == "bad_encoding"
+    assert error["suggestions"][0] == {
+        "option": "encoding",
+        "value": "cp1251",
+        "example": "Кружка с ручкой",
+    }
+
+
+async def test_problem_without_header_has_no_columns(http: HttpHarness) -> None:
+    problem = (await http.post("/processImages", b"\r\n", CSV)).problem()
+    assert "columns" not in problem
 
 
 async def test_idempotency_key_is_bound_only_by_201(http: HttpHarness) -> None:
@@ -341,6 +373,24 @@ async def test_idempotency_key_is_bound_only_by_201(http: HttpHarness) -> None:
     explicit = await http.post("/processImages?quality=50%25&format=keep", csv_body(), key)
     assert (explicit.status, explicit.body) == (201, first.body)
     assert await request_count(http) == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", {"maxWidth": 900, "maxHeight": 0, "effort": "small"}),
+        ("?maxWidth=0&effort=fast", {"maxWidth": 0, "maxHeight": 0, "effort": "fast"}),
+        ("?maxHeight=65535", {"maxWidth": 900, "maxHeight": 65_535, "effort": "small"}),
+    ],
+)
+async def test_options_replace_configured_settings_in_status(
+    tmp_path: Path, query: str, expected: dict[str, object]
+) -> None:
+    configured = {"quality": "60%", "format": "webp", "max_width": 900, "effort": "small"}
+    async with open_http(tmp_path, compress=configured) as http:
+        request_id = await http.upload(query=query)
+        status = (await http.get(f"/checkStatus/{request_id}?format=json")).json()
+    assert status["settings"] == {"quality": "60%", "format": "webp", **expected}
 
 
 async def test_idempotency_key_replays_after_settings_changed(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pytest
 
@@ -22,6 +22,7 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressedImage, CompressionSettings
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
 from imgsvc.workers.process_limits import NICENESS
+from imgsvc.workers.worker_process import SLOW_SECONDS, CompressionJob, WorkerProcess
 from tests.origin import ROOT
 from tests.sample_images import encoded
 from tests.waiting import block_until, wait_until
@@ -36,7 +37,7 @@ async def open_pool(
     workers: int = 2, *, module: str = "tests.faulty_worker", **config: float
 ) -> AsyncIterator[WorkerPool]:
     settings = CompressConfig.model_validate({"workers": workers, **config})
-    pool = WorkerPool(settings, function=f"{module}:compress")
+    pool = WorkerPool(settings, function=f"{module}:compress", confined=False)
     await pool.start()
     try:
         yield pool
@@ -185,7 +186,11 @@ async def test_image_that_crashes_three_workers_is_quarantined_and_others_comple
     images: Images, actions: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_pool(1) as pool:
-        first = asyncio.create_task(pool.compress(images.data("first", "sleep=0.1"), SETTINGS))
+        for number in range(
+            20
+        ):  # an owner's images are sent alone until they are known to be quick
+            await pool.compress(images.data(f"before{number}"), SETTINGS)
+        first = asyncio.create_task(pool.compress(images.data("first", "sleep=0.01"), SETTINGS))
         await asyncio.sleep(0)  # the other images wait and are sent in one batch
         good = [
             asyncio.create_task(pool.compress(images.data(f"good{i}"), SETTINGS)) for i in range(3)
@@ -287,6 +292,74 @@ async def test_images_behind_slow_image_move_to_another_worker(images: Images) -
         gate.touch()
         await work[0]
         assert images.attempts("i0") == 1
+
+
+async def quick_beside(
+    pool: WorkerPool, images: Images, others: int, actions: str
+) -> tuple[int, list[asyncio.Task[CompressedImage]]]:
+    """Compress ten quick images of one owner beside other images of another owner, on two workers.
+
+    Return how many of the others had started when the last quick image was compressed, in addition to
+    those that had started before, and their tasks.
+    """
+
+    def started() -> int:
+        return sum(images.attempts(f"other{number}") > 0 for number in range(others))
+
+    tasks = [
+        asyncio.create_task(
+            pool.compress(images.data(f"other{number}", actions), SETTINGS, owner=1)
+        )
+        for number in range(others)
+    ]
+    await wait_until(lambda: started() == 2, "both workers to be busy")
+    await asyncio.gather(
+        *(pool.compress(images.data(f"quick{number}"), SETTINGS, owner=2) for number in range(10))
+    )
+    return started() - 2, tasks
+
+
+async def test_ten_quick_images_wait_for_one_slow_image_per_worker(images: Images) -> None:
+    """They are compressed within the time of two slow images, although 40 of those came first."""
+    async with open_pool(2) as pool, asyncio.timeout(60):
+        more, tasks = await quick_beside(pool, images, 40, f"sleep={1.5 * SLOW_SECONDS}")
+        assert more <= 2
+        assert sum(task.done() for task in tasks) <= 4
+        for task in tasks:
+            task.cancel()
+
+
+async def test_ten_quick_images_wait_for_one_timeout_per_worker(images: Images) -> None:
+    async with open_pool(2, timeout_seconds=1.5) as pool, asyncio.timeout(60):
+        more, tasks = await quick_beside(pool, images, 12, "hang")
+        assert more <= 2
+        assert sum(task.done() for task in tasks) <= 4
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_message_to_worker_has_images_of_one_owner(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: list[set[int]] = []
+    send = WorkerProcess.send
+
+    def record(worker: WorkerProcess, jobs: Sequence[CompressionJob], *arguments: Any) -> None:
+        owners.append({job.owner for job in jobs})
+        send(worker, jobs, *arguments)
+
+    monkeypatch.setattr(WorkerProcess, "send", record)
+    async with open_pool(1) as pool:
+        for _ in range(3):  # at first, images are sent alone until their time is known
+            await asyncio.gather(
+                *(
+                    pool.compress(images.data(f"i{number}"), SETTINGS, owner=number % 3)
+                    for number in range(60)
+                )
+            )
+    assert {len(each) for each in owners} == {1}
+    assert len(owners) < 180  # some messages have several images
 
 
 async def test_image_cancelled_while_waiting_is_never_compressed(
@@ -396,7 +469,7 @@ async def test_start_does_not_block_event_loop(
         "from tests.faulty_worker import compress, wait_for\n"
         f"def warm_up():\n    open({str(started)!r}, 'w')\n    wait_for({str(gate)!r})\n"
     )
-    pool = WorkerPool(CompressConfig(workers=1), function="slow_start:compress")
+    pool = WorkerPool(CompressConfig(workers=1), function="slow_start:compress", confined=False)
     start = asyncio.create_task(pool.start())
     await wait_until(started.exists, "the worker to warm up")
     work = asyncio.create_task(pool.compress(images.data("a"), SETTINGS))
@@ -418,7 +491,7 @@ async def test_pool_can_be_closed_during_start(
         "from tests.faulty_worker import compress, wait_for\n"
         f"def warm_up():\n    open({str(started)!r}, 'w')\n    wait_for({str(started)!r} + '.never')\n"
     )
-    pool = WorkerPool(CompressConfig(workers=1), function="never_starts:compress")
+    pool = WorkerPool(CompressConfig(workers=1), function="never_starts:compress", confined=False)
     start = asyncio.create_task(pool.start())
     await wait_until(started.exists, "the worker to warm up")
     async with asyncio.timeout(20):
@@ -468,7 +541,7 @@ from imgsvc.workers.pool import WorkerPool
 
 async def main():
     function = {function!r}
-    pool = WorkerPool(CompressConfig(workers=2), function=function)
+    pool = WorkerPool(CompressConfig(workers=2), function=function, confined="tests" not in function)
     await pool.start()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, lambda: print("signal", flush=True))

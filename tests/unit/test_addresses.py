@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.network.addresses import DENIED_NETWORKS, AddressRules, BlockedAddressError, is_public
+from imgsvc.network.addresses import (
+    BAD_PORTS,
+    DENIED_NETWORKS,
+    AddressRules,
+    BlockedAddressError,
+    is_public,
+)
 
 
 def split_words(text: str) -> list[str]:
@@ -50,24 +56,24 @@ localhost 2130706433 0x7f000001 0x7f.1 127.1 127.0.1 0177.0.0.1 127.0.0.01 127.0
 
 @pytest.mark.parametrize("ip", PUBLIC)
 def test_check_allows_public_address(ip: str) -> None:
-    AddressRules().check(ip)
+    AddressRules().check(ip, 443)
 
 
 @pytest.mark.parametrize("ip", NOT_PUBLIC)
 def test_check_denies_address_that_is_not_public(ip: str) -> None:
     with pytest.raises(BlockedAddressError):
-        AddressRules().check(ip)
+        AddressRules().check(ip, 443)
 
 
 @pytest.mark.parametrize("ip", [*NOT_ADDRESSES, "", " ", " 8.8.8.8", "8.8.8.8 ", "8.8.8.8\n"])
 def test_check_denies_text_that_is_not_address_in_usual_notation(ip: str) -> None:
     with pytest.raises(BlockedAddressError):
-        AddressRules(["0.0.0.0/0", "::/0"]).check(ip)
+        AddressRules(["0.0.0.0/0", "::/0"]).check(ip, 443)
 
 
 @pytest.mark.parametrize("ip", ["fe80::1%eth0", "::1%lo", "2606:4700::1%1", "fe80::1%25eth0"])
 def test_allows_denies_address_with_zone_even_if_all_are_allowed(ip: str) -> None:
-    assert not AddressRules(["::/0"]).allows(ip)
+    assert not AddressRules(["::/0"]).allows(ip, 443)
 
 
 @pytest.mark.parametrize(
@@ -87,10 +93,10 @@ def test_allowed_network_allows_no_other_form_of_its_addresses(
     network: str, allowed: str, denied: list[str]
 ) -> None:
     rules = AddressRules([network])
-    rules.check(allowed)
-    rules.check("8.8.8.8")
+    rules.check(allowed, 443)
+    rules.check("8.8.8.8", 443)
     for ip in denied:
-        assert not rules.allows(ip), ip
+        assert not rules.allows(ip, 443), ip
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -139,6 +145,46 @@ def test_is_public_denies_first_middle_and_last_address_of_denied_network(
 
 
 def test_check_raises_oserror_that_names_no_address() -> None:
-    with pytest.raises(OSError, match="not on the public internet") as caught:
-        AddressRules().check("10.11.12.13")
+    with pytest.raises(OSError, match="Private address") as caught:
+        AddressRules().check("10.11.12.13", 443)
     assert "10.11" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "allowed", "denied"),
+    [
+        ("10.1.0.5:9000", ("10.1.0.5", 9000), [("10.1.0.5", 9001), ("10.1.0.6", 9000)]),
+        ("10.1.0.0/16:443", ("10.1.2.3", 443), [("10.1.2.3", 80), ("10.2.0.1", 443)]),
+        ("[fd00::1]:22", ("fd00::1", 22), [("fd00::1", 443), ("fd00::2", 22)]),
+        ("[fd00::/8]:443", ("fd12::1", 443), [("fd12::1", 80), ("fe80::1", 443)]),
+        ("8.8.8.8:25", ("8.8.8.8", 25), [("8.8.4.4", 25), ("8.8.8.8", 22)]),
+        ("fd00::1:9000", ("fd00::1:9000", 443), [("fd00::1", 9000)]),
+    ],
+)
+def test_entry_with_port_allows_only_that_port(
+    entry: str, allowed: tuple[str, int], denied: list[tuple[str, int]]
+) -> None:
+    rules = AddressRules([entry])
+    rules.check(*allowed)
+    for address in denied:
+        assert not rules.allows(*address)
+
+
+@pytest.mark.parametrize("port", [0, 22, 25, 143, 6000, 6667, 10080])
+def test_port_that_browsers_refuse_is_denied_and_message_names_entry(port: int) -> None:
+    with pytest.raises(BlockedAddressError, match=rf"add 8\.8\.8\.8:{port} to fetch\."):
+        AddressRules().check("8.8.8.8", port)
+    with pytest.raises(BlockedAddressError, match=rf"add \[2606:4700::1\]:{port} to webhook\."):
+        AddressRules(setting="webhook.allowed_networks").check("2606:4700::1", port)
+
+
+def test_network_without_port_does_not_allow_bad_port_and_message_hides_address() -> None:
+    rules = AddressRules(["10.0.0.0/8"])
+    rules.check("10.1.2.3", 9000)
+    with pytest.raises(BlockedAddressError, match="its address with :22") as caught:
+        rules.check("10.1.2.3", 22)
+    assert "10.1" not in str(caught.value)
+
+
+def test_ports_that_web_servers_use_are_not_denied() -> None:
+    assert not {80, 443, 8000, 8080, 8081, 8443, 3000, 5000, 9000} & BAD_PORTS

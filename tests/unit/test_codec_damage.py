@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import subprocess
 import sys
@@ -18,7 +19,13 @@ from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, OutputFormat
 from imgsvc.images.codec import compress_image, warm_up
 from imgsvc.workers import worker_main
-from tests.image_assertions import encode_animation, encode_image, frame_bytes, open_image
+from tests.image_assertions import (
+    encode_animation,
+    encode_image,
+    frame_bytes,
+    open_image,
+    without_native_module,
+)
 from tests.sample_images import photograph
 
 MAX_PIXELS = 300_000
@@ -98,11 +105,12 @@ def test_compress_truncated_file_raises_image_error_unless_pixels_are_complete(
         check(data, output_format)  # the second image of an MPO is not needed
         return
     settings = CompressionSettings(format=output_format)
-    try:
-        found = compress_image(data, settings, MAX_PIXELS)
-    except ImageError:
-        return
-    expected = frame_bytes(compress_image(file, settings, MAX_PIXELS).data)
+    with without_native_module():  # it takes only complete files, and rounds differently
+        try:
+            found = compress_image(data, settings, MAX_PIXELS)
+        except ImageError:
+            return
+        expected = frame_bytes(compress_image(file, settings, MAX_PIXELS).data)
     # Nothing shows that frames are missing if a GIF ends after one.
     frames = frame_bytes(found.data)
     assert frames == expected[: len(frames)]
@@ -129,7 +137,7 @@ def check(data: bytes, output_format: OutputFormat) -> None:
         assert error.message
         assert "Error" not in error.message
         return
-    if result.info.input_format not in {"bmp", "tiff"}:
+    if result.info.output_format == result.info.input_format:  # others are converted at any size
         assert len(result.data) <= len(data)
     assert result.info.width * result.info.height <= MAX_PIXELS
     if not result.info.kept:
@@ -140,11 +148,11 @@ def check(data: bytes, output_format: OutputFormat) -> None:
 
 
 def compress_with_memory_limit(path: str, output_format: str) -> None:
-    """Compress a file with 60 MiB of free memory and print the result. Runs in a separate process."""
+    """Compress a file with 30 MiB of free memory and print the result. Runs in a separate process."""
     warm_up()
     data = open(path, "rb").read()  # noqa: PTH123, SIM115
     used = int(open("/proc/self/statm", "rb").read().split()[0]) * resource.getpagesize()  # noqa: PTH123, SIM115
-    limit = used + 60 * 2**20
+    limit = used + 30 * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     try:
         compress_image(data, CompressionSettings(format=OutputFormat(output_format)), 10**9)
@@ -180,11 +188,13 @@ def compress_two_files_in_worker(large: str, medium: str) -> None:
     """Compress two files in a worker with 60 MiB and print both results. Runs in a separate process."""
     files = [open(path, "rb").read() for path in (large, medium)]  # noqa: PTH123, SIM115
     setup = worker_main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 60 * 2**20)
+    output = os.fdopen(os.dup(1), "w")  # a worker closes its standard streams
     worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()  # it runs at unpredictable times
     for data in files:
-        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
-        print(result.code if isinstance(result, ImageError) else "compressed")
+        ((result, _),) = worker_main.compressed_images(1, [(data, CompressionSettings())])
+        code = result.code if isinstance(result, ImageError) else "compressed"
+        print(code, file=output, flush=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -194,7 +204,7 @@ def test_worker_frees_memory_of_image_that_exceeded_memory_limit(
 ) -> None:
     """The second image exceeds the limit if memory of the first one is still in use."""
     paths = [str(tmp_path / name) for name in ("large", "medium")]
-    for path, side in zip(paths, (4_000, 2_500), strict=True):
+    for path, side in zip(paths, (5_500, 2_500), strict=True):
         shades = Image.linear_gradient("L").resize((side, side)).convert("RGB")
         shades.save(path, "JPEG", progressive=progressive)
     code = (
@@ -214,13 +224,15 @@ def compress_with_growing_memory_limit(path: str) -> None:
     """
     data = open(path, "rb").read()  # noqa: PTH123, SIM115
     setup = worker_main.WorkerSetup("imgsvc.images.codec:compress_image", 10**9, 2**20)
+    output = os.fdopen(os.dup(1), "w")  # a worker closes its standard streams
     worker_main.start(setup, c_double(0), c_double(0))
     gc.disable()
     limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
     for extra_bytes in range(0, 24 * 2**20, 2**19):
         resource.setrlimit(resource.RLIMIT_AS, (limit + extra_bytes, hard_limit))
-        (result,) = worker_main.compressed_images(1, [(data, CompressionSettings())])
-        print(result.code if isinstance(result, ImageError) else "compressed")
+        ((result, _),) = worker_main.compressed_images(1, [(data, CompressionSettings())])
+        code = result.code if isinstance(result, ImageError) else "compressed"
+        print(code, file=output, flush=True)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")

@@ -150,9 +150,19 @@ def test_relative_data_dir_is_relative_to_the_file(
             ["fetch.allowed_networks[0]", "10.1.0.0/16"],
         ),
         ('[fetch]\nuser_agent = "a\\r\\nX: b"', {}, ["fetch.user_agent", "one line"]),
+        ("[fetch]\nheaders = { Cookie = 'a=b' }", {}, ["fetch.headers", "cookie"]),
+        ("[fetch]\nheaders = { authorization = 'x' }", {}, ["fetch.headers", "authorization"]),
+        ("[fetch]\nheaders = { User-Agent = 'x' }", {}, ["fetch.headers", "fetch.user_agent"]),
+        ("[fetch]\nheaders = { 'a b' = 'x' }", {}, ["fetch.headers", "header name"]),
+        ("[fetch]\nheaders = { a = 'x', A = 'y' }", {}, ["fetch.headers", "twice"]),
+        ('[fetch]\nheaders = { a = "x\\ny" }', {}, ["fetch.headers", "one line"]),
+        ("", {"IMGSVC_FETCH__HEADERS": "a: b"}, ["IMGSVC_FETCH__HEADERS", "JSON"]),
         ("[compress]\nquality = '0%'", {}, ["compress.quality", "50%"]),
         ("[compress]\nquality = 101", {}, ["compress.quality"]),
         ("[compress]\nformat = 'bmp'", {}, ["compress.format", "webp"]),
+        ("[compress]\nmax_width = -1", {}, ["compress.max_width", "0"]),
+        ("[compress]\nmax_height = 65_536", {}, ["compress.max_height", "65535"]),
+        ("[compress]\neffort = 'fastest'", {}, ["compress.effort", "small"]),
         ("[webhook]\nsecret = 'hunter2'", {}, ["webhook.secret", "whsec_"]),
         ("[webhook]\nsecret = 'whsec_?'", {}, ["webhook.secret", "base64"]),
         ("[webhook]\nretry_delays_seconds = [1, 0]", {}, ["webhook.retry_delays_seconds[1]"]),
@@ -207,6 +217,8 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
             "IMGSVC_COMPRESS__QUALITY": "70",
             "IMGSVC_COMPRESS__FORMAT": "webp",
             "IMGSVC_COMPRESS__PROGRESSIVE": "true",
+            "IMGSVC_COMPRESS__MAX_WIDTH": "1600",
+            "IMGSVC_COMPRESS__EFFORT": "small",
             "IMGSVC_WEBHOOK__RETRY_DELAYS_SECONDS": "[0.5, 2]",
             "IMGSVC_WEBHOOK__SECRET": "whsec_" + base64.b64encode(b"secret").decode(),
             "IMGSVC_API_KEY": "a key for the command-line client",
@@ -218,6 +230,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
     assert config.compress.settings.quality == Quality(70, relative=False)
     assert config.compress.format is OutputFormat("webp")
     assert config.compress.progressive is True
+    assert str(config.compress.settings) == "70 webp progressive max_width=1600 effort=small"
     assert config.webhook.retry_delays_seconds == (0.5, 2)
 
 
@@ -374,3 +387,24 @@ def test_invalid_value_of_renamed_key_is_reported_under_the_name_that_was_used(
     message = error_message(tmp_path, text, environ)
     for part in parts:
         assert part in message
+
+
+def test_webhooks_use_networks_of_downloads_unless_they_have_their_own(tmp_path: Path) -> None:
+    text = "[fetch]\nallowed_networks = ['10.0.0.0/8', '10.1.0.5:9000', '[fd00::/8]:443']\n"
+    config = load(tmp_path, text)
+    assert config.webhook_networks == config.fetch.allowed_networks
+    assert config.webhooks_use_fetch_networks
+    for networks in ("[]", "['10.2.0.1:8000']"):
+        config = load(tmp_path, f"{text}[webhook]\nallowed_networks = {networks}")
+        assert config.webhook_networks == config.webhook.allowed_networks
+        assert not config.webhooks_use_fetch_networks
+    assert not load(tmp_path).webhooks_use_fetch_networks
+
+
+@pytest.mark.parametrize(
+    "entry", ["10.0.0.1:0", "10.0.0.1:65536", "10.0.0.1:", "[fd00::1]", "h:80"]
+)
+def test_invalid_network_entry_is_rejected(tmp_path: Path, entry: str) -> None:
+    message = error_message(tmp_path, f"[webhook]\nallowed_networks = ['{entry}']")
+    assert "webhook.allowed_networks[0]" in message
+    assert "10.1.0.5:9000" in message

@@ -18,6 +18,7 @@ from tests.image_assertions import (
     frame_bytes,
     mean_difference,
     open_image,
+    without_native_module,
 )
 from tests.sample_images import photograph
 
@@ -39,8 +40,9 @@ JPEGS = {
 def assert_whole(damaged: bytes, original: bytes, output_format: str = "keep") -> None:
     """Assert that a damaged file gives the same frames as the original, also if it is kept."""
     for quality in (5, 100):  # the higher one keeps most sources
-        found = frame_bytes(compress(damaged, quality, output_format).data)
-        expected = frame_bytes(compress(original, quality, output_format).data)
+        with without_native_module():  # it takes only the original, and rounds differently
+            found = frame_bytes(compress(damaged, quality, output_format).data)
+            expected = frame_bytes(compress(original, quality, output_format).data)
         assert found == expected
 
 

@@ -197,6 +197,8 @@ def test_replace_urls_replaces_urls_with_their_decoration(cell: str, expected: s
         (f'=IMAGE("{A}")', [None], f'=IMAGE("{A}")', ""),
         (f"\u201c{A}, {B}.\u201d", ["x", None], f"x, {B}.\u201d", "x"),
         (f"{A},", [None], f"{A},", ""),
+        (f"""["{A}", '{B}']""", ["x", None], f"""["x", '{B}']""", '["x"]'),
+        (f"""['{A}', '{B}', "{A}"]""", ["x", None, "z"], f"""['x', '{B}', "z"]""", '["x", "z"]'),
     ],
 )
 def test_replace_urls_keeps_or_removes_urls_without_output(
@@ -249,6 +251,13 @@ def test_replaced_urls_are_split_into_the_outputs(urls: list[str], data: st.Data
     assert split_urls(replace_urls(split_cell(cell), some, remove_missing=True)) == rest
 
 
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_join_urls_is_reverted_by_split_urls_for_a_full_stop_in_quotes(quote: str) -> None:
+    urls = split_urls(f"{A}, {quote}{B}.{quote}")
+    assert urls == [A, B]
+    assert split_urls(join_urls(urls)) == urls
+
+
 @given(URLISH)
 def test_join_urls_is_reverted_by_split_urls(cell: str) -> None:
     urls = split_urls(cell)
@@ -273,6 +282,10 @@ def test_join_urls_is_reverted_by_split_urls_for_valid_urls(
     except UrlError:
         return
     assert split_urls(join_urls(urls)) == urls
+
+
+def test_replace_urls_keeps_text_when_it_removes_all_urls() -> None:
+    assert replace_urls(("mug.jpg, ", A, " "), [None], remove_missing=True) == "mug.jpg"
 
 
 @given(CELLS)

@@ -318,6 +318,18 @@ def test_status_csv_with_a_status_column_of_the_shop_keeps_it() -> None:
     assert [p.extra[table.columns.status_positions[0]] for p in products] == ["draft", "active"]
 
 
+def test_status_csv_may_have_further_columns_named_like_the_standard_ones() -> None:
+    own = ("Product Name", "Input Image Urls", "Serial Number")
+    products, table = read_valid(
+        "S. No.,Product Name,Input Image Urls,Output Image Urls,Request Id,Status,Error,"
+        f"{','.join(own)}\n7,Mug,{A},,r,completed,,Cup,x,9\n"
+    )
+    assert table.columns.extra == own
+    assert [(p.serial_number, p.name, [i.text for i in p.images]) for p in products] == [
+        ("7", "Mug", [A])
+    ]
+
+
 def test_status_of_a_shop_is_an_extra_column() -> None:
     _, table = read_valid(f"Handle,Title,Image Src,Status\nmug,Mug,{A},active\n")
     assert columns_of(table, ColumnRole.EXTRA) == ["Status"]

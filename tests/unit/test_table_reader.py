@@ -714,7 +714,7 @@ def test_surplus_cells_of_urls_are_one_cell() -> None:
 def test_error_without_readable_cells_has_none() -> None:
     _, cells = error_cells(f'{HEADER}1,"Lamp"x,{A}\n2,,{A}\n')
     assert cells == [None, ("2", "", A)]
-    assert error_cells("Title,Where\n1,2\n") == ((), [None, None])
+    assert error_cells("Title,Where\n1,2\n") == (("Title", "Where"), [None, None])
 
 
 def test_cells_of_errors_are_limited() -> None:

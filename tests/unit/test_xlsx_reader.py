@@ -144,6 +144,12 @@ def test_formula_without_a_value_matters_only_in_the_sheet_that_is_read() -> Non
     assert table_of(zipped(workbook(cover, worksheet(text_row(1, *HEADER))))) == {1: [*HEADER]}
 
 
+def test_formula_without_a_value_below_the_header_is_an_error_of_its_sheet() -> None:
+    formula = '<row r="2"><c r="A2"><f>1+1</f></c></row>'
+    sheets = workbook(worksheet(text_row(1, "Notes")), worksheet(text_row(1, *HEADER) + formula))
+    assert error_of(zipped(sheets)).row == 2
+
+
 def test_hidden_sheets_are_read_only_if_none_is_visible() -> None:
     hidden, shown = worksheet(text_row(1, *HEADER)), worksheet(text_row(1, "a"))
     assert table_of(zipped(workbook(hidden, shown, states={0: "veryHidden"}))) == {1: ["a"]}

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice, pairwise
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.image_types import ImageFormat
+from imgsvc.image_types import CompressionSettings, Effort, ImageFormat
 from imgsvc.images import colour, exif, icc_parser
 from imgsvc.images.compose import Frame
 from imgsvc.images.errors import corrupt, too_many_pixels
+from imgsvc.images.resize import Bounds, PixelSize
 
-PixelArray = Any
-"""A numpy array of bytes with the shape (height, width, 3). The last axis is red, green, blue."""
+INDEXED_MODES = frozenset({"1", "P", "PA"})
+"""Pillow's modes of images that are bilevel or have a palette."""
 
 
 @dataclass(slots=True)
@@ -28,11 +29,11 @@ class DecodedImage:
 
     Its frames are upright, of equal size, and in mode L, LA, RGB or RGBA. `icc` is their colour
     profile (None: sRGB). `quality` is None if the format records none. `play_count` is the number
-    of times an animation plays (0: endless). If `pixel_array` is set, it holds the pixels, and only
-    the size of the frame is valid. `min_stripped_bytes` is a lower bound for the size of the source
-    file without metadata. `source_frames` is the number of frames of the source. `is_tone_mapped` is
-    true if the source has a high dynamic range. `repaired` is the source file with its damage repaired,
-    or None if it needs none.
+    of times an animation plays (0: endless). `min_stripped_bytes` is a lower bound for the size of the
+    source file without metadata. `source_frames` is the number of frames of the source.
+    `is_tone_mapped` is true if the source has a high dynamic range. `is_indexed` is true if the source
+    is bilevel or has a palette. `full_size` is the upright size of the source, or None if the frames
+    have this size. `repaired` is the source file with its damage repaired, or None if it needs none.
     """
 
     image_format: ImageFormat
@@ -40,10 +41,11 @@ class DecodedImage:
     icc: bytes | None = None
     quality: int | None = None
     play_count: int = 0
-    pixel_array: PixelArray | None = None
     min_stripped_bytes: int = 0
     source_frames: int = 1
     is_tone_mapped: bool = False
+    is_indexed: bool = False
+    full_size: PixelSize | None = None
     repaired: bytes | None = None
 
     @property
@@ -67,13 +69,14 @@ class DecodeLimits:
     """Limits and options of a decoder.
 
     `max_pixels` limits the pixels of all frames together. `animated` makes it decode all frames, not
-    only the first. `allow_pixel_array` allows it to return a JPEG as a pixel array.
-    `declared_pixels` is set to the number of pixels in the file's header.
+    only the first. `bounds` is the largest size of the output: a decoder may use it to read a larger
+    image at a fraction of its size. `declared_pixels` is set to the number of pixels in the file's
+    header.
     """
 
     max_pixels: int
     animated: bool
-    allow_pixel_array: bool = False
+    bounds: Bounds = field(default_factory=Bounds)
     declared_pixels: int = 0
 
     def check(self, width: int, height: int, frames: int = 1) -> None:
@@ -85,12 +88,24 @@ class DecodeLimits:
         self.declared_pixels = max(self.declared_pixels, width * height * frames)
 
 
+class Transcoded(NamedTuple):
+    """A file compressed without decoding its pixels. `source` has a frame of the right size only."""
+
+    source: DecodedImage
+    output: bytes
+    quality: int
+
+
 @dataclass(frozen=True, slots=True)
 class EncodeSettings:
-    """Settings of an encoder. `quality` is 1 to 100; `progressive` is for JPEG only."""
+    """Settings of an encoder. `quality` is 1 to 100; `progressive` is for JPEG only.
+
+    Encoders may spend more time at `Effort.SMALL`, where that makes files smaller.
+    """
 
     quality: int
     progressive: bool = False
+    effort: Effort = Effort.FAST
 
 
 def _fits_always(_: DecodedImage) -> bool:
@@ -116,7 +131,9 @@ class Codec:
     `unsupported_variant` names the variant of a complete file that cannot be decoded, or returns None
     if the file is damaged. `repair` is called if `decode` fails: it returns a damaged file that
     browsers show whole as a valid file, or raises `corrupt_image` if image data is missing.
-    `has_gain_map` returns whether a file has a gain map. `peak_bytes_per_pixel` is the peak memory of
+    `has_gain_map` returns whether a file has a gain map. `transcode` compresses a file without decoding
+    its pixels; it returns None or raises any exception if they are needed, or if the file is damaged.
+    `peak_bytes_per_pixel` is the peak memory of
     decoding or encoding, measured and rounded up. `pillow_settings` (module, name, value) are set while
     an image is compressed.
     """
@@ -129,6 +146,7 @@ class Codec:
     unsupported_variant: Callable[[bytes], str | None] = _is_damaged
     repair: Callable[[bytes, DecodeLimits], bytes] | None = None
     has_gain_map: Callable[[bytes], bool] = _has_no_gain_map
+    transcode: Callable[[bytes, CompressionSettings, DecodeLimits], Transcoded | None] | None = None
     peak_bytes_per_pixel: int = 16
     pillow_settings: tuple[tuple[ModuleType, str, object], ...] = ()
 

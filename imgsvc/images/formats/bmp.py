@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import struct
 
+from PIL import Image
 from PIL.BmpImagePlugin import BmpImageFile
 
 from imgsvc.image_types import ImageFormat
 from imgsvc.images import colour
 from imgsvc.images.formats import bmp_pixels
 from imgsvc.images.formats.base import (
+    INDEXED_MODES,
     Codec,
     DecodedImage,
     DecodeLimits,
@@ -56,8 +58,7 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     """Decode a BMP. An alpha channel that is zero everywhere is ignored."""
     header = bmp_pixels.read_header(data)
     if header is not None and header.needs_own_decoder:
-        pixels = bmp_pixels.decode(data, header, limits)
-        return single_frame(ImageFormat.BMP, *colour.normalise(pixels, icc_profile(data)))
+        return _decoded(bmp_pixels.decode(data, header, limits), data)
     if header is not None:
         data = bmp_pixels.with_valid_colour_count(data, header)
     with BmpImageFile(io.BytesIO(data)) as image:
@@ -65,7 +66,13 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         image.load()
         if image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
             return single_frame(ImageFormat.BMP, image.convert("RGB"), None)
-        return single_frame(ImageFormat.BMP, *colour.normalise(image, icc_profile(data)))
+        return _decoded(image, data)
+
+
+def _decoded(image: Image.Image, data: bytes) -> DecodedImage:
+    decoded = single_frame(ImageFormat.BMP, *colour.normalise(image, icc_profile(data)))
+    decoded.is_indexed = image.mode in INDEXED_MODES
+    return decoded
 
 
 def unsupported_variant(data: bytes) -> str | None:

@@ -39,7 +39,6 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
 CODEC = Codec(
     matches,
     decode,
-    remove_metadata=isobmff.strip,
     has_gain_map=isobmff.has_gain_map,
     peak_bytes_per_pixel=30,
 )

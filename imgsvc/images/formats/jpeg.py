@@ -1,7 +1,4 @@
-"""The JPEG format. `jpeg_segments.py` parses its container.
-
-`fast_jpeg.py` reads and writes ordinary files without Pillow.
-"""
+"""The JPEG format. `jpeg_segments.py` parses its container; `native` compresses without pixels."""
 
 from __future__ import annotations
 
@@ -10,15 +7,16 @@ import io
 from PIL.JpegImagePlugin import JpegImageFile
 
 from imgsvc.errors import ImageError
-from imgsvc.image_types import ImageFormat
-from imgsvc.images import colour, exif
+from imgsvc.image_types import CompressionSettings, Effort, ImageFormat
+from imgsvc.images import colour, exif, native, resize
 from imgsvc.images.compose import Frame
-from imgsvc.images.formats import fast_jpeg, jpeg_repair
+from imgsvc.images.formats import jpeg_repair
 from imgsvc.images.formats.base import (
     Codec,
     DecodedImage,
     DecodeLimits,
     EncodeSettings,
+    Transcoded,
     is_hdr,
     normalised,
     save,
@@ -45,18 +43,23 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         limits.check(*image.size)
         quality = _quality(image)
         orientation = exif.orientation(image.info.get("exif"))
-        is_plain = image.mode == "RGB" and orientation == 1 and not is_hdr(image)
-        if limits.allow_pixel_array and is_plain:
-            decoded = _decode_fast(data, image, quality)
-            if decoded is not None:
-                return decoded
+        full_size = exif.upright_size(image.size, orientation)
+        target = limits.bounds.fit(full_size)
+        must_shrink = target != full_size
+        is_suspicious = _is_suspicious(data)
+        draft_size = None
+        if must_shrink and not is_suspicious:
+            draft_size = resize.draft_size(exif.upright_size(target, orientation))
+            image.draft(None, draft_size)
         image.load()
         last_pixel = image.getpixel((image.width - 1, image.height - 1))
-        if _is_fill_colour(last_pixel) or _is_suspicious(data):
-            jpeg_repair.check_complete(data, image)
-        return single_frame(
+        if _is_fill_colour(last_pixel) or is_suspicious:
+            jpeg_repair.check_complete(data, image, draft_size)
+        decoded = single_frame(
             ImageFormat.JPEG, *normalised(image), orientation, quality, is_tone_mapped=is_hdr(image)
         )
+        decoded.full_size = full_size
+        return decoded
 
 
 def _is_suspicious(data: bytes) -> bool:
@@ -66,26 +69,6 @@ def _is_suspicious(data: bytes) -> bool:
     except (ImageError, IndexError):
         return True
     return False
-
-
-def _decode_fast(data: bytes, image: JpegImageFile, quality: int | None) -> DecodedImage | None:
-    """Decode a JPEG into a pixel array. Return None if Pillow has to decode it."""
-    try:
-        size = coded_bytes(data)
-    except ImageError:
-        return None
-    pixel_array = fast_jpeg.decode(data, *image.size)
-    if pixel_array is None or _is_fill_colour(tuple(pixel_array[-1, -1].tolist())):
-        return None
-    icc = colour.rgb_profile(image.info.get("icc_profile"))
-    return DecodedImage(
-        ImageFormat.JPEG,
-        [Frame(image)],
-        icc,
-        quality,
-        pixel_array=pixel_array,
-        min_stripped_bytes=size,
-    )
 
 
 def _is_fill_colour(pixel: float | tuple[int, ...] | None) -> bool:
@@ -99,11 +82,37 @@ def _quality(image: JpegImageFile) -> int | None:
     return jpeg_quality(*(tables[number] for number in used[:2])) if used else None
 
 
+def transcode(
+    data: bytes, settings: CompressionSettings, limits: DecodeLimits
+) -> Transcoded | None:
+    """Return the image as a smaller JPEG, made from its coefficients, or None if it must be decoded."""
+    if settings.progressive or not native.AVAILABLE:
+        return None
+    with JpegImageFile(io.BytesIO(data)) as image:
+        limits.check(*image.size)
+        is_shrunk = limits.bounds.fit(image.size) != image.size
+        if is_shrunk or exif.orientation(image.info.get("exif")) != 1 or is_hdr(image):
+            return None
+        icc = image.info.get("icc_profile")
+        if image.mode == "L" and colour.matching_profile("RGB", icc) is not None:
+            return None  # decoding converts the grey levels to sRGB
+        source_quality = _quality(image)
+        quality = settings.quality.resolve(source_quality)
+        if source_quality is None or quality >= source_quality:
+            return None
+        size = coded_bytes(data)
+        output = native.requantise(data, quality, small=settings.effort is Effort.SMALL)
+        if output is None:
+            return None
+        icc = colour.matching_profile(image.mode, icc)
+        source = DecodedImage(
+            ImageFormat.JPEG, [Frame(image)], icc, source_quality, min_stripped_bytes=size
+        )
+        return Transcoded(source, with_profile(output, icc), quality)
+
+
 def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
     """Return the first frame as a JPEG, on white if it has transparency."""
-    if decoded.pixel_array is not None:
-        data = fast_jpeg.encode(decoded.pixel_array, settings.quality, decoded.min_stripped_bytes)
-        return with_profile(data, decoded.icc)
     image = colour.flatten_on_white(decoded.first_image)
     return save(
         image,
@@ -123,4 +132,5 @@ CODEC = Codec(
     unsupported_variant=unsupported_coding,
     repair=jpeg_repair.repair,
     has_gain_map=has_gain_map,
+    transcode=transcode,
 )

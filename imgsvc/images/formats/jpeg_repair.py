@@ -52,10 +52,16 @@ def repair(data: bytes, limits: DecodeLimits) -> bytes:
     return repaired
 
 
-def check_complete(data: bytes, image: JpegImageFile) -> None:
-    """Raise `corrupt_image` if coded data is missing in the scans of a decoded image."""
+def check_complete(
+    data: bytes, image: JpegImageFile, draft_size: tuple[int, int] | None = None
+) -> None:
+    """Raise `corrupt_image` if coded data is missing in the scans of a decoded image.
+
+    `draft_size` is the smallest size at which the image was decoded, if that is not its full size.
+    """
     extended_file = jpeg_segments.with_extra_coded_data(data)
     with JpegImageFile(io.BytesIO(extended_file)) as extended:
+        extended.draft(None, draft_size)
         extended.load()
         if extended.tobytes() != image.tobytes():
             raise truncated()

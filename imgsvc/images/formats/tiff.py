@@ -13,6 +13,7 @@ from imgsvc.image_types import ImageFormat
 from imgsvc.images import colour
 from imgsvc.images.errors import truncated, unsupported
 from imgsvc.images.formats.base import (
+    INDEXED_MODES,
     Codec,
     DecodedImage,
     DecodeLimits,
@@ -127,7 +128,9 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
             pixels.putpalette(colour_map)
         icc = image.info.get("icc_profile")
         normalised = colour.normalise(page.to_8_bit(pixels), icc)
-        return single_frame(ImageFormat.TIFF, *normalised, is_tone_mapped=is_hdr(image))
+        decoded = single_frame(ImageFormat.TIFF, *normalised, is_tone_mapped=is_hdr(image))
+        decoded.is_indexed = image.mode in INDEXED_MODES
+        return decoded
 
 
 def unsupported_variant(data: bytes) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imgsvc.image_types import ImageFormat
+from imgsvc.image_types import Effort, ImageFormat
 from imgsvc.images import exif
 from imgsvc.images.errors import corrupt, truncated
 from imgsvc.images.formats.base import (
@@ -32,8 +32,8 @@ _MAX_DURATION, _MAX_TOTAL_DURATION = 2**24 - 1, 2**31 - 1
 _MAX_LOOPS = 65_535
 """Largest loop count."""
 
-_METHOD = 4
-"""Effort of libwebp, from 0 (fast) to 6."""
+_METHODS = {Effort.FAST: 4, Effort.SMALL: 6}
+"""Effort of libwebp, from 0 (fast) to 6. Method 6 takes 1.5 times as long, for 1 to 3 % fewer bytes."""
 
 _HAS_PROFILE, _HAS_EXIF, _HAS_XMP, _IS_ANIMATED = 0x20, 0x08, 0x04, 0x02
 """Flags of the VP8X chunk."""
@@ -217,7 +217,8 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
 def encode(decoded: DecodedImage, settings: EncodeSettings) -> bytes:
     """Return the image as a lossy WebP."""
     frames, icc = decoded.frames_as_rgb()
-    options: dict[str, Any] = {"quality": settings.quality, "method": _METHOD, "icc_profile": icc}
+    options: dict[str, Any] = {"quality": settings.quality, "icc_profile": icc}
+    options["method"] = _METHODS[settings.effort]
     if len(frames) > 1:
         options |= animation_options(frames) | {"loop": min(decoded.play_count, _MAX_LOOPS)}
     return save(frames[0].image, "WEBP", **options)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from aiohttp import web
 
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.image_types import CompressionSettings
 from imgsvc.intake import Intake
 from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
 from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
@@ -21,7 +21,8 @@ from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import UNPRINTABLE, RepeatFields, UploadFields
+from imgsvc.web.schema.option_types import UNPRINTABLE
+from imgsvc.web.schema.options import RepeatFields, UploadFields
 from imgsvc.web.schema.responses import json_response
 
 CURL_TYPE = "application/x-www-form-urlencoded"
@@ -92,8 +93,7 @@ class UploadHandler:
         """`POST /repeatRequest/{requestId}`"""
         fields = options.parse_query(RepeatFields, request)
         repeat_options = RepeatOptions(
-            fields.quality,
-            fields.format,
+            fields.settings,
             fields.webhook_url,
             fields.name,
             fields.fresh,
@@ -110,12 +110,7 @@ class UploadHandler:
         self, pairs: list[tuple[str, str]], file_name: str | None = None
     ) -> UploadOptions:
         fields = options.parse(UploadFields, pairs)
-        defaults = self._config.compress.settings
-        settings = CompressionSettings(
-            fields.quality or defaults.quality,
-            fields.format or defaults.format,
-            defaults.progressive,
-        )
+        settings = replace(self._config.compress.settings, **fields.settings)
         requested = fields.model_dump_json(exclude_defaults=True)
         request_options = RequestOptions(settings, fields.webhook_url, fields.name, fields.fresh)
         return UploadOptions(request_options, fields.dry_run, requested, fields.table, file_name)

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
-from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.serializers import file_error_json
 from imgsvc.storage.base import StorageFullError
 
@@ -85,9 +85,7 @@ def problem_response(problem: ProblemError) -> web.Response:
     }
     headers = {"Content-Type": MEDIA_TYPE}
     if problem.errors:
-        body["errors"] = [
-            file_error_json(error) | {"cells": error.cells} for error in problem.errors
-        ]
+        body["errors"] = [_error_json(error) for error in problem.errors]
         body["errorCount"] = problem.error_count
     if problem.columns:
         body["columns"] = list(problem.columns)
@@ -102,6 +100,14 @@ def problem_response(problem: ProblemError) -> web.Response:
     if retry_after is not None:
         headers["Retry-After"] = str(retry_after)
     return web.Response(status=status, headers=headers, body=json.dumps(body).encode())
+
+
+def _error_json(error: FileError) -> dict[str, Any]:
+    """Return one error of a refused file."""
+    body = file_error_json(error) | {"cells": error.cells}
+    if error.suggestions:
+        body["suggestions"] = [each._asdict() for each in error.suggestions]
+    return body
 
 
 @web.middleware

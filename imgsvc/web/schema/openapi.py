@@ -15,7 +15,8 @@ from imgsvc.web.http.api_keys import COOKIE
 from imgsvc.web.http.problems import MEDIA_TYPE, PROBLEMS
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema.options import Options
-from imgsvc.web.schema.responses import ProblemReport, WebhookEvent
+from imgsvc.web.schema.problem_responses import ProblemReport
+from imgsvc.web.schema.responses import WebhookEvent
 from imgsvc.web.schema.route import MediaType, Parameter, ResponseSpec, Route
 
 Json = dict[str, Any]

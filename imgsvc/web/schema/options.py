@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Literal, TypeVar, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_origin
 
 from aiohttp import web
 from pydantic import (
@@ -20,93 +19,40 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from imgsvc.errors import ProblemCode
-from imgsvc.image_types import OutputFormat, Quality
+from imgsvc.image_types import (
+    Effort,
+    OutputFormat,
+    Quality,
+)
 from imgsvc.models import MAX_REQUEST_NAME, RequestStatus
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
-from imgsvc.table.decoding import check_encoding
 from imgsvc.table_types import TableOptions
-from imgsvc.urls import UrlError, parse_url
 from imgsvc.web.http.problems import HttpProblemError
+from imgsvc.web.schema.option_types import (
+    MAX_IMAGE_COLUMNS,
+    Boolean,
+    ColumnHeader,
+    Cursor,
+    Limit,
+    MaxSide,
+    Offset,
+    Wait,
+    parse_encoding,
+    parse_name,
+    parse_quality,
+    parse_webhook_url,
+)
 
-MAX_WAIT_SECONDS = 60
-"""Maximum of the option `wait`."""
-MAX_PAGE_SIZE = 1_000
-"""Maximum number of products or requests on one page."""
-MAX_TITLE_LENGTH = 1_000
-"""Maximum length of a column's header in an option, in characters."""
-MAX_IMAGE_COLUMNS = 100
-"""Maximum number of columns with images that can be named in options."""
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _MAX_SHOWN_CHARACTERS = 100
 """Length to which an invalid name or value is cut in an error."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _parse_boolean(value: object) -> object:
-    if isinstance(value, str):
-        if value not in {"true", "false"}:
-            raise ValueError("must be true or false")
-        return value == "true"
-    return value
-
-
-def _parse_integer(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,18}", value):
-        raise ValueError("must be a whole number")
-    return value
-
-
-def _parse_number(value: object) -> object:
-    if isinstance(value, str) and not re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]+)?(e-?[0-9]+)?", value):
-        raise ValueError("must be a number")
-    return value
-
-
-def _parse_quality(value: object) -> Quality:
-    return value if isinstance(value, Quality) else Quality.parse(str(value))
-
-
-def _parse_webhook_url(value: str | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return parse_url(value).text
-    except UrlError as error:
-        raise ValueError(str(error)) from None
-
-
-Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]
-Offset = Annotated[int, Field(ge=0, le=2**53), BeforeValidator(_parse_integer)]
-Limit = Annotated[int, Field(ge=1, le=MAX_PAGE_SIZE), BeforeValidator(_parse_integer)]
-Cursor = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{22}$")]
-Wait = Annotated[
-    float, Field(ge=0, le=MAX_WAIT_SECONDS, allow_inf_nan=False), BeforeValidator(_parse_number)
-]
-
-
-def _parse_name(value: object) -> object:
-    if isinstance(value, str):
-        value = value.strip()
-        if UNPRINTABLE.search(value):
-            raise ValueError("must not contain control characters")
-    return value
-
-
-def _parse_encoding(value: str | None) -> str | None:
-    if value is None:
-        return None
-    try:
-        return check_encoding(value)
-    except ValueError as error:
-        raise ValueError(str(error).removesuffix(".")) from None
-
-
 _FRESH = (
     "Download every source whole. Otherwise hosts are asked whether it has been modified since an "
     "earlier download."
 )
-ColumnHeader = Annotated[str, Field(min_length=1, max_length=MAX_TITLE_LENGTH)]
 
 
 class Options(BaseModel):
@@ -133,7 +79,7 @@ class OutputFields(Options):
 
     webhook_url: Annotated[
         str | None,
-        AfterValidator(_parse_webhook_url),
+        AfterValidator(parse_webhook_url),
         Field(
             description="http(s) URL to notify when the request has finished. It receives the event "
             "`request.finished` by POST.",
@@ -142,7 +88,7 @@ class OutputFields(Options):
     ] = None
     quality: Annotated[
         Quality | None,
-        BeforeValidator(_parse_quality),
+        BeforeValidator(parse_quality),
         WithJsonSchema({"type": "string", "pattern": "^([1-9][0-9]?|100)%?$"}),
         Field(
             description="Quality of the outputs, 1 to 100. `50%` is relative: half of each source's "
@@ -152,11 +98,28 @@ class OutputFields(Options):
     ] = None
     format: Annotated[
         OutputFormat | None,
-        Field(description="Format of the outputs. `keep`: the format of the source."),
+        Field(
+            description="Format of the outputs. `keep`: the format of the source, or if that is no web "
+            "format, JPEG or PNG. An image that is too large for the format fails."
+        ),
+    ] = None
+    max_width: Annotated[
+        MaxSide | None,
+        Field(
+            description="Largest width of the outputs in pixels. Wider images are shrunk, and keep "
+            "their aspect ratio. `0`: no limit.",
+        ),
+    ] = None
+    max_height: Annotated[MaxSide | None, Field(description="The same for the height.")] = None
+    effort: Annotated[
+        Effort | None,
+        Field(
+            description="`small`: smaller JPEG, WebP, AVIF and PNG outputs, for more processor time."
+        ),
     ] = None
     name: Annotated[
         str | None,
-        BeforeValidator(_parse_name),
+        BeforeValidator(parse_name),
         Field(
             min_length=1,
             max_length=MAX_REQUEST_NAME,
@@ -164,6 +127,13 @@ class OutputFields(Options):
             "of an upload is the file name of a form.",
         ),
     ] = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of `CompressionSettings` that were given, by name."""
+        names = ("quality", "format", "max_width", "max_height", "effort")
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class RepeatFields(OutputFields):
@@ -194,7 +164,7 @@ class UploadFields(OutputFields):
     ] = ()
     encoding: Annotated[
         str | None,
-        AfterValidator(_parse_encoding),
+        AfterValidator(parse_encoding),
         Field(
             max_length=64,
             description="Encoding of the file: the name of a Python text codec that contains ASCII, "

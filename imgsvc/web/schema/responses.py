@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import BaseModel, Field
 
 from imgsvc.errors import ImageErrorCode
-from imgsvc.image_types import Note
+from imgsvc.image_types import Effort, Note, OutputFormat
 from imgsvc.models import (
     ImageStatus,
     ProductStatus,
@@ -19,10 +18,8 @@ from imgsvc.models import (
     Reuse,
 )
 from imgsvc.table_types import ColumnRole
-
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
-Url = Annotated[str, Field(json_schema_extra={"format": "uri"})]
-Count = Annotated[int, Field(ge=0)]
+from imgsvc.web.schema.problem_responses import ErrorItem
+from imgsvc.web.schema.response_model import Count, ResponseModel, Timestamp, Url
 
 
 def json_response(
@@ -33,65 +30,6 @@ def json_response(
     return web.Response(
         status=status, headers=headers, body=text.encode(), content_type="application/json"
     )
-
-
-class ResponseModel(BaseModel):
-    """Base of all responses: a JSON object with camelCase keys. Every key is always present."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True
-    )
-
-
-class ErrorItem(ResponseModel):
-    """One error in an uploaded file or in the options."""
-
-    row: Annotated[
-        int | None,
-        Field(
-            description="Row number in the file; the header is 1. Null if the error is not in a row."
-        ),
-    ]
-    column: Annotated[
-        str | None, Field(description="Header of the column. Null if the error is not in a column.")
-    ]
-    code: Annotated[str, Field(description="Error code. Stable, for programs.")]
-    message: Annotated[str, Field(description="What is wrong and how to fix it, for people.")]
-    value: Annotated[str | None, Field(description="The invalid value, shortened.")]
-    cells: Annotated[
-        list[str] | None,
-        Field(
-            description="The row's cells in the columns of `columns`, then its surplus cells, all "
-            "shortened. Null if the row cannot be divided into cells, and for errors outside the rows. "
-            "Absent for options and skipped rows."
-        ),
-    ] = None
-    option: Annotated[
-        str | None, Field(description="Name of the invalid option. Absent for errors of a file.")
-    ] = None
-
-
-class ProblemReport(ResponseModel):
-    """Why an API call failed (RFC 9457)."""
-
-    type: Annotated[str, Field(description="`urn:imgsvc:problem:CODE`. Stable, for programs.")]
-    title: Annotated[str, Field(description="Short summary of the problem type.")]
-    status: Annotated[int, Field(description="HTTP status code.")]
-    detail: Annotated[str, Field(description="What went wrong and what to do, for people.")]
-    errors: Annotated[
-        list[ErrorItem] | None,
-        Field(description="List of errors in the file or the options, at most 100."),
-    ] = None
-    error_count: Annotated[
-        int | None, Field(description="Total number of errors, including those not listed.")
-    ] = None
-    columns: Annotated[
-        list[str] | None,
-        Field(
-            description="Names of the file's columns that `cells` are from: at most 50 of those with a "
-            "name, always with the ones that the service reads. Absent without a valid header."
-        ),
-    ] = None
 
 
 Name = Annotated[str | None, Field(description="Display name of the request.")]
@@ -272,7 +210,7 @@ class ImageDetail(ResponseModel):
         bool | None,
         Field(
             description="True if the output is the source without its metadata, because compressing "
-            "would not have made it smaller."
+            "did not make it smaller. Never with another `format`, or if the source must be shrunk."
         ),
     ]
     notes: Annotated[
@@ -309,9 +247,27 @@ class RequestSummary(ResponseModel):
     bytes: ByteTotals
 
 
+class RequestSettings(ResponseModel):
+    """The settings that the images of a request are compressed with."""
+
+    quality: Annotated[
+        str,
+        Field(
+            description="`50%`: half of each source's own quality. `50`: the same for all images."
+        ),
+    ]
+    format: Annotated[
+        OutputFormat, Field(description="Format of the outputs. `keep`: the format of each source.")
+    ]
+    max_width: Annotated[Count, Field(description="Largest width in pixels. 0: no limit.")]
+    max_height: Annotated[Count, Field(description="Largest height in pixels. 0: no limit.")]
+    effort: Annotated[Effort, Field(description="`fast` or `small`.")]
+
+
 class RequestState(RequestSummary):
     """The status of a request, without its products."""
 
+    settings: RequestSettings
     layout: LayoutName
     skipped: Skipped
     started_at: Annotated[Timestamp | None, Field(description="Null until processing starts.")]

@@ -2,11 +2,13 @@
 
 const BASE = new URL(".", document.baseURI);
 
-/** Return the URL of an API path with a query. Empty values are left out. */
+/** Return the URL of an API path with a query. Empty values are left out; a list repeats its name. */
 export function url(path, query = {}) {
   const result = new URL(path, BASE);
   for (const [name, value] of Object.entries(query)) {
-    if (value !== null && value !== undefined && value !== "") result.searchParams.set(name, value);
+    for (const each of [value].flat()) {
+      if (each !== null && each !== undefined && each !== "") result.searchParams.append(name, each);
+    }
   }
   return result;
 }

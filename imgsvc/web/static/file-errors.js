@@ -6,18 +6,26 @@ import { count, plural } from "./format.js";
 const MAX_CELL_LENGTH = 400; // Characters shown of an invalid cell or value.
 const MAX_CONTEXT_LENGTH = 80; // Characters shown of a valid cell, and beside an invalid value.
 
-/** Return a section with the errors that the server found in the file. */
-export function fileErrorsPanel(problem, fileName) {
+const HEADER_ERRORS = ["missing_column", "duplicate_column"];
+
+/**
+ * Return a section with the errors that the server found in the file. `choices` are ways to upload it
+ * all the same, as [{text, action}]; `chooseFile` opens the file dialog.
+ */
+export function fileErrorsPanel(problem, fileName, choices, chooseFile) {
   const { errors, columns } = problem;
-  // Without a valid header, all errors concern the whole file.
-  const isFileLevel = (error) => !error.row || !columns.length;
+  // Errors of the header concern the whole file.
+  const isFileLevel = (error) => !error.row || !columns.length || HEADER_ERRORS.includes(error.code);
   const fileLevel = errors.filter(isFileLevel);
   const byRow = Map.groupBy(errors.filter((error) => !isFileLevel(error)), (error) => error.row);
   const notListed = problem.errorCount - errors.length;
   return h("section", { class: "panel file-errors", "aria-labelledby": "file-errors-title" },
     h("h2", { id: "file-errors-title", tabindex: "-1" }, icon("alert"),
       `${plural(problem.errorCount, "problem")} in ${fileName}`),
-    h("p", { class: "muted" }, "Nothing was uploaded. Fix the file, save it as CSV and choose it again."),
+    h("p", { class: "muted" }, "Nothing was uploaded. Fix the file and choose it again."),
+    h("div", { class: "buttons" },
+      choices.map(({ text, action }) => h("button", { type: "button", on: { click: action } }, text)),
+      h("button", { type: "button", class: choices.length ? "quiet" : "", on: { click: chooseFile } }, icon("file"), "Choose the fixed file")),
     fileLevel.length > 0 && h("ul", { class: "file-level-errors" }, fileLevel.map((error) => h("li", {}, errorMessage(error)))),
     byRow.size > 0 && errorTable(byRow, columns),
     notListed > 0 && h("p", { class: "muted" }, `These are the first ${count(errors.length)} problems. There are ${count(notListed)} more.`));
@@ -30,14 +38,16 @@ function errorMessage(error) {
 function errorTable(byRow, columns) {
   const rows = [...byRow].map(([number, errors]) => ({ number, errors, cells: errors[0].cells ?? [] }));
   const width = Math.max(...rows.map((row) => row.cells.length));
-  // A row can have more cells than the header.
-  const header = Array.from({ length: width }, (_, index) => columns[index] ?? "–");
+  // A row can have more cells than the header. Columns with errors come first: a table can be wide.
+  const names = Array.from({ length: width }, (_, index) => columns[index] ?? "–");
+  const invalid = new Set(rows.flatMap((row) => row.errors.map((error) => error.column)));
+  const header = [...names.keys()].sort((a, b) => invalid.has(names[b]) - invalid.has(names[a])).map((index) => ({ name: names[index], index }));
   return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with problems" },
     h("table", { class: width ? "rows" : "rows no-header" },
       h("thead", {}, h("tr", {},
         h("th", { scope: "col" }, "Row"),
         h("th", { scope: "col" }, "Problem"),
-        header.map((name) => h("th", { scope: "col" }, name)))),
+        header.map(({ name }) => h("th", { scope: "col" }, name)))),
       h("tbody", {}, rows.map((row) => errorRow(row, header)))));
 }
 
@@ -46,7 +56,7 @@ function errorRow(row, header) {
     h("th", { scope: "row" }, count(row.number)),
     h("td", { class: "messages" }, h("ul", {}, row.errors.map((error) =>
       h("li", {}, error.column && h("b", {}, error.column, ": "), errorMessage(error))))),
-    header.map((name, index) => {
+    header.map(({ name, index }) => {
       const errors = row.errors.filter((error) => error.column === name);
       if (!errors.length) return h("td", {}, cellText(row.cells[index] ?? "", errors));
       // Of a long cell, each error has the part around its value.

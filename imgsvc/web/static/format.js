@@ -61,6 +61,24 @@ export const STATUS = {
   cancelled: "Cancelled",
 };
 
+const LAYOUTS = {
+  standard: "Standard columns",
+  woocommerce: "WooCommerce export",
+  shopify: "Shopify export",
+  magento: "Magento export",
+  google: "Google Merchant feed",
+  prestashop: "PrestaShop export",
+  bigcommerce: "BigCommerce export",
+  wix: "Wix export",
+  etsy: "Etsy export",
+  amazon: "Amazon listing file",
+  squarespace: "Squarespace export",
+  generic: "Table with image URLs",
+};
+
+/** Return the title of a table's layout. Other versions of the server can have others. */
+export const layoutTitle = (layout) => LAYOUTS[layout] ?? layout;
+
 const ERRORS = {
   invalid_url: "Invalid URL",
   blocked_address: "Private address",
@@ -73,6 +91,7 @@ const ERRORS = {
   too_large: "File too large",
   empty_body: "Empty file",
   incomplete_body: "Download interrupted",
+  invalid_response: "Invalid response",
   not_an_image: "Not an image",
   unsupported_format: "Unsupported format",
   too_many_pixels: "Too many pixels",

@@ -2,12 +2,13 @@
 
 import { announce, h, icon, toast } from "./dom.js";
 import { call, url } from "./api.js";
-import { count, dateTime, duration, errorText, plural, timeLeft } from "./format.js";
+import { count, dateTime, duration, errorText, layoutTitle, plural, timeLeft } from "./format.js";
 import { badge, heading, problemPanel, progressBar, skeleton } from "./components.js";
 import { confirm } from "./dialogs.js";
 import { savingsChart } from "./chart.js";
 import { Gallery } from "./gallery.js";
 import { requestName } from "./requests.js";
+import { SkippedRows } from "./skipped-rows.js";
 import { Rate, watch } from "./watch.js";
 
 const ANNOUNCE_SECONDS = 15; // Least time between two announcements of the progress.
@@ -53,6 +54,7 @@ class RequestPage {
     this.actions = h("div", { class: "stack" });
     this.problem = h("div", {});
     this.failures = h("section", { class: "panel stack", "aria-labelledby": "failures-title", hidden: true });
+    this.skipped = new SkippedRows(id, signal);
     this.facts = h("div", { class: "facts" });
     this.gallery = new Gallery(id, signal);
   }
@@ -64,7 +66,8 @@ class RequestPage {
         h("div", { class: "stack" },
           this.problem,
           h("section", { class: "panel stack", "aria-label": "Downloads and actions" }, this.actions),
-          this.failures)),
+          this.failures,
+          this.skipped.element)),
       this.gallery.element);
     this.follow(status);
     this.gallery.start();
@@ -118,15 +121,18 @@ class RequestPage {
     const { progress } = status;
     const done = progress.completed + progress.failed + progress.cancelled;
     this.#rate.add(done);
+    const name = requestName(this.id, status.name);
+    if (this.title.textContent !== name) this.title.textContent = name;
     this.badge.replaceChildren(badge(status.status, progress.failed));
     this.bar.update(progress);
     this.bar.element.classList.toggle("moving", !status.finishedAt);
     this.line.replaceChildren(h("strong", {}, count(done)), ` of ${plural(progress.total, "image")}`);
     this.detail.textContent = status.finishedAt ? resultText(status) : this.forecastText(progress, done);
     this.chart.update(status.bytes);
-    document.title = status.finishedAt ? `${requestName(this.id)} · imgsvc` : `${Math.floor((done / (progress.total || 1)) * 100)}% · ${requestName(this.id)} · imgsvc`;
+    document.title = status.finishedAt ? `${name} · imgsvc` : `${Math.floor((done / (progress.total || 1)) * 100)}% · ${name} · imgsvc`;
     this.showActions(status);
     this.showDetails(status);
+    this.skipped.show(status.skipped ?? 0);
     this.gallery.progressed(progress, Boolean(status.finishedAt));
     this.announceProgress(progress, done);
   }
@@ -158,7 +164,7 @@ class RequestPage {
   // New buttons lose the focus, so they are only rebuilt when the set of actions changes.
   showActions(status) {
     const { progress } = status;
-    const actionState = JSON.stringify([Boolean(status.finishedAt), progress.completed > 0, progress.failed]);
+    const actionState = JSON.stringify([Boolean(status.finishedAt), progress.completed > 0, progress.failed, status.skipped]);
     if (actionState === this.actionState) return;
     const focused = this.actions.contains(document.activeElement) ? document.activeElement.dataset.action : null;
     this.actionState = actionState;
@@ -166,18 +172,23 @@ class RequestPage {
     if (focused) (this.actions.querySelector(`[data-action="${focused}"]`) ?? this.title).focus();
   }
 
-  downloadLinks({ finishedAt, progress }) {
+  downloadLinks({ finishedAt, progress, layout, skipped, name }) {
     const link = (action, text, target, style = "") =>
       h("a", { class: `button ${style}`, href: target.href, download: "", data: { action } }, icon("download"), text);
-    const csv = (query) => url(apiPath("checkStatus", this.id), { format: "csv", ...query });
+    const table = (query) => url(apiPath("checkStatus", this.id), { format: "csv", ...query });
+    const isWorkbook = /\.xlsx$/i.test(name ?? "");
+    const main = finishedAt ? "primary" : "";
     return [
       h("h2", { class: "label" }, finishedAt ? "Download" : "Download what is ready"),
       h("div", { class: "buttons" },
-        link("csv", "CSV", csv({}), finishedAt ? "primary" : ""),
-        progress.completed > 0 && link("zip", "Images as ZIP", url(apiPath("downloadImages", this.id)))),
+        // Version 1.0 did not store enough of the file to return it.
+        layout && link("shop", "Download for your shop", table({ layout: "input", ...(isWorkbook && { format: "xlsx" }) }), main),
+        link("excel", "For Excel", table({ excel: "true" }), layout ? "" : main)),
+      layout && h("p", { class: "hint" }, "For your shop: the file that you uploaded, with the new URLs in place."),
       h("div", { class: "buttons" },
-        link("bom", "CSV for Excel", csv({ bom: "true" }), "quiet small-text"),
-        progress.failed > 0 && link("failed", "Failed rows only", csv({ only: "failed" }), "quiet small-text")),
+        link("csv", "CSV", table({}), "quiet small-text"),
+        progress.completed > 0 && link("zip", "Images as ZIP", url(apiPath("downloadImages", this.id)), "quiet small-text"),
+        (progress.failed > 0 || skipped > 0) && link("failed", "Failed rows only", table({ only: "failed" }), "quiet small-text")),
     ];
   }
 
@@ -270,9 +281,9 @@ function webhookNotice({ webhook: hook, finishedAt }) {
     hook.lastError && `: ${hook.lastError}`);
 }
 
-function requestFacts({ requestId, createdAt, expiresAt }) {
+function requestFacts({ requestId, createdAt, expiresAt, layout }) {
   return h("p", { class: "muted" },
-    `Created ${dateTime(createdAt)}`, expiresAt && ` · kept until ${dateTime(expiresAt)}`, " · ID ",
+    layout && layout !== "standard" && `${layoutTitle(layout)} · `, `Created ${dateTime(createdAt)}`, expiresAt && ` · kept until ${dateTime(expiresAt)}`, " · ID ",
     h("code", {}, requestId), " ",
     navigator.clipboard && h("button", { type: "button", class: "quiet icon-button", "aria-label": "Copy ID", on: {
       click: async () => {

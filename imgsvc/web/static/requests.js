@@ -6,15 +6,9 @@ import { STATUS, bytes, count, dateTime, plural, sizeChange } from "./format.js"
 import { badge, heading, problemPanel, skeleton } from "./components.js";
 
 const PAGE_SIZE = 50;
-const MAX_NAMES = 500; // Names that the browser stores.
 
-/** Return the name of a request: its file's name if this browser uploaded it, else the start of its ID. */
-export const requestName = (id) => new Map(storedNames()).get(id) ?? `Request ${id.slice(0, 8)}`;
-
-/** Store the file name of a request in this browser. */
-export function storeName(id, name) {
-  storage.set("names", JSON.stringify([...storedNames(), [id, name]].slice(-MAX_NAMES)));
-}
+/** Return the name of a request, else the start of its ID. Version 1.0 stored names in the browser. */
+export const requestName = (id, name) => name ?? new Map(storedNames()).get(id) ?? `Request ${id.slice(0, 8)}`;
 
 function storedNames() {
   try {
@@ -32,11 +26,11 @@ export function requestTable(requests, label) {
     h("tbody", {}, requests.map(requestRow)));
 }
 
-function requestRow({ requestId, status, createdAt, progress, bytes: sizes }) {
+function requestRow({ requestId, name, status, createdAt, progress, bytes: sizes }) {
   const done = progress.completed + progress.failed + progress.cancelled;
   const unfinished = done < progress.total;
   return h("tr", {},
-    h("th", { scope: "row" }, h("a", { href: `#/request/${encodeURIComponent(requestId)}` }, requestName(requestId))),
+    h("th", { scope: "row" }, h("a", { href: `#/request/${encodeURIComponent(requestId)}` }, requestName(requestId, name))),
     h("td", { class: "muted" }, h("time", { datetime: createdAt }, dateTime(createdAt))),
     h("td", { data: { label: "Images" } },
       unfinished ? `${count(done)} of ${count(progress.total)}` : count(progress.total),

@@ -1,0 +1,143 @@
+"""Divide weighted points into clusters: a cut where the cost is largest, refined by k-means.
+
+The points have four coordinates. This is plain Python, so the caller limits their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import sqrt
+from operator import mul
+
+Point = tuple[float, float, float, float, float]
+"""A weight and four coordinates."""
+
+Centre = tuple[float, float, float, float]
+"""The coordinates of a cluster."""
+
+Cluster = list[Point]
+
+_SPREAD_POINTS = 512
+"""Number of points from which the error of a large cluster is estimated."""
+
+_ROUNDING_ERROR = 1e-9
+"""Variances up to this come from rounding. Different coordinates differ by at least 1/2."""
+
+_NEIGHBOURS = 6
+"""Number of nearest centres that a round of k-means compares a point with, besides its own."""
+
+
+def cut(groups: Sequence[Sequence[Cluster]], limit: int) -> list[list[Cluster]]:
+    """Divide the clusters of each group, until there are `limit` in all.
+
+    Repeatedly divide the cluster with the largest cost, at the mean of the axis with the largest
+    variance.
+    """
+    divided: list[list[Cluster]] = [[] for _ in groups]
+    serial = count()  # decides between equal costs, so that points are never compared
+    heap = [
+        (*_spread(points), next(serial), group, points)
+        for group, clusters in enumerate(groups)
+        for points in clusters
+    ]
+    heapify(heap)
+    while len(heap) < limit and heap[0][0] < 0:
+        _, axis, mean, _, group, points = heappop(heap)
+        for half in (
+            [point for point in points if point[axis] <= mean],
+            [point for point in points if point[axis] > mean],
+        ):
+            heappush(heap, (*_spread(half), next(serial), group, half))
+    for *_, group, points in heap:
+        divided[group].append(points)
+    return divided
+
+
+def refine(clusters: Sequence[Cluster], fixed: Sequence[Centre], rounds: int) -> list[Cluster]:
+    """Return the clusters after rounds of k-means.
+
+    Points may also move to the `fixed` centres, whose clusters come first. Empty clusters are dropped,
+    except those.
+    """
+    found: list[Cluster] = [*([] for _ in fixed), *clusters]
+    centres = [*fixed, *map(centre, clusters)]
+    neighbours = _neighbours(centres)
+    for number in range(rounds):
+        if number:
+            moved = found[len(fixed) :]
+            centres[len(fixed) :] = [
+                centre(cluster) if cluster else centres[i]
+                for i, cluster in enumerate(moved, len(fixed))
+            ]
+        found = _assign(found, centres, neighbours)
+    return [cluster for i, cluster in enumerate(found) if cluster or i < len(fixed)]
+
+
+def _spread(points: Cluster) -> tuple[float, int, float]:
+    """Return the negative cost of a cluster, the axis with the largest error, and the mean there.
+
+    The cost is the weight times the standard deviation. Compared with the squared error, large smooth
+    areas, where steps are visible, get more colours. Clusters of one point cost nothing.
+    """
+    if len(points) == 1:
+        return 0.0, 0, 0.0
+    step = 1 + len(points) // _SPREAD_POINTS
+    weights, *columns = zip(*points[::step], strict=True)
+    total = sum(weights)
+    error, largest, axis, middle = 0.0, 0.0, 1, 0.0
+    for number, column in enumerate(columns, 1):
+        weighted = list(map(mul, weights, column))
+        mean = sum(weighted) / total
+        part = sum(map(mul, weighted, column)) - mean * mean * total
+        if part > _ROUNDING_ERROR * total:
+            error += part
+            if part > largest:
+                largest, axis, middle = part, number, mean
+    return -step * sqrt(error * total), axis, middle
+
+
+def centre(points: Cluster) -> Centre:
+    """Return the weighted mean of a cluster."""
+    weights, *columns = zip(*points, strict=True)
+    total = sum(weights)
+    red, green, blue, alpha = (sum(map(mul, weights, column)) / total for column in columns)
+    return red, green, blue, alpha
+
+
+def _assign(
+    clusters: Sequence[Cluster], centres: Sequence[Centre], neighbours: Sequence[Sequence[int]]
+) -> list[Cluster]:
+    """Return the clusters after each point moved to the nearest of its centre and its neighbours."""
+    found: list[Cluster] = [[] for _ in centres]
+    for near, points in zip(neighbours, clusters, strict=True):
+        if points:
+            positions = _closest(points, [centres[i] for i in near])
+            for point, position in zip(points, positions, strict=True):
+                found[near[position]].append(point)
+    return found
+
+
+def _neighbours(centres: Sequence[Centre]) -> list[list[int]]:
+    """Return for each centre the numbers of the nearest ones, its own first."""
+    columns = zip(*_half_distances(centres, centres), strict=True)
+    return [sorted(range(len(centres)), key=c.__getitem__)[: _NEIGHBOURS + 1] for c in columns]
+
+
+def _closest(points: Cluster, centres: Sequence[Centre]) -> list[int]:
+    """Return for each point the position of the nearest centre."""
+    rows = _half_distances(centres, [point[1:] for point in points])
+    return [row.index(min(row)) for row in zip(*rows, strict=True)]
+
+
+def _half_distances(centres: Sequence[Centre], points: Sequence[Centre]) -> list[list[float]]:
+    """Return a row for each centre: half of its squared distance to each point.
+
+    The squares of a point's coordinates are left out. So only the distances of one point compare.
+    """
+    rows = []
+    for x, y, z, w in centres:
+        square = (x * x + y * y + z * z + w * w) / 2
+        rows.append([square - r * x - g * y - b * z - a * w for r, g, b, a in points])
+    return rows

@@ -1,0 +1,1 @@
+"""Programs that run code on many damaged files."""
