@@ -230,8 +230,8 @@ class RedirectChain:
         headers = response.headers
         return Validators(
             url_key(self._url),
-            _printable(headers.get("ETag")),
-            _printable(headers.get("Last-Modified")),
+            _validator(headers.get("ETag")),
+            _validator(headers.get("Last-Modified")),
         )
 
     def _follow_redirect(self, location: str) -> None:
@@ -289,9 +289,13 @@ def _content_type(response: aiohttp.ClientResponse) -> str:
     return response.content_type if "Content-Type" in response.headers else ""
 
 
-def _printable(value: str | None) -> str | None:
-    """Return a header's value if it can be sent back unchanged, else None."""
-    return value if value and value.isascii() and value.isprintable() else None
+def _validator(value: str | None) -> str | None:
+    """Return a header's value if it can be sent back as a condition, else None.
+
+    `If-None-Match: *` would match every version of the source.
+    """
+    usable = value and value.isascii() and value.isprintable() and value != "*"
+    return value if usable else None
 
 
 def _declared_size(response: aiohttp.ClientResponse) -> int:
