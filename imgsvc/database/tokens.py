@@ -100,8 +100,15 @@ def release(c: sqlite3.Connection, claim_id: int, *, stored: bool) -> None:
 
 
 def recover(c: sqlite3.Connection) -> None:
-    """Turn the reservations of an earlier process into marks. Record whether this is a restore."""
-    record_restore(c)
+    """Turn the reservations of an earlier process into marks. Record whether this is a restore.
+
+    After a restore, drop both: they are older than the outputs, which may be in use. Reconciliation
+    finds what is unused.
+    """
+    if record_restore(c):
+        c.execute("DELETE FROM reservations")
+        c.execute("DELETE FROM pending_deletions")
+        return
     for (token,) in c.execute("DELETE FROM reservations RETURNING token").fetchall():
         _mark_all_names(c, token)
 
@@ -181,11 +188,13 @@ def mark_unused(c: sqlite3.Connection, names: Sequence[str]) -> None:
         mark(c, name, token if len(token) == TOKEN_BYTES else None)
 
 
-def record_restore(c: sqlite3.Connection) -> None:
-    """Record the time if this database is a backup that is started for the first time."""
-    c.execute(
-        "UPDATE instance SET is_backup = 0, restored_at = ? WHERE is_backup = 1", (time.time(),)
-    )
+def record_restore(c: sqlite3.Connection) -> bool:
+    """Record the time if this database is a backup that is started for the first time.
+
+    Return whether it is.
+    """
+    sql = "UPDATE instance SET is_backup = 0, restored_at = ? WHERE is_backup = 1"
+    return c.execute(sql, (time.time(),)).rowcount > 0
 
 
 def restored_recently(c: sqlite3.Connection) -> bool:

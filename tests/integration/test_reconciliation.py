@@ -151,3 +151,26 @@ async def test_nothing_is_removed_for_30_days_after_a_restore(
         await reconciliation.run_pass()
         assert await reconciliation.run_pass() == ([leftover] if removed else [])
     assert RESTORE_GRACE_SECONDS == 30 * 86_400
+
+
+async def test_restore_deletes_no_output_that_the_backup_was_storing_or_deleting(
+    tmp_path: Path,
+) -> None:
+    """The outputs may be newer than the backup, and shops may link to them."""
+    store = MemoryStore()
+    async with open_database(tmp_path) as db:
+        harness = ReconciliationHarness(db, store)
+        await db.accept([["http://a.example/1.jpg"]])
+        (claim,) = await db.claim()
+        outcome = completed(claim)
+        token = await db.token_store.reserve(claim, outcome.source_digest)
+        deleted = await harness.leave_output()
+        await db.token_store.mark_unused([deleted])
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        copy_database(db.database.path, copy / "imgsvc.db")
+    stored = f"{token}.jpg"
+    await store.put(stored, b"x")
+    async with open_database(copy) as db:
+        await db.token_store.recover()
+        assert await ReconciliationHarness(db, store).outputs() == {stored, deleted}
