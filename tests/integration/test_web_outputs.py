@@ -145,6 +145,7 @@ async def test_image_returns_404_when_stored_file_is_missing(
     response = await http.get(output)
     assert response.status == 404
     response.problem()
+    assert (await http.call("HEAD", output)).status == 404
 
 
 ROWS = (

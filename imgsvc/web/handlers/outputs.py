@@ -66,14 +66,12 @@ class OutputsHandler:
         if (byte_range := _requested_range(request, etag, size)) is not None:
             offset, count = byte_range
             headers["Content-Range"] = f"bytes {offset}-{offset + count - 1}/{size}"
-        if request.method == "HEAD":
-            data = b""
-        else:
-            data = await self._first_chunk(stored.name, offset, count)
+        is_head = request.method == "HEAD"
+        data = await self._first_chunk(stored.name, offset, 0 if is_head else count)
         response = web.StreamResponse(status=206 if byte_range else 200, headers=headers)
         response.content_length = count
         await response.prepare(request)
-        if request.method != "HEAD":
+        if not is_head:
             await write_chunk(response, data)
             rest = self._chunks(stored.name, offset + len(data), count - len(data))
             async for chunk in rest:
