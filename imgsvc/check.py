@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -54,7 +54,7 @@ def check_outputs(data_dir: Path) -> CheckReport:
             _check_output(c, data_dir, output, report)
         names = stored_outputs(data_dir)
         while batch := list(islice(names, NAMES_PER_QUERY)):
-            report.unused += checking.unused_outputs(c, batch)
+            report.unused += unused_outputs(c, data_dir, batch)
     return report
 
 
@@ -72,6 +72,15 @@ def repair_outputs(data_dir: Path) -> CheckReport:
                 for output in outputs:
                     report.images += checking.fail_images(c, output, message)
     return report
+
+
+def unused_outputs(c: sqlite3.Connection, data_dir: Path, listed: Sequence[str]) -> list[str]:
+    """Return which of the outputs that were listed before exist, and nothing uses them.
+
+    A running service may have deleted an output since it was listed, and may have stored it again.
+    """
+    unused = checking.unused_outputs(c, listed)
+    return checking.unused_outputs(c, [n for n in unused if output_path(data_dir, n).exists()])
 
 
 @contextmanager
@@ -92,14 +101,14 @@ def _check_output(
     c: sqlite3.Connection, data_dir: Path, output: RecordedOutput, report: CheckReport
 ) -> None:
     try:
-        whole = _is_whole(output_path(data_dir, output.name), output)
+        if _is_whole(output_path(data_dir, output.name), output):
+            return
+        different = report.damaged
     except FileNotFoundError:
-        # A running service deletes the row first.
-        if checking.is_recorded(c, output):
-            report.missing.append(output)
-        return
-    if not whole:
-        report.damaged.append(output)
+        different = report.missing
+    # A running service may have deleted the output, the row first, and stored another one since.
+    if checking.is_recorded(c, output):
+        different.append(output)
 
 
 def _is_whole(path: Path, output: RecordedOutput) -> bool:

@@ -55,9 +55,9 @@ def recorded_outputs(c: sqlite3.Connection) -> Iterator[RecordedOutput]:
 
 
 def is_recorded(c: sqlite3.Connection, output: RecordedOutput) -> bool:
-    """Return whether an output is still in the database."""
-    sql = "SELECT 1 FROM files WHERE key = ? AND name = ?"
-    return c.execute(sql, (output.key, output.name)).fetchone() is not None
+    """Return whether an output is still in the database, with the same digest."""
+    sql = "SELECT 1 FROM files WHERE key = ? AND name = ? AND digest IS ?"
+    return c.execute(sql, (output.key, output.name, output.digest)).fetchone() is not None
 
 
 def unused_outputs(c: sqlite3.Connection, names: Sequence[str]) -> list[str]:

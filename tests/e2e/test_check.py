@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from imgsvc.check import check_outputs
+from imgsvc.check import check_outputs, unused_outputs
+from imgsvc.database.checking import open_for_check
 from tests.conftest import StartService
 from tests.harness.audit import audit
 from tests.origin import ROOT, Origin
@@ -111,6 +112,17 @@ def test_check_reports_and_repairs_missing_damaged_and_unused_outputs(
     assert output_names(fixed) == output_names(status)
     assert fixed["bytes"] == status["bytes"]
     assert check_outputs(service.data_dir).consistent
+
+
+def test_output_that_the_service_deletes_during_a_check_is_no_difference(
+    service: Service, origin: Origin
+) -> None:
+    """The check has listed two unused outputs. One is deleted before it asks the database."""
+    status = upload(service, origin)
+    damage(service, status)
+    listed = [UNUSED, f"{'cd' * 16}.jpg", *output_names(status)]
+    with open_for_check(service.data_dir / "imgsvc.db") as c:
+        assert unused_outputs(c, service.data_dir, listed) == [UNUSED]
 
 
 def test_check_without_database_says_what_to_do(tmp_path: Path) -> None:
