@@ -92,7 +92,12 @@ class RequestActions:
     async def _delete(self, request_id: str) -> None:
         request_key = await self._request_store.mark_deleting(request_id)
         self._events.mark_changed([request_key])
-        await self._maintenance.purge()
+        try:
+            await self._maintenance.purge()
+        except (OSError, DatabaseUnavailableError) as error:
+            # The request is deleted, and the rest may belong to another one. It is deleted later.
+            log.warning("outputs could not be deleted; retrying: %s", error)
+            self._maintenance.wake()
 
     async def _cancel(self, request_key: int) -> None:
         await self._scheduler.cancel_downloads(request_key)

@@ -276,11 +276,18 @@ def _list_names(outputs: Path, prefix: str, after: str, limit: int) -> list[str]
 
 
 def _delete(paths: Sequence[Path]) -> None:
+    """Delete all of these files that can be deleted, then raise the first error."""
+    errors = []
     for path in paths:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            errors.append(error)
     for folder in {path.parent for path in paths}:
         with suppress(FileNotFoundError):
             sync_folder(folder)
+    if errors:
+        raise errors[0]
 
 
 def _reason(error: OSError) -> str:

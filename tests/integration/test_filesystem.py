@@ -169,6 +169,16 @@ async def test_put_releases_data_when_it_cannot_be_stored(files: FilesystemStore
         gc.enable()
 
 
+async def test_delete_removes_other_files_when_one_cannot_be_deleted(
+    files: FilesystemStore,
+) -> None:
+    files.path(NAME).mkdir(parents=True)
+    await files.put(OTHER, b"x")
+    with pytest.raises(OSError, match=NAME):
+        await files.delete([NAME, OTHER])
+    assert not files.path(OTHER).exists()
+
+
 async def test_sweep_removes_only_temporary_files(files: FilesystemStore, tmp_path: Path) -> None:
     done = new_name()
     await files.put(done, b"x")

@@ -191,6 +191,22 @@ async def test_delete_removes_finished_request_and_its_outputs(http: HttpHarness
     assert (await http.call("DELETE", f"/deleteRequest/{request_id}")).status == 404
 
 
+async def test_output_that_cannot_be_deleted_fails_no_deletion_of_a_request(
+    http: HttpHarness,
+) -> None:
+    first, second = [await http.upload() for _ in range(2)]
+    await http.complete(await http.claim())
+    outputs = http.service.config.storage.data_dir / "outputs"
+    blocked = next(outputs.rglob("*.jpg"))
+    blocked.unlink()
+    blocked.mkdir()
+    for request_id in (first, second):
+        response = await http.call("DELETE", f"/deleteRequest/{request_id}")
+        assert (response.status, response.body) == (204, b"")
+        assert (await http.get(f"/checkStatus/{request_id}")).status == 404
+    assert list(outputs.rglob("*.jpg")) == [blocked]
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
