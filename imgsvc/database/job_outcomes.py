@@ -135,7 +135,7 @@ def finish(
     c: sqlite3.Connection, outcomes: Sequence[Outcome], webhook_body: WebhookBody
 ) -> FinishResult:
     """Write the outcomes of jobs, and release the tokens that the jobs have reserved."""
-    writer = _ResultWriter(c, webhook_body)
+    writer = _OutcomeWriter(c, webhook_body)
     for outcome in outcomes:
         stored = writer.write(outcome)
         tokens.release(c, outcome.claim.claim_id, stored=stored)
@@ -146,12 +146,12 @@ def finish_duplicates(
     c: sqlite3.Connection, outcome: Outcome, webhook_body: WebhookBody
 ) -> FinishResult:
     """Write the outcome of further images of a claim. Call `finish` for its first images before."""
-    writer = _ResultWriter(c, webhook_body)
+    writer = _OutcomeWriter(c, webhook_body)
     writer.write(outcome)
     return writer.result()
 
 
-class _ResultWriter:
+class _OutcomeWriter:
     """Writes outcomes in one transaction, and collects the changes."""
 
     def __init__(self, c: sqlite3.Connection, webhook_body: WebhookBody) -> None:
