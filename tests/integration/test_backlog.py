@@ -7,8 +7,9 @@ from pathlib import Path
 
 from imgsvc.metrics import Metrics
 from imgsvc.processing.backlog import BacklogMonitor
+from imgsvc.service import running
 from tests.harness.database import open_database
-from tests.harness.service import background
+from tests.harness.service import background, config_of
 from tests.waiting import wait_until
 
 OPERATIONS = (Path(__file__).parents[2] / "OPERATIONS.md").read_text()
@@ -34,7 +35,8 @@ async def test_gauges_follow_the_database(tmp_path: Path) -> None:
         await wait_until(lambda: backlog_of(metrics) == [0, 0, 0, 1], "the webhook")
 
 
-def test_metrics_named_in_operations_exist() -> None:
+async def test_metrics_named_in_operations_exist(tmp_path: Path) -> None:
     named = set(re.findall(r"`(imgsvc_[a-z_]+)`", OPERATIONS))
     assert named
-    assert named <= {metric.name for metric in Metrics().registry.collect()}
+    async with running(config_of(tmp_path, server={"port": 0})) as service:
+        assert named <= {metric.name for metric in service.metrics.registry.collect()}
