@@ -11,10 +11,12 @@ import json
 import shutil
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 import coverage
 import pytest
+from coverage.exceptions import CoverageWarning
 
 ROOT = Path(__file__).parents[1]
 LISTED_FILES = 10
@@ -36,7 +38,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if terminalreporter.config.option.collectonly:
         return
     _coverage.save()
-    _coverage.combine()
+    with warnings.catch_warnings():
+        # A process that a test has killed may leave an empty file.
+        warnings.simplefilter("ignore", CoverageWarning)
+        _coverage.combine()
     report = _folder / "report.json"
     _coverage.json_report(outfile=str(report))
     result = json.loads(report.read_text())

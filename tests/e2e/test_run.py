@@ -276,15 +276,27 @@ def test_test_command_runs_only_the_named_suite(suite: str) -> None:
 def test_coverage_report_counts_processes_that_tests_start(tmp_path: Path) -> None:
     test = tmp_path / "test_version.py"
     test.write_text(
-        "import subprocess, sys\n\n\n"
+        "import pathlib, subprocess, sys, tempfile\n\n\n"
         "def test_version():\n"
         "    subprocess.run([sys.executable, '-m', 'imgsvc', '--version'], check=True)\n"
+        "    (folder,) = pathlib.Path(tempfile.gettempdir()).glob('imgsvc-coverage-*')\n"
+        "    (folder / 'data.killed.pid1.X').touch()  # left by a process that was killed\n"
     )
     data = tmp_path / "data"
     data.mkdir()
     environ = {k: v for k, v in os.environ.items() if k != "COVERAGE_PROCESS_CONFIG"}
     result = subprocess.run(
-        [sys.executable, "-P", "-m", "pytest", "-p", "tests.coverage_report", str(test)],
+        [
+            *(
+                sys.executable,
+                "-P",
+                "-m",
+                "pytest",
+                "-W",
+                "error::coverage.exceptions.CoverageWarning",
+            ),
+            *("-p", "tests.coverage_report", str(test)),
+        ],
         cwd=tmp_path,
         env=environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(data)},
         capture_output=True,
