@@ -6,7 +6,7 @@
     python3 run.py test [--all] [...]   run the tests, and print their coverage; --all: also those that
                                         need a browser or Node
     python3 run.py test unit            run one suite: unit, integration, e2e or browser
-    python3 run.py check                check lint rules, formatting and types
+    python3 run.py lint                 check lint rules, formatting and types
     python3 run.py bench [...]          run the benchmarks
 
 The first start creates an environment in .venv beside this file and installs the locked dependencies.
@@ -49,7 +49,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "imgsvc.json"
 """What is installed in the environment: its platform, and the digest of each lock file."""
 BUILD_SCRIPT = ROOT / "imgsvc" / "images" / "native" / "build.py"
-TASKS = ("test", "check", "bench")
+TASKS = ("test", "lint", "bench")
 """Commands that need the development dependencies."""
 SUITES = ("unit", "integration", "e2e", "browser")
 """Folders of tests. `run.py test unit` runs the tests of pure code alone."""

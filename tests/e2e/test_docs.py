@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -50,12 +51,17 @@ def test_files_named_in_document_exist(name: str) -> None:
 def test_commands_named_in_document_exist(name: str) -> None:
     commands = re.findall(r"(?:imgsvc|run\.py) ([a-z]+)(?: ([a-z]+))?", code_of(DOCUMENTS[name]))
     for command, subcommand in commands:
-        if command in {"test", "check", "bench"}:
+        if command in {"test", "lint", "bench"}:
             continue
         found = cli.commands.get(command)
         assert found is not None, command
         if isinstance(found, Group):
             assert subcommand in found.commands, f"{command} {subcommand}"
+
+
+def test_tasks_of_run_script_hide_no_command() -> None:
+    (tasks,) = re.findall(r"^TASKS = (.*)$", (ROOT / "run.py").read_text(), re.MULTILINE)
+    assert not set(ast.literal_eval(tasks)) & set(cli.commands)
 
 
 def code_of(text: str) -> str:

@@ -34,7 +34,7 @@ CREATE INDEX images_public ON images (token) WHERE token IS NOT NULL;
 
 -- A stored output. `token` is NULL if 1.0 has stored it: then each of its images has its own token, and no
 -- other image uses it.
-DROP VIEW ProcessImage;
+DROP VIEW ProcessImage; -- 0007 creates it again
 CREATE TABLE new_files (
   key INTEGER PRIMARY KEY,
   token BLOB UNIQUE,
@@ -76,36 +76,3 @@ ALTER TABLE requests ADD COLUMN not_modified INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE requests ADD COLUMN same_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE requests ADD COLUMN same_url INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE images ADD COLUMN reused TEXT;
-
--- One row per product, for people who look with the sqlite3 shell. Outputs are public file names.
-CREATE VIEW ProcessImage (productName, inputImageUrls, outputImageUrls, requestId, status) AS
-SELECT
-  p.product_name,
-  (SELECT group_concat(url, ',') FROM (
-    SELECT url FROM images
-    WHERE request_key = p.request_key AND number >= p.first_image
-      AND number < p.first_image + p.image_count
-    ORDER BY number)),
-  (SELECT group_concat(name, ',') FROM (
-    SELECT coalesce(
-      lower(hex(coalesce(i.token, f.token))) || substr(f.name, instr(f.name, '.')), '') AS name
-    FROM images i LEFT JOIN files f ON f.key = i.file_key
-    WHERE i.request_key = p.request_key AND i.number >= p.first_image
-      AND i.number < p.first_image + p.image_count
-    ORDER BY i.number)),
-  r.request_id,
-  (SELECT CASE
-      WHEN p.errors IS NOT NULL THEN 'skipped'
-      WHEN total(status = 'processing') > 0 THEN 'processing'
-      WHEN total(status = 'pending') > 0 THEN
-        CASE WHEN total(status <> 'pending') > 0 THEN 'processing' ELSE 'pending' END
-      WHEN total(status = 'cancelled') > 0 THEN 'cancelled'
-      WHEN total(status = 'failed') = 0 THEN 'completed'
-      WHEN total(status = 'completed') > 0 THEN 'partial'
-      ELSE 'failed'
-    END
-    FROM images
-    WHERE request_key = p.request_key AND number >= p.first_image
-      AND number < p.first_image + p.image_count)
-FROM requests r JOIN products p ON p.request_key = r.key
-WHERE r.stage = 'accepted';

@@ -12,7 +12,6 @@ CREATE TABLE source_slugs (
 ) WITHOUT ROWID;
 CREATE INDEX source_slugs_by_digest ON source_slugs (digest_start);
 
-DROP VIEW ProcessImage;
 -- One row per product, for people who look with the sqlite3 shell. Outputs are the ends of their URLs.
 CREATE VIEW ProcessImage (productName, inputImageUrls, outputImageUrls, requestId, status) AS
 SELECT
