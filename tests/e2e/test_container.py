@@ -18,7 +18,9 @@ from tests.origin import ROOT
 
 pytestmark = [pytest.mark.external, pytest.mark.timeout(900)]
 
-BASE = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.M)[-1].partition("@")[0]
+BASE = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)[-1].partition(
+    "@"
+)[0]
 BASE_PACKAGES = "ca-certificates,python3,python3-dev,python3-venv"
 MAX_ADDED_BYTES = 170_000_000
 """The image is smaller than 300 MB with the base image of Docker, which has 125 MB."""
@@ -57,8 +59,7 @@ def run(*command: str, environ: dict[str, str] | None = None) -> str:
         cwd=ROOT,
         env=environ,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
