@@ -82,7 +82,7 @@ def test_every_state_is_accessible_and_fits_the_window(
 def test_sign_in_dialog_is_accessible_and_fits_the_window(
     open_page: OpenPage, start_service: StartService, width: int, scheme: str
 ) -> None:
-    service = start_service(server={"api_keys": ["open-sesame"]})
+    service = start_service(server={"api_keys": ["open-sesame-open-sesame"]})
     ui = open_page(f"{service.url}/#/requests", width=width, scheme=scheme)
     ui.page.get_by_role("textbox", name="API key").fill("wrong")
     ui.page.keyboard.press("Enter")

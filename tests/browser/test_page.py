@@ -464,13 +464,13 @@ def test_unknown_request_shows_a_problem(open_page: OpenPage, service: Service) 
 def test_sign_in_sets_a_cookie_and_sign_out_removes_it(
     open_page: OpenPage, start_service: StartService, origin: Origin
 ) -> None:
-    service = start_service(server={"api_keys": ["open-sesame"]})
+    service = start_service(server={"api_keys": ["open-sesame-open-sesame"]})
     ui = open_page(f"{service.url}/#/requests")
     page = ui.page
     page.get_by_role("textbox", name="API key").fill("wrong")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("Wrong API key.")).to_be_visible()
-    page.get_by_role("textbox", name="API key").fill("open-sesame")
+    page.get_by_role("textbox", name="API key").fill("open-sesame-open-sesame")
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="No requests yet")).to_be_visible()
     (cookie,) = page.context.cookies()
