@@ -10,6 +10,7 @@ from imgsvc.database.queries import Queries
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.context import AppContext
 from imgsvc.web.handlers.health import HealthHandler
+from imgsvc.web.http.access_log import AccessLog, access_log_middleware
 from imgsvc.web.http.api_keys import CALLER, Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import Handler, HttpProblemError, problem_middleware
@@ -37,7 +38,11 @@ def create_app(context: AppContext) -> web.Application:
     )
     handlers = Handlers(context, origin_policy, authentication)
     app = web.Application(
-        middlewares=[problem_middleware, _preflight_middleware(origin_policy)],
+        middlewares=[
+            access_log_middleware(AccessLog()),
+            problem_middleware,
+            _preflight_middleware(origin_policy),
+        ],
         handler_args={
             "auto_decompress": False,
             "handler_cancellation": True,  # Stop working when the client disconnects.

@@ -19,7 +19,7 @@ from imgsvc.web.http.problems import HttpProblemError
 log = logging.getLogger(__name__)
 
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
-"""Request key: who makes the API call. Set for all routes that need a key."""
+"""Request key: who makes the API call. Set for all routes that need a key, and at a sign-in."""
 
 
 class Authentication:
@@ -55,20 +55,24 @@ class Authentication:
         if digest is None:
             hint = "Send a valid API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`."
             raise self._wrong_key(request, hint) if sent else _unauthorized(hint)
-        key = self._keys[digest]
-        return Caller(key.name, key.owner, key.role)
+        return self._caller_with(digest)
 
     async def sign_in(self, request: web.Request, key: str) -> str:
         """Return the token of a new session. Raise `ProblemError` if the key is wrong."""
         digest = self._valid_digest([key])
         if digest is None:
             raise self._wrong_key(request, "Invalid API key.")
+        request[CALLER] = self._caller_with(digest)
         return await self._sessions.create(digest, time.time())
 
     async def sign_out(self, request: web.Request) -> None:
         """End the session of an API call, if it has one."""
         if token := request.cookies.get(self.cookie):
             await self._sessions.end(token)
+
+    def _caller_with(self, digest: bytes) -> Caller:
+        key = self._keys[digest]
+        return Caller(key.name, key.owner, key.role)
 
     def _valid_digest(self, sent: Sequence[str]) -> bytes | None:
         """Return the digest of the first valid key, or None.
