@@ -12,6 +12,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from imgsvc.access import Caller
+from imgsvc.processing.health import ServiceState
 from imgsvc.web.http.access_log import AccessLog, AccessLogLimits
 from imgsvc.web.http.api_keys import CALLER
 from tests.harness.http import HttpHarness, csv_body, open_http
@@ -77,12 +78,15 @@ async def test_line_has_the_call_its_result_and_the_name_of_the_key(
     assert "key-of-" not in text
 
 
-async def test_successful_reads_without_key_are_logged_at_debug(
+async def test_reads_that_need_no_key_are_logged_at_debug_unless_refused(
     http: HttpHarness, lines: Lines
 ) -> None:
+    http.service.monitor.state = ServiceState.STARTING
+    assert (await http.get("/health/ready")).status == 503
     for path in ("/health/live", "/static/app.js", "/", "/docs", "/static/unknown.js"):
         await http.get(path)
     assert lines.fields("levelname", "path") == [
+        ("DEBUG", "/health/ready"),
         ("DEBUG", "/health/live"),
         ("DEBUG", "/static/app.js"),
         ("DEBUG", "/"),

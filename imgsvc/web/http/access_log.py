@@ -31,9 +31,10 @@ class AccessLogLimits:
 
 
 class AccessLog:
-    """Logs API calls at `info`, and successful reads that need no key, such as `/health`, at `debug`.
+    """Logs API calls at `info`, and reads that need no key, such as `/health`, at `debug`.
 
-    A line has no query string: it may contain secrets. `now` is of any clock that never jumps.
+    Reads that are refused are logged at `info`. A line has no query string: it may contain secrets.
+    `now` is of any clock that never jumps.
     """
 
     def __init__(self, limits: AccessLogLimits = AccessLogLimits()) -> None:
@@ -48,12 +49,12 @@ class AccessLog:
         """Log an API call. `size` is that of the response in bytes."""
         self._start_window(now)
         caller = request.get(CALLER)
-        succeeded = status < 400
         is_change = request.method in UNSAFE_METHODS
-        level = logging.INFO if caller or is_change or not succeeded else logging.DEBUG
+        is_refused = 400 <= status < 500
+        level = logging.INFO if caller or is_change or is_refused else logging.DEBUG
         if not log.isEnabledFor(level):
             return
-        if not (is_change and succeeded):
+        if not is_change or status >= 400:
             if self._lines >= self._limits.lines:
                 self._left_out += 1
                 return
