@@ -252,7 +252,7 @@ class Intake:
         finally:
             if not accepted:
                 await asyncio.shield(self._discard(copy))
-        _log_accepted(request)
+        _log_accepted(request, submission.owner)
         return await self._result_of(request)
 
     async def _new_upload(
@@ -305,7 +305,7 @@ class Intake:
         request = await upload.accept(
             replace(options.request_options, name=options.name), idempotency
         )
-        _log_accepted(request)
+        _log_accepted(request, submission.owner)
         return request
 
     def _begin_commit(self) -> None:
@@ -359,15 +359,13 @@ def _result(upload: StagedUpload, request: Request | None, name: str | None) -> 
     )
 
 
-def _log_accepted(request: Request) -> None:
-    log.info(
-        "accepted",
-        extra={
-            "request": request.request_id,
-            "products": request.products,
-            "images": request.progress.total,
-        },
-    )
+def _log_accepted(request: Request, owner: str | None) -> None:
+    fields = {
+        "request": request.request_id,
+        "products": request.products,
+        "images": request.progress.total,
+    }
+    log.info("accepted", extra=fields if owner is None else fields | {"owner": owner})
 
 
 def _outcome(result: UploadResult) -> str:

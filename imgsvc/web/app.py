@@ -58,7 +58,9 @@ def create_app(context: AppContext) -> web.Application:
         _add_routes(app, prefix, handlers, access_control)
     if origin_policy.path_prefix:
         app.router.add_get(
-            origin_policy.path_prefix, _redirect_to_slash, expect_handler=defer_100_continue
+            origin_policy.path_prefix,
+            access_control.public(_redirect_to_slash),
+            expect_handler=defer_100_continue,
         )
     app.router.add_route(
         "*",

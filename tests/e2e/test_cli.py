@@ -344,7 +344,7 @@ def test_api_key_is_read_from_environment_or_file(
     start_service: StartService, cli: CommandLine
 ) -> None:
     service = start_service(server={"port": 0, "api_keys": ["key-1-of-the-tests"]})
-    cli.write("key", b"key-1\n")
+    cli.write("key", b"key-1-of-the-tests\n")
     cli.write("products.csv", table([[1, "a", "http://127.0.0.1:9/1.jpg"]]))
     submit = ("submit", "products.csv", "--server", service.url)
     assert "IMGSVC_API_KEY" in cli.run(*submit).err

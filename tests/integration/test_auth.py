@@ -166,6 +166,14 @@ async def test_sign_out_deletes_cookie_and_ends_session(http: HttpHarness) -> No
     assert cookie["max-age"] == "0"
 
 
+async def test_sign_in_ends_the_session_of_the_cookie(http: HttpHarness) -> None:
+    old = session_cookie(await sign_in(http))
+    body = f'{{"apiKey": "{KEYS[1]}"}}'.encode()
+    new = session_cookie(await http.post("/session", body, JSON | old))
+    assert (await http.get("/listRequests", old)).status == 401
+    assert (await http.get("/session", new)).json()["name"] == "api_keys[1]"
+
+
 async def test_session_survives_restart_and_ends_when_its_key_is_removed(tmp_path: Path) -> None:
     async with open_http(tmp_path, server={"api_keys": KEYS}) as http:
         cookies = [session_cookie(await sign_in(http, key)) for key in KEYS]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from imgsvc.access import key_digest
+from imgsvc.database.online_backup import copy_database
 from imgsvc.database.session_store import (
     CLOCK_TOLERANCE_SECONDS,
     MAX_SESSIONS_PER_KEY,
@@ -91,6 +92,16 @@ async def test_database_has_neither_tokens_nor_keys(tmp_path: Path) -> None:
     connection.close()
     assert token.encode() not in values
     assert KEY not in values
+
+
+async def test_backup_has_no_sessions(tmp_path: Path) -> None:
+    async with open_database(tmp_path) as db:
+        token = await SessionStore(db.database).create(KEY, NOW)
+        (tmp_path / "copy").mkdir()
+        copy_database(db.database.path, tmp_path / "copy" / "imgsvc.db")
+        assert await SessionStore(db.database).find(token, [KEY], NOW) == KEY
+    async with open_database(tmp_path / "copy") as restored:
+        assert await count(SessionStore(restored.database)) == 0
 
 
 async def test_recovery_without_keys_ends_all_sessions(store: SessionStore) -> None:

@@ -136,6 +136,12 @@ async def test_every_route_but_health_checks_the_host(http: HttpHarness) -> None
     assert (await http.get("/unknown", {"Host": "evil.example"})).status == 403
 
 
+async def test_redirect_to_the_path_prefix_checks_the_host(tmp_path: Path) -> None:
+    async with open_http(tmp_path, server={"public_url": "https://img.example/a"}) as http:
+        assert (await http.get("/a", {"Host": "img.example"})).status == 308
+        assert (await http.get("/a", {"Host": "evil.example"})).status == 403
+
+
 async def test_host_check_does_not_depend_on_the_address_to_listen_on(tmp_path: Path) -> None:
     async with open_http(tmp_path, server={"host": "0.0.0.0"}) as http:
         assert (await http.get("/listRequests", {"Host": "evil.example"})).status == 403

@@ -58,11 +58,15 @@ class Authentication:
         return self._caller_with(digest)
 
     async def sign_in(self, request: web.Request, key: str) -> str:
-        """Return the token of a new session. Raise `ProblemError` if the key is wrong."""
+        """Start a session, and end that of the API call's cookie. Return the token of the new one.
+
+        Raise `ProblemError` if the key is wrong.
+        """
         digest = self._valid_digest([key])
         if digest is None:
             raise self._wrong_key(request, "Invalid API key.")
         request[CALLER] = self._caller_with(digest)
+        await self.sign_out(request)
         return await self._sessions.create(digest, time.time())
 
     async def sign_out(self, request: web.Request) -> None:
