@@ -10,7 +10,7 @@ from imgsvc.database.queries import Queries
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.context import AppContext
 from imgsvc.web.handlers.health import HealthHandler
-from imgsvc.web.http.access_log import AccessLog, access_log_middleware
+from imgsvc.web.http.access_log import access_log_middleware
 from imgsvc.web.http.api_keys import CALLER, Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import Handler, HttpProblemError, problem_middleware
@@ -39,7 +39,7 @@ def create_app(context: AppContext) -> web.Application:
     handlers = Handlers(context, origin_policy, authentication)
     app = web.Application(
         middlewares=[
-            access_log_middleware(AccessLog()),
+            access_log_middleware,
             problem_middleware,
             _preflight_middleware(origin_policy),
         ],
