@@ -125,6 +125,29 @@ def test_document_has_security_only_with_keys() -> None:
         assert "401" not in image["responses"]
 
 
+def test_document_has_the_refusals_that_keys_or_their_absence_cause() -> None:
+    def codes(path: str, method: str, *, with_keys: bool) -> str:
+        responses = openapi_document(with_keys=with_keys)["paths"][path][method]["responses"]
+        return " ".join(re.findall(r"`([a-z-]+)`", json.dumps(responses)))
+
+    for path, method, expected in (
+        ("/listRequests", "get", set()),
+        ("/metrics", "get", {"forbidden"}),
+        ("/processImages", "post", {"forbidden", "foreign-origin"}),
+    ):
+        with_keys = set(codes(path, method, with_keys=True).split())
+        without_keys = set(codes(path, method, with_keys=False).split())
+        access = {
+            "forbidden",
+            "foreign-origin",
+            "foreign-host",
+            "unauthorized",
+            "too-many-attempts",
+        }
+        assert with_keys & access == expected | {"unauthorized", "too-many-attempts"}
+        assert without_keys & access == expected - {"forbidden"} | {"foreign-host"}
+
+
 async def test_documents_have_url_of_the_request_host(tmp_path: Path) -> None:
     async with open_http(tmp_path, server=KEYS) as http:
         document = (await http.get("/openapi.json", {"Host": "img.example:81"})).json()
