@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "imgsvc"
 
 LEAVES = {
     "",
+    "access",
     "models",
     "image_types",
     "table_types",
