@@ -21,6 +21,7 @@ from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
@@ -115,7 +116,8 @@ class Service:
             stores.token_store,
             self.store,
             self.config.storage,
-            limits.maintenance,
+            clock=ExpiryClock(stores.clock_store),
+            limits=limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -175,7 +177,10 @@ class Service:
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
         self._start_task(
-            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+            Reconciliation(
+                self.stores.token_store, self.store, ExpiryClock(self.stores.clock_store)
+            ).run(),
+            "reconciliation",
         )
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"

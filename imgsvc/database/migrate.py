@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from importlib.resources import files
 
+from imgsvc.database.index_keys import receiver_key
 from imgsvc.errors import StartupError
 
 OLDEST_SQLITE = (3, 35, 0)
@@ -22,6 +23,7 @@ def migrate(connection: sqlite3.Connection) -> None:
             f"SQLite 3.35 or later is required, but this Python has {sqlite3.sqlite_version}. "
             "Use a newer Python."
         )
+    connection.create_function("receiver_key_of", 1, receiver_key, deterministic=True)
     steps = _migrations()
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(steps):

@@ -89,6 +89,6 @@ class TokenStore:
         """Mark outputs for deletion, except those that are used now."""
         await self._database.write(lambda c: tokens.mark_unused(c, names), durable=False)
 
-    async def restored_recently(self) -> bool:
-        """Return whether the database is a backup that was restored in the last 30 days."""
-        return await self._database.read(tokens.restored_recently)
+    async def restored_recently(self, now: float) -> bool:
+        """Return whether the database is a backup that was restored in the 30 days before `now`."""
+        return await self._database.read(lambda c: tokens.restored_recently(c, now))

@@ -193,11 +193,15 @@ def record_restore(c: sqlite3.Connection) -> bool:
 
     Return whether it is.
     """
-    sql = "UPDATE instance SET is_backup = 0, restored_at = ? WHERE is_backup = 1"
+    # A clock that is behind must not shorten the time for which unused outputs are kept.
+    sql = (
+        "UPDATE instance SET is_backup = 0, "
+        "restored_at = max(?, coalesce((SELECT seen_at FROM clock), 0)) WHERE is_backup = 1"
+    )
     return c.execute(sql, (time.time(),)).rowcount > 0
 
 
-def restored_recently(c: sqlite3.Connection) -> bool:
-    """Return whether this database is a backup that was restored in the last 30 days."""
+def restored_recently(c: sqlite3.Connection, now: float) -> bool:
+    """Return whether this database is a backup that was restored in the 30 days before `now`."""
     (restored_at,) = c.execute("SELECT restored_at FROM instance").fetchone()
-    return restored_at is not None and time.time() < restored_at + RESTORE_GRACE_SECONDS
+    return restored_at is not None and now < restored_at + RESTORE_GRACE_SECONDS

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
 
 from imgsvc.config import StorageConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.database.token_store import TokenStore
 from imgsvc.models import SECONDS_PER_DAY
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.storage.base import ImageStore
 from imgsvc.waiting import wait_for_event
 
@@ -43,12 +43,15 @@ class Maintenance:
         token_store: TokenStore,
         store: ImageStore,
         config: StorageConfig,
+        *,
+        clock: ExpiryClock,
         limits: MaintenanceLimits = MaintenanceLimits(),
     ) -> None:
         self._request_store = request_store
         self._token_store = token_store
         self._store = store
         self._config = config
+        self._clock = clock
         self._limits = limits
         self._interval_seconds = _interval_seconds(config.retention_days * SECONDS_PER_DAY)
         self._wake = asyncio.Event()
@@ -94,9 +97,9 @@ class Maintenance:
         return more
 
     async def _expire(self) -> None:
-        days = self._config.retention_days
-        if days:
-            count = await self._request_store.hide_expired(time.time() - days * SECONDS_PER_DAY)
+        now, days = await self._clock.now(), self._config.retention_days
+        if now is not None and days:
+            count = await self._request_store.hide_expired(now - days * SECONDS_PER_DAY)
             if count:
                 log.info("requests have passed their retention period", extra={"count": count})
 

@@ -50,6 +50,7 @@ class DatabaseHarness:
         self.token_store = stores.token_store
         self.queries = stores.queries
         self.webhook_store = stores.webhook_store
+        self.clock_store = stores.clock_store
 
     def with_limits(self, **limits: Any) -> DatabaseHarness:
         """Return a harness with other limits of transactions and pages, on the same database."""

@@ -13,10 +13,13 @@ import pytest
 
 from imgsvc.config import StorageConfig
 from imgsvc.models import SECONDS_PER_DAY, Request
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.system_clock import SystemClock
 from tests.harness.database import DatabaseHarness, completed, open_database
+from tests.shifted_clock import ShiftedClock
 from tests.waiting import wait_until
 
 ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]
@@ -26,13 +29,21 @@ class MaintenanceHarness:
     """A database and a file store with their maintenance."""
 
     def __init__(
-        self, folder: Path, db: DatabaseHarness, days: float, limits: MaintenanceLimits
+        self,
+        folder: Path,
+        db: DatabaseHarness,
+        days: float,
+        limits: MaintenanceLimits,
+        clock: SystemClock,
     ) -> None:
         self.folder = folder
         self.db = db
         self.store = FilesystemStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
-        self.maintenance = Maintenance(db.request_store, db.token_store, self.store, config, limits)
+        expiry = ExpiryClock(db.clock_store, clock)
+        self.maintenance = Maintenance(
+            db.request_store, db.token_store, self.store, config, clock=expiry, limits=limits
+        )
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
         """Return a finished request whose images are stored."""
@@ -69,10 +80,10 @@ class MaintenanceHarness:
 
 @asynccontextmanager
 async def open_harness(
-    folder: Path, days: float = 0, **limits: Any
+    folder: Path, days: float = 0, clock: SystemClock = SystemClock(), **limits: Any
 ) -> AsyncIterator[MaintenanceHarness]:
     async with open_database(folder) as db:
-        harness = MaintenanceHarness(folder, db, days, MaintenanceLimits(**limits))
+        harness = MaintenanceHarness(folder, db, days, MaintenanceLimits(**limits), clock)
         try:
             yield harness
         finally:
@@ -155,6 +166,22 @@ async def test_only_requests_past_their_retention_are_removed(tmp_path: Path) ->
             )
         listed, _ = await harness.db.queries.list_requests(None, 10, None)
         assert {request.key for request in listed} == {young.key, waiting.key}
+
+
+async def test_nothing_is_removed_while_the_clock_may_be_ahead(tmp_path: Path) -> None:
+    clock = ShiftedClock()
+    async with open_harness(tmp_path, days=30, clock=clock) as harness:
+        await harness.finished_request()
+        assert await ExpiryClock(harness.db.clock_store, clock).now() is not None
+        clock.shift = 40.0 * SECONDS_PER_DAY
+        marked = await harness.finished_request(ROWS[:1])
+        await harness.db.request_store.mark_deleting(marked.request_id)
+        async with running(harness):
+            await wait_until(lambda: harness.stored_files() == 12, "the marked request's cleanup")
+        assert len((await harness.db.queries.list_requests(None, 10, None))[0]) == 1
+        clock.passed = SECONDS_PER_DAY + 1.0
+        async with running(harness):
+            await wait_until(lambda: harness.stored_files() == 0, "the request to expire")
 
 
 async def test_requests_are_kept_if_no_retention_is_set(tmp_path: Path) -> None:
