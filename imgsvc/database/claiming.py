@@ -328,7 +328,7 @@ WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
 ORDER BY key LIMIT ?
 """
 
-_DUE = ("> 0 AND not_before <= :now", "= 0", "> :latest")
+_DUE_TIMES = ("> 0 AND not_before <= :now", "= 0", "> :latest")
 """When images are due, in the order of their claims: retries, those not yet tried, and retries that
 were scheduled while the clock was ahead."""
 _CANDIDATES = " UNION ALL ".join(
@@ -336,7 +336,7 @@ _CANDIDATES = " UNION ALL ".join(
     "FROM images INDEXED BY images_waiting "
     f"WHERE request_key = :request AND status = 'pending' AND host_key = :host AND not_before {due} "
     "ORDER BY not_before, number LIMIT :count)"
-    for due in _DUE
+    for due in _DUE_TIMES
 )
 _CANDIDATES += " LIMIT :count"
 

@@ -29,5 +29,5 @@ class Stores:
         self.job_store = JobStore(database, webhook_body, limits)
         self.token_store = TokenStore(database)
         self.queries = Queries(database, limits)
-        self.webhook_store = WebhookStore(database)
+        self.webhook_store = WebhookStore(database, limits)
         self.clock_store = ClockStore(database)

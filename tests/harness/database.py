@@ -15,6 +15,7 @@ from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
     Claim,
     Completed,
+    Delivery,
     Request,
     RequestOptions,
 )
@@ -89,6 +90,15 @@ class DatabaseHarness:
         outcomes = [completed(claim) for claim in claims]
         await self.job_store.finish(outcomes)
         return outcomes
+
+    async def due_webhooks(
+        self, now: float, limit: int, *, per_receiver: int = 100, longest_delay: float = 1e12
+    ) -> list[Delivery]:
+        """Return webhooks that are due, at most `per_receiver` of each receiver."""
+        due, _ = await self.webhook_store.due(
+            now, limit, lambda _: per_receiver, longest_delay=longest_delay
+        )
+        return due
 
     async def output_name(self, outcome: Completed) -> str:
         """Return the name of the output of an outcome that `completed` has returned."""

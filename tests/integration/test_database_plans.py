@@ -82,7 +82,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.job_store.cancel_slice(request.key, 1_000)
     await run_queries(db, request.request_id)
     await db.webhook_store.next_due(0.0)
-    for delivery in await db.webhook_store.due(1e12, 10):
+    for delivery in await db.due_webhooks(1e12, 10):
         await db.webhook_store.record_failure(delivery.delivery_id, "x", 5.0)
         await db.webhook_store.record_success(delivery.delivery_id)
     await db.job_store.retry_failed(request.request_id)
