@@ -11,6 +11,11 @@ from imgsvc.errors import StartupError
 OLDEST_SQLITE = (3, 35, 0)
 """The first version with RETURNING. Generated columns and upserts came earlier."""
 
+APPLICATION_ID = int.from_bytes(b"imgs", "big")
+"""The id in the header of the file. SQLite reserves it for the program that a database belongs to."""
+APPLICATION_ID_SINCE = 9
+"""The first schema version whose databases have the id."""
+
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Apply all migrations that the database does not have yet.
@@ -26,6 +31,10 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.create_function("receiver_key_of", 1, receiver_key, deterministic=True)
     steps = _migrations()
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if not _is_own(connection, version):
+        raise StartupError(
+            "The database belongs to another program. Set storage.data_dir to another folder."
+        )
     if version > len(steps):
         raise StartupError(
             f"The database has schema version {version}, but this version of imgsvc supports only "
@@ -41,6 +50,15 @@ def migrate(connection: sqlite3.Connection) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def _is_own(connection: sqlite3.Connection, version: int) -> bool:
+    """Return whether a database is new, or belongs to imgsvc. Version 1.0 has set no id."""
+    (found,) = connection.execute("PRAGMA application_id").fetchone()
+    if found or version >= APPLICATION_ID_SINCE:
+        return bool(found == APPLICATION_ID)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return not tables or (version > 0 and "requests" in tables and "images" in tables)
 
 
 def _migrations() -> list[str]:
