@@ -108,9 +108,9 @@ class DatabaseHarness:
     async def delete_marked(self) -> list[str]:
         """Delete all marked outputs, without a store. Return their names, in order."""
         deleted: list[str] = []
-        more = True
-        while more:
-            names, more = await self.token_store.begin_deletion(100)
+        after: str | None = ""
+        while after is not None:
+            names, after = await self.token_store.begin_deletion(100, after)
             await self.token_store.end_deletion(names)
             deleted += names
         return sorted(deleted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 
 from imgsvc.config import StorageConfig
+from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.models import SECONDS_PER_DAY, Request
 from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.system_clock import SystemClock
-from tests.harness.database import DatabaseHarness, completed, open_database
+from tests.harness.database import NO_LOCK_WAIT, DatabaseHarness, completed, open_database
 from tests.shifted_clock import ShiftedClock
 from tests.waiting import wait_until
 
@@ -213,13 +215,47 @@ async def test_failed_cleanup_is_retried(tmp_path: Path, caplog: pytest.LogCaptu
         file.mkdir()
         await harness.db.request_store.mark_deleting(deleted.request_id)
         async with running(harness):
-            await wait_until(lambda: "cleanup failed" in caplog.text, "a failure")
+            await wait_until(lambda: "could not be deleted" in caplog.text, "a failure")
             file.rmdir()
 
             async def is_removed() -> bool:
                 return await harness.rows() == 0
 
             await wait_until(is_removed, "another cleanup")
+
+
+async def test_output_that_cannot_be_deleted_keeps_no_others(tmp_path: Path) -> None:
+    async with open_harness(tmp_path, purge_slice=5) as harness:
+        deleted = await harness.finished_request()
+        files = sorted(p for p in (tmp_path / "outputs").rglob("*.jpg"))
+        for file in files[:6]:
+            file.unlink()
+            file.mkdir()
+        await harness.db.request_store.mark_deleting(deleted.request_id)
+        assert await harness.maintenance.purge() == 6
+        assert harness.stored_files() == 0
+        for file in files[:6]:
+            file.rmdir()
+        assert await harness.maintenance.purge() == 0
+        assert await harness.rows() == 0
+
+
+async def test_request_that_could_not_be_discarded_is_discarded_later(tmp_path: Path) -> None:
+    async with open_database(tmp_path, NO_LOCK_WAIT) as db:
+        key = await db.stage(ROWS)
+        lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseUnavailableError):
+            await db.request_store.discard(key)
+        lock.execute("ROLLBACK")
+        lock.close()
+        await db.request_store.discard_remaining()
+        while await db.request_store.purge_slice():
+            pass
+        count = await db.database.read(
+            lambda c: c.execute("SELECT count(*) FROM requests").fetchone()[0]
+        )
+        assert count == 0
 
 
 @pytest.mark.parametrize(
