@@ -31,6 +31,7 @@ class RequestStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: dict[int, BloomFilter] = {}
+        self._to_discard: set[int] = set()
 
     async def begin(self, owner: str | None = None) -> int:
         """Create an invisible request of an owner. Return its key."""
@@ -130,8 +131,12 @@ class RequestStore:
         )
 
     async def discard(self, request_key: int) -> None:
-        """Discard a staged request. `purge_slice` deletes its rows later."""
+        """Discard a staged request. `purge_slice` deletes its rows later.
+
+        If this fails, `discard_remaining` repeats it.
+        """
         self._seen.pop(request_key, None)
+        self._to_discard.add(request_key)
         await self._database.write(
             lambda c: (
                 c.execute(
@@ -141,6 +146,12 @@ class RequestStore:
             ),
             durable=False,
         )
+        self._to_discard.discard(request_key)
+
+    async def discard_remaining(self) -> None:
+        """Discard the staged requests that `discard` could not, as the database was unavailable."""
+        for request_key in list(self._to_discard):
+            await self.discard(request_key)
 
     async def discard_abandoned(self) -> int:
         """Discard the requests that an earlier process was staging. Call this at startup.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from imgsvc.database.clock_store import ClockStore
 from imgsvc.database.connection import Database
 from imgsvc.database.job_store import JobStore
 from imgsvc.database.limits import DatabaseLimits
@@ -30,4 +31,5 @@ class Stores:
         self.token_store = TokenStore(database)
         self.session_store = SessionStore(database)
         self.queries = Queries(database, limits)
-        self.webhook_store = WebhookStore(database)
+        self.webhook_store = WebhookStore(database, limits)
+        self.clock_store = ClockStore(database)

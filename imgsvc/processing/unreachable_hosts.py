@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 from imgsvc.database.job_store import JobStore
 from imgsvc.network.circuit_breaker import CircuitBreakers
+from imgsvc.processing.clock import WaitingTimes
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.results import ResultWriter
+from imgsvc.system_clock import SystemClock
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +24,14 @@ class UnreachableHosts:
         breakers: CircuitBreakers,
         results: ResultWriter,
         limits: ProcessingLimits,
+        clock: SystemClock = SystemClock(),
     ) -> None:
         self._job_store = job_store
         self._breakers = breakers
         self._results = results
         self._limits = limits
+        self._clock = clock
+        self._waiting_times = WaitingTimes(clock)
 
     async def run(self) -> None:
         """Check at intervals, for as long as the service runs."""
@@ -41,7 +45,8 @@ class UnreachableHosts:
                 log.exception("failing the images of unreachable hosts failed; retrying")
 
     async def _fail_if_expired(self, request_key: int, host_key: int, since: float) -> None:
-        error = self._breakers.expired(host_key, time.time() - since, time.monotonic())
+        waited = self._waiting_times.waited(since)
+        error = self._breakers.expired(host_key, waited, self._clock.monotonic())
         while error is not None:
             result = await self._job_store.fail_host(
                 request_key, host_key, error.code, error.message, self._limits.unreachable_slice

@@ -36,6 +36,7 @@ SMALL = {
     "forgotten_sources",
     "probe",
     "sessions",
+    "clock",
 }
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
@@ -67,7 +68,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     one, two, three = (await db.claim(limit=20))[:3]
     validators = Validators(url_key(one.url), '"1"')
     done = replace(completed(one, "x"), validators=validators)
-    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 9e12)])
+    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 1e12 + 100)])
     (claim,) = await db.claim(limit=1)
     await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()
@@ -87,7 +88,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.job_store.cancel_slice(request.key, 1_000)
     await run_queries(db, request.request_id)
     await db.webhook_store.next_due(0.0)
-    for delivery in await db.webhook_store.due(1e12, 10):
+    for delivery in await db.due_webhooks(1e12, 10):
         await db.webhook_store.record_failure(delivery.delivery_id, "x", 5.0)
         await db.webhook_store.record_success(delivery.delivery_id)
     await db.job_store.retry_failed(request.request_id)

@@ -27,6 +27,7 @@ LEAVES = {
     "logs",
     "metrics",
     "waiting",
+    "system_clock",
     "atomic_write",
 }
 CORE = {"table", "database", "network", "images", "workers", "storage"}

@@ -10,7 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
-from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
+from imgsvc.database.connection import (
+    DatabaseDamagedError,
+    DatabaseFullError,
+    DatabaseUnavailableError,
+)
 from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.serializers import file_error_json
 from imgsvc.storage.base import StorageFullError
@@ -147,6 +151,9 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
         log.warning("storage full: %s", error)
         detail = "The storage is full. Try again later."
         return problem_response(ProblemError(ProblemCode.STORAGE_FULL, detail))
+    if isinstance(error, DatabaseDamagedError):
+        detail = "The database is damaged. Restore the backup: see OPERATIONS.md."
+        return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     if isinstance(error, DatabaseUnavailableError):
         log.warning("database unavailable: %s", error)
         detail = "The database is unavailable. Try again later."
