@@ -21,6 +21,7 @@ LEAVES = {
     "upload_types",
     "slugs",
     "errors",
+    "machine_errors",
     "config",
     "urls",
     "logs",
