@@ -11,7 +11,6 @@ from typing import Any, TextIO
 
 from imgsvc.config import LogConfig
 from imgsvc.errors import DependencyError
-from imgsvc.machine_errors import MACHINE_ERROR_EVENT
 
 _RECORD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _VERBOSE_LIBRARIES = ("aiohttp.access", "aiosqlite", "asyncio", "PIL")
@@ -27,9 +26,10 @@ _PATH_FIELDS = {"path", "url", "target", "referrer"}
 
 MAX_EVENTS_PER_SECOND = 100
 """Lines a second with the same event, whose message is the same before its arguments are filled in."""
-_ONCE_A_SECOND = {MACHINE_ERROR_EVENT, "socket.accept() out of system resource"}
-"""Events that occur many times for one cause. asyncio logs the second for each connection that it
-cannot accept (https://github.com/python/cpython/issues/151615)."""
+ONCE_A_SECOND: dict[str, object] = {"once_a_second": True}
+"""Pass this as `extra` of an event that may occur many times for one cause."""
+_ACCEPT_FAILED = "socket.accept() out of system resource"
+"""asyncio logs this many times a second (https://github.com/python/cpython/issues/151615)."""
 _MAX_EVENTS = 1_000
 """Number of events that are counted. Above it, counting starts again."""
 
@@ -71,7 +71,8 @@ class RateLimit(logging.Filter):
                 record.suppressed = event.suppressed
             event.second, event.count, event.suppressed = second, 0, 0
         event.count += 1
-        if event.count <= (1 if message in _ONCE_A_SECOND else MAX_EVENTS_PER_SECOND):
+        is_rare = vars(record).pop("once_a_second", message == _ACCEPT_FAILED)
+        if event.count <= (1 if is_rare else MAX_EVENTS_PER_SECOND):
             return True
         event.suppressed += 1
         return False

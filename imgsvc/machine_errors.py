@@ -15,7 +15,7 @@ _ERRNOS = frozenset(
 """No file descriptors, no memory, a disk that fails or that the system has made read-only."""
 
 MACHINE_ERROR_EVENT = "this machine lacks file descriptors or memory, or its disk fails; waiting"
-"""The event to log for an error of the machine. Many may occur at once: it is logged once a second."""
+"""The event to log for an error of the machine. Many may occur at once."""
 
 
 class MachineError(DependencyError):

@@ -18,6 +18,8 @@ from imgsvc.web.schema.route import Access
 
 LINGER_SECONDS = 30.0
 """Time a client may continue to send its body after an error response, before the connection closes."""
+MAX_SHOWN_PATH = 200
+"""Characters of a path that an error message shows."""
 MAX_REQUEST_LINE_BYTES = 32 * 1024
 """Maximum length of the request line. A percent-encoded `webhookUrl` of 8,192 characters fits."""
 SERVER_KEEP_ALIVE_SECONDS = 75.0
@@ -102,7 +104,7 @@ def _method_not_allowed(methods: list[str]) -> Handler:
     async def raise_problem(request: web.Request) -> web.StreamResponse:
         raise HttpProblemError(
             ProblemCode.METHOD_NOT_ALLOWED,
-            f"{request.path} does not support {request.method}. Use {allow}.",
+            f"{_shown_path(request)} does not support {request.method}. Use {allow}.",
             headers={"Allow": allow},
         )
 
@@ -111,8 +113,15 @@ def _method_not_allowed(methods: list[str]) -> Handler:
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
     raise ProblemError(
-        ProblemCode.NOT_FOUND, f"There is no page or API route at {request.path}. See /docs."
+        ProblemCode.NOT_FOUND,
+        f"There is no page or API route at {_shown_path(request)}. See /docs.",
     )
+
+
+def _shown_path(request: web.Request) -> str:
+    """Return the path for a message, shortened if it is long."""
+    path = request.path
+    return path if len(path) <= MAX_SHOWN_PATH else f"{path[: MAX_SHOWN_PATH - 1]}…"
 
 
 async def _redirect_to_slash(request: web.Request) -> web.StreamResponse:

@@ -1,8 +1,16 @@
-"""The limits of responses that are not settings."""
+"""The limits of connections and responses that are not settings."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """The limits of a client's connection."""
+
+    head_seconds: float = 15.0
+    """Time in which the head of a request must arrive."""
 
 
 @dataclass(frozen=True, slots=True)
