@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from urllib.parse import urlsplit
+
+import pytest
 from PIL import Image
 
+from tests.conftest import StartService
 from tests.image_assertions import encode_image
 from tests.origin import Origin
 from tests.service_process import Service, table
@@ -26,3 +31,28 @@ def test_scan_bombs_fail_at_once_and_beside_them_small_images_complete(
     status = service.finished(bad)
     assert [(f["code"], f["count"]) for f in status["failures"]] == [("too_many_pixels", 12)]
     assert status["bytes"]["output"] == 0
+
+
+@pytest.mark.parametrize(
+    "case", [(128, 150, 500, 16), (128, 150, 500, 64), (1_024, 1_100, 600, 16)]
+)
+def test_idle_clients_that_use_up_the_descriptors_cost_no_image_and_few_log_lines(
+    start_service: StartService, origin: Origin, case: tuple[int, int, int, int]
+) -> None:
+    files, idle, images, per_host = case
+    limited = start_service(fetch={"per_host": per_host}, log={"level": "info"}, max_files=files)
+    urls = [origin.photo(number, query="?w=32&h=24") for number in range(images)]
+    request_id = limited.upload(table((n, f"Lamp {n}", [url]) for n, url in enumerate(urls)))
+    clients = [connect(limited) for _ in range(idle)]
+    status = limited.finished(request_id, 300)
+    assert [(f["code"], f["count"]) for f in status["failures"]] == []
+    assert status["progress"]["completed"] == images
+    for client in clients:
+        client.close()
+    assert len(limited.log().splitlines()) < 100
+
+
+def connect(service: Service) -> socket.socket:
+    """Open a connection to the service that sends nothing."""
+    address = urlsplit(service.url)
+    return socket.create_connection((address.hostname, address.port), 60)
