@@ -26,8 +26,10 @@ _PATH_FIELDS = {"path", "url", "target", "referrer"}
 
 MAX_EVENTS_PER_SECOND = 100
 """Lines a second with the same event, whose message is the same before its arguments are filled in."""
-ONCE_A_SECOND: dict[str, object] = {"once_a_second": True}
-"""Pass this as `extra` of an event that may occur many times for one cause."""
+RARELY: dict[str, object] = {"log_rarely": True}
+"""Pass this as `extra` of an event that may occur many times for one cause: it is logged at most once
+in `RARE_SECONDS`."""
+RARE_SECONDS = 10
 _ACCEPT_FAILED = "socket.accept() out of system resource"
 """asyncio logs this many times a second (https://github.com/python/cpython/issues/151615)."""
 _MAX_EVENTS = 1_000
@@ -50,7 +52,7 @@ def setup(config: LogConfig, stream: TextIO | None = None) -> None:
 
 
 class RateLimit(logging.Filter):
-    """Drops lines of an event above its limit in a second.
+    """Drops lines of an event above its limit.
 
     The next line of the event has the field `suppressed`: how many were dropped.
     """
@@ -62,17 +64,18 @@ class RateLimit(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether the line is within the limit of its event."""
         message = str(record.msg).partition("\n")[0]
-        second = int(record.created)
+        is_rare = vars(record).pop("log_rarely", message == _ACCEPT_FAILED)
+        period, limit = (RARE_SECONDS, 1) if is_rare else (1, MAX_EVENTS_PER_SECOND)
+        number = int(record.created // period)
         if len(self._events) > _MAX_EVENTS:
             self._events.clear()
-        event = self._events.setdefault((record.name, message), _EventCount(second))
-        if event.second != second:
+        event = self._events.setdefault((record.name, message), _EventCount(number))
+        if event.period != number:
             if event.suppressed:
                 record.suppressed = event.suppressed
-            event.second, event.count, event.suppressed = second, 0, 0
+            event.period, event.count, event.suppressed = number, 0, 0
         event.count += 1
-        is_rare = vars(record).pop("once_a_second", message == _ACCEPT_FAILED)
-        if event.count <= (1 if is_rare else MAX_EVENTS_PER_SECOND):
+        if event.count <= limit:
             return True
         event.suppressed += 1
         return False
@@ -80,9 +83,9 @@ class RateLimit(logging.Filter):
 
 @dataclass(slots=True)
 class _EventCount:
-    """The lines of one event in one second."""
+    """The lines of one event in one period."""
 
-    second: int
+    period: int
     count: int = 0
     suppressed: int = 0
 

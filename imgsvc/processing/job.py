@@ -12,7 +12,7 @@ from enum import IntEnum
 from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
-from imgsvc.logs import ONCE_A_SECOND
+from imgsvc.logs import RARELY
 from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.metrics import Metrics
 from imgsvc.models import (
@@ -107,7 +107,7 @@ class JobRunner:
             return self._failure(job, error)
         except Exception as error:
             if is_machine_error(error):
-                log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **ONCE_A_SECOND})
+                log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
                 return self._requeue_later(claim)
             log.exception("an image failed with an unexpected error", extra=_log_fields(claim))
             return Failed(

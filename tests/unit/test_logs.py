@@ -157,23 +157,21 @@ def test_long_texts_are_shortened() -> None:
         ("one cause", 1),
     ],
 )
-def test_lines_of_one_event_are_limited_in_a_second_and_counted(message: str, logged: int) -> None:
+def test_lines_of_one_event_are_limited_and_counted(message: str, logged: int) -> None:
     limit = logs.RateLimit()
 
     def passed(second: float) -> logging.LogRecord | None:
         fields = {"name": "x", "msg": message, "created": second}
-        record = logging.makeLogRecord(
-            fields | (logs.ONCE_A_SECOND if message == "one cause" else {})
-        )
+        record = logging.makeLogRecord(fields | (logs.RARELY if message == "one cause" else {}))
         return record if limit.filter(record) else None
 
     assert sum(passed(7.5) is not None for _ in range(250)) == logged
     assert limit.filter(logging.makeLogRecord({"name": "x", "msg": "another", "created": 7.5}))
-    first, second = passed(8.0), passed(9.0)
+    first, second = passed(18.0), passed(28.0)
     assert first is not None
     assert second is not None
     assert vars(first)["suppressed"] == 250 - logged
-    assert not {"suppressed", "once_a_second"} & vars(second).keys()
+    assert not {"suppressed", "log_rarely"} & vars(second).keys()
 
 
 def test_counting_events_needs_bounded_memory() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.logs import ONCE_A_SECOND
+from imgsvc.logs import RARELY
 from imgsvc.web.http.problems import problem_response
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Connections:
                 return False
             log.warning(
                 "too many connections: an idle one is closed for each new one",
-                extra={"connections": len(self), **ONCE_A_SECOND},
+                extra={"connections": len(self), **RARELY},
             )
             self.remove(victim)
             victim.force_close()

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
 from imgsvc.errors import FileError, ProblemCode, ProblemError
-from imgsvc.logs import ONCE_A_SECOND
+from imgsvc.logs import RARELY
 from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.serializers import file_error_json
 from imgsvc.storage.base import StorageFullError
@@ -151,7 +151,7 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
         detail = "The database is unavailable. Try again later."
         return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     if is_machine_error(error):
-        log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **ONCE_A_SECOND})
+        log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
         detail = "The service lacks file descriptors or memory, or its disk fails. Try again later."
         return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     log.error("internal error: %s %s", request.method, request.path, exc_info=error)
