@@ -18,6 +18,7 @@ from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
 from imgsvc.models import Request
+from imgsvc.row_memory import RowMemory
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_repeat import StagedRepeat
 from imgsvc.staged_upload import StagedUpload, StagingLimits
@@ -26,6 +27,9 @@ from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import Spool
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
+
+UPLOADS_RETRY_SECONDS = 5
+"""`Retry-After` when too many uploads are in progress."""
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +75,8 @@ class Intake:
         self._scheduler = scheduler
         self._maintenance = maintenance
         self._limits = limits
+        self._row_memory = RowMemory(config)
+        self._uploads = 0
         self._keys_in_progress: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = False
@@ -90,9 +96,22 @@ class Intake:
         An accepted request is on disk. Nothing is stored of a rejected one.
         """
         self._check_open()
-        return await self._run(
-            self._upload_with_key(chunks, options, idempotency_key, options_follow=options_follow)
-        )
+        if self._uploads >= self._config.max_uploads:
+            raise ProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"{self._uploads:,} uploads are in progress, as many as server.max_uploads allows. "
+                "Try again in a moment.",
+                retry_after=UPLOADS_RETRY_SECONDS,
+            )
+        self._uploads += 1
+        try:
+            return await self._run(
+                self._upload_with_key(
+                    chunks, options, idempotency_key, options_follow=options_follow
+                )
+            )
+        finally:
+            self._uploads -= 1
 
     async def repeat(
         self, request_id: str, options: RepeatOptions, *, idempotency_key: str | None = None
@@ -273,8 +292,9 @@ class Intake:
             self._request_store,
             self._config,
             self._resources.spreadsheets,
+            self._row_memory,
             options.table,
-            self._limits,
+            limits=self._limits,
         )
 
     async def _accept(

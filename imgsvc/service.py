@@ -149,6 +149,7 @@ class Service:
             events=self.events,
             health=self.monitor,
             metrics=self.metrics.registry,
+            connections=self.limits.connections,
             event_stream=self.limits.event_stream,
         )
 

@@ -18,6 +18,8 @@ from imgsvc.web.schema.route import Access
 
 LINGER_SECONDS = 30.0
 """Time a client may continue to send its body after an error response, before the connection closes."""
+READ_BUFFER_BYTES = 32 * 1024
+"""The read buffer of a body. aiohttp stops receiving when twice this many bytes are unread."""
 MAX_SHOWN_PATH = 200
 """Characters of a path that an error message shows."""
 MAX_REQUEST_LINE_BYTES = 32 * 1024
@@ -39,6 +41,7 @@ def create_app(context: AppContext) -> web.Application:
             "keepalive_timeout": SERVER_KEEP_ALIVE_SECONDS,
             "lingering_time": LINGER_SECONDS,
             "max_line_size": MAX_REQUEST_LINE_BYTES,
+            "read_bufsize": READ_BUFFER_BYTES,
         },
     )
     app.on_response_prepare.append(response_headers_handler(origin_policy))

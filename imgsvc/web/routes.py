@@ -31,7 +31,9 @@ class Handlers:
 
     def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
         config, queries, scratch = context.config, context.queries, context.scratch
-        self.uploads = UploadHandler(config, context.intake, origin_policy)
+        self.uploads = UploadHandler(
+            config, context.intake, origin_policy, context.connections.body
+        )
         self.status = StatusHandler(config, queries, context.events, scratch, origin_policy)
         self.requests = RequestsHandler(
             queries, context.actions, context.events, self.status, context.event_stream

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import select
 import socket
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -56,3 +59,32 @@ def connect(service: Service) -> socket.socket:
     """Open a connection to the service that sends nothing."""
     address = urlsplit(service.url)
     return socket.create_connection((address.hostname, address.port), 60)
+
+
+def test_slow_uploads_within_large_cells_need_bounded_memory(start_service: StartService) -> None:
+    """Each of 40 uploads sends as much of a cell of 15 MiB as the service takes, and then stops."""
+    slow = start_service(server={"max_uploads": 64})
+    cell = b'1,"' + b"x" * 15 * 2**20
+    body = b"S. No.,Product Name,Input Image Urls,Text\n1,Lamp,http://127.0.0.1/a.jpg," + cell[2:]
+    head = b"POST /processImages HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    before = resident_bytes(slow)
+    clients = [connect(slow) for _ in range(40)]
+    unsent = dict.fromkeys(clients, memoryview(head % (len(body) + 2) + body))
+    while writable := select.select([], list(unsent), [], 3)[1]:
+        for client in writable:
+            unsent[client] = unsent[client][client.send(unsent[client][: 2**18]) :]
+            if not unsent[client]:
+                del unsent[client]
+    assert resident_bytes(slow) - before < 64_000_000
+    completed = next(client for client in clients if client not in unsent)
+    completed.send(b'"\n')
+    assert completed.recv(100).startswith(b"HTTP/1.1 201 ")
+    for client in clients:
+        client.close()
+
+
+def resident_bytes(service: Service) -> int:
+    """Return the memory of the main process."""
+    assert service.process is not None
+    pages = Path(f"/proc/{service.process.pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGESIZE")

@@ -291,7 +291,7 @@ async def test_put_raises_image_error_when_file_exceeds_size_limit(
 
 @contextmanager
 def no_descriptors() -> Iterator[None]:
-    """Let this process open no file until the block ends."""
+    """Use up the file descriptors of this process until the block ends."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
     held = []

@@ -58,7 +58,7 @@ def boxed(box_type: bytes, body: bytes) -> bytes:
 
 
 def avif_with_items(count: int) -> bytes:
-    """Return an AVIF that lists so many items."""
+    """Return an AVIF that lists this number of items."""
     items = boxed(b"infe", b"\2\0\0\0\0\1\0\0Exif\0") * count
     content = boxed(b"iinf", bytes(4) + struct.pack(">H", count) + items)
     return AVIF[:32] + boxed(b"meta", bytes(4) + content) + AVIF[32:]

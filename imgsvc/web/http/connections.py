@@ -14,6 +14,9 @@ from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.logs import RARELY
 from imgsvc.web.http.problems import problem_response
 
+RECEIVE_BYTES = 64 * 1024
+"""Maximum number of bytes received at once on a connection."""
+
 log = logging.getLogger(__name__)
 
 
@@ -103,6 +106,8 @@ class LimitedConnection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Count the connection. Refuse it if there are too many."""
         super().connection_made(transport)
+        # asyncio's attribute for the bytes that it receives at once. Bodies that wait hold as many.
+        transport.max_size = RECEIVE_BYTES  # type: ignore[attr-defined]
         if self._connections.add(self):
             self._start_head_timer()
         else:
