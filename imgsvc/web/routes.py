@@ -33,7 +33,9 @@ class Handlers:
         self, context: AppContext, origin_policy: OriginPolicy, authentication: Authentication
     ) -> None:
         config, queries, scratch = context.config, context.queries, context.scratch
-        self.uploads = UploadHandler(config, context.intake, origin_policy)
+        self.uploads = UploadHandler(
+            config, context.intake, origin_policy, context.connections.body
+        )
         self.status = StatusHandler(config, queries, context.events, scratch, origin_policy)
         self.requests = RequestsHandler(
             queries, context.actions, context.events, self.status, context.event_stream
