@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,13 @@ from imgsvc.cli_table_options import (
 )
 from imgsvc.client import Client
 from imgsvc.errors import file_error_lines
-from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
+from imgsvc.terminal import (
+    failure_lines,
+    progress_display,
+    reading_lines,
+    summary,
+    waiting_lines,
+)
 
 
 def prepare_output(out: Path) -> None:
@@ -220,10 +227,8 @@ def status(
             found = await client.status(request_id)
             if out is not None and not wait:
                 await client.save_csv(request_id, out, csv_query)
-        lines = (
-            [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
-        )
-        click.echo("\n".join(lines))
+        lines = [summary(found), *failure_lines(found), *waiting_lines(found, time.time())]
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
         return code
 
     return asyncio.run(run())

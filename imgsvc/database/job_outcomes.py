@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imgsvc.database import mappers, source_memory, tokens
+from imgsvc.database import mappers, source_memory, tokens, waiting_hosts
 from imgsvc.database.transitions import check_transition
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
@@ -170,7 +170,7 @@ class _OutcomeWriter:
             case Failed():
                 self._fail(outcome)
             case Requeued():
-                self._requeue(outcome.claim, outcome.attempts, outcome.not_before)
+                self._requeue(outcome)
             case Cancelled():
                 self._cancel(outcome.claim)
         return False
@@ -189,7 +189,7 @@ class _OutcomeWriter:
         claim = outcome.claim
         stored = self._find_or_add_file(outcome)
         if stored is None:  # deleted meanwhile, together with the request that it belonged to
-            self._requeue(claim, claim.attempts, 0.0)
+            self._requeue(Requeued(claim, claim.attempts))
             return False
         file_key, info = stored
         first = claim.numbers[0]
@@ -252,13 +252,15 @@ class _OutcomeWriter:
         host = host_name(claim.host_url)
         count_failures(self._c, claim.request_key, host, outcome.code, count)
 
-    def _requeue(self, claim: Claim, attempts: int, not_before: float) -> None:
+    def _requeue(self, outcome: Requeued) -> None:
+        claim = outcome.claim
         if self._is_cancelling(claim.request_key):
             self._cancel(claim)
             return
-        self._update(
-            claim, ImageStatus.PENDING, "attempts = ?, not_before = ?", (attempts, not_before)
-        )
+        if outcome.error is not None:
+            waiting_hosts.record_error(self._c, claim, outcome.error)
+        values = outcome.attempts, outcome.not_before
+        self._update(claim, ImageStatus.PENDING, "attempts = ?, not_before = ?", values)
 
     def _cancel(self, claim: Claim) -> None:
         count = self._update(claim, ImageStatus.CANCELLED, "not_before = 0", ())

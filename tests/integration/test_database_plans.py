@@ -11,7 +11,7 @@ from pathlib import Path
 
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
-from imgsvc.errors import ImageErrorCode
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Failed,
@@ -39,6 +39,7 @@ PARTIAL = {
     "requests_retrying",
     "deliveries_due",
     "images_in_flight",
+    "waiting_hosts_open",
 }
 """Indexes that may be scanned: they contain only unfinished work."""
 
@@ -61,14 +62,24 @@ async def run_everything(db: DatabaseHarness) -> None:
     one, two, three = (await db.claim(limit=20))[:3]
     validators = Validators(url_key(one.url), '"1"')
     done = replace(completed(one, "x"), validators=validators)
-    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 9e12)])
+    await db.job_store.finish(
+        [
+            done,
+            completed(two, "x"),
+            Requeued(three, 1, 9e12, ImageError(ImageErrorCode.TIMEOUT, "x")),
+        ]
+    )
     (claim,) = await db.claim(limit=1)
     await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()
     await db.job_store.recover()
     host = host_key("http://b.example:80")
     await db.job_store.requests_waiting_for(host)
+    error = ImageError(ImageErrorCode.TIMEOUT, "x")
+    await db.job_store.hold_host(host, error, 9e12, [request.key])
     await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    assert (await db.queries.request(request.request_id)).waiting
+    await db.job_store.release_host(host)
     claims = [c for _ in range(9) for c in await db.claim(limit=500, capacity=500)]
     mine = [c for c in claims if c.request_key == request.key]
     await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])

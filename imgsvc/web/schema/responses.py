@@ -142,7 +142,7 @@ class ImageProgress(ResponseModel):
         int | None,
         Field(
             description="Estimated seconds until the request has finished, at the measured rate. "
-            "Null: not known yet."
+            "Null: not known yet, or all unfinished images are in `waiting`."
         ),
     ]
     reused: ReuseSummary
@@ -162,6 +162,16 @@ class FailureSummary(ResponseModel):
     host: str
     code: ImageErrorCode
     count: Count
+
+
+class WaitingImages(ResponseModel):
+    """Images that wait for a host: for another attempt, or until the host responds again."""
+
+    host: str
+    code: Annotated[ImageErrorCode, Field(description="Code of the latest error.")]
+    message: Annotated[str, Field(description="What went wrong, for people.")]
+    count: Count
+    next_try_at: Annotated[Timestamp, Field(description="Time of the next attempt.")]
 
 
 class WebhookState(ResponseModel):
@@ -273,6 +283,13 @@ class RequestState(RequestSummary):
     started_at: Annotated[Timestamp | None, Field(description="Null until processing starts.")]
     failures: Annotated[
         list[FailureSummary], Field(description="Failed images by host and error code.")
+    ]
+    waiting: Annotated[
+        list[WaitingImages],
+        Field(
+            description="Images that wait for another attempt, by host: the 100 hosts with most "
+            "images. If a host does not respond at all, all its unfinished images wait."
+        ),
     ]
     webhook: Annotated[
         WebhookState | None, Field(description="Null if the upload set no `webhookUrl`.")
