@@ -23,6 +23,7 @@ from imgsvc.models import (
     Request,
     Reuse,
 )
+from imgsvc.urls import host_urls
 
 __all__ = ["FinishResult", "JobStore", "host_key"]
 
@@ -241,8 +242,20 @@ class JobStore:
         """
         return await self._database.write(lambda c: bulk_updates.start_cancel(c, request_id))
 
+    async def start_cancel_host(self, request_id: str, host: str) -> int:
+        """Mark a host of a request as being cancelled, and return the request's key.
+
+        None of its images are claimed from then on. `host` is a host name or `host:port`: both schemes
+        are meant. Raise `ProblemError` NOT_FOUND, or ALREADY_FINISHED if the request has no unfinished
+        images of the host.
+        """
+        keys = [host_key(url) for url in host_urls(host)]
+        return await self._database.write(
+            lambda c: bulk_updates.start_cancel_host(c, request_id, host, keys)
+        )
+
     async def cancel_slice(self, request_key: int, limit: int) -> tuple[bool, FinishResult]:
-        """Cancel at most `limit` pending images of a request.
+        """Cancel at most `limit` pending images of a request, or of its hosts that are being cancelled.
 
         Return whether there may be more, and the changes.
         """
@@ -251,21 +264,22 @@ class JobStore:
         )
 
     async def cancelling(self) -> list[int]:
-        """Return the keys of unfinished requests that are being cancelled."""
+        """Return the keys of unfinished requests that are being cancelled, or hosts of them."""
         return await self._database.read(
             lambda c: [
                 key
                 for (key,) in c.execute(
                     "SELECT key FROM requests INDEXED BY requests_unfinished "
                     "WHERE stage = 'accepted' AND finished_at IS NULL "
-                    "AND cancelling = 1"
+                    "AND cancelling = 1 UNION SELECT request_key FROM cancelled_hosts"
                 )
             ]
         )
 
-    async def retry_failed(self, request_id: str) -> Request:
+    async def retry_failed(self, request_id: str, *, include_cancelled: bool = False) -> Request:
         """Requeue the failed images of a finished request, with no attempts. Return the request.
 
+        With `include_cancelled`, requeue its cancelled images too.
         This requeues at most `bulk_slice` images; each of the next claims requeues further ones. Until
         all are requeued, the request is marked as `retrying` and none of its images are claimed. Raises
         `ProblemError` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
@@ -273,7 +287,10 @@ class JobStore:
         limit = self._limits.bulk_slice
 
         def transaction(c: sqlite3.Connection) -> Request:
-            return mappers.request_of(c, bulk_updates.start_retry(c, request_id, limit))
+            key = bulk_updates.start_retry(
+                c, request_id, limit, include_cancelled=include_cancelled
+            )
+            return mappers.request_of(c, key)
 
         return await self._database.write(transaction)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -121,18 +122,21 @@ class Machine(RuleBasedStateMachine):
         self.run(upload())
 
     @precondition(lambda self: self.ids)
-    @rule(data=st.data(), action=st.sampled_from(["cancel", "retry", "delete"]))
+    @rule(data=st.data(), action=st.sampled_from(["cancel", "cancel host", "retry", "delete"]))
     def change_request(self, data: st.DataObject, action: str) -> None:
         request_id = data.draw(st.sampled_from(self.ids))
-        method = {
-            "cancel": self.db.job_store.start_cancel,
-            "retry": self.db.job_store.retry_failed,
-            "delete": self.db.request_store.mark_deleting,
-        }[action]
-        try:
-            self.run(method(request_id))
-        except ProblemError:
-            return
+        with contextlib.suppress(ProblemError):
+            match action:
+                case "cancel":
+                    self.run(self.db.job_store.start_cancel(request_id))
+                case "cancel host":
+                    host = data.draw(st.sampled_from(HOSTS))
+                    self.run(self.db.job_store.start_cancel_host(request_id, host))
+                case "retry":
+                    include = data.draw(st.booleans())
+                    self.run(self.db.job_store.retry_failed(request_id, include_cancelled=include))
+                case "delete":
+                    self.run(self.db.request_store.mark_deleting(request_id))
 
     # --- actions of the service --------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ SMALL = {
     "instance",
     "forgotten_sources",
     "probe",
+    "cancelled_hosts",
 }
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {

@@ -176,6 +176,45 @@ async def test_retry_failed_requires_finished_request_with_failed_images(http: H
     assert late.problem()["type"] == "urn:imgsvc:problem:nothing-failed"
 
 
+async def test_cancel_of_host_cancels_its_images_and_refuses_when_none_is_unfinished(
+    http: HttpHarness,
+) -> None:
+    request_id = await http.upload()
+    path = f"/cancelRequest/{request_id}?host="
+    response = await http.post(f"{path}a.example")
+    assert response.status == 200
+    progress = response.json()["progress"]
+    assert (progress["pending"], progress["cancelled"]) == (1, 1)
+    again = await http.post(f"{path}a.example")
+    assert again.status == 409
+    assert again.problem()["type"] == "urn:imgsvc:problem:already-finished"
+    assert (await http.post(f"{path}b.example:80")).json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a.example/1.jpg", "http://a.example", "me@a.example", "a..b", "a:99999", "%23"]
+)
+async def test_cancel_rejects_invalid_host(http: HttpHarness, host: str) -> None:
+    request_id = await http.upload()
+    response = await http.post(f"/cancelRequest/{request_id}?host={host}")
+    assert response.status == 400
+    (error,) = response.problem()["errors"]
+    assert error["option"] == "host"
+
+
+async def test_retry_includes_cancelled_images_if_asked(http: HttpHarness) -> None:
+    request_id = await http.upload()
+    await http.post(f"/cancelRequest/{request_id}")
+    assert (await http.post(f"/retryFailed/{request_id}")).status == 409
+    response = await http.post(f"/retryFailed/{request_id}?include=cancelled")
+    assert response.status == 202
+    assert response.json()["progress"]["pending"] == 2
+    await http.complete(await http.claim())
+    late = await http.post(f"/retryFailed/{request_id}?include=cancelled")
+    assert late.status == 409
+    assert (await http.post(f"/retryFailed/{request_id}?include=x")).status == 400
+
+
 async def test_delete_removes_finished_request_and_its_outputs(http: HttpHarness) -> None:
     request_id = await http.upload()
     early = await http.call("DELETE", f"/deleteRequest/{request_id}")

@@ -18,7 +18,7 @@ from imgsvc.serializers import summary_json
 from imgsvc.web.handlers.status import StatusHandler
 from imgsvc.web.limits import EventStreamLimits
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import ListQuery, NoOptions
+from imgsvc.web.schema.options import CancelQuery, ListQuery, NoOptions, RetryQuery
 from imgsvc.web.schema.responses import json_response
 
 RETRY_MILLISECONDS = 3_000
@@ -55,16 +55,16 @@ class RequestsHandler:
 
     async def cancel_request(self, request: web.Request) -> web.StreamResponse:
         """`POST /cancelRequest/{requestId}`"""
-        options.parse_query(NoOptions, request)
+        query = options.parse_query(CancelQuery, request)
         request_id = request.match_info["requestId"]
-        await self._actions.cancel(request_id)
+        await self._actions.cancel(request_id, query.host)
         return await self._status.send_status(request, request_id, status=200)
 
     async def retry_failed(self, request: web.Request) -> web.StreamResponse:
         """`POST /retryFailed/{requestId}`"""
-        options.parse_query(NoOptions, request)
+        query = options.parse_query(RetryQuery, request)
         request_id = request.match_info["requestId"]
-        await self._actions.retry(request_id)
+        await self._actions.retry(request_id, include_cancelled=query.include == "cancelled")
         return await self._status.send_status(request, request_id, status=202)
 
     async def delete_request(self, request: web.Request) -> web.Response:

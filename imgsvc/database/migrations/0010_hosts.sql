@@ -36,3 +36,15 @@ CREATE TRIGGER waiting_hosts_count AFTER UPDATE ON waiting_hosts WHEN NEW.count 
 BEGIN
   UPDATE requests SET waiting = waiting + NEW.count - OLD.count WHERE key = NEW.request_key;
 END;
+
+-- The hosts whose images a user has cancelled. Their rows are deleted when the request finishes.
+CREATE TABLE cancelled_hosts (
+  request_key INTEGER NOT NULL,
+  host_key INTEGER NOT NULL,
+  PRIMARY KEY (request_key, host_key)
+) WITHOUT ROWID;
+
+-- `retrying` is 2 if cancelled images are retried too.
+DROP INDEX requests_retrying;
+CREATE INDEX requests_retrying ON requests (key) WHERE retrying > 0;
+CREATE INDEX images_cancelled ON images (request_key) WHERE status = 'cancelled';
