@@ -147,6 +147,16 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTotals:
+    """The number of requests and of their images, and the bytes of the completed images."""
+
+    requests: int
+    images: int
+    input_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailureCount:
     """The number of images of one host that failed with one code."""
 

@@ -21,6 +21,7 @@ from imgsvc.models import (
     ProductRow,
     Progress,
     Request,
+    RequestTotals,
 )
 from imgsvc.status_table import UrlOf
 from imgsvc.table_types import InputTable, Product
@@ -104,6 +105,16 @@ def summary_json(request: Request, now: float) -> Json:
         "finishedAt": format_time(request.finished_at),
         "progress": _progress_json(request, now),
         "bytes": _bytes_json(request),
+    }
+
+
+def totals_json(totals: RequestTotals) -> Json:
+    """Return the totals of all requests that a list is made from."""
+    return {
+        "requests": totals.requests,
+        "images": totals.images,
+        "inputBytes": totals.input_bytes,
+        "outputBytes": totals.output_bytes,
     }
 
 

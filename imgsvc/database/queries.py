@@ -26,6 +26,7 @@ from imgsvc.models import (
     ProductRow,
     Request,
     RequestStatus,
+    RequestTotals,
 )
 
 T = TypeVar("T")
@@ -151,6 +152,20 @@ class Queries:
         more = len(requests) > limit
         requests = requests[:limit]
         return requests, _cursor(requests[-1]) if more and requests else None
+
+    async def totals(self) -> RequestTotals:
+        """Return the totals of all requests, from the requests' counters."""
+
+        def query(c: sqlite3.Connection) -> RequestTotals:
+            row = c.execute(
+                "SELECT count(*), "
+                "coalesce(sum(pending + processing + completed + failed + cancelled), 0), "
+                "coalesce(sum(input_bytes), 0), coalesce(sum(output_bytes), 0) "
+                "FROM requests all_requests WHERE stage = 'accepted'"
+            ).fetchone()
+            return RequestTotals(*row)
+
+        return await self._database.read(query)
 
     async def public_file(self, file: str) -> StoredFile | None:
         """Return the stored file for a public name, `TOKEN.EXT`, or None if there is none."""

@@ -32,6 +32,7 @@ SMALL = {
     "forgotten_sources",
     "probe",
     "cancelled_hosts",
+    "all_requests",  # the totals of all requests
 }
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
@@ -119,6 +120,7 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     assert await db.queries.public_file(files[0])
     await db.queries.version(request_id)
     await db.queries.backlog()
+    await db.queries.totals()
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)

@@ -14,7 +14,7 @@ from imgsvc.database.queries import Queries
 from imgsvc.models import Request
 from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
-from imgsvc.serializers import summary_json
+from imgsvc.serializers import summary_json, totals_json
 from imgsvc.web.handlers.status import StatusHandler
 from imgsvc.web.limits import EventStreamLimits
 from imgsvc.web.schema import options
@@ -50,7 +50,11 @@ class RequestsHandler:
             query.status, query.limit, query.cursor, query.name
         )
         now = time.time()
-        body = {"requests": [summary_json(each, now) for each in requests], "nextCursor": cursor}
+        body = {
+            "requests": [summary_json(each, now) for each in requests],
+            "nextCursor": cursor,
+            "totals": totals_json(await self._queries.totals()),
+        }
         return json_response(body)
 
     async def cancel_request(self, request: web.Request) -> web.StreamResponse:

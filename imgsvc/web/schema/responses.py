@@ -315,6 +315,17 @@ class StatusResponse(RequestState):
     ] = None
 
 
+class ListTotals(ResponseModel):
+    """Totals of all requests, on any page and with any name and status."""
+
+    requests: Count
+    images: Count
+    input_bytes: Annotated[
+        Count, Field(description="Size of the sources of completed images, in bytes.")
+    ]
+    output_bytes: Annotated[Count, Field(description="Size of their outputs, in bytes.")]
+
+
 class RequestList(ResponseModel):
     """One page of requests, newest first."""
 
@@ -322,6 +333,7 @@ class RequestList(ResponseModel):
     next_cursor: Annotated[
         str | None, Field(description="`cursor` of the next page. Null on the last page.")
     ]
+    totals: ListTotals
 
 
 class WebhookEvent(RequestState):
