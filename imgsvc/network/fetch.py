@@ -182,7 +182,7 @@ class RedirectChain:
     async def resolve(self) -> aiohttp.ClientResponse:
         """Return the first response that is not a redirect.
 
-        If a host rejects the conditions, send the request once more without them. Raise `ImageError`
+        If a host rejects the conditions, repeat the request without them. Raise `ImageError`
         for an invalid redirect, and the errors of aiohttp.
         """
         while True:
