@@ -75,7 +75,7 @@ def hold(
     for key in changed:
         c.execute(
             "UPDATE waiting_hosts SET code = ?, message = ?, probe_at = ?, counted = 1, "
-            "unfinished = unfinished + iif(counted, 0, ?) WHERE request_key = ? AND host_key = ?",
+            "unfinished = unfinished + ? WHERE request_key = ? AND host_key = ?",
             (
                 error.code,
                 mappers.storable(error.message),

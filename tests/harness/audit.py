@@ -28,6 +28,10 @@ def audit(c: sqlite3.Connection) -> None:
         _audit_failures(c, key, progress)
         _audit_waiting(c, key)
         _audit_delivery(c, key, finished_at is not None)
+    assert not c.execute(
+        "SELECT 1 FROM cancelled_hosts h JOIN requests r ON r.key = h.request_key "
+        "WHERE finished_at IS NOT NULL"
+    ).fetchall()
     _audit_images(c)
     _audit_files(c)
 

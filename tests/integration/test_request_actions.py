@@ -327,6 +327,19 @@ async def test_retry_includes_cancelled_images_if_asked(tmp_path: Path) -> None:
         assert (await harness.snapshot(request)).progress == Progress(completed=8)
 
 
+async def test_images_of_cancelled_host_can_be_retried_when_request_has_finished(
+    tmp_path: Path,
+) -> None:
+    async with open_scheduler(tmp_path, start=False) as harness:
+        request = await harness.accept("http://a.example/1.jpg", "http://b.example/1.jpg")
+        await harness.service.actions.cancel(request.request_id, "a.example")
+        await harness.db.complete(await harness.db.claim())
+        assert (await harness.snapshot(request)).progress == Progress(completed=1, cancelled=1)
+        await harness.service.actions.retry(request.request_id, include_cancelled=True)
+        await harness.db.complete(await harness.db.claim())
+        assert (await harness.snapshot(request)).progress == Progress(completed=2)
+
+
 async def test_retry_refuses_request_without_failed_or_cancelled_images(tmp_path: Path) -> None:
     async with open_scheduler(tmp_path, start=False) as harness:
         actions = harness.service.actions

@@ -17,7 +17,7 @@ from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.serializers import eta_seconds
 from tests.harness.database import DatabaseHarness, open_database
 from tests.harness.http import open_http
-from tests.harness.service import SchedulerHarness, open_scheduler
+from tests.harness.service import SchedulerHarness, background, open_scheduler
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
 
@@ -124,6 +124,25 @@ async def test_no_image_waits_after_host_has_responded(tmp_path: Path, origin: O
         await wait_until(is_held, "the circuit to be reported, the probe included")
         origin.open_gate("go")
         assert (await harness.wait_finished(request)).waiting == ()
+
+
+async def test_images_of_host_whose_circuit_has_closed_do_not_wait(tmp_path: Path) -> None:
+    async with open_scheduler(tmp_path, start=False, limits=LIMITS) as harness:
+        request = await harness.accept(*(f"http://a.example/{n}.jpg" for n in range(3)))
+
+        async def wait_for(waiting_images: int) -> None:
+            async def is_reported() -> bool:
+                return (await harness.snapshot(request)).waiting_images == waiting_images
+
+            await wait_until(is_reported, f"{waiting_images} waiting images")
+
+        async with background(harness.processing.unreachable_hosts.run()):
+            for _ in range(10):
+                harness.breakers.record_failure(A, SLOW, time.monotonic())
+            await wait_for(3)
+            harness.breakers.record_success(A)
+            await wait_for(0)
+        assert (await harness.snapshot(request)).waiting == ()
 
 
 async def test_status_json_lists_waiting_images_and_etag_changes(tmp_path: Path) -> None:
