@@ -10,7 +10,7 @@ from imgsvc.web.context import AppContext
 from imgsvc.web.handlers.health import HealthHandler
 from imgsvc.web.http.api_keys import ApiKeys
 from imgsvc.web.http.origin_policy import OriginPolicy
-from imgsvc.web.http.problems import Handler, HttpProblemError, problem_middleware
+from imgsvc.web.http.problems import DOCS_PATH, Handler, HttpProblemError, problem_middleware
 from imgsvc.web.http.request_body import defer_100_continue
 from imgsvc.web.http.response_headers import response_headers_handler
 from imgsvc.web.routes import ROUTES, Handlers
@@ -39,6 +39,7 @@ def create_app(context: AppContext) -> web.Application:
             "max_line_size": MAX_REQUEST_LINE_BYTES,
         },
     )
+    app[DOCS_PATH] = f"{origin_policy.path_prefix}/docs"
     app.on_response_prepare.append(response_headers_handler(origin_policy))
     access_control = _AccessControl(origin_policy, keys, handlers.health)
     # A proxy may or may not remove the path prefix.

@@ -51,6 +51,8 @@ class HttpResponse:
         problem = self.json()
         assert problem["status"] == self.status
         assert {"type", "title", "detail"} <= problem.keys()
+        code = problem["type"].removeprefix("urn:imgsvc:problem:")
+        assert problem["help"].endswith(f"/docs#errors-{code}")
         return problem
 
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import ImageFormat
+from imgsvc.web.error_docs import error_docs
 from imgsvc.web.http.conditional import etag_matches
 
 STATIC = Path(__file__).parent.parent / "static"
@@ -53,6 +54,8 @@ class StaticFilesHandler:
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix in _TYPES
         }
+        docs = (folder / "docs.html").read_text("utf-8").replace("<!-- errors -->", error_docs())
+        self._files["docs.html"] = _static_file(docs.encode(), ".html")
         self._files[FORMATS_MODULE] = _static_file(_formats_module().encode(), ".js")
 
     async def index(self, request: web.Request) -> web.Response:

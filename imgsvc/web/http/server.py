@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 
 from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.urls import is_loopback
-from imgsvc.web.http.problems import problem_response
+from imgsvc.web.http.problems import DOCS_PATH, problem_response
 from imgsvc.web.http.response_headers import add_security_headers
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         return _Server(
+            self.app[DOCS_PATH],
             server.request_handler,
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
@@ -71,11 +73,21 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
+    def __init__(self, docs_path: str, handler: Any, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self._docs_path = docs_path
+
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Protocol(self, self._docs_path, loop=self._loop, **self._kwargs)
 
 
 class _Protocol(web.RequestHandler):
+    __slots__ = ("_docs_path",)
+
+    def __init__(self, manager: web.Server, docs_path: str, **options: Any) -> None:
+        super().__init__(manager, **options)
+        self._docs_path = docs_path
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -99,7 +111,7 @@ class _Protocol(web.RequestHandler):
             problem = ProblemError(
                 ProblemCode.INTERNAL, "An internal error occurred. See the service log."
             )
-        response = problem_response(problem)
+        response = problem_response(problem, self._docs_path)
         add_security_headers(response.headers)
         response.force_close()
         return response
