@@ -53,16 +53,6 @@ TAGS = {
 }
 """Groups of routes in the OpenAPI document, and their descriptions."""
 
-# application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
-# the OpenAPI document cannot send them.
-RAW_UPLOAD_TYPES = (
-    "text/csv",
-    "text/plain",
-    "text/tab-separated-values",
-    XLSX_MEDIA_TYPE,
-    "application/octet-stream",
-    "application/x-www-form-urlencoded",
-)
 _IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
 _IMAGE_RESPONSES = {
     200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
@@ -80,13 +70,14 @@ ROUTES: tuple[Route[Handlers], ...] = (
         tag="Requests",
         operation_id="processImages",
         summary="Upload a CSV of products with image URLs",
-        description="Send the CSV as the body, and options in the query string. Or send a form: its "
-        "one part with a file name is the CSV, and its other fields are options. The columns `Product "
+        description="Send the file, CSV or .xlsx, as the body, and options in the query string. "
+        "`text/csv` and the other media types of such files are accepted too. Or send a form: its one "
+        "part with a file name is the file, and its other fields are options. The columns `Product "
         "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
         "returned unchanged.",
         query=UploadFields,
         request_headers=(p.IDEMPOTENCY_KEY,),
-        request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
+        request_body={"application/octet-stream": None, "multipart/form-data": UploadFields},
         responses={
             200: ResponseSpec("Dry run: the file is valid.", json_content(responses.DryRunResult)),
             201: ResponseSpec(

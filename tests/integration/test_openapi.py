@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from imgsvc.models import RequestStatus
 from imgsvc.network.webhooks import sign
 from imgsvc.web.handlers.uploads import RAW_TYPES
 from imgsvc.web.http.problems import PROBLEMS
-from imgsvc.web.routes import RAW_UPLOAD_TYPES, ROUTES, TAGS
+from imgsvc.web.routes import ROUTES, TAGS
 from imgsvc.web.schema import openapi
 from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
 from imgsvc.web.schema.responses import RequestList, StatusResponse, WebhookEvent
@@ -108,8 +109,30 @@ def test_error_responses_are_problem_reports() -> None:
                     assert int(status) in {code for code, _ in PROBLEMS.values()}
 
 
-def test_upload_content_types_match_accepted_types() -> None:
-    assert set(RAW_TYPES) - set(RAW_UPLOAD_TYPES) == {"application/csv", "application/vnd.ms-excel"}
+def test_documented_upload_content_types_are_accepted() -> None:
+    upload = openapi_document(with_keys=False)["paths"]["/processImages"]["post"]
+    assert set(upload["requestBody"]["content"]) <= {*RAW_TYPES, "multipart/form-data"}
+
+
+def nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield each object in a JSON document."""
+    if isinstance(schema, dict):
+        yield schema
+    if isinstance(schema, dict | list):
+        for value in schema.values() if isinstance(schema, dict) else schema:
+            yield from nodes(value)
+
+
+def test_response_schemas_allow_more_keys_and_values() -> None:
+    schemas = openapi_document(with_keys=True)["components"]["schemas"]
+    assert not [node for node in nodes(schemas) if "additionalProperties" in node]
+    for node in nodes(schemas):
+        if "enum" in node or "x-extensible-enum" in node:
+            assert "Values may be added." in node["description"]
+    status = schemas["RequestStatus"]
+    known, other = status["anyOf"]
+    assert other == {"type": "string"}
+    assert known["enum"] == status["x-extensible-enum"] == [str(each) for each in RequestStatus]
 
 
 def test_document_has_security_only_with_keys() -> None:
