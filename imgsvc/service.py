@@ -26,12 +26,14 @@ from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
@@ -105,6 +107,8 @@ class Service:
             metrics,
             limits.processing,
         )
+        self._thumbnail_cache = ThumbnailCache(storage.data_dir, disk_space)
+        self.thumbnails = Thumbnails(stores.queries, store, executor, self._thumbnail_cache)
         self._create_user_interface()
 
     def _create_user_interface(self) -> None:
@@ -114,8 +118,9 @@ class Service:
             stores.request_store,
             stores.token_store,
             self.store,
+            self._thumbnail_cache,
             self.config.storage,
-            limits.maintenance,
+            limits=limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -145,6 +150,7 @@ class Service:
             queries=self.queries,
             actions=self.actions,
             store=self.store,
+            thumbnails=self.thumbnails,
             scratch=self._scratch,
             events=self.events,
             health=self.monitor,
@@ -213,12 +219,14 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.executor.close(max(0.0, deadline - time.monotonic()))
+        await self.thumbnails.close()
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self._webhook_session.close()
         await self.store.close()
+        self._thumbnail_cache.close()
         self._spreadsheets.close()
         self._scratch.close()
 

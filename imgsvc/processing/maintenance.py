@@ -12,6 +12,7 @@ from imgsvc.database.request_store import RequestStore
 from imgsvc.database.token_store import TokenStore
 from imgsvc.models import SECONDS_PER_DAY
 from imgsvc.storage.base import ImageStore
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,15 @@ class Maintenance:
         request_store: RequestStore,
         token_store: TokenStore,
         store: ImageStore,
+        thumbnails: ThumbnailCache,
         config: StorageConfig,
+        *,
         limits: MaintenanceLimits = MaintenanceLimits(),
     ) -> None:
         self._request_store = request_store
         self._token_store = token_store
         self._store = store
+        self._thumbnails = thumbnails
         self._config = config
         self._limits = limits
         self._interval_seconds = _interval_seconds(config.retention_days * SECONDS_PER_DAY)
@@ -87,6 +91,7 @@ class Maintenance:
         if names:
             try:
                 await self._store.delete(names)
+                await self._thumbnails.delete(names)
             except Exception:
                 await self._token_store.end_deletion([])
                 raise

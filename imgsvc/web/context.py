@@ -12,6 +12,7 @@ from imgsvc.intake import Intake
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
 from imgsvc.web.limits import EventStreamLimits
@@ -26,6 +27,7 @@ class AppContext:
     queries: Queries
     actions: RequestActions
     store: ImageStore
+    thumbnails: Thumbnails
     scratch: Scratch
     events: Events
     health: HealthMonitor

@@ -36,7 +36,7 @@ class Handlers:
         self.requests = RequestsHandler(
             queries, context.actions, context.events, self.status, context.event_stream
         )
-        self.outputs = OutputsHandler(queries, context.store, scratch)
+        self.outputs = OutputsHandler(queries, context.store, context.thumbnails, scratch)
         self.sessions = SessionHandler(keys, origin_policy)
         self.health = HealthHandler(context.health, context.metrics)
         self.api_docs = ApiDocsHandler(
@@ -256,6 +256,24 @@ ROUTES: tuple[Route[Handlers], ...] = (
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
         responses=_IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
+    ),
+    Route(
+        "GET",
+        "/images/{token}/thumbnail",
+        lambda handlers: handlers.outputs.thumbnail,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="thumbnail",
+        summary="Download a small version of one output",
+        description="A WebP whose longer side is at most 320 pixels, made on demand. Of an animation "
+        "it is the first frame. Small images are not enlarged.",
+        path_parameters=(p.TOKEN,),
+        request_headers=(p.IF_NONE_MATCH,),
+        responses={
+            200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
+            304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
+        },
+        errors=(Code.NOT_FOUND, Code.UNAVAILABLE),
     ),
     Route(
         "GET",

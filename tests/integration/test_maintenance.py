@@ -16,6 +16,7 @@ from imgsvc.models import SECONDS_PER_DAY, Request
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from tests.harness.database import DatabaseHarness, completed, open_database
 from tests.waiting import wait_until
 
@@ -32,7 +33,10 @@ class MaintenanceHarness:
         self.db = db
         self.store = FilesystemStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
-        self.maintenance = Maintenance(db.request_store, db.token_store, self.store, config, limits)
+        self.thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
+        self.maintenance = Maintenance(
+            db.request_store, db.token_store, self.store, self.thumbnails, config, limits=limits
+        )
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
         """Return a finished request whose images are stored."""
@@ -77,6 +81,7 @@ async def open_harness(
             yield harness
         finally:
             await harness.store.close()
+            harness.thumbnails.close()
 
 
 @asynccontextmanager

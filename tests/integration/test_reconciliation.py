@@ -15,6 +15,8 @@ from imgsvc.database.online_backup import copy_database
 from imgsvc.database.tokens import RESTORE_GRACE_SECONDS
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.reconciliation import Reconciliation, ReconciliationLimits
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from tests.harness.database import DatabaseHarness, completed, open_database
 from tests.memory_store import MemoryStore
 
@@ -25,7 +27,11 @@ class ReconciliationHarness:
     def __init__(self, db: DatabaseHarness, store: MemoryStore) -> None:
         self.db = db
         self.store = store
-        self.maintenance = Maintenance(db.request_store, db.token_store, store, StorageConfig())
+        folder = db.database.path.parent
+        thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
+        self.maintenance = Maintenance(
+            db.request_store, db.token_store, store, thumbnails, StorageConfig()
+        )
 
     def reconciliation(self, **limits: Any) -> Reconciliation:
         return Reconciliation(

@@ -110,6 +110,7 @@ SEAMS: dict[str, set[str]] = {
         "network.webhooks",
         "storage.base",
         "storage.disk_space",
+        "storage.thumbnail_cache",
     },
     "web": {"storage.base", "storage.scratch", "storage.spool"},
     "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
