@@ -11,6 +11,7 @@ from functools import partial
 
 from imgsvc.adapters import Replacements, create_executor, create_store
 from imgsvc.config import Config
+from imgsvc.database import tokens
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
@@ -28,6 +29,7 @@ from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.sample import Sample
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.disk_space import DiskSpace
@@ -55,11 +57,13 @@ class Service:
         self,
         config: Config,
         database: Database,
+        sample: Sample,
         limits: ServiceLimits = ServiceLimits(),
         replacements: Replacements = Replacements(),
     ) -> None:
         self.config = config
         self.url = ""
+        self.sample = sample
         self._tasks: set[asyncio.Task[None]] = set()
         self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -76,8 +80,6 @@ class Service:
         self.disk_space = disk_space = replacements.disk_space or DiskSpace(
             storage.data_dir, storage.min_free_bytes
         )
-        self._scratch = Scratch(storage.data_dir)
-        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
@@ -86,7 +88,9 @@ class Service:
             config.fetch,
             AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
-        self.executor = executor = create_executor(config, session, store, metrics, replacements)
+        self.executor = executor = create_executor(
+            config, session, store, metrics, replacements, sample=sample
+        )
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
@@ -107,13 +111,17 @@ class Service:
             metrics,
             limits.processing,
         )
-        self._thumbnail_cache = ThumbnailCache(storage.data_dir, disk_space)
-        self.thumbnails = Thumbnails(stores.queries, store, executor, self._thumbnail_cache)
         self._create_user_interface()
 
     def _create_user_interface(self) -> None:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
+        self._scratch = Scratch(self.config.storage.data_dir)
+        self._spreadsheets = Spreadsheets(self.config, self._scratch)
+        self._thumbnail_cache = ThumbnailCache(self.config.storage.data_dir, self.disk_space)
+        self.thumbnails = Thumbnails(
+            stores.queries, self.store, self.executor, self._thumbnail_cache
+        )
         self._maintenance = maintenance = Maintenance(
             stores.request_store,
             stores.token_store,
@@ -152,6 +160,7 @@ class Service:
             store=self.store,
             thumbnails=self.thumbnails,
             scratch=self._scratch,
+            sample=self.sample,
             events=self.events,
             health=self.monitor,
             metrics=self.metrics.registry,
@@ -264,7 +273,8 @@ async def opened(
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
-        service = Service(config, database, limits, replacements)
+        sample = Sample(await database.read(tokens.secret))
+        service = Service(config, database, sample, limits, replacements)
         stack.push_async_callback(service.close)
         yield service
 

@@ -13,6 +13,7 @@ from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.thumbnails import Thumbnails
+from imgsvc.sample import Sample
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
 from imgsvc.web.limits import EventStreamLimits
@@ -29,6 +30,7 @@ class AppContext:
     store: ImageStore
     thumbnails: Thumbnails
     scratch: Scratch
+    sample: Sample
     events: Events
     health: HealthMonitor
     metrics: CollectorRegistry

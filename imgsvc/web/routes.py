@@ -13,6 +13,7 @@ from imgsvc.web.handlers.api_docs import ApiDocsHandler
 from imgsvc.web.handlers.health import HealthHandler
 from imgsvc.web.handlers.outputs import OutputsHandler
 from imgsvc.web.handlers.requests import RequestsHandler
+from imgsvc.web.handlers.sample import SampleHandler
 from imgsvc.web.handlers.sessions import SessionHandler
 from imgsvc.web.handlers.static_files import StaticFilesHandler
 from imgsvc.web.handlers.status import StatusHandler
@@ -40,8 +41,11 @@ class Handlers:
         self.sessions = SessionHandler(keys, origin_policy)
         self.health = HealthHandler(context.health, context.metrics)
         self.api_docs = ApiDocsHandler(
-            origin_policy, lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys))
+            origin_policy,
+            context.sample,
+            lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys)),
         )
+        self.sample = SampleHandler(context.sample, origin_policy)
         self.static_files = StaticFilesHandler()
 
 
@@ -361,6 +365,8 @@ ROUTES: tuple[Route[Handlers], ...] = (
     ),
     Route("GET", "/openapi.json", lambda handlers: handlers.api_docs.openapi, Access.PUBLIC),
     Route("GET", "/postman.json", lambda handlers: handlers.api_docs.postman, Access.PUBLIC),
+    Route("GET", "/sample/products.csv", lambda handlers: handlers.sample.table, Access.PUBLIC),
+    Route("GET", "/sample/{id}/{name}", lambda handlers: handlers.sample.image, Access.PUBLIC),
     Route("GET", "/docs", lambda handlers: handlers.static_files.docs, Access.PUBLIC),
     Route("GET", "/static/{path:.+}", lambda handlers: handlers.static_files.static, Access.PUBLIC),
     Route("GET", "/", lambda handlers: handlers.static_files.index, Access.PUBLIC),

@@ -23,7 +23,15 @@ from tests.harness.http import HttpHarness, open_http
 
 KEYS = {"api_keys": ["k"]}
 DOCUMENTED = [route for route in ROUTES if route.tag]
-UNDOCUMENTED_PATHS = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
+UNDOCUMENTED_PATHS = {
+    "/openapi.json",
+    "/postman.json",
+    "/docs",
+    "/sample/products.csv",
+    "/sample/{id}/{name}",
+    "/static/{path:.+}",
+    "/",
+}
 
 
 @pytest.fixture
@@ -158,6 +166,7 @@ async def test_documents_have_url_of_the_request_host(tmp_path: Path) -> None:
         variables = {v["key"]: v["value"] for v in collection["variable"]}
         assert variables["baseUrl"] == "http://img.example:81"
         assert variables["apiKey"] == ""
+        assert variables["imageUrl"].startswith("http://img.example:81/sample/")
 
 
 async def test_responses_match_their_models(http: HttpHarness) -> None:

@@ -19,7 +19,7 @@ ROUTES = [
     ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/static/app.js"),
-    ("GET", "/static/sample.csv"),
+    ("GET", "/sample/products.csv"),
     ("GET", "/openapi.json"),
     ("GET", "/postman.json"),
     ("GET", "/health/live"),

@@ -21,6 +21,7 @@ LEAVES = {
     "upload_types",
     "slugs",
     "errors",
+    "sample",
     "error_help",
     "config",
     "urls",
