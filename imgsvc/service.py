@@ -11,6 +11,7 @@ from functools import partial
 
 from imgsvc.adapters import Replacements, create_executor, create_store
 from imgsvc.config import Config
+from imgsvc.database import tokens
 from imgsvc.database.connection import Database, DatabaseDamagedError, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
@@ -27,12 +28,15 @@ from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.sample import Sample
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
@@ -54,11 +58,13 @@ class Service:
         self,
         config: Config,
         database: Database,
+        sample: Sample,
         limits: ServiceLimits = ServiceLimits(),
         replacements: Replacements = Replacements(),
     ) -> None:
         self.config = config
         self.url = ""
+        self.sample = sample
         self._tasks: set[asyncio.Task[None]] = set()
         self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -75,8 +81,6 @@ class Service:
         self.disk_space = disk_space = replacements.disk_space or DiskSpace(
             storage.data_dir, storage.min_free_bytes
         )
-        self._scratch = Scratch(storage.data_dir)
-        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
@@ -85,7 +89,9 @@ class Service:
             config.fetch,
             AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
-        self.executor = executor = create_executor(config, session, store, metrics, replacements)
+        self.executor = executor = create_executor(
+            config, session, store, metrics, replacements, sample=sample
+        )
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
@@ -111,10 +117,17 @@ class Service:
     def _create_user_interface(self) -> None:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
+        self._scratch = Scratch(self.config.storage.data_dir)
+        self._spreadsheets = Spreadsheets(self.config, self._scratch)
+        self._thumbnail_cache = ThumbnailCache(self.config.storage.data_dir, self.disk_space)
+        self.thumbnails = Thumbnails(
+            stores.queries, self.store, self.executor, self._thumbnail_cache
+        )
         self._maintenance = maintenance = Maintenance(
             stores.request_store,
             stores.token_store,
             self.store,
+            self._thumbnail_cache,
             self.config.storage,
             clock=ExpiryClock(stores.clock_store),
             limits=limits.maintenance,
@@ -147,7 +160,9 @@ class Service:
             queries=self.queries,
             actions=self.actions,
             store=self.store,
+            thumbnails=self.thumbnails,
             scratch=self._scratch,
+            sample=self.sample,
             events=self.events,
             health=self.monitor,
             metrics=self.metrics,
@@ -240,12 +255,14 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.executor.close(max(0.0, deadline - time.monotonic()))
+        await self.thumbnails.close()
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self._webhook_session.close()
         await self.store.close()
+        self._thumbnail_cache.close()
         self._spreadsheets.close()
         self._scratch.close()
 
@@ -283,7 +300,8 @@ async def opened(
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
-        service = Service(config, database, limits, replacements)
+        sample = Sample(await database.read(tokens.secret))
+        service = Service(config, database, sample, limits, replacements)
         stack.push_async_callback(service.close)
         yield service
 

@@ -77,6 +77,12 @@ class Executor(Protocol):
         cannot be fetched, `MachineError`, or `ExecutionInterruptedError`.
         """
 
+    async def make_thumbnail(self, data: bytes) -> bytes:
+        """Return the thumbnail of an output, as WebP. All thumbnails are one owner.
+
+        Raise `ImageError` or `ExecutionInterruptedError`.
+        """
+
     async def start(self) -> None:
         """Start the workers. Call this once, before the first image."""
 
