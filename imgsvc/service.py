@@ -150,7 +150,8 @@ class Service:
             scratch=self._scratch,
             events=self.events,
             health=self.monitor,
-            metrics=self.metrics.registry,
+            metrics=self.metrics,
+            sessions=self.stores.session_store,
             event_stream=self.limits.event_stream,
         )
 
@@ -207,6 +208,9 @@ class Service:
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
+                await self.stores.session_store.recover(
+                    [key.digest for key in self.config.server.all_keys]
+                )
             except DatabaseDamagedError:
                 raise
             except DatabaseUnavailableError:  # the health monitor reports it

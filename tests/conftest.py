@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import CommandLine
 from tests.origin import Origin
 from tests.service_process import Service
 
@@ -67,3 +69,15 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
 def service(start_service: StartService) -> Service:
     """Provide a running service with the default settings of `tests.service_process.Service`."""
     return start_service()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    cli = CommandLine(folder)
+    yield cli
+    for process in cli.processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()

@@ -10,6 +10,7 @@ from imgsvc.database.job_store import JobStore
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.queries import Queries
 from imgsvc.database.request_store import RequestStore
+from imgsvc.database.session_store import SessionStore
 from imgsvc.database.token_store import TokenStore
 from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.models import Request
@@ -28,6 +29,7 @@ class Stores:
         self.request_store = RequestStore(database)
         self.job_store = JobStore(database, webhook_body, limits)
         self.token_store = TokenStore(database)
+        self.session_store = SessionStore(database)
         self.queries = Queries(database, limits)
         self.webhook_store = WebhookStore(database, limits)
         self.clock_store = ClockStore(database)

@@ -9,9 +9,13 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from imgsvc.access import Caller, Role
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
-from imgsvc.errors import ImageErrorCode
+from imgsvc.database.session_store import SessionStore
+from imgsvc.errors import ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Failed,
@@ -31,6 +35,7 @@ SMALL = {
     "instance",
     "forgotten_sources",
     "probe",
+    "sessions",
     "clock",
 }
 """Tables that may be scanned: they are as large as the result, or tiny."""
@@ -58,6 +63,7 @@ async def run_everything(db: DatabaseHarness) -> None:
         idempotency=("key", "x"),
     )
     await db.request_store.find_idempotent("key")
+    await db.request_store.find_idempotent("key", "owner")
     await db.request_store.skipped_errors(request.key, 10)
     one, two, three = (await db.claim(limit=20))[:3]
     validators = Validators(url_key(one.url), '"1"')
@@ -97,6 +103,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.token_store.recover()
     assert await db.delete_marked()
     await db.database.probe()
+    await run_sessions(db)
 
 
 async def run_queries(db: DatabaseHarness, request_id: str) -> None:
@@ -112,6 +119,18 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)
         await db.queries.list_requests(status, 1, cursor, "name")
+        await db.queries.list_requests(status, 1, cursor, "name", "owner")
+    await db.queries.check_visible(request_id, Caller())
+    with pytest.raises(ProblemError):
+        await db.queries.check_visible(request_id, Caller("shop", "shop", Role.SUBMIT))
+
+
+async def run_sessions(db: DatabaseHarness) -> None:
+    sessions = SessionStore(db.database)
+    token = await sessions.create(b"key", 0.0)
+    await sessions.find(token, [b"key"], 0.0)
+    await sessions.end(token)
+    await sessions.recover([b"key"])
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:

@@ -16,6 +16,7 @@ from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.serializers import summary_json
 from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.http.api_keys import CALLER
 from imgsvc.web.limits import EventStreamLimits
 from imgsvc.web.schema import options
 from imgsvc.web.schema.options import ListQuery, NoOptions
@@ -47,7 +48,11 @@ class RequestsHandler:
         """`GET /listRequests`"""
         query = options.parse_query(ListQuery, request)
         requests, cursor = await self._queries.list_requests(
-            query.status, query.limit, query.cursor, query.name
+            query.status,
+            query.limit,
+            query.cursor,
+            query.name,
+            request[CALLER].visible_owner,
         )
         now = time.time()
         body = {"requests": [summary_json(each, now) for each in requests], "nextCursor": cursor}
