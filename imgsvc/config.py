@@ -251,6 +251,9 @@ class ServerConfig(_Section):
     max_images_per_request: Annotated[int, Field(ge=1)] = 1_000_000
     max_waiting_images: Annotated[int, Field(ge=1)] = 5_000_000
     upload_idle_seconds: Seconds = 30
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    max_uploads: Annotated[int, Field(ge=1, le=100_000)] = 64
+    upload_buffer_bytes: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
     spreadsheet_seconds: Seconds = 300
     shutdown_seconds: Seconds = 30
 

@@ -152,13 +152,15 @@ class Service:
             health=self.monitor,
             metrics=self.metrics,
             sessions=self.stores.session_store,
+            connections=self.limits.connections,
             event_stream=self.limits.event_stream,
         )
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Serve HTTP at `url` until the block ends. Raise `StartupError` if that is impossible."""
-        async with listening(create_app(self.app_context), self.config.server) as self.url:
+        app, limits = create_app(self.app_context), self.limits.connections
+        async with listening(app, self.config.server, limits) as self.url:
             yield
 
     async def start(self) -> None:

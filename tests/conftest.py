@@ -40,7 +40,8 @@ def origin(_origin_process: Origin) -> Iterator[Origin]:
 def start_service(tmp_path: Path) -> Iterator[StartService]:
     """Provide a function that starts a service: `start_service(fetch={"per_host": 2}, …)`.
 
-    `folder=`, `environ=` and `arguments=` are passed to `Service`. If the test fails, its log is shown.
+    `folder=`, `environ=`, `arguments=` and `max_files=` are passed to `Service`. If the test fails, its
+    log is shown.
     """
     started: list[Service] = []
 
@@ -50,11 +51,12 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
         environ: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         ready: bool = True,
+        max_files: int | None = None,
         **settings: dict[str, Any],
     ) -> Service:
         service_folder = folder or tmp_path / f"service-{len(started)}"
         service_folder.mkdir(exist_ok=True)
-        service = Service(service_folder, settings, environ, arguments)
+        service = Service(service_folder, settings, environ, arguments, max_files)
         started.append(service)
         service.start(ready=ready)
         return service

@@ -14,6 +14,7 @@ import aiohttp
 
 from imgsvc.config import WebhookConfig
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.models import Delivery
 from imgsvc.network.errors import format_seconds, status_line, to_image_error
 from imgsvc.network.fetch import request_target
@@ -59,7 +60,10 @@ class WebhookSender:
         self._clock = clock
 
     async def send(self, delivery: Delivery) -> SendResult:
-        """Send a delivery once and return the result. Failures are in the result, not raised."""
+        """Send a delivery once and return the result. Failures are in the result, not raised.
+
+        Raise `MachineError` if this machine could not send it: that is no failure of the receiver.
+        """
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._post(delivery)
@@ -71,6 +75,8 @@ class WebhookSender:
             message = f"No response within {format_seconds(self._timeout)}."
             return SendResult(ok=False, error=message, code=ImageErrorCode.TIMEOUT)
         except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
+            if is_machine_error(error):
+                raise MachineError(str(error)) from None
             unknown = to_image_error(error)
             return SendResult(ok=False, error=unknown.message, code=unknown.code)
         await _drain(response)

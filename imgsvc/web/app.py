@@ -21,6 +21,10 @@ from imgsvc.web.schema.route import Route
 
 LINGER_SECONDS = 30.0
 """Time a client may continue to send its body after an error response, before the connection closes."""
+READ_BUFFER_BYTES = 32 * 1024
+"""The read buffer of a body. aiohttp stops receiving when twice this many bytes are unread."""
+MAX_SHOWN_PATH = 200
+"""Characters of a path that an error message shows."""
 MAX_REQUEST_LINE_BYTES = 32 * 1024
 """Maximum length of the request line. A percent-encoded `webhookUrl` of 8,192 characters fits."""
 SERVER_KEEP_ALIVE_SECONDS = 75.0
@@ -49,6 +53,7 @@ def create_app(context: AppContext) -> web.Application:
             "keepalive_timeout": SERVER_KEEP_ALIVE_SECONDS,
             "lingering_time": LINGER_SECONDS,
             "max_line_size": MAX_REQUEST_LINE_BYTES,
+            "read_bufsize": READ_BUFFER_BYTES,
         },
     )
     app.on_response_prepare.append(response_headers_handler(origin_policy))
@@ -144,7 +149,7 @@ def _method_not_allowed(methods: list[str]) -> Handler:
     async def raise_problem(request: web.Request) -> web.StreamResponse:
         raise HttpProblemError(
             ProblemCode.METHOD_NOT_ALLOWED,
-            f"{request.path} does not support {request.method}. Use {allow}.",
+            f"{_shown_path(request)} does not support {request.method}. Use {allow}.",
             headers={"Allow": allow},
         )
 
@@ -153,8 +158,15 @@ def _method_not_allowed(methods: list[str]) -> Handler:
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
     raise ProblemError(
-        ProblemCode.NOT_FOUND, f"There is no page or API route at {request.path}. See /docs."
+        ProblemCode.NOT_FOUND,
+        f"There is no page or API route at {_shown_path(request)}. See /docs.",
     )
+
+
+def _shown_path(request: web.Request) -> str:
+    """Return the path for a message, shortened if it is long."""
+    path = request.path
+    return path if len(path) <= MAX_SHOWN_PATH else f"{path[: MAX_SHOWN_PATH - 1]}…"
 
 
 async def _redirect_to_slash(request: web.Request) -> web.StreamResponse:

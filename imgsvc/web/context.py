@@ -14,7 +14,7 @@ from imgsvc.processing.health import HealthMonitor
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
-from imgsvc.web.limits import EventStreamLimits
+from imgsvc.web.limits import ConnectionLimits, EventStreamLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,4 +31,5 @@ class AppContext:
     health: HealthMonitor
     metrics: Metrics
     sessions: SessionStore
+    connections: ConnectionLimits
     event_stream: EventStreamLimits

@@ -22,6 +22,7 @@ LEAVES = {
     "upload_types",
     "slugs",
     "errors",
+    "machine_errors",
     "config",
     "urls",
     "logs",
@@ -38,9 +39,18 @@ ALLOWED: dict[str, set[str]] = {
     "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
     "staged_repeat": LEAVES | {"database"},
-    "staged_upload": LEAVES | {"table", "database", "spreadsheets"},
+    "row_memory": LEAVES,
+    "staged_upload": LEAVES | {"table", "database", "spreadsheets", "row_memory"},
     "intake": LEAVES
-    | {"table", "database", "storage", "spreadsheets", "staged_repeat", "staged_upload"},
+    | {
+        "row_memory",
+        "table",
+        "database",
+        "storage",
+        "spreadsheets",
+        "staged_repeat",
+        "staged_upload",
+    },
     "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES

@@ -16,6 +16,8 @@ from imgsvc.database.connection import (
     DatabaseUnavailableError,
 )
 from imgsvc.errors import FileError, ProblemCode, ProblemError
+from imgsvc.logs import RARELY
+from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.serializers import file_error_json
 from imgsvc.storage.base import StorageFullError
 
@@ -46,9 +48,9 @@ PROBLEMS: Mapping[ProblemCode, tuple[int, str]] = {
     ProblemCode.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
     ProblemCode.UPLOAD_STALLED: (408, "Upload timed out"),
     ProblemCode.IDEMPOTENCY_KEY_BUSY: (409, "Upload already in progress"),
-    ProblemCode.ALREADY_FINISHED: (409, "Request already finished"),
+    ProblemCode.ALREADY_FINISHED: (409, "Already finished"),
     ProblemCode.NOT_FINISHED: (409, "Request not finished"),
-    ProblemCode.NOTHING_FAILED: (409, "No failed images"),
+    ProblemCode.NOTHING_FAILED: (409, "Nothing to retry"),
     ProblemCode.NOT_AVAILABLE: (409, "Not available"),
     ProblemCode.TOO_LARGE: (413, "Request body too large"),
     ProblemCode.TOO_MANY_IMAGES: (413, "Too many images"),
@@ -157,6 +159,10 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
     if isinstance(error, DatabaseUnavailableError):
         log.warning("database unavailable: %s", error)
         detail = "The database is unavailable. Try again later."
+        return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
+    if is_machine_error(error):
+        log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
+        detail = "The service lacks file descriptors or memory, or its disk fails. Try again later."
         return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     log.error("internal error: %s %s", request.method, request.path, exc_info=error)
     detail = "An internal error occurred. See the service log."
