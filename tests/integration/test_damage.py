@@ -14,6 +14,7 @@ from imgsvc.database.connection import Database, DatabaseDamagedError
 from imgsvc.database.damage import ADVICE
 from imgsvc.errors import StartupError
 from imgsvc.limits import ServiceLimits
+from imgsvc.offline import FileOptions, process_file
 from imgsvc.processing.health import HealthLimits, ServiceState
 from imgsvc.service import Service, running
 from tests.harness.database import open_database
@@ -132,6 +133,23 @@ async def test_service_stops_its_components_when_damage_is_found_later(
         assert not service.monitor.health().ready
     assert caplog.text.count("database is damaged") == 1
     assert "component" not in caplog.text
+
+
+async def test_process_names_its_folder_if_the_database_in_it_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "working"
+    folder.mkdir()
+    path = await fill(folder)
+    DAMAGES["last ten pages"](path)
+    table = tmp_path / "products.csv"
+    table.write_text("Product Name,Input Image Urls\nMug,http://a.example/1.jpg\n")
+    with pytest.raises(StartupError, match=r"working is damaged\. Delete this folder"):
+        await process_file(
+            config_of(folder),
+            table,
+            tmp_path / "out.csv",
+            lambda _: None,
+            FileOptions(tmp_path / "images", replace=False),
+        )
 
 
 @pytest.mark.parametrize(
