@@ -41,6 +41,7 @@ from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.state import StorageState
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
@@ -125,6 +126,7 @@ class Service:
         self._scratch = Scratch(storage.data_dir)
         self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
+        self._storage = StorageState(disk_space, store)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
@@ -133,7 +135,7 @@ class Service:
             AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
         self.executor = executor = create_executor(config, session, store, metrics, replacements)
-        self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
+        self.monitor = HealthMonitor(database, executor, self._storage, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(webhook_session, config.webhook),
@@ -149,7 +151,7 @@ class Service:
             executor,
             events,
             self._webhook_queue,
-            disk_space,
+            self._storage,
             metrics,
             limits.processing,
         )
@@ -178,7 +180,7 @@ class Service:
             stores.request_store,
             self.config.server,
             self.metrics,
-            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
+            UploadResources(self._storage, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,

@@ -26,7 +26,7 @@ from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.host_limiter import CircuitOpenError, HostSlot
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageUnavailableError
 from imgsvc.urls import redact
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class JobRunner:
             return await self._process(job)
         except (CircuitOpenError, ExecutionInterruptedError):
             return Requeued(claim, claim.attempts)
-        except (StorageFullError, DatabaseUnavailableError):
+        except (StorageUnavailableError, DatabaseUnavailableError):
             return Requeued(claim, claim.attempts, time.time() + self._limits.requeue_delay_seconds)
         except ImageError as error:
             return self._failure(job, error)

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.storage.base import (
+    ImageStore,
     StorageFullError,
     check_output_name,
     is_output_name,
@@ -91,7 +92,7 @@ class _Put:
             self.done.set_exception(ImageError(ImageErrorCode.STORAGE_FAILED, reason))
 
 
-class FilesystemStore:
+class FilesystemStore(ImageStore):
     """An `ImageStore` in the data folder. It writes in its own threads, and creates its folders.
 
     Nothing is stored while `disk_space` has no free space.

@@ -96,10 +96,10 @@ SEAMS: dict[str, set[str]] = {
         "network.retry",
         "network.webhooks",
         "storage.base",
-        "storage.disk_space",
+        "storage.state",
     },
     "web": {"storage.base", "storage.scratch", "storage.spool"},
-    "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
+    "intake": {"storage.state", "storage.scratch", "storage.spool"},
     "spreadsheets": {"storage.scratch", "storage.spool"},
     "cli": {"images.native"},
 }

@@ -13,7 +13,7 @@ from aiohttp import web
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
 from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.serializers import file_error_json
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageFullError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             request.transport.abort()
         if isinstance(error, ConnectionError):
             raise
-        if isinstance(error, OSError | ProblemError):  # For example: the request was deleted.
+        # For example: the request was deleted.
+        if isinstance(error, OSError | ProblemError | StorageUnavailableError):
             log.warning("response aborted: %s %s: %s", request.method, request.path, error)
         else:
             log.exception("response aborted: %s %s", request.method, request.path)
@@ -144,9 +145,10 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
         log.warning("storage full: %s", error)
         detail = "The storage is full. Try again later."
         return problem_response(ProblemError(ProblemCode.STORAGE_FULL, detail))
-    if isinstance(error, DatabaseUnavailableError):
-        log.warning("database unavailable: %s", error)
-        detail = "The database is unavailable. Try again later."
+    if isinstance(error, DatabaseUnavailableError | StorageUnavailableError):
+        log.warning("unavailable: %s", error)
+        part = "database" if isinstance(error, DatabaseUnavailableError) else "storage"
+        detail = f"The {part} is unavailable. Try again later."
         return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     log.error("internal error: %s %s", request.method, request.path, exc_info=error)
     detail = "An internal error occurred. See the service log."
