@@ -116,6 +116,7 @@ LIBRARIES: dict[str, set[str]] = {
     "aiosqlite": {"database"},
     "sqlite3": {"database", "check", "instance_secret"},
     "click": {"cli", "cli_options", "cli_requests", "cli_table_options"},
+    "obstore": {"storage"},
     "rich": {"cli", "cli_requests", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},
