@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ from imgsvc.cli_table_options import (
     write_options,
 )
 from imgsvc.client import ServiceError
-from imgsvc.config import Config, LogConfig
+from imgsvc.config import BUCKET_SETTINGS, Config, LogConfig, StorageConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
@@ -59,7 +61,19 @@ HINTS = {
 
 def main() -> None:
     """Run the command in `sys.argv` and exit. Errors are printed as messages, without a traceback."""
-    sys.exit(_main())
+    code = _main()
+    if "obstore" in sys.modules:
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> None:
+    """End the process without Python's own cleanup, during which threads of obstore may abort it."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the reader has closed its end
+            stream.flush()
+    os._exit(code)
 
 
 def _main() -> int:
@@ -197,6 +211,7 @@ def process(
     flags: dict[str, Any] = {
         "storage.data_dir": folder.absolute(),
         "storage.retention_days": 0,
+        **{f"storage.{name}": StorageConfig.model_fields[name].default for name in BUCKET_SETTINGS},
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
     config = _load_config(file, flags)
@@ -274,11 +289,14 @@ def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     """Back up the data folder to DEST.
 
     The copy is consistent, even while the service runs. On the same file system the images are hard
-    links and use no extra disk space.
+    links and use no extra disk space. Images in a bucket are listed, not copied.
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    copied = back_up(_load_config(file, flags).storage.data_dir, dest)
-    click.echo(f"Copied the database and {_count_images(copied.files)} to {dest}.", err=True)
+    copied = back_up(_load_config(file, flags).storage, dest)
+    images = _count_images(copied.files)
+    if copied.in_bucket:
+        images = f"the list of {images}, which are in the bucket,"
+    click.echo(f"Copied the database and {images} to {dest}.", err=True)
     if copied.missing:
         click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
 
@@ -299,8 +317,8 @@ def check_data(repair: bool, file: Path | None, data_dir: Path | None) -> int:
     if there are no differences, or if they have been repaired.
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    folder = _load_config(file, flags).storage.data_dir
-    report = repair_outputs(folder) if repair else check_outputs(folder)
+    config = _load_config(file, flags)
+    report = asyncio.run(repair_outputs(config) if repair else check_outputs(config))
     for title, names in (
         ("without an image", report.unused),
         ("missing", [output.name for output in report.missing]),

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from imgsvc.adapters import Replacements, create_executor, create_store
+from imgsvc.adapters import Replacements, create_executor, create_store, reconciliation_limits
 from imgsvc.config import Config
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
@@ -29,6 +29,7 @@ from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.storage.base import StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
@@ -176,9 +177,11 @@ class Service:
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
-        self._start_task(
-            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+        self._start_task(self.store.watch(), "store")
+        reconciliation = Reconciliation(
+            self.stores.token_store, self.store, reconciliation_limits(self.config)
         )
+        self._start_task(reconciliation.run(), "reconciliation")
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
         )
@@ -188,15 +191,17 @@ class Service:
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
-        """Clean up what an earlier process left, retrying while the database accepts no writes."""
+        """Clean up what an earlier process left. Retry while the database or the store fails."""
         while True:
             try:
                 self._scratch.sweep()
+                await self.store.claim(*await self.stores.token_store.claimant())
                 await self.store.sweep()
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
-            except DatabaseUnavailableError:  # the health monitor reports it
+            except (DatabaseUnavailableError, StorageUnavailableError):
+                # The health monitor reports it.
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
@@ -236,11 +241,15 @@ class Service:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreClaimedError):
+            log.critical("%s", error)
+        else:
             log.critical(
                 "a component of the service has failed: %s", task.get_name(), exc_info=error
             )
-            self._ended.set()
+        self._ended.set()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A bucket in memory, which fails as a test says: obstore's own store, behind faults."""
+"""A bucket in memory that fails as a test says: obstore's own store, behind errors."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 from imgsvc.image_types import EXTENSIONS
@@ -87,6 +87,19 @@ class ImageStore(Protocol):
     async def direct_url(self, name: str, method: str) -> str | None:
         """Return a URL for one call of `method` by the client, or None: send the output yourself."""
         return None
+
+
+PREFIXES = [f"{number:02x}" for number in range(256)]
+"""The first two digits of all names."""
+
+
+async def name_pages(store: ImageStore, limit: int = 1_000) -> AsyncGenerator[list[str], None]:
+    """Yield the names of all outputs of a store, in order, at most `limit` at once."""
+    for prefix in PREFIXES:
+        names = await store.list_names(prefix, "", limit)
+        while names:
+            yield names
+            names = await store.list_names(prefix, names[-1], limit)
 
 
 def output_name(token: str, output_format: str) -> str:

@@ -241,6 +241,7 @@ class BucketStore(ImageStore):
             await self._claim.acquire(database_id, found)
         except BucketError as error:
             if not (error.failure.permanent or error.failure.refused):
+                self._outage.begin(error.failure)
                 raise
             raise StartupError(
                 f"Cannot use {self._place}: {error}. Check storage.bucket, storage.endpoint, the "

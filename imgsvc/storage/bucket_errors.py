@@ -62,13 +62,13 @@ def classify(error: Exception) -> BucketFailure:
 
 
 def is_missing_bucket(error: Exception) -> bool:
-    """Return whether an error says that there is no bucket, rather than no object."""
+    """Return whether an error means that the bucket is missing, rather than the object."""
     names = ("NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist")
     return any(name in str(error) for name in names)
 
 
 def is_missing_object(error: Exception) -> bool:
-    """Return whether an error says that there is no such object."""
+    """Return whether an error means that the object is missing."""
     return isinstance(error, FileNotFoundError) and not is_missing_bucket(error)
 
 

@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "client": LEAVES,
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "check": LEAVES | {"database", "storage", "service"},
+    "check": LEAVES | {"adapters", "database", "storage", "service"},
     "instance_secret": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
     "demo": LEAVES | {"service", "client", "terminal"},
