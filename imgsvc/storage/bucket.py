@@ -26,7 +26,13 @@ from imgsvc.storage.base import (
     is_output_name,
 )
 from imgsvc.storage.bucket_claim import BucketClaim
-from imgsvc.storage.bucket_errors import BUCKET_ERRORS, BucketError, classify, is_missing_object
+from imgsvc.storage.bucket_errors import (
+    BUCKET_ERRORS,
+    BucketError,
+    classify,
+    is_missing_object,
+    is_range_error,
+)
 from imgsvc.storage.bucket_outage import BucketLimits, BucketOutage
 
 if TYPE_CHECKING:
@@ -167,7 +173,7 @@ class BucketStore(ImageStore):
         except BUCKET_ERRORS as error:
             if is_missing_object(error):
                 raise FileNotFoundError(name) from None
-            if offset and await self._size(key) <= offset:
+            if is_range_error(error) and await self._size(key) <= offset:
                 return b""
             raise BucketError(classify(error)) from None
         return b""

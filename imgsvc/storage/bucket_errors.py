@@ -67,6 +67,11 @@ def is_missing_bucket(error: Exception) -> bool:
     return any(name in str(error) for name in names)
 
 
+def is_range_error(error: Exception) -> bool:
+    """Return whether an error may mean that a range starts after the last byte of the object."""
+    return "status code: 416" in str(error) or "Invalid range" in str(error)
+
+
 def is_missing_object(error: Exception) -> bool:
     """Return whether an error means that the object is missing."""
     return isinstance(error, FileNotFoundError) and not is_missing_bucket(error)
