@@ -243,17 +243,22 @@ def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the images and the CSV, before and after compression.",
 )
-def demo(keep: Path | None) -> int:
+@click.option("--bucket", help="Bucket for the outputs: s3://BUCKET/PREFIX, gs://… or az://…")
+@click.option("--endpoint", help="URL of a server with the S3 API, for --bucket.")
+def demo(keep: Path | None, bucket: str | None, endpoint: str | None) -> int:
     """Run a complete example with generated images.
 
     The images are served on loopback and the data folder is temporary: no internet access is needed.
+    With --bucket, the outputs are stored below a new prefix of it, and deleted at the end.
     """
     # Not at the top: the demo imports Pillow, which the service's main process must not load.
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    flags = {"storage.bucket": bucket or "", "storage.endpoint": endpoint or ""}
+    storage = load_config(Path(os.devnull), flags=flags, environ={}).storage
     protect_secrets()
-    return 0 if asyncio.run(run_demo(Console(), keep)) else 1
+    return 0 if asyncio.run(run_demo(Console(), keep, storage)) else 1
 
 
 @cli.group()

@@ -129,13 +129,15 @@ def running_rclone(folder: Path) -> Iterator[S3Server]:
 class FailingProxy:
     """A proxy before a server, in its own thread. `status`: answer all PUTs so; 0: pass them on.
 
-    `failed` counts these answers, and `puts` the PUTs that were passed on, by key.
+    `refused`: the ends of keys whose PUTs get a 400. `failed` counts the answers with `status`, and
+    `puts` has the keys of the PUTs that were passed on.
     """
 
     def __init__(self, server: S3Server) -> None:
         self._target = server.url
         self.status = 0
         self.failed = 0
+        self.refused: set[str] = set()
         self.puts: list[str] = []
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
@@ -163,6 +165,8 @@ class FailingProxy:
                 self.failed += 1
                 text = "<Error><Code>SlowDown</Code></Error>"
                 return web.Response(status=self.status, text=text)
+            if request.path.endswith(tuple(self.refused)):
+                return web.Response(status=400, text="<Error><Code>EntityTooLarge</Code></Error>")
             self.puts.append(request.path.removeprefix(f"/{BUCKET}/"))
         hop = {"host", "content-length", "transfer-encoding", "connection", "date", "server"}
         headers = {k: v for k, v in request.headers.items() if k.lower() not in hop}
@@ -170,6 +174,9 @@ class FailingProxy:
             request.method, self._target + request.raw_path, headers=headers, data=body
         ) as answer:
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in hop}
+            if request.method == "HEAD":
+                kept["Content-Length"] = answer.headers["Content-Length"]
+                return web.Response(status=answer.status, headers=kept)
             return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
     def close(self) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from tests.conftest import StartService
@@ -25,7 +26,6 @@ from tests.s3_servers import (
     ENVIRON,
     FailingProxy,
     S3Server,
-    running_moto,
     running_rclone,
 )
 from tests.service_process import Service, stored_name, table
@@ -37,18 +37,12 @@ URL = f"s3://{BUCKET}/shop/one"
 OTHER_OBJECTS = {"shop/one/imgsvc.json", "shop/one/imgsvc-probe"}
 
 
-@pytest.fixture(scope="module")
-def _moto() -> Iterator[S3Server]:
-    with running_moto() as server:
-        yield server
-
-
 @pytest.fixture
-def moto(_moto: S3Server) -> Iterator[S3Server]:
+def moto(moto_server: S3Server) -> Iterator[S3Server]:
     """Provide a server whose bucket is empty."""
-    yield _moto
-    for key in _moto.list_keys():
-        _moto.call("DELETE", f"{BUCKET}/{key}")
+    yield moto_server
+    for key in moto_server.list_keys():
+        moto_server.call("DELETE", f"{BUCKET}/{key}")
 
 
 @pytest.fixture
@@ -315,3 +309,41 @@ def test_signatures_are_right_and_a_wrong_secret_is_refused(
 def test_missing_bucket_stops_the_start(moto: S3Server, tmp_path: Path) -> None:
     error = start_error(tmp_path / "new", moto.url, IMGSVC_STORAGE__BUCKET="s3://missing/x")
     assert "s3://missing/x: the bucket does not exist" in error
+
+
+def test_demo_runs_with_a_bucket_and_deletes_its_outputs(moto: S3Server) -> None:
+    process = subprocess.run(
+        [sys.executable, "-P", "-m", "imgsvc", "demo", "--bucket", URL, "--endpoint", moto.url],
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"], **ENVIRON},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert {key.rpartition("/")[2] for key in moto.list_keys()} <= {"imgsvc.json", "imgsvc-probe"}
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5])
+def test_sigterm_while_a_bucket_is_in_use_exits_with_0(
+    start_service: StartService, origin: Origin, moto: S3Server, delay: float
+) -> None:
+    """Threads of obstore can abort the interpreter while it ends."""
+    service = start_service(**settings(moto.url))
+    service.upload(photos(origin, 6))
+    time.sleep(delay)
+    assert service.stop() == 0
+
+
+def test_workers_do_not_inherit_credentials(
+    start_service: StartService, origin: Origin, moto: S3Server
+) -> None:
+    service = start_service(**settings(moto.url))
+    service.finished(service.upload(photos(origin, 1)))
+    assert service.process is not None
+    children = psutil.Process(service.process.pid).children(recursive=True)
+    assert children
+    for child in children:
+        environ = Path(f"/proc/{child.pid}/environ").read_bytes()
+        assert b"AWS_" not in environ
+        assert ENVIRON["AWS_SECRET_ACCESS_KEY"].encode() not in environ

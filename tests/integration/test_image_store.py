@@ -15,11 +15,12 @@ import pytest
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.storage.base import ImageStore, StorageUnavailableError
-from imgsvc.storage.bucket import object_key
+from imgsvc.storage.bucket import object_key, open_bucket
 from imgsvc.storage.filesystem import FilesystemStore, output_path
-from tests.faulty_objects import FaultyObjects, bucket_store, http_error
+from tests.faulty_objects import QUICK, FaultyObjects, bucket_store, http_error
 from tests.harness.service import SwitchableDisk
 from tests.memory_store import MemoryStore
+from tests.s3_servers import BUCKET, ENVIRON, FailingProxy, S3Server
 
 NAME = "0123456789abcdef0123456789abcdef01.jpg"
 OLD_NAME = "0123456789abcdef0123456789abcdef.jpg"
@@ -101,18 +102,49 @@ class BucketSubject:
         return False
 
 
+class MotoSubject:
+    """A store on a server with the S3 API, behind a proxy. Each test has a prefix of its own."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.proxy = FailingProxy(server)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            for name, value in ENVIRON.items():
+                monkeypatch.setenv(name, value)
+            prefix = secrets.token_hex(8)
+            self.store = open_bucket(f"s3://{BUCKET}/{prefix}", self.proxy.url, limits=QUICK)
+
+    def set_full(self, full: bool) -> None:
+        self.proxy.status = 503 if full else 0
+
+    def break_name(self, name: str) -> None:
+        self.proxy.refused.add(object_key(name))
+
+    def leave_partial(self, name: str) -> None:
+        """Do nothing: a PUT leaves a whole object or none."""
+
+    def has_partial(self) -> bool:
+        return False
+
+
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "filesystem": FilesystemSubject,
     "memory": MemorySubject,
     "bucket": BucketSubject,
 }
+MOTO = pytest.param("moto", marks=pytest.mark.external)
 
 
-@pytest.fixture(params=SUBJECTS)
+@pytest.fixture(params=[*SUBJECTS, MOTO])
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    subject = SUBJECTS[request.param](tmp_path)
-    yield subject
-    await subject.store.close()
+    if request.param != "moto":
+        subject = SUBJECTS[request.param](tmp_path)
+        yield subject
+        await subject.store.close()
+        return
+    moto = MotoSubject(request.getfixturevalue("moto_server"))
+    yield moto
+    await moto.store.close()
+    moto.proxy.close()
 
 
 @pytest.fixture

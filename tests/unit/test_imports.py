@@ -75,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     "check": LEAVES | {"adapters", "database", "storage", "service"},
     "instance_secret": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
-    "demo": LEAVES | {"service", "client", "terminal"},
+    "demo": LEAVES | {"service", "storage", "client", "terminal"},
     "config_loader": LEAVES,
     "cli_options": LEAVES | {"client"},
     "cli_table_options": LEAVES | {"status_table", "table"},
