@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -204,6 +205,33 @@ def test_library_is_imported_only_by_its_components(library: str) -> None:
         if name == library or name.startswith(f"{library}.")
     }
     assert used - LIBRARIES[library] == set()
+
+
+def test_service_without_a_bucket_imports_no_module_of_an_extra(tmp_path: Path) -> None:
+    """In a process of its own: other tests import them."""
+    script = (
+        "import asyncio, sys\n"
+        "import imgsvc.cli\n"
+        "from pathlib import Path\n"
+        "from imgsvc.config import Config\n"
+        "from imgsvc.service import running\n"
+        "async def run():\n"
+        "    storage = {'data_dir': Path(sys.argv[1])}\n"
+        "    async with running(Config.model_validate({'storage': storage}), listen=False):\n"
+        "        pass\n"
+        "asyncio.run(run())\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(tops & {'obstore', 'boto3', 'distributed', 'dask'})"
+    )
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", script, str(tmp_path)],
+        cwd=PACKAGE.parent,
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout == "set()\n", process.stderr
 
 
 def test_every_component_has_an_entry_in_allowed() -> None:
