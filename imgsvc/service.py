@@ -168,7 +168,8 @@ class Service:
             self.executor,
             self.processing.scheduler,
             self.events,
-            self.disk_space,
+            disk_space=self.disk_space,
+            storage=self._storage,
         )
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)

@@ -347,3 +347,28 @@ def test_workers_do_not_inherit_credentials(
         environ = Path(f"/proc/{child.pid}/environ").read_bytes()
         assert b"AWS_" not in environ
         assert ENVIRON["AWS_SECRET_ACCESS_KEY"].encode() not in environ
+
+
+def test_process_stores_in_its_folder_although_a_bucket_is_set(
+    origin: Origin, moto: S3Server, tmp_path: Path
+) -> None:
+    (tmp_path / "products.csv").write_bytes(photos(origin, 2))
+    process = subprocess.run(
+        [sys.executable, "-P", "-m", "imgsvc", "process", "products.csv", "-o", "out.csv"],
+        cwd=tmp_path,
+        env={
+            "PYTHONPATH": str(ROOT),
+            "PATH": os.environ["PATH"],
+            "IMGSVC_STORAGE__BUCKET": URL,
+            "IMGSVC_STORAGE__ENDPOINT": moto.url,
+            "IMGSVC_STORAGE__PUBLIC_URL": "https://cdn.example",
+            "IMGSVC_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]',
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert process.returncode == 0, process.stderr
+    assert len(list((tmp_path / "out.images").rglob("*.jpg"))) == 2
+    assert moto.list_keys() == set()
