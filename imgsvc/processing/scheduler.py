@@ -98,7 +98,7 @@ class Scheduler:
         """Stop claiming; let jobs finish within `grace` seconds, then requeue the rest.
 
         Cancelling a download loses nothing, so downloads get less time: half of `grace`, and at most
-        `ProcessingLimits.download_grace_seconds`.
+        `ProcessingLimits.download_grace_seconds`. If outputs cannot be stored, all jobs get only that.
         """
         self._stopping = True
         self.wake()
@@ -107,7 +107,8 @@ class Scheduler:
         for task, job in self._jobs.items():
             if not job.fetched:
                 task.cancel()
-        await self._wait(grace - download_grace)
+        if self._storage.problem is None:  # else no job can finish
+            await self._wait(grace - download_grace)
         for task in self._jobs:
             task.cancel()
 

@@ -257,6 +257,22 @@ def test_bucket_that_answers_503_costs_waiting_and_no_image(
     assert service.is_ready()
 
 
+def test_sigterm_in_an_outage_exits_with_0_and_loses_no_image(
+    start_service: StartService, origin: Origin, moto: S3Server, proxy: FailingProxy
+) -> None:
+    service = start_service(**settings(proxy.url))
+    request_id = service.upload(photos(origin, 30))
+    block_until(lambda: len(proxy.puts) > 5, "the first outputs")
+    proxy.status = 503
+    block_until(lambda: not service.is_ready(), "the service to detect the outage")
+    assert service.stop() == 0
+    proxy.status = 0
+    service.restart()
+    service.finished(request_id)
+    block_until(lambda: moto.list_keys() - OTHER_OBJECTS == recorded_keys(service), "cleanup")
+    check_complete(service, moto, request_id)
+
+
 def test_server_that_stops_for_8_seconds_costs_waiting_and_no_image(
     start_service: StartService, origin: Origin, moto: S3Server
 ) -> None:

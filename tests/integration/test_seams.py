@@ -15,8 +15,10 @@ from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import Progress, RequestOptions
 from imgsvc.processing.limits import ProcessingLimits
+from imgsvc.storage.bucket_outage import BucketLimits
 from imgsvc.upload_types import UploadOptions
 from tests.fake_executor import FakeExecutor
+from tests.faulty_objects import FaultyObjects, bucket_store, http_error
 from tests.harness.service import open_scheduler
 from tests.memory_store import MemoryStore
 from tests.waiting import wait_until
@@ -112,6 +114,21 @@ async def test_scheduler_starts_no_job_while_store_reports_a_problem(
         store.outage = None
         assert (await harness.wait_finished(request)).progress == Progress(completed=1)
     assert len(executor.compressed) == 1
+
+
+async def test_stop_requeues_jobs_that_wait_for_a_bucket(tmp_path: Path) -> None:
+    objects = FaultyObjects()
+    store = bucket_store(objects, BucketLimits(hold_seconds=3_600, cancel_seconds=0.01))
+    executor = FakeExecutor(store)
+    executor.sources = {"http://a.example:80/1.jpg": b"a source"}
+    limits = ProcessingLimits(download_grace_seconds=0.01)
+    async with open_scheduler(tmp_path, store=store, executor=executor, limits=limits) as harness:
+        objects.error = http_error(503, "SlowDown")
+        request = await harness.accept(*executor.sources)
+        await wait_until(lambda: store.problem, "the outage")
+        await harness.stop(grace=3_600)
+        assert (await harness.snapshot(request)).progress == Progress(pending=1)
+        assert (await harness.image_rows(request))[0][1] == 0
 
 
 async def test_uploads_get_503_while_store_reports_a_problem(tmp_path: Path) -> None:
