@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from obstore.exceptions import GenericError, PermissionDeniedError
 
+from imgsvc import __version__
 from imgsvc.errors import ImageError, ImageErrorCode, StartupError
 from imgsvc.storage.base import StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.bucket import BucketStore, object_key, open_bucket
 from imgsvc.storage.bucket_outage import BucketLimits
 from tests.faulty_objects import QUICK, FaultyObjects, bucket_store, http_error
+from tests.origin import ROOT
 from tests.waiting import wait_until
 
 NAME = f"{'0123456789abcdef' * 2}.jpg"
@@ -265,3 +269,26 @@ async def test_claim_waits_for_an_outage_and_refuses_a_wrong_configuration(
 async def test_bucket_with_an_unknown_setting_is_refused() -> None:
     with pytest.raises(StartupError, match="gs://images/shop"):
         open_bucket("gs://images/shop", "https://storage.example")
+
+
+@pytest.mark.parametrize(("module", "cleanup"), [("obstore", ""), ("json", "cleanup\n")])
+def test_command_that_has_used_a_bucket_ends_without_cleanup_of_the_interpreter(
+    module: str, cleanup: str
+) -> None:
+    """Threads of obstore may abort the process during that cleanup. What was printed is complete."""
+    script = (
+        f"import atexit, sys, {module}\n"
+        "from imgsvc.cli import main\n"
+        "atexit.register(print, 'cleanup')\n"
+        "sys.argv[:] = ['imgsvc', '--version']\n"
+        "main()\n"
+    )
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == f"imgsvc {__version__}\n{cleanup}"
