@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from imgsvc.adapters import Replacements, create_executor, create_store
+from imgsvc.adapters import Replacements, create_executor, create_store, reconciliation_limits
 from imgsvc.config import Config
 from imgsvc.database import tokens
 from imgsvc.database.connection import Database, DatabaseDamagedError, DatabaseUnavailableError
@@ -33,9 +33,11 @@ from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.sample import Sample
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.storage.base import StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.state import StorageState
 from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
@@ -82,6 +84,7 @@ class Service:
             storage.data_dir, storage.min_free_bytes
         )
         self.store = store = replacements.store or create_store(config, disk_space)
+        self._storage = StorageState(disk_space, store)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
@@ -92,7 +95,7 @@ class Service:
         self.executor = executor = create_executor(
             config, session, store, metrics, replacements, sample=sample
         )
-        self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
+        self.monitor = HealthMonitor(database, executor, self._storage, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(webhook_session, config.webhook),
@@ -108,7 +111,7 @@ class Service:
             executor,
             events,
             self._webhook_queue,
-            disk_space,
+            self._storage,
             metrics,
             limits.processing,
         )
@@ -145,7 +148,7 @@ class Service:
             stores.request_store,
             self.config.server,
             self.metrics,
-            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
+            UploadResources(self._storage, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,
@@ -185,7 +188,8 @@ class Service:
             self.executor,
             self.processing.scheduler,
             self.events,
-            self.disk_space,
+            disk_space=self.disk_space,
+            storage=self._storage,
         )
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
@@ -201,12 +205,14 @@ class Service:
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
-        self._start_task(
-            Reconciliation(
-                self.stores.token_store, self.store, ExpiryClock(self.stores.clock_store)
-            ).run(),
-            "reconciliation",
+        self._start_task(self.store.watch(), "store")
+        reconciliation = Reconciliation(
+            self.stores.token_store,
+            self.store,
+            ExpiryClock(self.stores.clock_store),
+            reconciliation_limits(self.config),
         )
+        self._start_task(reconciliation.run(), "reconciliation")
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
         )
@@ -217,10 +223,11 @@ class Service:
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
-        """Clean up what an earlier process left, retrying while the database accepts no writes."""
+        """Clean up what an earlier process left. Retry while the database or the store fails."""
         while True:
             try:
                 self._scratch.sweep()
+                await self.store.claim(*await self.stores.token_store.claimant())
                 await self.store.sweep()
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
@@ -230,7 +237,8 @@ class Service:
                 )
             except DatabaseDamagedError:
                 raise
-            except DatabaseUnavailableError:  # the health monitor reports it
+            except (DatabaseUnavailableError, StorageUnavailableError):
+                # The health monitor reports it.
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
@@ -278,11 +286,15 @@ class Service:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreClaimedError):
+            log.critical("%s", error)
+        else:
             log.critical(
                 "a component of the service has failed: %s", task.get_name(), exc_info=error
             )
-            self._ended.set()
+        self._ended.set()
 
 
 @asynccontextmanager

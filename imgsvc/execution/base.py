@@ -36,8 +36,8 @@ class Fetched(Protocol):
         """Compress the source, and store the output under the name `output_name(token, …)`.
 
         The caller has reserved the token. Owners are served in turn. Raise `ImageError`,
-        `StorageFullError`, `MachineError`, or `ExecutionInterruptedError`. If the store fails, it may
-        keep the output, which the caller has to delete.
+        `StorageUnavailableError`, `MachineError`, or `ExecutionInterruptedError`. If the store fails,
+        it may keep the output, which the caller has to delete.
         """
 
 

@@ -71,6 +71,11 @@ _IMAGE_RESPONSES = {
     206: ResponseSpec(
         "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
     ),
+    302: ResponseSpec(
+        "The output is in a bucket, at this URL (setting `storage.redirect`).",
+        (),
+        (p.OUTPUT_LOCATION,),
+    ),
     304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
 }
 

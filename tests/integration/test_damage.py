@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from imgsvc.check import check_outputs
+from imgsvc.config import Config, StorageConfig
 from imgsvc.database.connection import Database, DatabaseDamagedError
 from imgsvc.database.damage import ADVICE
 from imgsvc.errors import StartupError
@@ -83,10 +84,11 @@ async def test_check_finds_nothing_in_an_undamaged_database(tmp_path: Path) -> N
 
 async def test_check_of_outputs_reports_damaged_database(tmp_path: Path) -> None:
     path = await fill(tmp_path)
-    assert check_outputs(tmp_path).consistent
+    config = Config(storage=StorageConfig(data_dir=tmp_path))
+    assert (await check_outputs(config)).consistent
     DAMAGES["middle page"](path)
     with pytest.raises(StartupError, match="restore the backup"):
-        check_outputs(tmp_path)
+        await check_outputs(config)
 
 
 async def test_table_that_is_dropped_while_the_service_runs_is_damage(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
 from imgsvc.errors import FileError, FileErrorCode, ImageErrorCode, ProblemCode, ProblemError
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageFullError, StorageUnavailableError
 from imgsvc.web.http.problems import PROBLEMS, problem_response
 from imgsvc.web.schema.problem_responses import ProblemReport
 from tests.harness.http import HttpHarness, open_http
@@ -139,6 +139,7 @@ async def test_malformed_http_returns_400_problem(
         (DatabaseUnavailableError("secret detail"), 503, "unavailable"),
         (DatabaseFullError("secret detail"), 503, "storage-full"),
         (StorageFullError("secret detail"), 503, "storage-full"),
+        (StorageUnavailableError("secret detail"), 503, "unavailable"),
     ],
 )
 async def test_internal_errors_are_logged_and_not_shown_to_client(

@@ -20,7 +20,7 @@ from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.logs import RARELY
 from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.serializers import file_error_json
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageFullError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,8 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
             request.transport.abort()
         if isinstance(error, ConnectionError):
             raise
-        if isinstance(error, OSError | ProblemError):  # For example: the request was deleted.
+        # For example: the request was deleted.
+        if isinstance(error, OSError | ProblemError | StorageUnavailableError):
             log.warning("response aborted: %s %s: %s", request.method, request.path, error)
         else:
             log.exception("response aborted: %s %s", request.method, request.path)
@@ -161,9 +162,10 @@ def _to_problem(request: web.Request, error: Exception) -> ProblemError:
     if isinstance(error, DatabaseDamagedError):
         detail = "The database is damaged. Restore the backup: see OPERATIONS.md."
         return ProblemError(ProblemCode.UNAVAILABLE, detail)
-    if isinstance(error, DatabaseUnavailableError):
-        log.warning("database unavailable: %s", error)
-        detail = "The database is unavailable. Try again later."
+    if isinstance(error, DatabaseUnavailableError | StorageUnavailableError):
+        log.warning("unavailable: %s", error)
+        part = "database" if isinstance(error, DatabaseUnavailableError) else "storage"
+        detail = f"The {part} is unavailable. Try again later."
         return ProblemError(ProblemCode.UNAVAILABLE, detail)
     if is_machine_error(error):
         log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
