@@ -48,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "intake": LEAVES
     | {
         "row_memory",
+        "upload_chunks",
         "table",
         "database",
         "storage",
