@@ -20,6 +20,9 @@ T = TypeVar("T")
 MAX_CURSORS = 10_000
 """Maximum number of requests whose position among their hosts is remembered."""
 
+LONGEST_DELAY_SECONDS = 375.0
+"""A retry is never scheduled later than this: 300 s of a `Retry-After`, and 25 % more. An image that is
+due even later was scheduled while the clock was ahead, so it is due now."""
 MIN_PAGE_REQUESTS = 64
 """Requests whose worker time is compared, at least."""
 AHEAD_SECONDS = 0.5
@@ -271,6 +274,7 @@ class _ClaimTransaction:
                     "request": request.key,
                     "host": host_key,
                     "now": self._now,
+                    "latest": self._now + LONGEST_DELAY_SECONDS,
                     "count": count,
                 },
             )
@@ -327,22 +331,17 @@ WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
 ORDER BY key LIMIT ?
 """
 
-_CANDIDATES = """
-SELECT number, url, attempts FROM (
-  SELECT number, coalesce(fetch_url, url) AS url, attempts
-  FROM images INDEXED BY images_waiting
-  WHERE request_key = :request AND status = 'pending' AND host_key = :host
-    AND not_before > 0 AND not_before <= :now
-  ORDER BY not_before, number LIMIT :count)
-UNION ALL
-SELECT number, url, attempts FROM (
-  SELECT number, coalesce(fetch_url, url) AS url, attempts
-  FROM images INDEXED BY images_waiting
-  WHERE request_key = :request AND status = 'pending' AND host_key = :host
-    AND not_before = 0
-  ORDER BY number LIMIT :count)
-LIMIT :count
-"""
+_DUE_TIMES = ("> 0 AND not_before <= :now", "= 0", "> :latest")
+"""When images are due, in the order of their claims: retries, those not yet tried, and retries that
+were scheduled while the clock was ahead."""
+_CANDIDATES = " UNION ALL ".join(
+    "SELECT number, url, attempts FROM (SELECT number, coalesce(fetch_url, url) AS url, attempts "  # noqa: S608 - fixed text
+    "FROM images INDEXED BY images_waiting "
+    f"WHERE request_key = :request AND status = 'pending' AND host_key = :host AND not_before {due} "
+    "ORDER BY not_before, number LIMIT :count)"
+    for due in _DUE_TIMES
+)
+_CANDIDATES += " LIMIT :count"
 
 
 def find_duplicates(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from imgsvc.database import mappers, source_memory, tokens, waiting_hosts
-from imgsvc.database.index_keys import host_key
+from imgsvc.database.index_keys import host_key, receiver_key
 from imgsvc.database.transitions import check_transition
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
@@ -108,12 +108,13 @@ def finish_request(
     request = mappers.request_of(c, request_key)
     if request.options.webhook_url is not None:
         c.execute(
-            "REPLACE INTO deliveries (request_key, delivery_id, url, body, next_at) "
-            "VALUES (?, ?, ?, ?, ?)",
+            "REPLACE INTO deliveries (request_key, delivery_id, url, receiver_key, body, next_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             (
                 request_key,
                 f"msg_{uuid.uuid4().hex}",
                 request.options.webhook_url,
+                receiver_key(request.options.webhook_url),
                 webhook_body(request),
                 time.time(),
             ),

@@ -169,11 +169,27 @@ def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...
             select + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
         ).fetchone()
     if row is None:
-        raise ProblemError(
-            ProblemCode.NOT_FOUND,
-            "There is no request with this ID. It may have been deleted, or the ID is incomplete.",
-        )
+        raise no_such_request()
     return row
+
+
+def owner_of(c: sqlite3.Connection, request_id: str) -> list[str | None]:
+    """Return the owner of a request, also of one that is being deleted.
+
+    The list is empty if there is no such request.
+    """
+    if not request_id.isascii():
+        return []
+    rows = c.execute("SELECT owner FROM requests WHERE request_id = ?", (request_id,))
+    return [owner for (owner,) in rows]
+
+
+def no_such_request() -> ProblemError:
+    """Return the problem of an unknown request."""
+    return ProblemError(
+        ProblemCode.NOT_FOUND,
+        "There is no request with this ID. It may have been deleted, or the ID is incomplete.",
+    )
 
 
 def request_of(c: sqlite3.Connection, request_key: int) -> Request:

@@ -64,6 +64,10 @@ class CircuitBreakers:
         state = self._hosts.get(host_key)
         return state is None or state.opened is None
 
+    def has_failed(self, host_key: int) -> bool:
+        """Return whether the last attempt has failed, as far as the state of the host is known."""
+        return host_key in self._hosts
+
     def capacity(self, host_key: int, now: float, limit: int) -> int:
         """Return how many images of the host may be in progress at once.
 

@@ -15,6 +15,7 @@ from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.models import Validators
 from imgsvc.network.byte_budget import ByteBudget, Share
 from imgsvc.network.content_coding import ContentDecoder
@@ -66,7 +67,7 @@ class Fetcher:
     async def fetch(
         self, url: str, validators: Validators | None = None
     ) -> AsyncIterator[ResponseBody | None]:
-        """Fetch a URL and return its body. Raise `ImageError` if that fails.
+        """Fetch a URL and return its body. Raise `ImageError` or `MachineError` if that fails.
 
         With the `validators` of an earlier response, return None if the host says that the source is
         not modified. `url` is in the form in which it is sent. The bytes count against the budget until
@@ -99,6 +100,8 @@ class Fetcher:
                 ImageErrorCode.TIMEOUT, self._timeout_message(error), redirected=chain.redirected
             ) from None
         except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
+            if is_machine_error(error):
+                raise MachineError(str(error)) from None
             failure = to_image_error(error, headers_received=chain.headers_received)
             failure.redirected = chain.redirected
             raise failure from None

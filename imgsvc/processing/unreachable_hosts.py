@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 
 from imgsvc.database.job_store import JobStore
 from imgsvc.network.circuit_breaker import CircuitBreakers, OpenCircuit
+from imgsvc.processing.clock import WaitingTimes
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.results import ResultWriter
+from imgsvc.system_clock import SystemClock
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +27,14 @@ class UnreachableHosts:
         breakers: CircuitBreakers,
         results: ResultWriter,
         limits: ProcessingLimits,
+        clock: SystemClock = SystemClock(),
     ) -> None:
         self._job_store = job_store
         self._breakers = breakers
         self._results = results
         self._limits = limits
+        self._clock = clock
+        self._waiting_times = WaitingTimes(clock)
         self._reported: dict[int, OpenCircuit] = {}
         self._next_full_check = 0.0
 
@@ -49,7 +53,7 @@ class UnreachableHosts:
         for host_key in self._reported.keys() - circuits.keys():
             self._results.publish(await self._job_store.release_host(host_key))
             del self._reported[host_key]
-        now = time.monotonic()
+        now = self._clock.monotonic()
         full = now >= self._next_full_check
         for host_key, circuit in circuits.items():
             if full or circuit != self._reported.get(host_key):
@@ -64,14 +68,15 @@ class UnreachableHosts:
             if not await self._fail_if_expired(request_key, host_key, since) and not held:
                 new.append(request_key)
         if new or circuit != self._reported.get(host_key):
-            probe_at = time.time() + circuit.next_probe - time.monotonic()
+            probe_at = self._clock.time() + circuit.next_probe - self._clock.monotonic()
             error = circuit.error
             self._results.publish(await self._job_store.hold_host(host_key, error, probe_at, new))
             self._reported[host_key] = circuit
 
     async def _fail_if_expired(self, request_key: int, host_key: int, since: float) -> bool:
         """Fail a request's images of a host if they have waited too long. Return whether they have."""
-        error = self._breakers.expired(host_key, time.time() - since, time.monotonic())
+        waited = self._waiting_times.waited(since)
+        error = self._breakers.expired(host_key, waited, self._clock.monotonic())
         while error is not None:
             result = await self._job_store.fail_host(
                 request_key, host_key, error.code, error.message, self._limits.unreachable_slice

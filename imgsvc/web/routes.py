@@ -17,7 +17,7 @@ from imgsvc.web.handlers.sessions import SessionHandler
 from imgsvc.web.handlers.static_files import StaticFilesHandler
 from imgsvc.web.handlers.status import StatusHandler
 from imgsvc.web.handlers.uploads import UploadHandler
-from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.api_keys import Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
@@ -36,18 +36,25 @@ from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json
 class Handlers:
     """The handlers of all routes, with the components that they use."""
 
-    def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
+    def __init__(
+        self, context: AppContext, origin_policy: OriginPolicy, authentication: Authentication
+    ) -> None:
         config, queries, scratch = context.config, context.queries, context.scratch
-        self.uploads = UploadHandler(config, context.intake, origin_policy)
+        self.uploads = UploadHandler(
+            config, context.intake, origin_policy, context.connections.body
+        )
         self.status = StatusHandler(config, queries, context.events, scratch, origin_policy)
         self.requests = RequestsHandler(
             queries, context.actions, context.events, self.status, context.event_stream
         )
         self.outputs = OutputsHandler(queries, context.store, scratch)
-        self.sessions = SessionHandler(keys, origin_policy)
-        self.health = HealthHandler(context.health, context.metrics)
+        self.sessions = SessionHandler(authentication, origin_policy)
+        self.health = HealthHandler(context.health, context.metrics.registry)
         self.api_docs = ApiDocsHandler(
-            origin_policy, lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys))
+            origin_policy,
+            lambda: openapi_document(
+                ROUTES, TAGS, cookie=authentication.cookie if authentication else None
+            ),
         )
         self.static_files = StaticFilesHandler()
 
@@ -308,10 +315,23 @@ ROUTES: tuple[Route[Handlers], ...] = (
         errors=(
             Code.INVALID_BODY,
             Code.UNAUTHORIZED,
+            Code.TOO_MANY_ATTEMPTS,
+            Code.UNAVAILABLE,
             Code.UPLOAD_STALLED,
             Code.TOO_LARGE,
             Code.UNSUPPORTED_MEDIA_TYPE,
         ),
+    ),
+    Route(
+        "GET",
+        "/session",
+        lambda handlers: handlers.sessions.session,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="session",
+        summary="Get the name and the role of the caller",
+        responses={200: ResponseSpec("The caller.", json_content(responses.SessionStatus))},
+        errors=(Code.UNAUTHORIZED, Code.TOO_MANY_ATTEMPTS, Code.UNAVAILABLE),
     ),
     Route(
         "DELETE",
@@ -321,7 +341,8 @@ ROUTES: tuple[Route[Handlers], ...] = (
         tag="Sessions",
         operation_id="signOut",
         summary="Sign out",
-        responses={204: ResponseSpec("Signed out. The cookie is deleted.", (), (p.SET_COOKIE,))},
+        responses={204: ResponseSpec("Signed out. The session has ended.", (), (p.SET_COOKIE,))},
+        errors=(Code.UNAVAILABLE,),
     ),
     Route(
         "GET",

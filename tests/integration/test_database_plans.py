@@ -9,9 +9,13 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from imgsvc.access import Caller, Role
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
-from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.database.session_store import SessionStore
+from imgsvc.errors import ImageError, ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Failed,
@@ -31,6 +35,8 @@ SMALL = {
     "instance",
     "forgotten_sources",
     "probe",
+    "sessions",
+    "clock",
     "cancelled_hosts",
     "all_requests",  # the totals of all requests
 }
@@ -60,6 +66,7 @@ async def run_everything(db: DatabaseHarness) -> None:
         idempotency=("key", "x"),
     )
     await db.request_store.find_idempotent("key")
+    await db.request_store.find_idempotent("key", "owner")
     await db.request_store.skipped_errors(request.key, 10)
     one, two, three = (await db.claim(limit=20))[:3]
     validators = Validators(url_key(one.url), '"1"')
@@ -68,7 +75,7 @@ async def run_everything(db: DatabaseHarness) -> None:
         [
             done,
             completed(two, "x"),
-            Requeued(three, 1, 9e12, ImageError(ImageErrorCode.TIMEOUT, "x")),
+            Requeued(three, 1, 1e12 + 100, ImageError(ImageErrorCode.TIMEOUT, "x")),
         ]
     )
     (claim,) = await db.claim(limit=1)
@@ -94,7 +101,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.job_store.cancel_slice(request.key, 1_000)
     await run_queries(db, request.request_id)
     await db.webhook_store.next_due(0.0)
-    for delivery in await db.webhook_store.due(1e12, 10):
+    for delivery in await db.due_webhooks(1e12, 10):
         await db.webhook_store.record_failure(delivery.delivery_id, "x", 5.0)
         await db.webhook_store.record_success(delivery.delivery_id)
     await db.job_store.retry_failed(request.request_id)
@@ -109,6 +116,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.token_store.recover()
     assert await db.delete_marked()
     await db.database.probe()
+    await run_sessions(db)
 
 
 async def run_queries(db: DatabaseHarness, request_id: str) -> None:
@@ -125,6 +133,18 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)
         await db.queries.list_requests(status, 1, cursor, "name")
+        await db.queries.list_requests(status, 1, cursor, "name", "owner")
+    await db.queries.check_visible(request_id, Caller())
+    with pytest.raises(ProblemError):
+        await db.queries.check_visible(request_id, Caller("shop", "shop", Role.SUBMIT))
+
+
+async def run_sessions(db: DatabaseHarness) -> None:
+    sessions = SessionStore(db.database)
+    token = await sessions.create(b"key", 0.0)
+    await sessions.find(token, [b"key"], 0.0)
+    await sessions.end(token)
+    await sessions.recover([b"key"])
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:

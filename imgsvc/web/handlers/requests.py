@@ -16,6 +16,7 @@ from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
 from imgsvc.serializers import summary_json, totals_json
 from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.http.api_keys import CALLER
 from imgsvc.web.limits import EventStreamLimits
 from imgsvc.web.schema import options
 from imgsvc.web.schema.options import CancelQuery, ListQuery, NoOptions, RetryQuery
@@ -46,14 +47,15 @@ class RequestsHandler:
     async def list_requests(self, request: web.Request) -> web.Response:
         """`GET /listRequests`"""
         query = options.parse_query(ListQuery, request)
+        owner = request[CALLER].visible_owner
         requests, cursor = await self._queries.list_requests(
-            query.status, query.limit, query.cursor, query.name
+            query.status, query.limit, query.cursor, query.name, owner
         )
         now = time.time()
         body = {
             "requests": [summary_json(each, now) for each in requests],
             "nextCursor": cursor,
-            "totals": totals_json(await self._queries.totals()),
+            "totals": totals_json(await self._queries.totals(owner)),
         }
         return json_response(body)
 

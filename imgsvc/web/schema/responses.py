@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from imgsvc.access import Role
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import Effort, Note, OutputFormat
 from imgsvc.models import (
@@ -353,3 +354,19 @@ class ApiKeyLogin(BaseModel):
     """An API key to sign in with."""
 
     api_key: Annotated[str, Field(alias="apiKey", description="One of the configured API keys.")]
+
+
+class SessionStatus(ResponseModel):
+    """Who makes the API call."""
+
+    name: Annotated[
+        str | None,
+        Field(description="Name of the API key. Null if the service has no keys."),
+    ]
+    role: Annotated[
+        Role,
+        Field(
+            description="`admin` may do everything, `read` only reads, and `submit` sees and changes "
+            "only its own requests. More values may be added."
+        ),
+    ]
