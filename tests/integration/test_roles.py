@@ -139,6 +139,15 @@ async def test_submit_key_lists_only_its_own_requests(http: HttpHarness) -> None
     assert await listed(http, "shop", f"?limit=2&cursor={first['nextCursor']}") == own[:1]
 
 
+async def test_totals_are_of_the_requests_that_the_key_may_see(http: HttpHarness) -> None:
+    for name in ("boss", "shop", "shop"):
+        await uploaded(http, name)
+    counts = {"boss": 3, "auditor": 3, "shop": 2, "market": 0}
+    for name, count in counts.items():
+        totals = (await http.get("/listRequests?limit=1", key_of(name))).json()["totals"]
+        assert (totals["requests"], totals["images"]) == (count, 2 * count)
+
+
 async def test_requests_without_owner_are_for_admin_and_read(tmp_path: Path) -> None:
     async with open_http(tmp_path) as http:
         request_id = await uploaded(http, "")
