@@ -12,8 +12,7 @@ from imgsvc.database import source_memory, tokens
 from imgsvc.database.index_keys import text_key
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.mappers import settings_from
-from imgsvc.image_types import CompressionSettings
-from imgsvc.models import Claim, Conditions
+from imgsvc.models import Claim
 from imgsvc.urls import host_url_of
 
 T = TypeVar("T")
@@ -220,6 +219,7 @@ class _ClaimTransaction:
     def _hosts(self, request: _Request, limit: int) -> list[int]:
         """Return at most `limit` hosts of a request that have capacity, in round-robin order."""
         start = self._round_robin.last_host(request.key)
+        cancelled = self._cancelled_hosts(request.key)
         hosts: list[int] = []
         for begin, end in ((start, _LAST), (_FIRST, start)):
             position: int | None = begin
@@ -228,11 +228,15 @@ class _ClaimTransaction:
                 if position is None:
                     break
                 self._scan_budget -= 1
-                if self._free_slots(position) > 0:
+                if position not in cancelled and self._free_slots(position) > 0:
                     hosts.append(position)
                 if not self._scan_budget:
                     self._round_robin.set_last_host(request.key, position)
         return hosts
+
+    def _cancelled_hosts(self, request_key: int) -> set[int]:
+        sql = "SELECT host_key FROM cancelled_hosts WHERE request_key = ?"
+        return {key for (key,) in self._c.execute(sql, (request_key,))}
 
     def _next_host(self, request_key: int, after: int, end: int) -> int | None:
         found: int | None = self._c.execute(
@@ -305,7 +309,9 @@ class _ClaimTransaction:
                 host_url=host_url_of(image.url),
                 attempts=image.attempts,
                 settings=settings,
-                conditions=None if request.fresh else self._conditions(image.url, settings),
+                conditions=None
+                if request.fresh
+                else source_memory.conditions(self._c, self._secret, image.url, settings),
             )
             self._claims.append(claim)
             if len(numbers) > self._max_duplicates:
@@ -313,12 +319,9 @@ class _ClaimTransaction:
         self._claimed_per_request[request.key] += len(claimed)
         return len(self._claims) - before
 
-    def _conditions(self, url: str, settings: CompressionSettings) -> Conditions | None:
-        return source_memory.conditions(self._c, self._secret, url, settings)
-
     def _update_counters(self) -> None:
-        for request_key, count in self._claimed_per_request.items():
-            count_claimed(self._c, request_key, count, self._now)
+        for key, count in self._claimed_per_request.items():
+            count_claimed(self._c, key, count, self._now)
 
 
 _CLAIMABLE = """

@@ -27,6 +27,7 @@ from imgsvc.models import (
     ProductRow,
     Request,
     RequestStatus,
+    RequestTotals,
 )
 
 T = TypeVar("T")
@@ -133,9 +134,8 @@ class Queries:
         """Return at most `limit` requests, newest first, and the cursor of the next page, or None.
 
         With `owner`, return only its requests. With `name`, return only requests whose name contains
-        it, in any case. The requests have no
-        columns and no failures. Raise `ProblemError` INVALID_OPTION if the cursor
-        is invalid.
+        it, in any case. The requests have no columns and no failures. Raise `ProblemError`
+        INVALID_OPTION if the cursor is invalid.
         """
         created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)
         condition, index = "", "requests_newest"
@@ -168,6 +168,22 @@ class Queries:
         more = len(requests) > limit
         requests = requests[:limit]
         return requests, _cursor(requests[-1]) if more and requests else None
+
+    async def totals(self, owner: str | None = None) -> RequestTotals:
+        """Return the totals of all requests, or of those of an owner, from their counters."""
+        condition = "" if owner is None else "AND owner = :owner"
+
+        def query(c: sqlite3.Connection) -> RequestTotals:
+            row = c.execute(
+                "SELECT count(*), "
+                "coalesce(sum(pending + processing + completed + failed + cancelled), 0), "
+                "coalesce(sum(input_bytes), 0), coalesce(sum(output_bytes), 0) "
+                f"FROM requests all_requests WHERE stage = 'accepted' {condition}",
+                {"owner": owner},
+            ).fetchone()
+            return RequestTotals(*row)
+
+        return await self._database.read(query)
 
     async def public_file(self, file: str) -> StoredFile | None:
         """Return the stored file for a public name, `TOKEN.EXT`, or None if there is none."""

@@ -22,7 +22,14 @@ from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
 from imgsvc.web.schema.openapi import openapi_document
-from imgsvc.web.schema.options import ListQuery, RepeatFields, StatusQuery, UploadFields
+from imgsvc.web.schema.options import (
+    CancelQuery,
+    ListQuery,
+    RepeatFields,
+    RetryQuery,
+    StatusQuery,
+    UploadFields,
+)
 from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
@@ -176,10 +183,12 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.requests.cancel_request,
         tag="Requests",
         operation_id="cancelRequest",
-        summary="Cancel a request",
+        summary="Cancel a request, or its images of one host",
         description="Cancels all images that are waiting or being downloaded. Images in a worker are "
-        "completed, and finished images stay. Then the request is finished and its webhook is sent.",
+        "completed, and finished images stay. Then the request is finished and its webhook is sent. "
+        "With `host`, the images of other hosts continue.",
         path_parameters=(p.REQUEST_ID,),
+        query=CancelQuery,
         responses={
             200: ResponseSpec(
                 "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
@@ -193,9 +202,10 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.requests.retry_failed,
         tag="Requests",
         operation_id="retryFailed",
-        summary="Retry failed images",
+        summary="Retry failed images, and cancelled ones",
         description="The request runs again. When it has finished, its webhook is sent again.",
         path_parameters=(p.REQUEST_ID,),
+        query=RetryQuery,
         responses={
             202: ResponseSpec(
                 "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS

@@ -248,6 +248,20 @@ def test_submit_with_wait_exits_1_if_an_image_failed(
     }
 
 
+def test_status_prints_what_images_wait_for(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    busy = origin.script("/busy.jpg", Reply(503, {"Retry-After": "250"}))
+    request_id = service.upload(table([[1, "busy", busy]]))
+    block_until(lambda: service.status(request_id)["waiting"], what="the waiting image")
+    result = cli.run("status", request_id, "--server", service.url)
+    assert re.search(
+        r"^127\.0\.0\.1:\d+: 503 Service Unavailable \(1 image\)\. Next try in 2\d\d s\.$",
+        result.out,
+        re.MULTILINE,
+    )
+
+
 def test_invalid_csv_is_rejected_with_every_error_listed(
     service: Service, cli: CommandLine
 ) -> None:

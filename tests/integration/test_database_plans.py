@@ -15,7 +15,7 @@ from imgsvc.access import Caller, Role
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
 from imgsvc.database.session_store import SessionStore
-from imgsvc.errors import ImageErrorCode, ProblemError
+from imgsvc.errors import ImageError, ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Failed,
@@ -37,6 +37,8 @@ SMALL = {
     "probe",
     "sessions",
     "clock",
+    "cancelled_hosts",
+    "all_requests",  # the totals of all requests
 }
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
@@ -45,6 +47,7 @@ PARTIAL = {
     "requests_retrying",
     "deliveries_due",
     "images_in_flight",
+    "waiting_hosts_open",
 }
 """Indexes that may be scanned: they contain only unfinished work."""
 
@@ -68,14 +71,24 @@ async def run_everything(db: DatabaseHarness) -> None:
     one, two, three = (await db.claim(limit=20))[:3]
     validators = Validators(url_key(one.url), '"1"')
     done = replace(completed(one, "x"), validators=validators)
-    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 1e12 + 100)])
+    await db.job_store.finish(
+        [
+            done,
+            completed(two, "x"),
+            Requeued(three, 1, 1e12 + 100, ImageError(ImageErrorCode.TIMEOUT, "x")),
+        ]
+    )
     (claim,) = await db.claim(limit=1)
     await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()
     await db.job_store.recover()
     host = host_key("http://b.example:80")
     await db.job_store.requests_waiting_for(host)
+    error = ImageError(ImageErrorCode.TIMEOUT, "x")
+    await db.job_store.hold_host(host, error, 9e12, [request.key])
     await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    assert (await db.queries.request(request.request_id)).waiting
+    await db.job_store.release_host(host)
     claims = [c for _ in range(9) for c in await db.claim(limit=500, capacity=500)]
     mine = [c for c in claims if c.request_key == request.key]
     await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
@@ -115,6 +128,7 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     assert await db.queries.public_file(files[0])
     await db.queries.version(request_id)
     await db.queries.backlog()
+    await db.queries.totals()
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)

@@ -508,11 +508,13 @@ async def test_fail_host_fails_pending_images_of_host_in_slices(db: DatabaseHarn
     request = await db.accept([*urls(5, "dead"), *urls(2, "a")], webhook="http://me/")
     other = await db.accept(urls(1, "a"))
     dead = host_key("http://dead.example:80")
-    assert await db.job_store.requests_waiting_for(dead) == [(request.key, request.created_at)]
+    assert await db.job_store.requests_waiting_for(dead) == [
+        (request.key, request.created_at, False)
+    ]
     claimed = next(c for c in await db.claim(limit=99) if "dead" in c.url)
     await db.job_store.recover()
     claims = [c for c in await db.claim(limit=99) if c.numbers != claimed.numbers]
-    assert [key for key, _ in await db.job_store.requests_waiting_for(dead)] == []
+    assert await db.job_store.requests_waiting_for(dead) == []
     await db.job_store.finish([Requeued(c, 1, 5e12) for c in claims if "dead" in c.url])
     results = []
     while (
@@ -595,7 +597,7 @@ async def test_retry_failed_requeues_failed_images_without_attempts(db: Database
     assert again.webhook is not None
     assert (again.webhook.status, again.webhook.attempts) == ("pending", 0)
     assert await db.due_webhooks(1e12, 9) == []
-    ((key, since),) = await db.job_store.requests_waiting_for(host_key("http://a.example:80"))
+    ((key, since, _),) = await db.job_store.requests_waiting_for(host_key("http://a.example:80"))
     assert key == request.key
     assert since > request.created_at
     claims = await db.claim(now=12_345.0)

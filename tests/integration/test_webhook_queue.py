@@ -251,7 +251,7 @@ async def test_receiver_that_timed_out_gets_one_webhook_at_a_time_and_then_its_c
 
             async def has_opened() -> bool:
                 assert queue._receivers._in_flight[key] <= 1
-                return bool(breakers.open_hosts())
+                return bool(breakers.open_circuits())
 
             await wait_until(has_opened, "the circuit to open")
             assert (await wait_delivered(db, request)).status == "delivered"

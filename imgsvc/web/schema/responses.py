@@ -143,7 +143,7 @@ class ImageProgress(ResponseModel):
         int | None,
         Field(
             description="Estimated seconds until the request has finished, at the measured rate. "
-            "Null: not known yet."
+            "Null: not known yet, or all unfinished images are in `waiting`."
         ),
     ]
     reused: ReuseSummary
@@ -163,6 +163,16 @@ class FailureSummary(ResponseModel):
     host: str
     code: ImageErrorCode
     count: Count
+
+
+class WaitingImages(ResponseModel):
+    """Images that wait for a host: for another attempt, or until the host responds again."""
+
+    host: str
+    code: Annotated[ImageErrorCode, Field(description="Code of the latest error.")]
+    message: Annotated[str, Field(description="What went wrong, for people.")]
+    count: Count
+    next_try_at: Annotated[Timestamp, Field(description="Time of the next attempt.")]
 
 
 class WebhookState(ResponseModel):
@@ -275,6 +285,13 @@ class RequestState(RequestSummary):
     failures: Annotated[
         list[FailureSummary], Field(description="Failed images by host and error code.")
     ]
+    waiting: Annotated[
+        list[WaitingImages],
+        Field(
+            description="Images that wait for another attempt, by host: the 100 hosts with most "
+            "images. If a host does not respond at all, all its unfinished images wait."
+        ),
+    ]
     webhook: Annotated[
         WebhookState | None, Field(description="Null if the upload set no `webhookUrl`.")
     ]
@@ -299,6 +316,17 @@ class StatusResponse(RequestState):
     ] = None
 
 
+class ListTotals(ResponseModel):
+    """Totals of all requests, on any page and with any name and status."""
+
+    requests: Count
+    images: Count
+    input_bytes: Annotated[
+        Count, Field(description="Size of the sources of completed images, in bytes.")
+    ]
+    output_bytes: Annotated[Count, Field(description="Size of their outputs, in bytes.")]
+
+
 class RequestList(ResponseModel):
     """One page of requests, newest first."""
 
@@ -306,6 +334,7 @@ class RequestList(ResponseModel):
     next_cursor: Annotated[
         str | None, Field(description="`cursor` of the next page. Null on the last page.")
     ]
+    totals: ListTotals
 
 
 class WebhookEvent(RequestState):
