@@ -139,6 +139,16 @@ async def test_submit_key_lists_only_its_own_requests(http: HttpHarness) -> None
     assert await listed(http, "shop", f"?limit=2&cursor={first['nextCursor']}") == own[:1]
 
 
+async def test_totals_are_of_the_requests_that_the_caller_sees(http: HttpHarness) -> None:
+    for name in ("shop", "market", "shop", "boss"):
+        await uploaded(http, name)
+    counts = []
+    for name in ROLES:
+        totals = (await http.get("/listRequests", key_of(name))).json()["totals"]
+        counts.append((totals["requests"], totals["images"]))
+    assert counts == [(4, 8), (4, 8), (2, 4), (1, 2)]
+
+
 async def test_requests_without_owner_are_for_admin_and_read(tmp_path: Path) -> None:
     async with open_http(tmp_path) as http:
         request_id = await uploaded(http, "")
