@@ -22,9 +22,9 @@ from imgsvc.row_memory import RowMemory
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_repeat import StagedRepeat
 from imgsvc.staged_upload import StagedUpload, StagingLimits
-from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import Spool
+from imgsvc.storage.state import DISK_FULL, StorageState
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
 
@@ -45,7 +45,7 @@ class Wakeable(Protocol):
 class UploadResources:
     """The local resources that uploads use."""
 
-    disk_space: DiskSpace
+    storage: StorageState
     scratch: Scratch
     spreadsheets: Spreadsheets
 
@@ -171,11 +171,18 @@ class Intake:
     def _check_open(self) -> None:
         if self._stopping:
             raise _stopping()
-        if not self._resources.disk_space.has_free_space():
+        problem = self._resources.storage.problem
+        if problem == DISK_FULL:
             raise ProblemError(
                 ProblemCode.STORAGE_FULL,
                 "The storage is full. Free disk space on the server, then upload again.",
                 retry_after=60,
+            )
+        if problem is not None:
+            raise ProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"Images cannot be stored: {problem}. Try again later.",
+                retry_after=30,
             )
 
     async def _upload_with_key(
