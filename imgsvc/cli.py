@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import click
 from rich.console import Console
 
 from imgsvc import __version__, logs
-from imgsvc.backup import BackupError, back_up
-from imgsvc.check import check_outputs, repair_outputs
+from imgsvc.backup import BackupError
 from imgsvc.cli_actions import cancel, delete, download, list_requests, retry
+from imgsvc.cli_operations import backup, check_data, load_quietly, secret
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
@@ -41,7 +40,6 @@ from imgsvc.config import BUCKET_SETTINGS, Config, LogConfig, StorageConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
-from imgsvc.instance_secret import read_secret, write_secret
 from imgsvc.offline import FileOptions, process_file, working_folder
 from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
@@ -148,7 +146,8 @@ def cli() -> None:
     """Compress every image of a product spreadsheet, and return it with the new image URLs."""
 
 
-for command in (submit, status, list_requests, download, retry, repeat, cancel, delete):
+REQUEST_COMMANDS = (submit, status, list_requests, download, retry, repeat, cancel, delete)
+for command in (*REQUEST_COMMANDS, backup, check_data, secret):
     cli.add_command(command)
 
 
@@ -252,7 +251,7 @@ def process(
         **{f"storage.{name}": StorageConfig.model_fields[name].default for name in BUCKET_SETTINGS},
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
-    config = _load_config(file, flags)
+    config = load_quietly(file, flags)
     protect_secrets()
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
@@ -265,14 +264,6 @@ def process(
     except KeyboardInterrupt:
         return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
     return report(console, finished, f"Saved {out}, and the images in {images}.")
-
-
-def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
-    """Load the configuration, and print its warnings. For commands that do not log."""
-    config = load_config(file, flags=flags)
-    for warning in config.warnings:
-        click.echo(f"imgsvc: warning: {warning}", err=True)
-    return config
 
 
 @cli.command()
@@ -311,7 +302,7 @@ def check(file: Path | None) -> None:
 
     Print the settings that differ from their defaults, or what is invalid, and what compresses JPEGs.
     """
-    settings = _load_config(file, {}).model_dump(mode="json")
+    settings = load_quietly(file, {}).model_dump(mode="json")
     defaults = Config().model_dump(mode="json")
     for section, keys in settings.items():
         for key, value in keys.items():
@@ -328,86 +319,3 @@ def _shown(key: str, value: Any) -> str:
     if key == "keys":
         return ", ".join(f"{entry['name']} ({entry['role']})" for entry in value)
     return "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
-
-
-@cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))
-@click.argument("dest", type=click.Path(path_type=Path))
-@config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
-def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
-    """Back up the data folder to DEST.
-
-    The copy is consistent, even while the service runs. On the same file system the images are hard
-    links and use no extra disk space. Images in a bucket are listed, not copied.
-    """
-    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    copied = back_up(_load_config(file, flags).storage, dest)
-    images = _count_images(copied.files)
-    if copied.in_bucket:
-        images = f"the list of {images}, which are in the bucket,"
-    click.echo(f"Copied the database and {images} to {dest}.", err=True)
-    if copied.missing:
-        click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
-
-
-@cli.command("check", epilog=examples("imgsvc check", "imgsvc check --repair"))
-@click.option(
-    "--repair",
-    is_flag=True,
-    help="Remove outputs without an image, and make images without a whole output failed, so that "
-    "they can be retried. Stop the service first.",
-)
-@config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
-def check_data(repair: bool, file: Path | None, data_dir: Path | None) -> int:
-    """Compare the stored images with the database.
-
-    Without --repair, the service may run meanwhile. Every stored image is read. The exit code is 0 only
-    if there are no differences, or if they have been repaired.
-    """
-    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    config = _load_config(file, flags)
-    report = asyncio.run(repair_outputs(config) if repair else check_outputs(config))
-    for title, names in (
-        ("without an image", report.unused),
-        ("missing", [output.name for output in report.missing]),
-        ("damaged", [output.name for output in report.damaged]),
-    ):
-        for name in names:
-            click.echo(f"{title}: {name}")
-    click.echo(f"Checked {_count_images(report.outputs)}.", err=True)
-    if report.consistent:
-        return 0
-    if not repair:
-        click.echo("Stop the service and run `imgsvc check --repair`.", err=True)
-        return 1
-    click.echo(
-        f"Repaired. {_count_images(report.images)} failed: retry them with `POST /retryFailed`.",
-        err=True,
-    )
-    return 0
-
-
-@cli.command(epilog=examples("imgsvc secret", "imgsvc secret --set < secret.txt"))
-@click.option(
-    "--set", "replace", is_flag=True, help="Read a secret from standard input and use it."
-)
-@config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
-def secret(replace: bool, file: Path | None, data_dir: Path | None) -> None:
-    """Print the secret that output URLs are derived from.
-
-    Two instances with the same secret give equal images the same paths. With --set, stop the service
-    first. Existing URLs stay; images that are compressed later get new ones.
-    """
-    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    folder = _load_config(file, flags).storage.data_dir
-    if replace:
-        write_secret(folder, sys.stdin.readline().strip())
-        click.echo("The secret is set.", err=True)
-    else:
-        click.echo(read_secret(folder))
-
-
-def _count_images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"

@@ -26,6 +26,7 @@ from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import Spool
 from imgsvc.storage.state import DISK_FULL, StorageState
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
+from imgsvc.upload_chunks import file_chunks, first_chunk
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
 
 UPLOADS_RETRY_SECONDS = 5
@@ -287,12 +288,12 @@ class Intake:
         *,
         options_follow: bool,
     ) -> UploadResult:
-        first = await _first_chunk(chunks)
+        first = await first_chunk(chunks)
         upload = self._begin(options(), submission.owner)
         accepted = False
         async with Spool(self._resources.scratch) as body:
             try:
-                file = _file_chunks(first, chunks, body if options_follow else None)
+                file = file_chunks(first, chunks, body if options_follow else None)
                 await upload.read(file, store=not options().dry_run)
                 final_options = options()
                 if final_options.table != upload.table_options:
@@ -346,27 +347,6 @@ class Intake:
             await upload.discard()
         finally:
             self._maintenance.wake()
-
-
-async def _first_chunk(chunks: AsyncIterator[bytes]) -> bytes:
-    """Return the first bytes of a file. The options of a form that precede it have been received."""
-    async for chunk in chunks:
-        if chunk:
-            return chunk
-    return b""
-
-
-async def _file_chunks(
-    first: bytes, chunks: AsyncIterator[bytes], copy: Spool | None
-) -> AsyncGenerator[bytes, None]:
-    """Yield the first chunk and the others. Write them to `copy` too."""
-    if copy is not None:
-        await copy.write(first)
-    yield first
-    async for chunk in chunks:
-        if copy is not None:
-            await copy.write(chunk)
-        yield chunk
 
 
 def _result(upload: StagedUpload, request: Request | None, name: str | None) -> UploadResult:

@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.config import Config, parse_size
+from imgsvc.config import Config
 from imgsvc.config_loader import RENAMED_KEYS, load_config
+from imgsvc.config_types import parse_size
 from imgsvc.errors import ConfigError
 from imgsvc.image_types import OutputFormat, Quality
 

@@ -27,6 +27,7 @@ LEAVES = {
     "sample",
     "error_help",
     "config",
+    "config_types",
     "urls",
     "logs",
     "metrics",
@@ -96,10 +97,14 @@ ALLOWED: dict[str, set[str]] = {
     "cli_table_options": LEAVES | {"client", "status_table", "table"},
     "cli_requests": LEAVES | {"cli_options", "cli_table_options", "client", "terminal"},
     "cli_actions": LEAVES | {"cli_options", "cli_table_options", "client", "terminal"},
+    "cli_operations": LEAVES
+    | {"backup", "check", "cli_options", "config_loader", "instance_secret"},
     "image_folder": LEAVES | {"storage"},
+    "upload_chunks": LEAVES | {"storage"},
     "cli": LEAVES
     | {
         "cli_actions",
+        "cli_operations",
         "cli_options",
         "cli_requests",
         "cli_table_options",
@@ -146,7 +151,14 @@ LIBRARIES: dict[str, set[str]] = {
     "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database", "check", "instance_secret"},
-    "click": {"cli", "cli_actions", "cli_options", "cli_requests", "cli_table_options"},
+    "click": {
+        "cli",
+        "cli_actions",
+        "cli_operations",
+        "cli_options",
+        "cli_requests",
+        "cli_table_options",
+    },
     "obstore": {"storage"},
     "rich": {"cli", "cli_actions", "cli_requests", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
