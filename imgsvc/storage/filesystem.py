@@ -37,7 +37,7 @@ GROUP = 64
 def output_path(data_dir: Path, name: str) -> Path:
     """Return the path of the output `TOKEN.EXT`. Raise ValueError if `name` is not such a name."""
     check_output_name(name)
-    return data_dir / OUTPUTS / name[:2] / name
+    return data_dir.joinpath(OUTPUTS, name[:2], name)
 
 
 def has_outputs(data_dir: Path) -> bool:
@@ -68,13 +68,14 @@ class _Put:
         self.fd = -1
         self.error: OSError | None = None
         self.abandoned = False
+        self.folder_created = False
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
     def active(self) -> bool:
         return self.error is None and not self.abandoned
 
-    def fail(self, error: OSError) -> None:
+    def fail(self, error: Exception) -> None:
         """Record an error without its traceback, which would keep the data in memory."""
         self.error = OSError(*error.args)
 
@@ -113,9 +114,6 @@ class FilesystemStore:
 
     async def put(self, name: str, data: bytes) -> None:
         """Store an output. Calls that arrive during a sync are stored together as the next group."""
-        check_output_name(name)
-        if not self._disk_space.has_free_space():
-            raise StorageFullError("free disk space is below storage.min_free_bytes")
         put = _Put(name, self.path(name), self._temporary(name), data)
         self._waiting.append(put)
         if self._flushing is None:
@@ -168,14 +166,19 @@ class FilesystemStore:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
                 try:
+                    self._check_free_space()
                     await loop.run_in_executor(self._threads, _store, group)
-                except RuntimeError as error:  # already closed
+                except (OSError, RuntimeError) as error:  # full, or already closed
                     for put in group:
-                        put.error = OSError(str(error))
+                        put.fail(error)
                 for put in group:
                     put.resolve()
         finally:
             self._flushing = None
+
+    def _check_free_space(self) -> None:
+        if not self._disk_space.has_free_space():
+            raise OSError(errno.ENOSPC, "free disk space is below storage.min_free_bytes")
 
     def _sweep(self) -> None:
         with os.scandir(self._tmp) as entries:
@@ -203,6 +206,9 @@ def _store(group: Sequence[_Put]) -> None:
             moved.setdefault(put.path.parent, []).append(put)
         else:
             _discard(put)
+    created = {put.path.parent for put in group if put.folder_created}
+    for folder in created & moved.keys():
+        moved.setdefault(folder.parent, []).extend(moved[folder])
     for folder, puts in moved.items():
         try:
             sync_folder(folder)
@@ -231,7 +237,7 @@ def _move(put: _Put) -> None:
         put.temporary.replace(put.path)
     except FileNotFoundError:  # the folder does not exist yet
         put.path.parent.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(put.path.parent.parent)
+        put.folder_created = True
         put.temporary.replace(put.path)
 
 
