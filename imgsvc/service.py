@@ -7,27 +7,20 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
-import aiohttp
-
+from imgsvc.adapters import Replacements, create_executor, create_store
 from imgsvc.config import Config
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
-from imgsvc.execution.base import Executor
-from imgsvc.execution.local import LocalExecutor
-from imgsvc.images import native
+from imgsvc.gauges import register_gauges
 from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
-from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
-from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
@@ -36,62 +29,21 @@ from imgsvc.processing.request_actions import RequestActions
 from imgsvc.processing.webhook_queue import WebhookQueue
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
-from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
-from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
-from imgsvc.workers.pool import COMPRESS_FUNCTION, WorkerPool
 
 log = logging.getLogger(__name__)
 
 DATABASE = "imgsvc.db"
 """The name of the database file in `data_dir`."""
-MAX_FETCHED_BYTES = 40 * 2**20
-"""Maximum size of all sources that are fetched and not yet compressed."""
 CLOSE_SECONDS = 3.0
 """Part of `server.shutdown_seconds` that is reserved for closing resources."""
 COMMIT_GRACE_SECONDS = 1.0
 """Time for the last commits at shutdown. Uncommitted images are processed again at the next start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replacements:
-    """Components that a service uses instead of those that its configuration selects.
-
-    `compress_function`, `confined`: see `WorkerPool`.
-    """
-
-    disk_space: DiskSpace | None = None
-    store: ImageStore | None = None
-    executor: Executor | None = None
-    events: type[Events] = Events
-    compress_function: str = COMPRESS_FUNCTION
-    confined: bool = True
-
-
-def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
-    """Return the store of outputs that the configuration selects."""
-    return FilesystemStore(config.storage.data_dir, disk_space)
-
-
-def create_executor(
-    config: Config,
-    session: aiohttp.ClientSession,
-    store: ImageStore,
-    metrics: Metrics,
-    replacements: Replacements,
-) -> Executor:
-    """Return the executor that the configuration selects, or its replacement."""
-    if replacements.executor is not None:
-        return replacements.executor
-    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
-    function, confined = replacements.compress_function, replacements.confined
-    pool = WorkerPool(config.compress, function=function, confined=confined)
-    return LocalExecutor(fetcher, pool, store, metrics)
 
 
 class Service:
@@ -208,7 +160,13 @@ class Service:
 
     async def start(self) -> None:
         """Recover the state that an earlier process left, then start all components."""
-        self._register_gauges()
+        register_gauges(
+            self.metrics,
+            self.executor,
+            self.processing.scheduler,
+            self.events,
+            self.disk_space,
+        )
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
         self._start_task(backlog.watch(), "backlog monitor")
@@ -281,32 +239,6 @@ class Service:
                 "a component of the service has failed: %s", task.get_name(), exc_info=error
             )
             self._ended.set()
-
-    def _register_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge(
-            "in_flight",
-            "Images being fetched, compressed or stored.",
-            lambda: self.processing.scheduler.in_flight,
-        )
-        gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
-        gauge("free_bytes", "Free disk space for data_dir, in bytes.", self.disk_space.free)
-        gauge(
-            "native_module",
-            "1 if the native module compresses JPEGs, 0 if it is not built.",
-            lambda: float(native.AVAILABLE),
-        )
-        gauge("workers", "Worker processes.", lambda: self.executor.workers)
-        gauge(
-            "workers_busy",
-            "Worker processes that are compressing images.",
-            lambda: self.executor.busy,
-        )
-        gauge(
-            "workers_missing_layers",
-            "Layers of the confinement of workers that are missing. 0: workers are fully confined.",
-            lambda: len(self.executor.missing_layers),
-        )
 
 
 @asynccontextmanager

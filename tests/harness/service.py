@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from imgsvc.adapters import Replacements
 from imgsvc.config import Config
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.queries import Queries
@@ -20,7 +21,7 @@ from imgsvc.limits import ServiceLimits
 from imgsvc.models import Request
 from imgsvc.processing.events import Events
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.service import Replacements, Service, opened
+from imgsvc.service import Service, opened
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore

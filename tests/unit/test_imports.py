@@ -53,9 +53,21 @@ ALLOWED: dict[str, set[str]] = {
         "status_table",
     },
     "limits": LEAVES | {"database", "staged_upload", "processing", "web"},
+    "adapters": LEAVES | CORE | {"execution", "processing"},
+    "gauges": LEAVES | {"execution", "images", "processing", "storage"},
     "service": LEAVES
     | CORE
-    | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
+    | {
+        "adapters",
+        "gauges",
+        "execution",
+        "processing",
+        "intake",
+        "spreadsheets",
+        "serializers",
+        "web",
+        "limits",
+    },
     "serve": LEAVES | {"service", "config_loader", "workers"},
     "client": LEAVES,
     "terminal": LEAVES,
@@ -110,8 +122,8 @@ So `processing` and `web` know the interfaces of stores and executors, and none 
 LIBRARIES: dict[str, set[str]] = {
     "anyascii": {"slugs"},
     "PIL": {"images", "demo"},
-    "aiohttp.web": {"web", "service", "demo"},
-    "aiohttp": {"web", "service", "demo", "network", "client"},
+    "aiohttp.web": {"web", "demo"},
+    "aiohttp": {"web", "adapters", "demo", "network", "client"},
     "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database", "check", "instance_secret"},
