@@ -75,7 +75,7 @@ class _Put:
     def active(self) -> bool:
         return self.error is None and not self.abandoned
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: OSError) -> None:
         """Record an error without its traceback, which would keep the data in memory."""
         self.error = OSError(*error.args)
 
@@ -114,7 +114,10 @@ class FilesystemStore:
 
     async def put(self, name: str, data: bytes) -> None:
         """Store an output. Calls that arrive during a sync are stored together as the next group."""
-        put = _Put(name, self.path(name), self._temporary(name), data)
+        path = self.path(name)
+        if not self._disk_space.has_free_space():
+            raise StorageFullError("free disk space is below storage.min_free_bytes")
+        put = _Put(name, path, self._temporary(name), data)
         self._waiting.append(put)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
@@ -166,19 +169,14 @@ class FilesystemStore:
             while self._waiting:
                 group, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
                 try:
-                    self._check_free_space()
                     await loop.run_in_executor(self._threads, _store, group)
-                except (OSError, RuntimeError) as error:  # full, or already closed
+                except RuntimeError as error:  # already closed
                     for put in group:
-                        put.fail(error)
+                        put.error = OSError(str(error))
                 for put in group:
                     put.resolve()
         finally:
             self._flushing = None
-
-    def _check_free_space(self) -> None:
-        if not self._disk_space.has_free_space():
-            raise OSError(errno.ENOSPC, "free disk space is below storage.min_free_bytes")
 
     def _sweep(self) -> None:
         with os.scandir(self._tmp) as entries:
