@@ -56,7 +56,9 @@ def _package(name: str, download: Callable[[str, Path], None]) -> list[Path]:
 
 
 def _from_debian(name: str, folder: Path) -> None:
-    subprocess.run(["apt-get", "download", "-qq", name], cwd=folder, check=True)
+    # Only root can change to apt's own user, which cannot write to the folder.
+    apt_get = ["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", name]
+    subprocess.run(apt_get, cwd=folder, check=True)
     (package,) = folder.glob("*.deb")
     subprocess.run(["dpkg-deb", "-x", str(package), str(folder / "all")], check=True)
     for file in (folder / "all").glob(WALLPAPERS[name]):
