@@ -13,6 +13,7 @@ from imgsvc.metrics import Metrics
 from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
 from imgsvc.processing.events import Events
+from imgsvc.sample import Sample
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
@@ -48,11 +49,13 @@ def create_executor(
     store: ImageStore,
     metrics: Metrics,
     replacements: Replacements,
+    *,
+    sample: Sample,
 ) -> Executor:
     """Return the executor that the configuration selects, or its replacement."""
     if replacements.executor is not None:
         return replacements.executor
-    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
+    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES), sample)
     function, confined = replacements.compress_function, replacements.confined
     pool = WorkerPool(config.compress, function=function, confined=confined)
     return LocalExecutor(fetcher, pool, store, metrics)

@@ -16,6 +16,7 @@ from rich.console import Console
 from imgsvc import __version__, logs
 from imgsvc.backup import BackupError, back_up
 from imgsvc.check import check_outputs, repair_outputs
+from imgsvc.cli_actions import cancel, delete, download, list_requests, retry
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
@@ -23,8 +24,9 @@ from imgsvc.cli_options import (
     compress_values,
     config_option,
     examples,
+    prepare_output,
 )
-from imgsvc.cli_requests import prepare_output, repeat, report, status, submit
+from imgsvc.cli_requests import repeat, report, status, submit
 from imgsvc.cli_table_options import (
     output_options,
     read_options,
@@ -38,7 +40,7 @@ from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
 from imgsvc.instance_secret import read_secret, write_secret
-from imgsvc.offline import FileOptions, process_file
+from imgsvc.offline import FileOptions, process_file, working_folder
 from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import problem_lines, progress_display
@@ -50,6 +52,21 @@ USAGE_ERROR = 2
 """Exit code if an argument or the configuration is invalid. Click uses the same."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells use it."""
+SECTIONS = {
+    "Without a service": ("demo", "process"),
+    "Use a service": (
+        "submit",
+        "status",
+        "list",
+        "download",
+        "retry",
+        "repeat",
+        "cancel",
+        "delete",
+    ),
+    "Run a service": ("serve", "config", "backup", "check", "secret"),
+}
+"""The commands, by heading of the help."""
 HINTS = {
     0: "Is the service running there? Choose another one with --server or IMGSVC_SERVER.",
     401: "Set IMGSVC_API_KEY, or use --api-key-file.",
@@ -88,23 +105,37 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
+class SectionedGroup(click.Group):
+    """A group of commands that lists them under headings in its help."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, with the whole first sentence of each."""
+        for title, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                command = self.commands[name]
+                rows.append((name, (command.help or "").partition("\n")[0].rstrip(".")))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 @click.group(
+    cls=SectionedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
-        "imgsvc demo                                   run an example with generated images",
-        "imgsvc serve                                  start the service",
-        "imgsvc process products.csv -o out.csv        compress on this machine, without a service",
-        "imgsvc submit products.csv --wait -o out.csv  upload to a running service",
+        "imgsvc demo                    run an example with generated images",
+        "imgsvc process products.csv    compress on this machine, without a service",
+        "imgsvc serve                   start the service",
+        "imgsvc submit products.csv --wait -o out.csv",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Compress every image of a product CSV, and return the CSV with the new image URLs."""
+    """Compress every image of a product spreadsheet, and return it with the new image URLs."""
 
 
-cli.add_command(submit)
-cli.add_command(status)
-cli.add_command(repeat)
+for command in (submit, status, list_requests, download, retry, repeat, cancel, delete):
+    cli.add_command(command)
 
 
 @cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
@@ -165,12 +196,17 @@ def serve(
 
 @cli.command(
     epilog=examples(
-        "imgsvc process products.csv -o out.csv",
+        "imgsvc process products.csv",
         'imgsvc process products.csv -o out.csv --quality "30%" --format webp',
     )
 )
 @click.argument("table", metavar="FILE", type=EXISTING_FILE)
-@click.option("-o", "--out", type=OUTPUT_FILE, required=True, help="CSV file to write.")
+@click.option(
+    "-o",
+    "--out",
+    type=OUTPUT_FILE,
+    help="CSV file to write. [default: NAME-compressed.csv beside FILE]",
+)
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
@@ -182,20 +218,22 @@ def serve(
 @config_option
 def process(
     table: Path,
-    out: Path,
+    out: Path | None,
     images: Path | None,
     file: Path | None,
     **options: Any,
 ) -> int:
     """Compress the images of FILE on this machine, without a service.
 
-    The images are stored in a folder beside OUT, and the output URLs in OUT are relative to it. To
-    continue after Ctrl-C, or to retry failed images, run the same command again. The exit code is 0
-    only if every image was compressed.
+    The images are stored in a folder beside OUT, named after the products. The output URLs in OUT are
+    relative to it. To continue after Ctrl-C, or to retry failed images, run the same command again. The
+    exit code is 0 only if every image was compressed.
     """
-    folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
+    out = out or table.with_name(f"{table.stem}-compressed.csv")
+    replace = images is None
+    images = (images or out.with_name(f"{out.name.removesuffix('.csv')}.images")).absolute()
     flags: dict[str, Any] = {
-        "storage.data_dir": folder.absolute(),
+        "storage.data_dir": working_folder(out),
         "storage.retention_days": 0,
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
@@ -205,13 +243,13 @@ def process(
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
     name = request_name(options, table)
-    file_options = FileOptions(name, read_options(options), write_options(options))
+    file_options = FileOptions(images, replace, name, read_options(options), write_options(options))
     try:
         with progress_display(console) as show:
             finished = asyncio.run(process_file(config, table, out, show, file_options))
     except KeyboardInterrupt:
         return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
-    return report(console, finished, f"Saved {out}, and the images in {folder}.")
+    return report(console, finished, f"Saved {out}, and the images in {images}.")
 
 
 def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
@@ -258,12 +296,18 @@ def check(file: Path | None) -> None:
     for section, keys in settings.items():
         for key, value in keys.items():
             if value != defaults[section][key]:
-                text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
-                click.echo(f"{section}.{key} = {text}")
+                click.echo(f"{section}.{key} = {_shown(key, value)}")
     for warning in confinement_warnings():
         click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
     click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return the value of a setting for `config check`, without its secrets."""
+    if key == "keys":
+        return ", ".join(f"{entry['name']} ({entry['role']})" for entry in value)
+    return "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
 
 
 @cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))

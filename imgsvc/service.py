@@ -11,7 +11,8 @@ from functools import partial
 
 from imgsvc.adapters import Replacements, create_executor, create_store
 from imgsvc.config import Config
-from imgsvc.database.connection import Database, DatabaseUnavailableError
+from imgsvc.database import tokens
+from imgsvc.database.connection import Database, DatabaseDamagedError, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
 from imgsvc.intake import Intake, UploadResources
@@ -21,17 +22,21 @@ from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.sample import Sample
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
@@ -53,11 +58,13 @@ class Service:
         self,
         config: Config,
         database: Database,
+        sample: Sample,
         limits: ServiceLimits = ServiceLimits(),
         replacements: Replacements = Replacements(),
     ) -> None:
         self.config = config
         self.url = ""
+        self.sample = sample
         self._tasks: set[asyncio.Task[None]] = set()
         self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -74,8 +81,6 @@ class Service:
         self.disk_space = disk_space = replacements.disk_space or DiskSpace(
             storage.data_dir, storage.min_free_bytes
         )
-        self._scratch = Scratch(storage.data_dir)
-        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
@@ -84,7 +89,9 @@ class Service:
             config.fetch,
             AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
-        self.executor = executor = create_executor(config, session, store, metrics, replacements)
+        self.executor = executor = create_executor(
+            config, session, store, metrics, replacements, sample=sample
+        )
         self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
@@ -110,12 +117,20 @@ class Service:
     def _create_user_interface(self) -> None:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
+        self._scratch = Scratch(self.config.storage.data_dir)
+        self._spreadsheets = Spreadsheets(self.config, self._scratch)
+        self._thumbnail_cache = ThumbnailCache(self.config.storage.data_dir, self.disk_space)
+        self.thumbnails = Thumbnails(
+            stores.queries, self.store, self.executor, self._thumbnail_cache
+        )
         self._maintenance = maintenance = Maintenance(
             stores.request_store,
             stores.token_store,
             self.store,
+            self._thumbnail_cache,
             self.config.storage,
-            limits.maintenance,
+            clock=ExpiryClock(stores.clock_store),
+            limits=limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -145,17 +160,22 @@ class Service:
             queries=self.queries,
             actions=self.actions,
             store=self.store,
+            thumbnails=self.thumbnails,
             scratch=self._scratch,
+            sample=self.sample,
             events=self.events,
             health=self.monitor,
-            metrics=self.metrics.registry,
+            metrics=self.metrics,
+            sessions=self.stores.session_store,
+            connections=self.limits.connections,
             event_stream=self.limits.event_stream,
         )
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Serve HTTP at `url` until the block ends. Raise `StartupError` if that is impossible."""
-        async with listening(create_app(self.app_context), self.config.server) as self.url:
+        app, limits = create_app(self.app_context), self.limits.connections
+        async with listening(app, self.config.server, limits) as self.url:
             yield
 
     async def start(self) -> None:
@@ -170,12 +190,22 @@ class Service:
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
         self._start_task(backlog.watch(), "backlog monitor")
-        await self._recover()
+        database = self.stores.database
+        checking = self._start_task(database.check(), "database check")
+        await asyncio.wait({checking}, timeout=self.limits.health.check_seconds)
+        try:
+            await self._recover()
+        except DatabaseDamagedError:  # the service answers, but is not ready
+            self.monitor.state = ServiceState.RUNNING
+            return
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
         self._start_task(
-            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+            Reconciliation(
+                self.stores.token_store, self.store, ExpiryClock(self.stores.clock_store)
+            ).run(),
+            "reconciliation",
         )
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
@@ -183,6 +213,7 @@ class Service:
         self._start_task(self.processing.unreachable_hosts.run(), "unreachable hosts")
         self._start_task(self._webhook_queue.run(), "webhooks")
         self._start_task(self.actions.resume(), "cancellations")
+        self._start_task(self._stop_when_damaged(), "damage")
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
@@ -194,10 +225,21 @@ class Service:
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
+                await self.stores.session_store.recover(
+                    [key.digest for key in self.config.server.all_keys]
+                )
+            except DatabaseDamagedError:
+                raise
             except DatabaseUnavailableError:  # the health monitor reports it
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
+
+    async def _stop_when_damaged(self) -> None:
+        """Stop all tasks once the database is damaged. Reads may still work."""
+        await self.stores.database.damage.found.wait()
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
 
     async def stop(self) -> None:
         """Refuse new work, finish or requeue jobs in flight before the deadline, stop all tasks."""
@@ -213,12 +255,14 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.executor.close(max(0.0, deadline - time.monotonic()))
+        await self.thumbnails.close()
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self._webhook_session.close()
         await self.store.close()
+        self._thumbnail_cache.close()
         self._spreadsheets.close()
         self._scratch.close()
 
@@ -256,7 +300,8 @@ async def opened(
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
-        service = Service(config, database, limits, replacements)
+        sample = Sample(await database.read(tokens.secret))
+        service = Service(config, database, sample, limits, replacements)
         stack.push_async_callback(service.close)
         yield service
 

@@ -31,7 +31,8 @@ class ImageStore(Protocol):
         """Store an output. When this returns, the output survives a power cut.
 
         A call that fails or is cancelled leaves no output. Raise `StorageFullError` if there is no
-        free space, or `ImageError` with the code `storage_failed` for any other reason.
+        free space, `MachineError` if the machine lacks a resource or the disk fails for a moment, or
+        `ImageError` with the code `storage_failed` for any other reason.
         """
 
     async def read(self, name: str, offset: int, count: int) -> bytes:

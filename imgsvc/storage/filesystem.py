@@ -18,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.storage.base import (
     StorageFullError,
     check_output_name,
@@ -30,6 +31,8 @@ OUTPUTS = "outputs"
 _TMP = "tmp"
 _TEMPORARY = re.compile(r"(?P<name>[0-9a-f]+\.[a-z]+)\.[0-9a-f]{16}\.tmp")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+RETRY_DELAYS = (0.05, 0.25, 1.0)
+"""Delays after errors of the machine. Other files of the same group are closed by the first retry."""
 GROUP = 64
 """Maximum number of files that are written and synced together. Each is an open file meanwhile."""
 
@@ -69,6 +72,7 @@ class _Put:
         self.error: OSError | None = None
         self.abandoned = False
         self.folder_created = False
+        self.attempts = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -79,6 +83,17 @@ class _Put:
         """Record an error without its traceback, which would keep the data in memory."""
         self.error = OSError(*error.args)
 
+    def begin_retry(self, temporary: Path) -> bool:
+        """Prepare to store the file again, if an error of the machine was the cause. Return whether.
+
+        What was written is never used: after a failed sync, the next one may succeed without the data.
+        """
+        if self.error is None or self.abandoned or not is_machine_error(self.error):
+            return False
+        self.error, self.temporary = None, temporary
+        self.attempts += 1
+        return True
+
     def resolve(self) -> None:
         """Set the result of `done`."""
         if self.done.done():
@@ -87,6 +102,8 @@ class _Put:
             self.done.set_result(None)
         elif self.error.errno in _FULL:
             self.done.set_exception(StorageFullError(_reason(self.error)))
+        elif is_machine_error(self.error):
+            self.done.set_exception(MachineError(_reason(self.error)))
         else:
             reason = f"The output could not be stored: {_reason(self.error)}."
             self.done.set_exception(ImageError(ImageErrorCode.STORAGE_FAILED, reason))
@@ -95,10 +112,14 @@ class _Put:
 class FilesystemStore:
     """An `ImageStore` in the data folder. It writes in its own threads, and creates its folders.
 
-    Nothing is stored while `disk_space` has no free space.
+    Nothing is stored while `disk_space` has no free space. `retry_delays`: seconds before a file is
+    stored again after an error of the machine.
     """
 
-    def __init__(self, data_dir: Path, disk_space: DiskSpace) -> None:
+    def __init__(
+        self, data_dir: Path, disk_space: DiskSpace, *, retry_delays: Sequence[float] = RETRY_DELAYS
+    ) -> None:
+        self._retry_delays = retry_delays
         self._data_dir = data_dir
         self._disk_space = disk_space
         self._tmp = data_dir / OUTPUTS / _TMP
@@ -173,8 +194,18 @@ class FilesystemStore:
                 except RuntimeError as error:  # already closed
                     for put in group:
                         put.error = OSError(str(error))
+                failed = [
+                    put
+                    for put in group
+                    if put.attempts < len(self._retry_delays)
+                    and put.begin_retry(self._temporary(put.name))
+                ]
                 for put in group:
-                    put.resolve()
+                    if put not in failed:
+                        put.resolve()
+                if failed:
+                    await asyncio.sleep(self._retry_delays[max(put.attempts for put in failed) - 1])
+                    self._waiting[:0] = failed
         finally:
             self._flushing = None
 

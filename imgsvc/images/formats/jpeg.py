@@ -6,7 +6,7 @@ import io
 
 from PIL.JpegImagePlugin import JpegImageFile
 
-from imgsvc.errors import ImageError
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, Effort, ImageFormat
 from imgsvc.images import colour, exif, native, resize
 from imgsvc.images.compose import Frame
@@ -23,6 +23,7 @@ from imgsvc.images.formats.base import (
     single_frame,
 )
 from imgsvc.images.formats.jpeg_segments import (
+    check_counts,
     coded_bytes,
     has_gain_map,
     strip,
@@ -39,6 +40,7 @@ def matches(head: bytes) -> bool:
 
 def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     """Decode a JPEG, or the first image of an MPO."""
+    check_counts(data)
     with JpegImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         quality = _quality(image)
@@ -64,10 +66,17 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
 
 
 def _coded_bytes(data: bytes) -> int | None:
-    """Return the size of the scans, or None if the markers suggest that coded data is damaged."""
+    """Return the size of the scans, or None if the markers suggest that coded data is damaged.
+
+    Raise `too_many_pixels` if there are too many markers.
+    """
     try:
         return coded_bytes(data)
-    except (ImageError, IndexError):
+    except IndexError:
+        return None
+    except ImageError as error:
+        if error.code is ImageErrorCode.TOO_MANY_PIXELS:
+            raise
         return None
 
 
@@ -88,6 +97,7 @@ def transcode(
     """Return the image as a smaller JPEG, made from its coefficients, or None if it must be decoded."""
     if settings.progressive or not native.AVAILABLE:
         return None
+    check_counts(data)
     with JpegImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         is_shrunk = limits.bounds.fit(image.size) != image.size
