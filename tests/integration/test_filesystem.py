@@ -156,6 +156,26 @@ async def test_put_stores_other_files_when_one_cannot_be_closed(files: Filesyste
     assert files.path(OTHER).read_bytes() == b"y"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the paths of open files from /proc")
+async def test_put_syncs_its_file_and_the_folders_that_have_changed(
+    files: FilesystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink().relative_to(tmp_path)))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    await asyncio.gather(files.put(NAME, b"x"), files.put(OTHER, b"y"))
+    assert [Path(path).parent.name for path in synced[:2]] == ["tmp", "tmp"]
+    assert sorted(synced[2:]) == ["outputs", "outputs/01", "outputs/fe"]
+    synced.clear()
+    await files.put(NAME.replace("ef01", "ef02"), b"z")
+    assert synced[1:] == ["outputs/01"]
+
+
 async def test_put_releases_data_when_it_cannot_be_stored(files: FilesystemStore) -> None:
     """The data may have many megabytes, so it must not stay until the garbage collector runs."""
     name, data = new_name(), secrets.token_bytes(100)
