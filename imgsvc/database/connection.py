@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -133,6 +134,7 @@ class Database:
         """
         connections: list[_Connection] = []
         try:
+            _make_private(path)
             # Try without a thread first: aiosqlite leaks its thread if connecting fails.
             sqlite3.connect(path).close()
             connections.append(await _connect(path, _set_up_writer, limits))
@@ -204,6 +206,19 @@ class Database:
             raise DatabaseUnavailableError(
                 f"the database did not complete a write within {timeout:.0f} s"
             ) from None
+
+
+def _make_private(path: Path) -> None:
+    """Create the database file if it is missing, and let only its owner read it. Raise OSError.
+
+    SQLite gives its other files the mode of this one. Version 1.0 created them for all users to read.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
+    for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        # Another user may own the file. Opening it would release SQLite's locks.
+        with suppress(FileNotFoundError, PermissionError):
+            path.with_name(name).chmod(0o600)
 
 
 async def _connect(path: Path, set_up: Transaction[None], limits: DatabaseLimits) -> _Connection:
