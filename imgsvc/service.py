@@ -74,7 +74,7 @@ class Service:
         self.disk_space = disk_space = replacements.disk_space or DiskSpace(
             storage.data_dir, storage.min_free_bytes
         )
-        self._scratch = Scratch(storage.data_dir)
+        self._scratch = Scratch(storage.data_dir, disk_space)
         self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
         self._session = session = open_session(

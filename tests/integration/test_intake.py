@@ -18,6 +18,7 @@ from imgsvc.metrics import Metrics
 from imgsvc.models import RequestOptions
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_upload import StagingLimits
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.scratch import Scratch
 from imgsvc.upload_types import UploadOptions, UploadResult
 from tests.harness.database import DatabaseHarness, open_database
@@ -52,7 +53,7 @@ class IntakeHarness:
     ) -> None:
         self.db = db
         self.disk = SwitchableDisk(db.database.path.parent)
-        self.scratch = Scratch(db.database.path.parent)
+        self.scratch = Scratch(db.database.path.parent, DiskSpace(db.database.path.parent, 0))
         self._scheduler, self._maintenance = WakeCounter(), WakeCounter()
         self.metrics = Metrics()
         self.intake = Intake(
