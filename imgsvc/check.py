@@ -45,10 +45,12 @@ class CheckReport:
 def check_outputs(data_dir: Path) -> CheckReport:
     """Compare the outputs with the database, beside a running service. Blocks.
 
-    Every output is read and hashed. Raise `StartupError` if there is no database of this version.
+    Every output is read and hashed. Raise `StartupError` if there is no database of this version, or if
+    it is damaged.
     """
     report = CheckReport()
     with _open_database(data_dir) as c:
+        checking.check_structure(c)
         for output in checking.recorded_outputs(c):
             report.outputs += 1
             _check_output(c, data_dir, output, report)
@@ -93,7 +95,7 @@ def _open_database(data_dir: Path, *, write: bool = False) -> Iterator[sqlite3.C
     except sqlite3.Error as error:
         raise StartupError(
             f"Cannot check {database}: {error}. Check --data-dir. After an update of imgsvc, start the "
-            "service once, so that it updates its database."
+            "service once, so that it updates its database. If the file is damaged, restore the backup."
         ) from error
 
 

@@ -296,12 +296,18 @@ def check(file: Path | None) -> None:
     for section, keys in settings.items():
         for key, value in keys.items():
             if value != defaults[section][key]:
-                text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
-                click.echo(f"{section}.{key} = {text}")
+                click.echo(f"{section}.{key} = {_shown(key, value)}")
     for warning in confinement_warnings():
         click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
     click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return the value of a setting for `config check`, without its secrets."""
+    if key == "keys":
+        return ", ".join(f"{entry['name']} ({entry['role']})" for entry in value)
+    return "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
 
 
 @cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,13 @@ from imgsvc.cli_table_options import (
 from imgsvc.client import AsyncClient
 from imgsvc.client.types import DownloadArguments, RepeatArguments, Upload, UploadArguments
 from imgsvc.errors import file_error_lines
-from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
+from imgsvc.terminal import (
+    failure_lines,
+    progress_display,
+    reading_lines,
+    summary,
+    waiting_lines,
+)
 
 
 def report(console: Console, status: Mapping[str, Any], saved: str | None = None) -> int:
@@ -244,10 +251,8 @@ def status(
             found = await client.status(request_id)
             if out is not None and not wait:
                 await client.download_table(request_id, out, **csv_options)
-        lines = (
-            [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
-        )
-        click.echo("\n".join(lines))
+        lines = [summary(found), *failure_lines(found), *waiting_lines(found, time.time())]
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
         return code
 
     return asyncio.run(run())

@@ -6,7 +6,7 @@ import base64
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,9 +22,19 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from imgsvc import __version__
+from imgsvc.access import (
+    UNNAMED_KEYS,
+    ApiKey,
+    Role,
+    check_key,
+    check_key_digest,
+    check_key_name,
+    key_digest,
+)
 from imgsvc.image_types import (
     MAX_SIDE_SETTING,
     CompressionSettings,
@@ -104,10 +114,10 @@ def _network(value: str) -> str:
     return value
 
 
-def _api_key(value: str) -> str:
-    if not re.fullmatch(r"[\x21-\x7e]+", value):
-        raise ValueError("must be printable ASCII characters without spaces")
-    return value
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[^\s/?#@,*:\[\]]+", value):
+        raise ValueError('must be a host name without a port, such as "images.example"')
+    return urlsplit(page_origin(f"http://{value}")).netloc.removesuffix(".")
 
 
 def _header_value(value: str) -> str:
@@ -206,13 +216,36 @@ class _Section(BaseModel):
         return value
 
 
+class KeyConfig(_Section):
+    """An entry of `[[server.keys]]`: an API key or its SHA-256, with a name and a role."""
+
+    name: Annotated[str, AfterValidator(check_key_name)]
+    key: Annotated[str, AfterValidator(check_key)] = ""
+    sha256: Annotated[str, AfterValidator(check_key_digest)] = ""
+    role: Role
+
+    @model_validator(mode="after")
+    def _has_one_key(self) -> Self:
+        if bool(self.key) == bool(self.sha256):
+            raise ValueError("must have either key or sha256 (of the key)")
+        return self
+
+    @property
+    def api_key(self) -> ApiKey:
+        """The key with its digest."""
+        digest = bytes.fromhex(self.sha256) if self.sha256 else key_digest(self.key)
+        return ApiKey(self.name, self.name, self.role, digest)
+
+
 class ServerConfig(_Section):
     """Settings of the HTTP server and of uploads."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     public_url: HttpUrl = ""
-    api_keys: tuple[Annotated[str, AfterValidator(_api_key)], ...] = ()
+    api_keys: tuple[Annotated[str, AfterValidator(check_key)], ...] = ()
+    keys: tuple[KeyConfig, ...] = ()
+    allowed_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ()
     cors_origins: tuple[Annotated[str, AfterValidator(_origin)], ...] = ()
     max_upload_bytes: Annotated[Size, Field(ge=1)] = 256 * 2**20
     max_images_per_request: Annotated[int, Field(ge=1)] = 1_000_000
@@ -223,6 +256,29 @@ class ServerConfig(_Section):
     upload_buffer_bytes: Annotated[Size, Field(ge=2**20)] = 64 * 2**20
     spreadsheet_seconds: Seconds = 300
     shutdown_seconds: Seconds = 30
+
+    @field_validator("keys")
+    @classmethod
+    def _names_are_unambiguous(
+        cls, keys: tuple[KeyConfig, ...], info: ValidationInfo
+    ) -> tuple[KeyConfig, ...]:
+        roles: dict[str, Role] = {}
+        owners = {key_digest(key): UNNAMED_KEYS for key in info.data.get("api_keys", ())}
+        for api_key in (entry.api_key for entry in keys):
+            if roles.setdefault(api_key.name, api_key.role) is not api_key.role:
+                raise ValueError(f"the entries named {api_key.name} must have the same role")
+            if owners.setdefault(api_key.digest, api_key.owner) != api_key.owner:
+                raise ValueError(f"the key of {api_key.name} is already set under another name")
+        return keys
+
+    @property
+    def all_keys(self) -> tuple[ApiKey, ...]:
+        """The accepted keys: those in `api_keys`, which are admin keys, and those in `keys`."""
+        unnamed = [
+            ApiKey(f"{UNNAMED_KEYS}[{number}]", UNNAMED_KEYS, Role.ADMIN, key_digest(key))
+            for number, key in enumerate(self.api_keys)
+        ]
+        return (*unnamed, *(entry.api_key for entry in self.keys))
 
 
 class StorageConfig(_Section):

@@ -11,7 +11,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
@@ -50,6 +50,17 @@ class UploadResources:
     spreadsheets: Spreadsheets
 
 
+class Submission(NamedTuple):
+    """The owner of a new request, or None, and the Idempotency-Key of its API call, or None."""
+
+    owner: str | None
+    idempotency_key: str | None
+
+    def bound_to(self, fingerprint: str) -> tuple[str, str] | None:
+        """Return the Idempotency-Key with the fingerprint of its upload, or None without a key."""
+        return None if self.idempotency_key is None else (self.idempotency_key, fingerprint)
+
+
 class Intake:
     """Accepts uploads.
 
@@ -77,7 +88,7 @@ class Intake:
         self._limits = limits
         self._row_memory = RowMemory(config)
         self._uploads = 0
-        self._keys_in_progress: set[str] = set()
+        self._keys_in_progress: set[Submission] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = False
 
@@ -86,6 +97,7 @@ class Intake:
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         *,
+        owner: str | None = None,
         idempotency_key: str | None = None,
         options_follow: bool = False,
     ) -> UploadResult:
@@ -103,25 +115,30 @@ class Intake:
                 "Try again in a moment.",
                 retry_after=UPLOADS_RETRY_SECONDS,
             )
+        submission = Submission(owner, idempotency_key)
         self._uploads += 1
         try:
             return await self._run(
-                self._upload_with_key(
-                    chunks, options, idempotency_key, options_follow=options_follow
-                )
+                self._upload_with_key(chunks, options, submission, options_follow=options_follow)
             )
         finally:
             self._uploads -= 1
 
     async def repeat(
-        self, request_id: str, options: RepeatOptions, *, idempotency_key: str | None = None
+        self,
+        request_id: str,
+        options: RepeatOptions,
+        *,
+        owner: str | None = None,
+        idempotency_key: str | None = None,
     ) -> UploadResult:
         """Accept a new request with the rows and the options of another one, or raise `ProblemError`.
 
         `options` replace those of the other request. An accepted request is on disk.
         """
         self._check_open()
-        return await self._run(self._repeat_with_key(request_id, options, idempotency_key))
+        submission = Submission(owner, idempotency_key)
+        return await self._run(self._repeat_with_key(request_id, options, submission))
 
     async def _run(self, upload: Coroutine[object, object, UploadResult]) -> UploadResult:
         """Run an upload so that `stop` can cancel it, count its result, and wake the scheduler."""
@@ -165,14 +182,14 @@ class Intake:
         self,
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
-        idempotency_key: str | None,
+        submission: Submission,
         *,
         options_follow: bool,
     ) -> UploadResult:
-        async with self._reserved(idempotency_key) as bound:
+        async with self._reserved(submission) as bound:
             if bound is None:
                 return await self._new_upload(
-                    chunks, options, idempotency_key, options_follow=options_follow
+                    chunks, options, submission, options_follow=options_follow
                 )
         digest = hashlib.sha256()
         async for chunk in chunks:
@@ -180,34 +197,34 @@ class Intake:
         return await self._replay(options().fingerprint(digest.digest()), *bound)
 
     async def _repeat_with_key(
-        self, request_id: str, options: RepeatOptions, idempotency_key: str | None
+        self, request_id: str, options: RepeatOptions, submission: Submission
     ) -> UploadResult:
         fingerprint = options.fingerprint(request_id)
-        async with self._reserved(idempotency_key) as bound:
+        async with self._reserved(submission) as bound:
             if bound is None:
-                idempotency = None if idempotency_key is None else (idempotency_key, fingerprint)
-                return await self._new_repeat(request_id, options, idempotency)
+                return await self._new_repeat(request_id, options, submission, fingerprint)
         return await self._replay(fingerprint, *bound)
 
     @asynccontextmanager
     async def _reserved(
-        self, idempotency_key: str | None
+        self, submission: Submission
     ) -> AsyncGenerator[tuple[str, Request] | None, None]:
         """Reserve an Idempotency-Key. Yield the fingerprint and the request that it is bound to."""
+        owner, idempotency_key = submission
         if idempotency_key is None:
             yield None
             return
-        if idempotency_key in self._keys_in_progress:
+        if submission in self._keys_in_progress:
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_BUSY,
                 "An upload with this Idempotency-Key is still in progress. Wait for its response.",
                 retry_after=1,
             )
-        self._keys_in_progress.add(idempotency_key)
+        self._keys_in_progress.add(submission)
         try:
-            yield await self._request_store.find_idempotent(idempotency_key)
+            yield await self._request_store.find_idempotent(idempotency_key, owner)
         finally:
-            self._keys_in_progress.discard(idempotency_key)
+            self._keys_in_progress.discard(submission)
 
     async def _replay(self, repeated: str, fingerprint: str, request: Request) -> UploadResult:
         # Requests of older versions, and repeated requests, have only one hash.
@@ -234,10 +251,11 @@ class Intake:
         )
 
     async def _new_repeat(
-        self, request_id: str, options: RepeatOptions, idempotency: tuple[str, str] | None
+        self, request_id: str, options: RepeatOptions, submission: Submission, fingerprint: str
     ) -> UploadResult:
         source = await self._request_store.find_repeatable(request_id)
-        copy = StagedRepeat(self._request_store, source)
+        copy = StagedRepeat(self._request_store, source, submission.owner)
+        idempotency = submission.bound_to(fingerprint)
         accepted = False
         try:
             await copy.stage()
@@ -251,19 +269,19 @@ class Intake:
         finally:
             if not accepted:
                 await asyncio.shield(self._discard(copy))
-        _log_accepted(request)
+        _log_accepted(request, submission.owner)
         return await self._result_of(request)
 
     async def _new_upload(
         self,
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
-        idempotency_key: str | None,
+        submission: Submission,
         *,
         options_follow: bool,
     ) -> UploadResult:
         first = await _first_chunk(chunks)
-        upload = self._begin(options())
+        upload = self._begin(options(), submission.owner)
         accepted = False
         async with Spool(self._resources.scratch) as body:
             try:
@@ -274,20 +292,20 @@ class Intake:
                     # Options that follow the file in a form change how it is read: read it again.
                     if upload.staged:
                         await asyncio.shield(self._discard(upload))
-                    upload = self._begin(final_options)
+                    upload = self._begin(final_options, submission.owner)
                     await upload.read(body.chunks(), store=not final_options.dry_run)
                 upload.check()
                 request = None
                 if not final_options.dry_run:
                     self._begin_commit()
-                    request = await self._accept(upload, final_options, idempotency_key)
+                    request = await self._accept(upload, final_options, submission)
                     accepted = True
             finally:
                 if not accepted and upload.staged:
                     await asyncio.shield(self._discard(upload))
         return _result(upload, request, final_options.name)
 
-    def _begin(self, options: UploadOptions) -> StagedUpload:
+    def _begin(self, options: UploadOptions, owner: str | None) -> StagedUpload:
         return StagedUpload(
             self._request_store,
             self._config,
@@ -295,18 +313,17 @@ class Intake:
             self._row_memory,
             options.table,
             limits=self._limits,
+            owner=owner,
         )
 
     async def _accept(
-        self, upload: StagedUpload, options: UploadOptions, idempotency_key: str | None
+        self, upload: StagedUpload, options: UploadOptions, submission: Submission
     ) -> Request:
-        idempotency = None
-        if idempotency_key is not None:
-            idempotency = (idempotency_key, options.fingerprint(upload.digest))
+        idempotency = submission.bound_to(options.fingerprint(upload.digest))
         request = await upload.accept(
             replace(options.request_options, name=options.name), idempotency
         )
-        _log_accepted(request)
+        _log_accepted(request, submission.owner)
         return request
 
     def _begin_commit(self) -> None:
@@ -360,15 +377,13 @@ def _result(upload: StagedUpload, request: Request | None, name: str | None) -> 
     )
 
 
-def _log_accepted(request: Request) -> None:
-    log.info(
-        "accepted",
-        extra={
-            "request": request.request_id,
-            "products": request.products,
-            "images": request.progress.total,
-        },
-    )
+def _log_accepted(request: Request, owner: str | None) -> None:
+    fields = {
+        "request": request.request_id,
+        "products": request.products,
+        "images": request.progress.total,
+    }
+    log.info("accepted", extra=fields if owner is None else fields | {"owner": owner})
 
 
 def _outcome(result: UploadResult) -> str:

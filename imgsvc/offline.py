@@ -78,6 +78,9 @@ async def process_file(
     folder = config.storage.data_dir
     _prepare_folder(folder, options.images)
     async with running(config, listen=False) as service:
+        damage = service.stores.database.damage
+        if damage.reason is not None:
+            raise StartupError(_damaged(config.storage.data_dir))
         request = await _submit(service, config, table, options)
         options.output.check(request)
         await _delete_other_requests(service, request.request_id)
@@ -85,18 +88,26 @@ async def process_file(
             _wait_until_finished(service, request.request_id, on_progress)
         )
         ended = asyncio.create_task(service.ended())
+        damaged = asyncio.create_task(damage.found.wait())
         try:
-            await asyncio.wait({finished, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({finished, ended, damaged}, return_when=asyncio.FIRST_COMPLETED)
+            if damaged.done():
+                raise StartupError(_damaged(config.storage.data_dir))
             if not finished.done():
                 raise StartupError("An internal task failed. See the log.")
             await finished
         finally:
-            finished.cancel()
-            ended.cancel()
+            for task in (finished, ended, damaged):
+                task.cancel()
         status = await _write_csv(service, request.request_id, out, options)
     if status["status"] == "completed":
         await asyncio.to_thread(shutil.rmtree, folder)
     return status
+
+
+def _damaged(folder: Path) -> str:
+    """Return the message for a damaged database. It only has what the same command makes again."""
+    return f"The database in {folder} is damaged. Delete this folder, and run the command again."
 
 
 def _prepare_folder(folder: Path, images: Path) -> None:

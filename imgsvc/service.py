@@ -11,7 +11,7 @@ from functools import partial
 
 from imgsvc.adapters import Replacements, create_executor, create_store
 from imgsvc.config import Config
-from imgsvc.database.connection import Database, DatabaseUnavailableError
+from imgsvc.database.connection import Database, DatabaseDamagedError, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
 from imgsvc.intake import Intake, UploadResources
@@ -21,6 +21,7 @@ from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
@@ -115,7 +116,8 @@ class Service:
             stores.token_store,
             self.store,
             self.config.storage,
-            limits.maintenance,
+            clock=ExpiryClock(stores.clock_store),
+            limits=limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -148,7 +150,8 @@ class Service:
             scratch=self._scratch,
             events=self.events,
             health=self.monitor,
-            metrics=self.metrics.registry,
+            metrics=self.metrics,
+            sessions=self.stores.session_store,
             connections=self.limits.connections,
             event_stream=self.limits.event_stream,
         )
@@ -172,12 +175,22 @@ class Service:
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
         self._start_task(backlog.watch(), "backlog monitor")
-        await self._recover()
+        database = self.stores.database
+        checking = self._start_task(database.check(), "database check")
+        await asyncio.wait({checking}, timeout=self.limits.health.check_seconds)
+        try:
+            await self._recover()
+        except DatabaseDamagedError:  # the service answers, but is not ready
+            self.monitor.state = ServiceState.RUNNING
+            return
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
         self._start_task(
-            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+            Reconciliation(
+                self.stores.token_store, self.store, ExpiryClock(self.stores.clock_store)
+            ).run(),
+            "reconciliation",
         )
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
@@ -185,6 +198,7 @@ class Service:
         self._start_task(self.processing.unreachable_hosts.run(), "unreachable hosts")
         self._start_task(self._webhook_queue.run(), "webhooks")
         self._start_task(self.actions.resume(), "cancellations")
+        self._start_task(self._stop_when_damaged(), "damage")
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
@@ -196,10 +210,21 @@ class Service:
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
+                await self.stores.session_store.recover(
+                    [key.digest for key in self.config.server.all_keys]
+                )
+            except DatabaseDamagedError:
+                raise
             except DatabaseUnavailableError:  # the health monitor reports it
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
+
+    async def _stop_when_damaged(self) -> None:
+        """Stop all tasks once the database is damaged. Reads may still work."""
+        await self.stores.database.damage.found.wait()
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
 
     async def stop(self) -> None:
         """Refuse new work, finish or requeue jobs in flight before the deadline, stop all tasks."""

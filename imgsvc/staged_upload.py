@@ -38,7 +38,7 @@ class StagingLimits:
 class StagedUpload:
     """One upload. Its rows are staged under a request that stays hidden until it is accepted.
 
-    `preview` are the first valid products.
+    `preview` are the first valid products. `owner` is the name of the API key that made the upload.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class StagedUpload:
         table_options: TableOptions,
         *,
         limits: StagingLimits,
+        owner: str | None = None,
     ) -> None:
         self._request_store = request_store
         self._config = config
         self._spreadsheets = spreadsheets
         self._row_memory = row_memory
         self._limits = limits
+        self._owner = owner
         self.table_options = table_options
         self.reader = TableReader(table_options, max_images=config.max_images_per_request)
         self.preview: list[Product] = []
@@ -150,7 +152,7 @@ class StagedUpload:
 
     async def _stage(self, rows: list[Product]) -> None:
         if self._begin_task is None:
-            self._begin_task = asyncio.create_task(self._request_store.begin())
+            self._begin_task = asyncio.create_task(self._request_store.begin(self._owner))
         # If this task is cancelled here, the request still begins, and its key is needed to discard it.
         request_key = await asyncio.shield(self._begin_task)
         await self._wait_for_staging()

@@ -229,8 +229,11 @@ def records(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def as_toml(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Return the settings as TOML. The JSON of each value must also be valid TOML."""
+    """Return the settings as TOML. The JSON of each value must also be valid TOML, but for tables."""
     lines = []
     for section, keys in settings.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        lines.append(f"[{section}]")
+        for key, value in keys.items():
+            # In TOML, the keys of a table have equals signs.
+            lines.append(f"{key} = {json.dumps(value, separators=(', ', ' = '))}")
     return "\n".join(lines) + "\n"

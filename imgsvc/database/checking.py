@@ -40,6 +40,13 @@ def open_for_check(database: Path, *, write: bool = False) -> Iterator[sqlite3.C
         yield connection
 
 
+def check_structure(c: sqlite3.Connection) -> None:
+    """Raise `sqlite3.DatabaseError` if the file is damaged."""
+    (result,) = c.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise sqlite3.DatabaseError(result)
+
+
 def recorded_outputs(c: sqlite3.Connection) -> Iterator[RecordedOutput]:
     """Yield all outputs that images use."""
     after = -1

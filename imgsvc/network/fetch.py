@@ -173,6 +173,7 @@ class RedirectChain:
         self._validators = validators
         self._cookies = DownloadCookies()
         self._redirects = 0
+        self._answered = False
         self.headers_received = False
         self.conditional = False
 
@@ -184,13 +185,18 @@ class RedirectChain:
     async def resolve(self) -> aiohttp.ClientResponse:
         """Return the first response that is not a redirect.
 
-        Raise `ImageError` for an invalid redirect, and the errors of aiohttp.
+        If a host rejects the conditions, repeat the request without them. Raise `ImageError`
+        for an invalid redirect, and the errors of aiohttp.
         """
         while True:
             self.headers_received = False
             target = request_target(self._url)
             response = await self._get(target)
-            self.headers_received = True
+            self.headers_received = self._answered = True
+            if response.status == HTTPStatus.PRECONDITION_FAILED and self.conditional:
+                response.release()
+                self._validators = None
+                continue
             location = response.headers.get("Location", "")
             if response.status not in REDIRECT_STATUSES or not location:
                 return response
@@ -201,8 +207,8 @@ class RedirectChain:
     async def _get(self, target: URL) -> aiohttp.ClientResponse:
         """Send the request and return the response.
 
-        After a redirect, the request may reuse the connection of the redirect. Some hosts close
-        that connection without notice. The request is then sent again, within the same attempt.
+        A further request may reuse the connection of the one before. Some hosts close that
+        connection without notice. The request is then sent again, within the same attempt.
         """
         conditions = self._condition_headers()
         self.conditional = bool(conditions)
@@ -214,7 +220,7 @@ class RedirectChain:
                     target, allow_redirects=False, headers=headers, trace_request_ctx=connection
                 )
             except NoResponseError:
-                if not (self.redirected and connection.reused):
+                if not (self._answered and connection.reused):
                     raise
 
     def _condition_headers(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from imgsvc.config import WebhookConfig
-from imgsvc.errors import ImageError
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.models import Delivery
 from imgsvc.network.errors import format_seconds, status_line, to_image_error
@@ -31,12 +31,13 @@ class SendResult:
     """The result of one attempt to send a delivery.
 
     `ok`: the receiver has accepted it. `gone`: the receiver wants no further attempts (status 410).
-    `error`: the message if it failed.
+    `error`: the message if it failed. `code`: why there was no response, or None.
     """
 
     ok: bool
     gone: bool = False
     error: str | None = None
+    code: ImageErrorCode | None = None
 
 
 class WebhookSender:
@@ -69,15 +70,15 @@ class WebhookSender:
         except UrlError as error:
             return SendResult(ok=False, error=f"Invalid webhook URL: it {error.message}.")
         except ImageError as error:
-            return SendResult(ok=False, error=error.message)
+            return SendResult(ok=False, error=error.message, code=error.code)
         except TimeoutError:
-            return SendResult(
-                ok=False, error=f"No response within {format_seconds(self._timeout)}."
-            )
+            message = f"No response within {format_seconds(self._timeout)}."
+            return SendResult(ok=False, error=message, code=ImageErrorCode.TIMEOUT)
         except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
             if is_machine_error(error):
                 raise MachineError(str(error)) from None
-            return SendResult(ok=False, error=to_image_error(error).message)
+            unknown = to_image_error(error)
+            return SendResult(ok=False, error=unknown.message, code=unknown.code)
         await _drain(response)
         status = response.status
         if 200 <= status <= 299:

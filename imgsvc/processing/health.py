@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imgsvc.database.connection import Database
+from imgsvc.database.connection import Database, DatabaseDamagedError
 from imgsvc.execution.base import Executor
 from imgsvc.storage.disk_space import DiskSpace
 
@@ -23,6 +23,8 @@ class HealthLimits:
     """Interval between test writes to the database."""
     timeout_seconds: float = 5.0
     """The service is not ready if the database has accepted no write for longer than this."""
+    check_seconds: float = 5.0
+    """How long the start waits for the check of the database. The check continues beside it."""
 
 
 class ServiceState(StrEnum):
@@ -69,18 +71,23 @@ class HealthMonitor:
         if not self._disk_space.has_free_space():
             reasons.append("the disk is full")
         timeout = self._limits.timeout_seconds
-        if time.monotonic() - self._written > timeout:
+        damage = self._database.damage.reason
+        if damage is not None:
+            reasons.append(f"the database is damaged ({damage}): restore the backup")
+        elif time.monotonic() - self._written > timeout:
             reasons.append(f"the database has accepted no write for {timeout:.0f} s")
         if not self._executor.healthy:
             reasons.append("no worker process can be started")
         return Health(self.state, tuple(reasons))
 
     async def watch(self) -> None:
-        """Make a test write to the database at intervals, for as long as the service runs."""
+        """Make a test write to the database at intervals, until it is damaged."""
         writable = True
         while True:
             try:
                 await self._database.probe()
+            except DatabaseDamagedError:
+                return  # it has been logged, and lasts until the next start
             except Exception:
                 if writable:
                     log.exception("the database accepts no writes")

@@ -174,7 +174,7 @@ class JobRunner:
             return Failed(claim, attempts, error.code, error.message)
         self._metrics.retries.labels(error.code).inc()
         log.info("image will be retried", extra=fields | {"retry_in_seconds": round(delay, 1)})
-        return Requeued(claim, attempts, time.time() + delay)
+        return Requeued(claim, attempts, time.time() + delay, error)
 
 
 def _log_fields(claim: Claim) -> dict[str, object]:

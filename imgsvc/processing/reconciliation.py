@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgsvc.database.token_store import TokenStore
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.storage.base import ImageStore
 
 log = logging.getLogger(__name__)
@@ -47,10 +48,12 @@ class Reconciliation:
         self,
         token_store: TokenStore,
         store: ImageStore,
+        clock: ExpiryClock,
         limits: ReconciliationLimits = ReconciliationLimits(),
     ) -> None:
         self._token_store = token_store
         self._store = store
+        self._clock = clock
         self._limits = limits
         self._unused_before: set[str] = set()
 
@@ -81,7 +84,10 @@ class Reconciliation:
         self._unused_before = unused
         if not found or not self._may_remove(len(found), total):
             return []
-        if await self._token_store.restored_recently():
+        now = await self._clock.now()
+        if now is None:
+            return []
+        if await self._token_store.restored_recently(now):
             log.warning(
                 "outputs that no image uses are kept for 30 days after a restore",
                 extra={"outputs": len(found)},

@@ -22,6 +22,7 @@ from imgsvc.processing.job import ImageJob, JobRunner
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.results import ResultWriter
 from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.urls import host_urls
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,17 @@ class Scheduler:
         """The number of running jobs."""
         return len(self._jobs)
 
-    async def cancel_downloads(self, request_key: int) -> None:
-        """Cancel the downloads of a request that is being cancelled; return when that is committed."""
+    async def cancel_downloads(self, request_key: int, host: str | None = None) -> None:
+        """Cancel the downloads of a request, or of a host in it; return when that is committed.
+
+        The request or the host must be marked as being cancelled.
+        """
+        keys = None if host is None else {host_key(url) for url in host_urls(host)}
         downloads = [
             (task, job)
             for task, job in self._jobs.items()
             if job.claim.request_key == request_key and not job.fetched
+            if keys is None or job.slot.host_key in keys
         ]
         for task, job in downloads:
             self._cancelled.add(job)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry
-
 from imgsvc.config import Config
 from imgsvc.database.queries import Queries
+from imgsvc.database.session_store import SessionStore
 from imgsvc.intake import Intake
+from imgsvc.metrics import Metrics
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor
 from imgsvc.processing.request_actions import RequestActions
@@ -29,6 +29,7 @@ class AppContext:
     scratch: Scratch
     events: Events
     health: HealthMonitor
-    metrics: CollectorRegistry
+    metrics: Metrics
+    sessions: SessionStore
     connections: ConnectionLimits
     event_stream: EventStreamLimits

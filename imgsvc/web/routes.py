@@ -17,19 +17,28 @@ from imgsvc.web.handlers.sessions import SessionHandler
 from imgsvc.web.handlers.static_files import StaticFilesHandler
 from imgsvc.web.handlers.status import StatusHandler
 from imgsvc.web.handlers.uploads import UploadHandler
-from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.api_keys import Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
 from imgsvc.web.schema.openapi import openapi_document
-from imgsvc.web.schema.options import ListQuery, RepeatFields, StatusQuery, UploadFields
+from imgsvc.web.schema.options import (
+    CancelQuery,
+    ListQuery,
+    RepeatFields,
+    RetryQuery,
+    StatusQuery,
+    UploadFields,
+)
 from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
 class Handlers:
     """The handlers of all routes, with the components that they use."""
 
-    def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
+    def __init__(
+        self, context: AppContext, origin_policy: OriginPolicy, authentication: Authentication
+    ) -> None:
         config, queries, scratch = context.config, context.queries, context.scratch
         self.uploads = UploadHandler(
             config, context.intake, origin_policy, context.connections.body
@@ -39,10 +48,13 @@ class Handlers:
             queries, context.actions, context.events, self.status, context.event_stream
         )
         self.outputs = OutputsHandler(queries, context.store, scratch)
-        self.sessions = SessionHandler(keys, origin_policy)
-        self.health = HealthHandler(context.health, context.metrics)
+        self.sessions = SessionHandler(authentication, origin_policy)
+        self.health = HealthHandler(context.health, context.metrics.registry)
         self.api_docs = ApiDocsHandler(
-            origin_policy, lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys))
+            origin_policy,
+            lambda: openapi_document(
+                ROUTES, TAGS, cookie=authentication.cookie if authentication else None
+            ),
         )
         self.static_files = StaticFilesHandler()
 
@@ -171,10 +183,12 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.requests.cancel_request,
         tag="Requests",
         operation_id="cancelRequest",
-        summary="Cancel a request",
+        summary="Cancel a request, or its images of one host",
         description="Cancels all images that are waiting or being downloaded. Images in a worker are "
-        "completed, and finished images stay. Then the request is finished and its webhook is sent.",
+        "completed, and finished images stay. Then the request is finished and its webhook is sent. "
+        "With `host`, the images of other hosts continue.",
         path_parameters=(p.REQUEST_ID,),
+        query=CancelQuery,
         responses={
             200: ResponseSpec(
                 "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
@@ -188,9 +202,10 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.requests.retry_failed,
         tag="Requests",
         operation_id="retryFailed",
-        summary="Retry failed images",
+        summary="Retry failed images, and cancelled ones",
         description="The request runs again. When it has finished, its webhook is sent again.",
         path_parameters=(p.REQUEST_ID,),
+        query=RetryQuery,
         responses={
             202: ResponseSpec(
                 "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
@@ -300,10 +315,23 @@ ROUTES: tuple[Route[Handlers], ...] = (
         errors=(
             Code.INVALID_BODY,
             Code.UNAUTHORIZED,
+            Code.TOO_MANY_ATTEMPTS,
+            Code.UNAVAILABLE,
             Code.UPLOAD_STALLED,
             Code.TOO_LARGE,
             Code.UNSUPPORTED_MEDIA_TYPE,
         ),
+    ),
+    Route(
+        "GET",
+        "/session",
+        lambda handlers: handlers.sessions.session,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="session",
+        summary="Get the name and the role of the caller",
+        responses={200: ResponseSpec("The caller.", json_content(responses.SessionStatus))},
+        errors=(Code.UNAUTHORIZED, Code.TOO_MANY_ATTEMPTS, Code.UNAVAILABLE),
     ),
     Route(
         "DELETE",
@@ -313,7 +341,8 @@ ROUTES: tuple[Route[Handlers], ...] = (
         tag="Sessions",
         operation_id="signOut",
         summary="Sign out",
-        responses={204: ResponseSpec("Signed out. The cookie is deleted.", (), (p.SET_COOKIE,))},
+        responses={204: ResponseSpec("Signed out. The session has ended.", (), (p.SET_COOKIE,))},
+        errors=(Code.UNAVAILABLE,),
     ),
     Route(
         "GET",

@@ -112,11 +112,16 @@ def test_serve_reports_why_it_cannot_start(service: Service, cli: CommandLine) -
 
 
 def test_config_check_prints_changed_settings_without_secrets(cli: CommandLine) -> None:
-    cli.write("config.toml", b"[server]\nport = 9\napi_keys = ['hunter2']")
+    settings = (
+        b"[server]\nport = 9\napi_keys = ['hunter2-hunter2-hunter2']\n"
+        b"[[server.keys]]\nname = 'shop'\nrole = 'submit'\nkey = 'hunter2-of-the-shop'\n"
+    )
+    cli.write("config.toml", settings)
     result = cli.run("config", "check", IMGSVC_LOG__LEVEL="debug")
     assert result.code == 0
     lines = result.out.splitlines()
     assert {"server.port = 9", "server.api_keys = (set)", 'log.level = "debug"'} <= set(lines)
+    assert "server.keys = shop (submit)" in lines
     assert "hunter2" not in result.out + result.err
     cli.write("config.toml", b"[server]\nprot = 9")
     result = cli.run("config", "check")
@@ -243,6 +248,20 @@ def test_submit_with_wait_exits_1_if_an_image_failed(
     }
 
 
+def test_status_prints_what_images_wait_for(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    busy = origin.script("/busy.jpg", Reply(503, {"Retry-After": "250"}))
+    request_id = service.upload(table([[1, "busy", busy]]))
+    block_until(lambda: service.status(request_id)["waiting"], what="the waiting image")
+    result = cli.run("status", request_id, "--server", service.url)
+    assert re.search(
+        r"^127\.0\.0\.1:\d+: 503 Service Unavailable \(1 image\)\. Next try in 2\d\d s\.$",
+        result.out,
+        re.MULTILINE,
+    )
+
+
 def test_invalid_csv_is_rejected_with_every_error_listed(
     service: Service, cli: CommandLine
 ) -> None:
@@ -278,18 +297,20 @@ def test_status_with_wait_survives_a_restart_of_the_service(
 def test_api_key_is_read_from_environment_or_file(
     start_service: StartService, cli: CommandLine
 ) -> None:
-    service = start_service(server={"port": 0, "api_keys": ["key-1"]})
-    cli.write("key", b"key-1\n")
+    service = start_service(server={"port": 0, "api_keys": ["key-1-of-the-tests"]})
+    cli.write("key", b"key-1-of-the-tests\n")
     cli.write("products.csv", table([[1, "a", "http://127.0.0.1:9/1.jpg"]]))
     submit = ("submit", "products.csv", "--server", service.url)
     assert "IMGSVC_API_KEY" in cli.run(*submit).err
-    assert cli.run(*submit, IMGSVC_API_KEY="key-2").code == 1
-    assert cli.run(*submit, IMGSVC_API_KEY="key-1").code == 0
+    assert cli.run(*submit, IMGSVC_API_KEY="key-2-of-the-tests").code == 1
+    assert cli.run(*submit, IMGSVC_API_KEY="key-1-of-the-tests").code == 0
     proxied = service.url.replace("http://", "http://user:word@")
-    behind_proxy = cli.run("submit", "products.csv", "--server", proxied, IMGSVC_API_KEY="key-1")
+    behind_proxy = cli.run(
+        "submit", "products.csv", "--server", proxied, IMGSVC_API_KEY="key-1-of-the-tests"
+    )
     assert behind_proxy.code == 0, "the key must not use the header of the proxy's credentials"
     assert cli.run(*submit, "--api-key-file", "key").code == 0
-    assert "key-1" not in service.log()
+    assert "key-1-of-the-tests" not in service.log()
 
 
 # --- process ---------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ class HttpHarness:
 async def open_http(
     folder: Path, *, limits: ServiceLimits = ServiceLimits(), **sections: Mapping[str, object]
 ) -> AsyncIterator[HttpHarness]:
-    """Run a server with these settings, e.g. `open_http(tmp_path, server={"api_keys": ["k"]})`."""
+    """Run a server with these settings, e.g. `open_http(tmp_path, server={"public_url": "…"})`."""
     timeout = aiohttp.ClientTimeout(total=60)
     async with (
         open_service(config_of(folder / "data", **sections), limits=limits) as service,

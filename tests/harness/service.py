@@ -205,7 +205,7 @@ async def open_scheduler(
 
     `store`, `executor`: by default, those of the service, with one worker that runs `function`.
     """
-    config = config_of(folder, fetch={"allowed_networks": ["127.0.0.0/8"], **fetch})
+    config = config_of(folder, fetch={"allowed_networks": ["127.0.0.0/8"]} | fetch)
     claim_disk, store_disk = SwitchableDisk(folder), SwitchableDisk(folder)
     replacements = Replacements(
         claim_disk,

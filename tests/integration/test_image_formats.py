@@ -130,7 +130,7 @@ photo, *files = sys.argv[1:]
 settings = CompressionSettings(Quality(50, relative=True), OutputFormat("demo"))
 data = compress_image(open(photo, "rb").read(), settings, 10**6).data
 page = make_mocked_request("GET", "/", match_info={"path": FORMATS_MODULE})
-paths = openapi_document(ROUTES, TAGS, with_keys=False)["paths"]
+paths = openapi_document(ROUTES, TAGS, cookie=None)["paths"]
 image = paths["/images/{file}"]["get"]
 upload = paths["/processImages"]["post"]
 jpeg = CompressionSettings(format=OutputFormat("jpeg"))

@@ -20,7 +20,7 @@ from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
 from imgsvc.web.schema.responses import RequestList, StatusResponse, WebhookEvent
 from tests.harness.http import HttpHarness, open_http
 
-KEYS = {"api_keys": ["k"]}
+KEYS = {"api_keys": ["key-of-the-tests"]}
 DOCUMENTED = [route for route in ROUTES if route.tag]
 UNDOCUMENTED_PATHS = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
 
@@ -40,7 +40,7 @@ def references(node: Any) -> set[str]:
 
 
 def openapi_document(*, with_keys: bool) -> dict[str, Any]:
-    return openapi.openapi_document(ROUTES, TAGS, with_keys=with_keys)
+    return openapi.openapi_document(ROUTES, TAGS, cookie="imgsvc_session" if with_keys else None)
 
 
 def test_document_has_every_route_but_the_pages_and_documents() -> None:
@@ -123,6 +123,29 @@ def test_document_has_security_only_with_keys() -> None:
         image = document["paths"][path]["get"]
         assert image["security"] == []
         assert "401" not in image["responses"]
+
+
+def test_document_has_the_refusals_that_keys_or_their_absence_cause() -> None:
+    def codes(path: str, method: str, *, with_keys: bool) -> str:
+        responses = openapi_document(with_keys=with_keys)["paths"][path][method]["responses"]
+        return " ".join(re.findall(r"`([a-z-]+)`", json.dumps(responses)))
+
+    for path, method, expected in (
+        ("/listRequests", "get", set()),
+        ("/metrics", "get", {"forbidden"}),
+        ("/processImages", "post", {"forbidden", "foreign-origin"}),
+    ):
+        with_keys = set(codes(path, method, with_keys=True).split())
+        without_keys = set(codes(path, method, with_keys=False).split())
+        access = {
+            "forbidden",
+            "foreign-origin",
+            "foreign-host",
+            "unauthorized",
+            "too-many-attempts",
+        }
+        assert with_keys & access == expected | {"unauthorized", "too-many-attempts"}
+        assert without_keys & access == expected - {"forbidden"} | {"foreign-host"}
 
 
 async def test_documents_have_url_of_the_request_host(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ async def test_unknown_path_returns_404_problem(http: HttpHarness) -> None:
         ("OPTIONS", "/processImages", "POST"),
         ("TRACE", "/listRequests", "GET, HEAD"),
         ("POST", "/checkStatus/x", "GET, HEAD"),
-        ("PATCH", "/session", "POST, DELETE"),
+        ("PATCH", "/session", "POST, GET, HEAD, DELETE"),
         ("GET", "/deleteRequest/x", "DELETE"),
         ("POST", "/", "GET, HEAD"),
         ("PROPFIND", "/", "GET, HEAD"),

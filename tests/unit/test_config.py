@@ -121,7 +121,8 @@ def test_relative_data_dir_is_relative_to_the_file(
         ("[server]\nport = true", {}, ["config.toml", "server.port", "number"]),
         ("[server.port]\na = 1", {}, ["config.toml", "server.port"]),
         ("", {"IMGSVC_SERVER__PORT": "-1"}, ["IMGSVC_SERVER__PORT", "server.port"]),
-        ("[server]\napi_keys = ['ok', 'a b']", {}, ["server.api_keys[1]", "ASCII"]),
+        ("[server]\napi_keys = ['0123456789abcdef', 'a b']", {}, ["server.api_keys[1]", "ASCII"]),
+        ("[server]\napi_keys = ['hunter2']", {}, ["server.api_keys[0]", "16 characters"]),
         ("", {"IMGSVC_SERVER__API_KEYS": "a,b"}, ["IMGSVC_SERVER__API_KEYS", "JSON"]),
         ("", {"IMGSVC_SERVER__API_KEYS": "{}"}, ["IMGSVC_SERVER__API_KEYS", "JSON"]),
         ("[server]\npublic_url = 'shop.example'", {}, ["server.public_url", "http"]),
@@ -211,7 +212,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         environ={
-            "IMGSVC_SERVER__API_KEYS": '["a", "b"]',
+            "IMGSVC_SERVER__API_KEYS": '["0123456789abcdef", "fedcba9876543210"]',
             "IMGSVC_SERVER__MAX_UPLOAD_BYTES": "1.5 kB",
             "IMGSVC_FETCH__ALLOWED_NETWORKS": '["10.0.0.0/8", "fd00::/8"]',
             "IMGSVC_COMPRESS__QUALITY": "70",
@@ -224,7 +225,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
             "IMGSVC_API_KEY": "a key for the command-line client",
         },
     )
-    assert config.server.api_keys == ("a", "b")
+    assert config.server.api_keys == ("0123456789abcdef", "fedcba9876543210")
     assert config.server.max_upload_bytes == 1500
     assert config.fetch.allowed_networks == ("10.0.0.0/8", "fd00::/8")
     assert config.compress.settings.quality == Quality(70, relative=False)

@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "imgsvc"
 
 LEAVES = {
     "",
+    "access",
     "models",
     "image_types",
     "table_types",
@@ -27,6 +28,7 @@ LEAVES = {
     "logs",
     "metrics",
     "waiting",
+    "system_clock",
     "atomic_write",
 }
 CORE = {"table", "database", "network", "images", "workers", "storage"}

@@ -16,6 +16,7 @@ from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
 from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
+from imgsvc.web.http.api_keys import CALLER
 from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
@@ -87,6 +88,7 @@ class UploadHandler:
                     lambda: self._parse_options(
                         [*query, *(form.fields if form else ())], form.file_name if form else None
                     ),
+                    owner=request[CALLER].owner,
                     idempotency_key=key,
                     options_follow=form is not None,
                 )
@@ -110,6 +112,7 @@ class UploadHandler:
         result = await self._intake.repeat(
             request.match_info["requestId"],
             repeat_options,
+            owner=request[CALLER].owner,
             idempotency_key=_idempotency_key(request),
         )
         return self._response(request, result)

@@ -10,7 +10,11 @@ from typing import Any
 
 from aiohttp import web
 
-from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
+from imgsvc.database.connection import (
+    DatabaseDamagedError,
+    DatabaseFullError,
+    DatabaseUnavailableError,
+)
 from imgsvc.errors import FileError, ProblemCode, ProblemError
 from imgsvc.logs import RARELY
 from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
@@ -37,20 +41,23 @@ PROBLEMS: Mapping[ProblemCode, tuple[int, str]] = {
     ProblemCode.INVALID_BODY: (400, "Malformed request body"),
     ProblemCode.BAD_REQUEST: (400, "Malformed HTTP request"),
     ProblemCode.UNAUTHORIZED: (401, "Missing or invalid API key"),
+    ProblemCode.FORBIDDEN: (403, "Not allowed for this API key"),
+    ProblemCode.FOREIGN_HOST: (403, "Host not allowed"),
     ProblemCode.FOREIGN_ORIGIN: (403, "Cross-origin request blocked"),
     ProblemCode.NOT_FOUND: (404, "Not found"),
     ProblemCode.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
     ProblemCode.UPLOAD_STALLED: (408, "Upload timed out"),
     ProblemCode.IDEMPOTENCY_KEY_BUSY: (409, "Upload already in progress"),
-    ProblemCode.ALREADY_FINISHED: (409, "Request already finished"),
+    ProblemCode.ALREADY_FINISHED: (409, "Already finished"),
     ProblemCode.NOT_FINISHED: (409, "Request not finished"),
-    ProblemCode.NOTHING_FAILED: (409, "No failed images"),
+    ProblemCode.NOTHING_FAILED: (409, "Nothing to retry"),
     ProblemCode.NOT_AVAILABLE: (409, "Not available"),
     ProblemCode.TOO_LARGE: (413, "Request body too large"),
     ProblemCode.TOO_MANY_IMAGES: (413, "Too many images"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "Unsupported media type"),
     ProblemCode.RANGE_NOT_SATISFIABLE: (416, "Range not satisfiable"),
     ProblemCode.IDEMPOTENCY_KEY_REUSED: (422, "Idempotency key already used"),
+    ProblemCode.TOO_MANY_ATTEMPTS: (429, "Too many wrong API keys"),
     ProblemCode.TOO_MUCH_WAITING: (429, "Too many pending images"),
     ProblemCode.INTERNAL: (500, "Internal error"),
     ProblemCode.UNAVAILABLE: (503, "Service unavailable"),
@@ -146,6 +153,9 @@ def _error_response(request: web.Request, error: Exception) -> web.Response:
         log.warning("storage full: %s", error)
         detail = "The storage is full. Try again later."
         return problem_response(ProblemError(ProblemCode.STORAGE_FULL, detail))
+    if isinstance(error, DatabaseDamagedError):
+        detail = "The database is damaged. Restore the backup: see OPERATIONS.md."
+        return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
     if isinstance(error, DatabaseUnavailableError):
         log.warning("database unavailable: %s", error)
         detail = "The database is unavailable. Try again later."

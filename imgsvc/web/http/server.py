@@ -91,7 +91,7 @@ async def _listeners(host: str, port: int) -> list[socket.socket]:
 
 
 def _warn_if_open(config: ServerConfig) -> None:
-    if not config.api_keys and not is_loopback(config.host):
+    if not config.all_keys and not is_loopback(config.host):
         log.warning(
             "ANYONE WHO CAN REACH THIS ADDRESS CAN USE THE SERVICE: it listens on %s without API "
             "keys. Set server.api_keys, or listen on 127.0.0.1.",

@@ -9,9 +9,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from imgsvc import __version__
+from imgsvc.access import Role
 from imgsvc.errors import ProblemCode
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
-from imgsvc.web.http.api_keys import COOKIE
+from imgsvc.web.http.origin_policy import UNSAFE_METHODS
 from imgsvc.web.http.problems import MEDIA_TYPE, PROBLEMS
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema.options import Options
@@ -23,13 +24,12 @@ Json = dict[str, Any]
 
 _FORM = "multipart/form-data"
 _REF = "#/components/schemas/{model}"
-_SECURITY = {
+_SECURITY: Json = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "cookie": {
         "type": "apiKey",
         "in": "cookie",
-        "name": COOKIE,
         "description": "Session cookie, set by `POST /session`.",
     },
 }
@@ -44,13 +44,14 @@ _EXAMPLE_CSV = (
 
 
 def openapi_document(
-    routes: Iterable[Route[Any]], tags: Mapping[str, str], *, with_keys: bool
+    routes: Iterable[Route[Any]], tags: Mapping[str, str], *, cookie: str | None
 ) -> Json:
     """Return the OpenAPI document of the routes that have a tag, without `servers`.
 
-    `tags` has the description of each tag. Security schemes and 401 responses are included only if
-    `with_keys`.
+    `tags` has the description of each tag. `cookie` is the name of the session cookie, or None if the
+    service has no keys: then there are no security schemes, and no responses about keys.
     """
+    with_keys = cookie is not None
     documented = [route for route in routes if route.tag]
     paths: dict[str, Json] = {}
     for route in documented:
@@ -59,7 +60,9 @@ def openapi_document(
         )
     components: Json = {"schemas": _schemas(documented)}
     if with_keys:
-        components["securitySchemes"] = _SECURITY
+        components["securitySchemes"] = _SECURITY | {
+            "cookie": _SECURITY["cookie"] | {"name": cookie}
+        }
     return {
         "openapi": "3.1.0",
         "info": {"title": "imgsvc", "version": __version__, "description": _DESCRIPTION},
@@ -209,10 +212,15 @@ def _responses(route: Route[Any], *, with_keys: bool) -> Json:
 def _problem_codes(route: Route[Any], *, with_keys: bool) -> Iterable[ProblemCode]:
     """Return the problem codes of a route: its own, and those that follow from the other columns."""
     codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *route.errors]
-    if not route.access.any_host:
+    if route.method in UNSAFE_METHODS:
         codes.append(ProblemCode.FOREIGN_ORIGIN)
-    if with_keys and route.access.needs_key:
-        codes.append(ProblemCode.UNAUTHORIZED)
+    if not with_keys:
+        if not route.access.any_host:
+            codes.append(ProblemCode.FOREIGN_HOST)
+    elif route.access.needs_key:
+        codes += [ProblemCode.UNAUTHORIZED, ProblemCode.TOO_MANY_ATTEMPTS]
+        if route.roles != frozenset(Role):
+            codes.append(ProblemCode.FORBIDDEN)
     if route.access.needs_running_service:
         codes += [ProblemCode.INVALID_OPTION, ProblemCode.UNAVAILABLE]
     return dict.fromkeys(codes)

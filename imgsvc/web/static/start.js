@@ -13,7 +13,7 @@ const FILE_TYPES = [
 
 /** Show the view in `main` until `signal` aborts. */
 export function view(main, { signal, navigate }) {
-  const area = h("div", { class: "upload-area" });
+  const area = h("div", { class: "upload-area changes" });
   const recent = h("section", { class: "recent", "aria-labelledby": "recent-title" });
   main.append(
     h("div", { class: "intro" },
