@@ -16,6 +16,8 @@ from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
 from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
+from imgsvc.logs import RARELY
+from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
@@ -202,7 +204,7 @@ class Service:
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
-        """Clean up what an earlier process left, retrying while the database accepts no writes."""
+        """Clean up what an earlier process left, retrying while that is impossible for now."""
         while True:
             try:
                 self._scratch.sweep()
@@ -216,6 +218,11 @@ class Service:
             except DatabaseDamagedError:
                 raise
             except DatabaseUnavailableError:  # the health monitor reports it
+                await asyncio.sleep(self.limits.recovery_retry_seconds)
+            except OSError as error:
+                if not is_machine_error(error):
+                    raise
+                log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
