@@ -3,9 +3,11 @@
 FROM python:3.13-slim AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev
-COPY requirements.lock /
+# requirements-s3.lock: with the packages for a bucket
+ARG LOCK=requirements.lock
+COPY requirements*.lock /
 RUN python -m venv /opt/imgsvc \
- && /opt/imgsvc/bin/pip install --no-cache-dir --no-deps --require-hashes -r /requirements.lock \
+ && /opt/imgsvc/bin/pip install --no-cache-dir --no-deps --require-hashes -r /$LOCK \
  && rm -r /opt/imgsvc/lib/python*/site-packages/pip*
 COPY imgsvc /opt/imgsvc/app/imgsvc
 RUN /opt/imgsvc/bin/python /opt/imgsvc/app/imgsvc/images/native/build.py \

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 import aiohttp
 
 from imgsvc.config import Config
+from imgsvc.errors import StartupError
 from imgsvc.execution.base import Executor
 from imgsvc.execution.local import LocalExecutor
 from imgsvc.metrics import Metrics
 from imgsvc.network.byte_budget import ByteBudget
 from imgsvc.network.fetch import Fetcher
 from imgsvc.processing.events import Events
+from imgsvc.processing.reconciliation import ReconciliationLimits
+from imgsvc.sample import Sample
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
@@ -20,6 +23,9 @@ from imgsvc.workers.pool import COMPRESS_FUNCTION, WorkerPool
 
 MAX_FETCHED_BYTES = 40 * 2**20
 """Maximum size of all sources that are fetched and not yet compressed."""
+
+BUCKET_LISTING_SECONDS = 6 * 3_600.0
+"""Time between two comparisons of a bucket with the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,25 @@ class Replacements:
 
 def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
     """Return the store of outputs that the configuration selects."""
-    return FilesystemStore(config.storage.data_dir, disk_space)
+    storage = config.storage
+    if not storage.bucket:
+        return FilesystemStore(storage.data_dir, disk_space)
+    try:
+        # Not at the top: only a bucket needs obstore, which is an extra.
+        from imgsvc.storage.bucket import open_bucket  # noqa: PLC0415
+    except ImportError as error:
+        raise StartupError(
+            f"storage.bucket needs more packages ({error}). Install them: "
+            '`pip install "imgsvc[s3]"`.'
+        ) from None
+    return open_bucket(storage.bucket, storage.endpoint, redirect=storage.redirect)
+
+
+def reconciliation_limits(config: Config) -> ReconciliationLimits:
+    """Return the limits of reconciliation. To list a bucket costs money, so it is listed less often."""
+    if config.storage.bucket:
+        return ReconciliationLimits(interval_seconds=BUCKET_LISTING_SECONDS)
+    return ReconciliationLimits()
 
 
 def create_executor(
@@ -48,11 +72,13 @@ def create_executor(
     store: ImageStore,
     metrics: Metrics,
     replacements: Replacements,
+    *,
+    sample: Sample,
 ) -> Executor:
     """Return the executor that the configuration selects, or its replacement."""
     if replacements.executor is not None:
         return replacements.executor
-    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
+    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES), sample)
     function, confined = replacements.compress_function, replacements.confined
     pool = WorkerPool(config.compress, function=function, confined=confined)
     return LocalExecutor(fetcher, pool, store, metrics)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ from imgsvc.cli_table_options import (
     write_options,
 )
 from imgsvc.client import ServiceError
-from imgsvc.config import Config, LogConfig
+from imgsvc.config import BUCKET_SETTINGS, Config, LogConfig, StorageConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
@@ -76,7 +78,19 @@ HINTS = {
 
 def main() -> None:
     """Run the command in `sys.argv` and exit. Errors are printed as messages, without a traceback."""
-    sys.exit(_main())
+    code = _main()
+    if "obstore" in sys.modules:
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> None:
+    """End the process without Python's own cleanup, during which threads of obstore may abort it."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the reader has closed its end
+            stream.flush()
+    os._exit(code)
 
 
 def _main() -> int:
@@ -235,6 +249,7 @@ def process(
     flags: dict[str, Any] = {
         "storage.data_dir": working_folder(out),
         "storage.retention_days": 0,
+        **{f"storage.{name}": StorageConfig.model_fields[name].default for name in BUCKET_SETTINGS},
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
     config = _load_config(file, flags)
@@ -266,17 +281,22 @@ def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the images and the CSV, before and after compression.",
 )
-def demo(keep: Path | None) -> int:
+@click.option("--bucket", help="Bucket for the outputs: s3://BUCKET/PREFIX, gs://… or az://…")
+@click.option("--endpoint", help="URL of a server with the S3 API, for --bucket.")
+def demo(keep: Path | None, bucket: str | None, endpoint: str | None) -> int:
     """Run a complete example with generated images.
 
     The images are served on loopback and the data folder is temporary: no internet access is needed.
+    With --bucket, the outputs are stored below a new prefix of it, and deleted at the end.
     """
     # Not at the top: the demo imports Pillow, which the service's main process must not load.
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    flags = {"storage.bucket": bucket or "", "storage.endpoint": endpoint or ""}
+    storage = load_config(Path(os.devnull), flags=flags, environ={}).storage
     protect_secrets()
-    return 0 if asyncio.run(run_demo(Console(), keep)) else 1
+    return 0 if asyncio.run(run_demo(Console(), keep, storage)) else 1
 
 
 @cli.group()
@@ -318,11 +338,14 @@ def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
     """Back up the data folder to DEST.
 
     The copy is consistent, even while the service runs. On the same file system the images are hard
-    links and use no extra disk space.
+    links and use no extra disk space. Images in a bucket are listed, not copied.
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    copied = back_up(_load_config(file, flags).storage.data_dir, dest)
-    click.echo(f"Copied the database and {_count_images(copied.files)} to {dest}.", err=True)
+    copied = back_up(_load_config(file, flags).storage, dest)
+    images = _count_images(copied.files)
+    if copied.in_bucket:
+        images = f"the list of {images}, which are in the bucket,"
+    click.echo(f"Copied the database and {images} to {dest}.", err=True)
     if copied.missing:
         click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
 
@@ -343,8 +366,8 @@ def check_data(repair: bool, file: Path | None, data_dir: Path | None) -> int:
     if there are no differences, or if they have been repaired.
     """
     flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    folder = _load_config(file, flags).storage.data_dir
-    report = repair_outputs(folder) if repair else check_outputs(folder)
+    config = _load_config(file, flags)
+    report = asyncio.run(repair_outputs(config) if repair else check_outputs(config))
     for title, names in (
         ("without an image", report.unused),
         ("missing", [output.name for output in report.missing]),

@@ -82,6 +82,13 @@ def _proxy(value: str) -> str:
     return value
 
 
+def _bucket(value: str) -> str:
+    name, prefix = r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}", r"(/[A-Za-z0-9!_.*'()-]+)*"
+    if value and not re.fullmatch(rf"(s3|gs|az)://{name}{prefix}/?", value):
+        raise ValueError('must be "" or a URL such as "s3://BUCKET/PREFIX", or with gs:// or az://')
+    return value.rstrip("/")
+
+
 def _origin(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/?#@,*]+", value, re.IGNORECASE):
         raise ValueError('must be an origin such as "https://shop.example"')
@@ -282,11 +289,30 @@ class ServerConfig(_Section):
 
 
 class StorageConfig(_Section):
-    """Settings of the data folder."""
+    """Settings of the data folder, and of a bucket that has the outputs instead."""
 
     data_dir: Annotated[Path, BeforeValidator(_path)] = Path("data")
     retention_days: Annotated[float, Field(ge=0, le=36_500, allow_inf_nan=False)] = 0
     min_free_bytes: Size = 256 * 2**20
+    bucket: Annotated[str, AfterValidator(_bucket)] = ""
+    endpoint: HttpUrl = ""
+    redirect: bool = False
+    public_url: HttpUrl = ""
+
+    @field_validator("endpoint", "redirect", "public_url")
+    @classmethod
+    def _check_bucket(cls, value: object, info: ValidationInfo) -> object:
+        """Raise `ValueError` for a setting that has no effect without a bucket."""
+        bucket = info.data.get("bucket")
+        if value and bucket == "":
+            raise ValueError("needs storage.bucket")
+        if value and info.field_name == "endpoint" and bucket and bucket.startswith("gs:"):
+            raise ValueError("is only for s3:// and az:// buckets")
+        return value
+
+
+BUCKET_SETTINGS = ("bucket", "endpoint", "redirect", "public_url")
+"""The keys of `[storage]` that a command which stores in a folder ignores."""
 
 
 class FetchConfig(_Section):

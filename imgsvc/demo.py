@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import random
+import secrets
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,7 +21,8 @@ from rich.table import Table
 from imgsvc.client import AsyncClient
 from imgsvc.client.types import StatusImage, StatusProduct
 from imgsvc.config import Config, FetchConfig, ServerConfig, StorageConfig
-from imgsvc.service import running
+from imgsvc.service import Service, running
+from imgsvc.storage.base import name_pages
 from imgsvc.terminal import format_bytes, progress_display, summary
 
 WIDTH, HEIGHT = 960, 640
@@ -140,10 +142,13 @@ def _csv(base: str) -> bytes:
     return out.getvalue().encode()
 
 
-async def run_demo(console: Console, keep: Path | None = None) -> bool:
+async def run_demo(
+    console: Console, keep: Path | None = None, storage: StorageConfig | None = None
+) -> bool:
     """Run a real service on generated images, and return whether every image was compressed.
 
-    `keep` is a folder in which to save the images and the CSV, before and after compression.
+    `keep` is a folder in which to save the images and the CSV, before and after compression. If
+    `storage` has a bucket, the outputs are stored below its prefix, and deleted at the end.
     """
     names = [name for names in PRODUCTS.values() for name in names]
     with console.status(f"generating {len(names)} images"):
@@ -151,7 +156,7 @@ async def run_demo(console: Console, keep: Path | None = None) -> bool:
     with tempfile.TemporaryDirectory(prefix="imgsvc-demo-") as folder:
         config = Config(
             server=ServerConfig(port=0),
-            storage=StorageConfig(data_dir=Path(folder), min_free_bytes=0),
+            storage=_demo_storage(Path(folder), storage or StorageConfig()),
             fetch=FetchConfig(allowed_networks=("127.0.0.0/8",)),
         )
         async with (
@@ -159,7 +164,23 @@ async def run_demo(console: Console, keep: Path | None = None) -> bool:
             running(config) as service,
             AsyncClient(service.url) as client,
         ):
-            return await _DemoRun(console, client, files, keep).run(base)
+            complete = await _DemoRun(console, client, files, keep).run(base)
+            await _delete_outputs(service)
+            return complete
+
+
+def _demo_storage(folder: Path, storage: StorageConfig) -> StorageConfig:
+    """Return settings with a new data folder and, if there is a bucket, a new prefix."""
+    bucket = storage.bucket and f"{storage.bucket}/imgsvc-demo-{secrets.token_hex(4)}"
+    return storage.model_copy(
+        update={"data_dir": folder, "min_free_bytes": 0, "bucket": bucket, "public_url": ""}
+    )
+
+
+async def _delete_outputs(service: Service) -> None:
+    if service.config.storage.bucket:
+        async for names in name_pages(service.store):
+            await service.store.delete(names)
 
 
 class _DemoRun:

@@ -8,6 +8,7 @@ from imgsvc.metrics import Metrics
 from imgsvc.processing.events import Events
 from imgsvc.processing.scheduler import Scheduler
 from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.state import StorageState
 
 
 def register_gauges(
@@ -15,7 +16,9 @@ def register_gauges(
     executor: Executor,
     scheduler: Scheduler,
     events: Events,
+    *,
     disk_space: DiskSpace,
+    storage: StorageState,
 ) -> None:
     """Register the gauges that are read from components when Prometheus asks."""
     gauge = metrics.gauge
@@ -26,6 +29,11 @@ def register_gauges(
     )
     gauge("watchers", "Clients watching a request.", lambda: events.watchers)
     gauge("free_bytes", "Free disk space for data_dir, in bytes.", disk_space.free)
+    gauge(
+        "storage_available",
+        "1 if images can be stored, 0 while the disk is full or the bucket fails.",
+        lambda: float(storage.problem is None),
+    )
     gauge(
         "native_module",
         "1 if the native module compresses JPEGs, 0 if it is not built.",

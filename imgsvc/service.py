@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from imgsvc.adapters import Replacements, create_executor, create_store
+from imgsvc.adapters import Replacements, create_executor, create_store, reconciliation_limits
 from imgsvc.config import Config
+from imgsvc.database import tokens
 from imgsvc.database.connection import Database, DatabaseDamagedError, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
@@ -29,12 +30,17 @@ from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.sample import Sample
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.storage.base import StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.state import StorageState
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
@@ -56,11 +62,13 @@ class Service:
         self,
         config: Config,
         database: Database,
+        sample: Sample,
         limits: ServiceLimits = ServiceLimits(),
         replacements: Replacements = Replacements(),
     ) -> None:
         self.config = config
         self.url = ""
+        self.sample = sample
         self._tasks: set[asyncio.Task[None]] = set()
         self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -77,9 +85,8 @@ class Service:
         self.disk_space = disk_space = replacements.disk_space or DiskSpace(
             storage.data_dir, storage.min_free_bytes
         )
-        self._scratch = Scratch(storage.data_dir, disk_space)
-        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
+        self._storage = StorageState(disk_space, store)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
@@ -87,8 +94,10 @@ class Service:
             config.fetch,
             AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
-        self.executor = executor = create_executor(config, session, store, metrics, replacements)
-        self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
+        self.executor = executor = create_executor(
+            config, session, store, metrics, replacements, sample=sample
+        )
+        self.monitor = HealthMonitor(database, executor, self._storage, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(webhook_session, config.webhook),
@@ -104,7 +113,7 @@ class Service:
             executor,
             events,
             self._webhook_queue,
-            disk_space,
+            self._storage,
             metrics,
             limits.processing,
         )
@@ -113,10 +122,17 @@ class Service:
     def _create_user_interface(self) -> None:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
+        self._scratch = Scratch(self.config.storage.data_dir, self.disk_space)
+        self._spreadsheets = Spreadsheets(self.config, self._scratch)
+        self._thumbnail_cache = ThumbnailCache(self.config.storage.data_dir, self.disk_space)
+        self.thumbnails = Thumbnails(
+            stores.queries, self.store, self.executor, self._thumbnail_cache
+        )
         self._maintenance = maintenance = Maintenance(
             stores.request_store,
             stores.token_store,
             self.store,
+            self._thumbnail_cache,
             self.config.storage,
             clock=ExpiryClock(stores.clock_store),
             limits=limits.maintenance,
@@ -134,7 +150,7 @@ class Service:
             stores.request_store,
             self.config.server,
             self.metrics,
-            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
+            UploadResources(self._storage, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,
@@ -149,7 +165,9 @@ class Service:
             queries=self.queries,
             actions=self.actions,
             store=self.store,
+            thumbnails=self.thumbnails,
             scratch=self._scratch,
+            sample=self.sample,
             events=self.events,
             health=self.monitor,
             metrics=self.metrics,
@@ -172,7 +190,8 @@ class Service:
             self.executor,
             self.processing.scheduler,
             self.events,
-            self.disk_space,
+            disk_space=self.disk_space,
+            storage=self._storage,
         )
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
@@ -188,12 +207,14 @@ class Service:
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
-        self._start_task(
-            Reconciliation(
-                self.stores.token_store, self.store, ExpiryClock(self.stores.clock_store)
-            ).run(),
-            "reconciliation",
+        self._start_task(self.store.watch(), "store")
+        reconciliation = Reconciliation(
+            self.stores.token_store,
+            self.store,
+            ExpiryClock(self.stores.clock_store),
+            reconciliation_limits(self.config),
         )
+        self._start_task(reconciliation.run(), "reconciliation")
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
         )
@@ -204,10 +225,11 @@ class Service:
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
-        """Clean up what an earlier process left, retrying while that is impossible for now."""
+        """Clean up what an earlier process left. Retry while the database or the store fails."""
         while True:
             try:
                 self._scratch.sweep()
+                await self.store.claim(*await self.stores.token_store.claimant())
                 await self.store.sweep()
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
@@ -217,7 +239,8 @@ class Service:
                 )
             except DatabaseDamagedError:
                 raise
-            except DatabaseUnavailableError:  # the health monitor reports it
+            except (DatabaseUnavailableError, StorageUnavailableError):
+                # The health monitor reports it.
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             except OSError as error:
                 if not is_machine_error(error):
@@ -247,12 +270,14 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.executor.close(max(0.0, deadline - time.monotonic()))
+        await self.thumbnails.close()
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self._webhook_session.close()
         await self.store.close()
+        self._thumbnail_cache.close()
         self._spreadsheets.close()
         self._scratch.close()
 
@@ -268,11 +293,15 @@ class Service:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreClaimedError):
+            log.critical("%s", error)
+        else:
             log.critical(
                 "a component of the service has failed: %s", task.get_name(), exc_info=error
             )
-            self._ended.set()
+        self._ended.set()
 
 
 @asynccontextmanager
@@ -290,7 +319,8 @@ async def opened(
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
-        service = Service(config, database, limits, replacements)
+        sample = Sample(await database.read(tokens.secret))
+        service = Service(config, database, sample, limits, replacements)
         stack.push_async_callback(service.close)
         yield service
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.command_line import CommandLine
 from tests.origin import Origin
+from tests.s3_servers import S3Server, running_moto
 from tests.service_process import Service
 
 StartService = Callable[..., Service]
@@ -34,6 +35,13 @@ def origin(_origin_process: Origin) -> Iterator[Origin]:
     """Provide an HTTP server on 127.0.0.1 whose responses a test can script; see tests/origin.py."""
     yield _origin_process
     _origin_process.reset()
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """Provide a server with the S3 API. It is installed in an environment of its own first."""
+    with running_moto() as server:
+        yield server
 
 
 @pytest.fixture

@@ -67,6 +67,11 @@ def is_recorded(c: sqlite3.Connection, output: RecordedOutput) -> bool:
     return c.execute(sql, (output.key, output.name, output.digest)).fetchone() is not None
 
 
+def claimant(c: sqlite3.Connection) -> tuple[str, str | None]:
+    """Return the database's id, and the name of one of its outputs or None."""
+    return tokens.claimant(c)
+
+
 def unused_outputs(c: sqlite3.Connection, names: Sequence[str]) -> list[str]:
     """Return the names of outputs that no image, no job and no deletion uses."""
     return tokens.unused(c, names)

@@ -36,7 +36,7 @@ Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
 _POSITION = struct.Struct(">dq")
 _NEWEST = (2.0**62, 0)
 """A position in a list is the time when a request was accepted, and its key. This one is before all."""
-_FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
+_PUBLIC_TOKEN = re.compile(r"(?:[0-9a-f]{2}){16,17}")
 
 
 class Snapshot:
@@ -187,23 +187,26 @@ class Queries:
 
     async def public_file(self, file: str) -> StoredFile | None:
         """Return the stored file for a public name, `TOKEN.EXT`, or None if there is none."""
-        match = _FILE.fullmatch(file)
-        if match is None:
+        token, _, extension = file.rpartition(".")
+        stored = await self.public_output(token)
+        return stored if stored is not None and stored.name.endswith(f".{extension}") else None
+
+    async def public_output(self, token: str) -> StoredFile | None:
+        """Return the stored file for a public token, or None if there is none."""
+        if not _PUBLIC_TOKEN.fullmatch(token):
             return None
 
         def query(c: sqlite3.Connection) -> StoredFile | None:
-            token = bytes.fromhex(match[1])
             row = c.execute(
                 f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f WHERE f.token = ?1 "
                 f"UNION ALL SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} "
                 "FROM images i INDEXED BY images_public JOIN files f ON f.key = i.file_key "
                 "WHERE i.token = ?1",
-                (token,),
+                (bytes.fromhex(token),),
             ).fetchone()
             return None if row is None else mappers.stored_file(row)
 
-        stored = await self._database.read(query)
-        return stored if stored is not None and stored.name.endswith(f".{match[2]}") else None
+        return await self._database.read(query)
 
     async def backlog(self) -> Backlog:
         """Return the unfinished requests, images and webhooks, from the requests' counters."""

@@ -30,6 +30,10 @@ class TokenStore:
         """Mark the outputs that an earlier process was storing or deleting. Call this at startup."""
         await self._database.write(tokens.recover)
 
+    async def claimant(self) -> tuple[str, str | None]:
+        """Return the database's id, and the name of one of its outputs or None. See `ImageStore`."""
+        return await self._database.read(tokens.claimant)
+
     async def reserve(self, claim: Claim, source_digest: bytes) -> str | None:
         """Reserve the token of the output of a source for a claim, and return it.
 

@@ -26,10 +26,11 @@ def output_token(secret: bytes, source_digest: bytes, settings: CompressionSetti
 
 
 def ensure_secret(c: sqlite3.Connection) -> None:
-    """Create the secret of the instance, unless it exists."""
+    """Create the secret and the database's id, unless they exist."""
     if c.execute("SELECT 1 FROM instance").fetchone() is None:
         c.execute(
-            "INSERT INTO instance (key, secret) VALUES (1, ?)", (secrets.token_bytes(SECRET_BYTES),)
+            "INSERT INTO instance (key, secret, database_id) VALUES (1, ?, ?)",
+            (secrets.token_bytes(SECRET_BYTES), secrets.token_hex(16)),
         )
 
 
@@ -42,6 +43,12 @@ def secret(c: sqlite3.Connection) -> bytes:
 def set_secret(c: sqlite3.Connection, value: bytes) -> None:
     """Replace the secret of the instance. Existing outputs keep their tokens."""
     c.execute("UPDATE instance SET secret = ?", (value,))
+
+
+def claimant(c: sqlite3.Connection) -> tuple[str, str | None]:
+    """Return the database's id, and the name of one of its outputs or None, to claim a store with."""
+    row = c.execute("SELECT database_id, (SELECT name FROM files LIMIT 1) FROM instance").fetchone()
+    return row[0], row[1]
 
 
 # --- reservations of jobs ------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from imgsvc.network.errors import (
 )
 from imgsvc.network.retry import parse_retry_after
 from imgsvc.network.session import ConnectionInfo
+from imgsvc.sample import Sample
 from imgsvc.urls import UrlError, host_url_of, resolve_redirect, url_key
 
 __all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
@@ -50,17 +51,22 @@ class ResponseBody:
 
 
 class Fetcher:
-    """Fetches URLs within the limits of the configuration. `session` comes from `open_session`."""
+    """Fetches URLs within the limits of the configuration. `session` comes from `open_session`.
+
+    URLs of `sample` are read from the package: no connection is made.
+    """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         config: FetchConfig,
         budget: ByteBudget,
+        sample: Sample | None = None,
     ) -> None:
         self._session = session
         self._config = config
         self._budget = budget
+        self._sample = sample
         self._headers = {"Accept": ACCEPT, **config.headers}
 
     @asynccontextmanager
@@ -73,6 +79,9 @@ class Fetcher:
         not modified. `url` is in the form in which it is sent. The bytes count against the budget until
         the block ends. All timeouts start with this call.
         """
+        if self._sample is not None and (name := self._sample.own_name(url)) is not None:
+            yield _read_sample(self._sample, name, url, validators)
+            return
         with self._budget.share(host_url_of(url)) as share:
             yield await self._download(url, share, validators)
 
@@ -149,6 +158,19 @@ class Fetcher:
         if isinstance(error, aiohttp.SocketTimeoutError):
             return f"The host sent no data for {format_seconds(config.read_timeout_seconds)}."
         return f"The download took longer than {format_seconds(config.timeout_seconds)}."
+
+
+def _read_sample(
+    sample: Sample, name: str, url: str, validators: Validators | None
+) -> ResponseBody | None:
+    """Return an image of the sample as `Fetcher.fetch` does."""
+    image = sample.images.get(name)
+    if image is None:
+        status = HTTPStatus.NOT_FOUND
+        raise ImageError(ImageErrorCode.HTTP_STATUS, status_line(status), http_status=status)
+    if validators == (found := Validators(url_key(url), image.etag, None)):
+        return None
+    return ResponseBody(image.data, image.media_type, found)
 
 
 class RedirectChain:

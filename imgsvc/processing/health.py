@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from imgsvc.database.connection import Database, DatabaseDamagedError
 from imgsvc.execution.base import Executor
-from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.state import StorageState
 
 log = logging.getLogger(__name__)
 
@@ -49,18 +49,18 @@ class Health:
 
 
 class HealthMonitor:
-    """Holds the state of the service, and checks the database, the disk and the executor."""
+    """Holds the state of the service, and checks the database, the storage and the executor."""
 
     def __init__(
         self,
         database: Database,
         executor: Executor,
-        disk_space: DiskSpace,
+        storage: StorageState,
         limits: HealthLimits = HealthLimits(),
     ) -> None:
         self._database = database
         self._executor = executor
-        self._disk_space = disk_space
+        self._storage = storage
         self._limits = limits
         self._written = time.monotonic()
         self.state = ServiceState.STARTING
@@ -68,8 +68,8 @@ class HealthMonitor:
     def health(self) -> Health:
         """Return the state, and the reasons that keep the service from being ready."""
         reasons = []
-        if not self._disk_space.has_free_space():
-            reasons.append("the disk is full")
+        if (problem := self._storage.problem) is not None:
+            reasons.append(problem)
         timeout = self._limits.timeout_seconds
         damage = self._database.damage.reason
         if damage is not None:

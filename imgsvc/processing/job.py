@@ -28,7 +28,7 @@ from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.host_limiter import CircuitOpenError, HostSlot
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageUnavailableError
 from imgsvc.urls import redact
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class JobRunner:
             return await self._process(job)
         except (CircuitOpenError, ExecutionInterruptedError):
             return Requeued(claim, claim.attempts)
-        except (StorageFullError, DatabaseUnavailableError):
+        except (StorageUnavailableError, DatabaseUnavailableError):
             return self._requeue_later(claim)
         except ImageError as error:
             return self._failure(job, error)

@@ -13,6 +13,7 @@ from imgsvc.database.token_store import TokenStore
 from imgsvc.models import SECONDS_PER_DAY
 from imgsvc.processing.clock import ExpiryClock
 from imgsvc.storage.base import ImageStore
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Maintenance:
         request_store: RequestStore,
         token_store: TokenStore,
         store: ImageStore,
+        thumbnails: ThumbnailCache,
         config: StorageConfig,
         *,
         clock: ExpiryClock,
@@ -51,6 +53,7 @@ class Maintenance:
         self._request_store = request_store
         self._token_store = token_store
         self._store = store
+        self._thumbnails = thumbnails
         self._config = config
         self._clock = clock
         self._limits = limits
@@ -109,6 +112,7 @@ class Maintenance:
                 deleted += names
             except OSError:
                 await self._delete_each(names, deleted)
+            await self._thumbnails.delete(deleted)
         finally:
             await self._token_store.end_deletion(deleted)
         return len(deleted)

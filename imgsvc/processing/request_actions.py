@@ -101,9 +101,10 @@ class RequestActions:
         request_key = await self._request_store.mark_deleting(request_id)
         self._events.mark_changed([request_key])
         try:
-            await self._maintenance.purge()
-        except (OSError, DatabaseUnavailableError) as error:
             # The request is deleted, and the rest may belong to another one. It is deleted later.
+            if await self._maintenance.purge():
+                self._maintenance.wake()
+        except (OSError, DatabaseUnavailableError) as error:
             log.warning("outputs could not be deleted; retrying: %s", error)
             self._maintenance.wake()
 

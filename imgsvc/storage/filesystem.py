@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +20,7 @@ from pathlib import Path
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.storage.base import (
+    ImageStore,
     StorageFullError,
     check_output_name,
     is_output_name,
@@ -44,20 +45,12 @@ def output_path(data_dir: Path, name: str) -> Path:
 
 
 def has_outputs(data_dir: Path) -> bool:
-    """Return whether the data folder contains any output."""
-    return next(stored_outputs(data_dir), None) is not None
-
-
-def stored_outputs(data_dir: Path) -> Iterator[str]:
-    """Yield the names of all stored outputs. Blocks."""
-    for folder in sorted((data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]/")):
+    """Return whether the data folder contains any output. Blocks."""
+    for folder in (data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]/"):
         with os.scandir(folder) as entries:
-            yield from [entry.name for entry in entries if is_output_name(entry.name)]
-
-
-def delete_outputs(data_dir: Path, names: Iterable[str]) -> None:
-    """Delete outputs permanently. Names without a file are ignored. Blocks."""
-    _delete([output_path(data_dir, name) for name in names])
+            if any(is_output_name(entry.name) for entry in entries):
+                return True
+    return False
 
 
 class _Put:
@@ -108,7 +101,7 @@ class _Put:
             self.done.set_exception(ImageError(ImageErrorCode.STORAGE_FAILED, reason))
 
 
-class FilesystemStore:
+class FilesystemStore(ImageStore):
     """An `ImageStore` in the data folder. It writes in its own threads, and creates its folders.
 
     Nothing is stored while `disk_space` has no free space. `retry_delays`: seconds before a file is

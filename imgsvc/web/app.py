@@ -13,10 +13,11 @@ from imgsvc.web.handlers.health import HealthHandler
 from imgsvc.web.http.access_log import access_log_middleware
 from imgsvc.web.http.api_keys import CALLER, Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
-from imgsvc.web.http.problems import Handler, HttpProblemError, problem_middleware
+from imgsvc.web.http.problems import DOCS_PATH, Handler, HttpProblemError, problem_middleware
 from imgsvc.web.http.request_body import defer_100_continue
 from imgsvc.web.http.response_headers import response_headers_handler
 from imgsvc.web.routes import ROUTES, Handlers
+from imgsvc.web.schema.openapi import openapi_document
 from imgsvc.web.schema.route import Route
 
 LINGER_SECONDS = 30.0
@@ -40,7 +41,13 @@ def create_app(context: AppContext) -> web.Application:
         context.metrics.wrong_keys,
         origin_policy.cookie,
     )
-    handlers = Handlers(context, origin_policy, authentication)
+    cookie = authentication.cookie if authentication else None
+    handlers = Handlers(
+        context,
+        origin_policy,
+        authentication,
+        lambda: openapi_document(ROUTES, cookie=cookie),
+    )
     app = web.Application(
         middlewares=[
             access_log_middleware,
@@ -56,6 +63,7 @@ def create_app(context: AppContext) -> web.Application:
             "read_bufsize": READ_BUFFER_BYTES,
         },
     )
+    app[DOCS_PATH] = f"{origin_policy.path_prefix}/docs"
     app.on_response_prepare.append(response_headers_handler(origin_policy))
     access_control = _AccessControl(origin_policy, authentication, handlers.health, context.queries)
     # A proxy may or may not remove the path prefix.

@@ -12,6 +12,8 @@ from imgsvc.metrics import Metrics
 from imgsvc.processing.events import Events
 from imgsvc.processing.health import HealthMonitor
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
+from imgsvc.sample import Sample
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
 from imgsvc.web.limits import ConnectionLimits, EventStreamLimits
@@ -26,7 +28,9 @@ class AppContext:
     queries: Queries
     actions: RequestActions
     store: ImageStore
+    thumbnails: Thumbnails
     scratch: Scratch
+    sample: Sample
     events: Events
     health: HealthMonitor
     metrics: Metrics

@@ -5,6 +5,9 @@ A property that only some routes have, such as the role that a key needs, is a n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from imgsvc.errors import ProblemCode as Code
 from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
@@ -13,6 +16,7 @@ from imgsvc.web.handlers.api_docs import ApiDocsHandler
 from imgsvc.web.handlers.health import HealthHandler
 from imgsvc.web.handlers.outputs import OutputsHandler
 from imgsvc.web.handlers.requests import RequestsHandler
+from imgsvc.web.handlers.sample import SampleHandler
 from imgsvc.web.handlers.sessions import SessionHandler
 from imgsvc.web.handlers.static_files import StaticFilesHandler
 from imgsvc.web.handlers.status import StatusHandler
@@ -21,7 +25,6 @@ from imgsvc.web.http.api_keys import Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
-from imgsvc.web.schema.openapi import openapi_document
 from imgsvc.web.schema.options import (
     CancelQuery,
     ListQuery,
@@ -34,10 +37,17 @@ from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json
 
 
 class Handlers:
-    """The handlers of all routes, with the components that they use."""
+    """The handlers of all routes, with the components that they use.
+
+    `describe_api` returns the OpenAPI document.
+    """
 
     def __init__(
-        self, context: AppContext, origin_policy: OriginPolicy, authentication: Authentication
+        self,
+        context: AppContext,
+        origin_policy: OriginPolicy,
+        authentication: Authentication,
+        describe_api: Callable[[], dict[str, Any]],
     ) -> None:
         config, queries, scratch = context.config, context.queries, context.scratch
         self.uploads = UploadHandler(
@@ -47,41 +57,24 @@ class Handlers:
         self.requests = RequestsHandler(
             queries, context.actions, context.events, self.status, context.event_stream
         )
-        self.outputs = OutputsHandler(queries, context.store, scratch)
+        self.outputs = OutputsHandler(queries, context.store, context.thumbnails, scratch)
         self.sessions = SessionHandler(authentication, origin_policy)
         self.health = HealthHandler(context.health, context.metrics.registry)
-        self.api_docs = ApiDocsHandler(
-            origin_policy,
-            lambda: openapi_document(
-                ROUTES, TAGS, cookie=authentication.cookie if authentication else None
-            ),
-        )
+        self.api_docs = ApiDocsHandler(origin_policy, context.sample, describe_api)
+        self.sample = SampleHandler(context.sample, origin_policy)
         self.static_files = StaticFilesHandler()
 
 
-TAGS = {
-    "Requests": "Upload a CSV, follow its progress, and download the result.",
-    "Images": "Download the outputs: the compressed images.",
-    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
-    "Operations": "Health checks and metrics for running the service.",
-}
-"""Groups of routes in the OpenAPI document, and their descriptions."""
-
-# application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
-# the OpenAPI document cannot send them.
-RAW_UPLOAD_TYPES = (
-    "text/csv",
-    "text/plain",
-    "text/tab-separated-values",
-    XLSX_MEDIA_TYPE,
-    "application/octet-stream",
-    "application/x-www-form-urlencoded",
-)
 _IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
 _IMAGE_RESPONSES = {
     200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
     206: ResponseSpec(
         "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
+    ),
+    302: ResponseSpec(
+        "The output is in a bucket, at this URL (setting `storage.redirect`).",
+        (),
+        (p.OUTPUT_LOCATION,),
     ),
     304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
 }
@@ -94,13 +87,14 @@ ROUTES: tuple[Route[Handlers], ...] = (
         tag="Requests",
         operation_id="processImages",
         summary="Upload a CSV of products with image URLs",
-        description="Send the CSV as the body, and options in the query string. Or send a form: its "
-        "one part with a file name is the CSV, and its other fields are options. The columns `Product "
+        description="Send the file, CSV or .xlsx, as the body, and options in the query string. "
+        "`text/csv` and the other media types of such files are accepted too. Or send a form: its one "
+        "part with a file name is the file, and its other fields are options. The columns `Product "
         "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
         "returned unchanged.",
         query=UploadFields,
         request_headers=(p.IDEMPOTENCY_KEY,),
-        request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
+        request_body={"application/octet-stream": None, "multipart/form-data": UploadFields},
         responses={
             200: ResponseSpec("Dry run: the file is valid.", json_content(responses.DryRunResult)),
             201: ResponseSpec(
@@ -285,6 +279,24 @@ ROUTES: tuple[Route[Handlers], ...] = (
     ),
     Route(
         "GET",
+        "/images/{token}/thumbnail",
+        lambda handlers: handlers.outputs.thumbnail,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="thumbnail",
+        summary="Download a small version of one output",
+        description="A WebP whose longer side is at most 320 pixels, made on demand. Of an animation "
+        "it is the first frame. Small images are not enlarged.",
+        path_parameters=(p.TOKEN,),
+        request_headers=(p.IF_NONE_MATCH,),
+        responses={
+            200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
+            304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
+        },
+        errors=(Code.NOT_FOUND, Code.UNAVAILABLE),
+    ),
+    Route(
+        "GET",
         "/images/{file}",
         lambda handlers: handlers.outputs.image,
         Access.PUBLIC,
@@ -383,6 +395,8 @@ ROUTES: tuple[Route[Handlers], ...] = (
     ),
     Route("GET", "/openapi.json", lambda handlers: handlers.api_docs.openapi, Access.PUBLIC),
     Route("GET", "/postman.json", lambda handlers: handlers.api_docs.postman, Access.PUBLIC),
+    Route("GET", "/sample/products.csv", lambda handlers: handlers.sample.table, Access.PUBLIC),
+    Route("GET", "/sample/{id}/{name}", lambda handlers: handlers.sample.image, Access.PUBLIC),
     Route("GET", "/docs", lambda handlers: handlers.static_files.docs, Access.PUBLIC),
     Route("GET", "/static/{path:.+}", lambda handlers: handlers.static_files.static, Access.PUBLIC),
     Route("GET", "/", lambda handlers: handlers.static_files.index, Access.PUBLIC),

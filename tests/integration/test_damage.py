@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from imgsvc.check import check_outputs
+from imgsvc.config import Config, StorageConfig
 from imgsvc.database.connection import Database, DatabaseDamagedError
 from imgsvc.database.damage import ADVICE
 from imgsvc.errors import StartupError
 from imgsvc.limits import ServiceLimits
+from imgsvc.offline import FileOptions, process_file
 from imgsvc.processing.health import HealthLimits, ServiceState
 from imgsvc.service import Service, running
 from tests.harness.database import open_database
@@ -82,10 +84,11 @@ async def test_check_finds_nothing_in_an_undamaged_database(tmp_path: Path) -> N
 
 async def test_check_of_outputs_reports_damaged_database(tmp_path: Path) -> None:
     path = await fill(tmp_path)
-    assert check_outputs(tmp_path).consistent
+    config = Config(storage=StorageConfig(data_dir=tmp_path))
+    assert (await check_outputs(config)).consistent
     DAMAGES["middle page"](path)
     with pytest.raises(StartupError, match="restore the backup"):
-        check_outputs(tmp_path)
+        await check_outputs(config)
 
 
 async def test_table_that_is_dropped_while_the_service_runs_is_damage(tmp_path: Path) -> None:
@@ -132,6 +135,23 @@ async def test_service_stops_its_components_when_damage_is_found_later(
         assert not service.monitor.health().ready
     assert caplog.text.count("database is damaged") == 1
     assert "component" not in caplog.text
+
+
+async def test_process_names_its_folder_if_the_database_in_it_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "working"
+    folder.mkdir()
+    path = await fill(folder)
+    DAMAGES["last ten pages"](path)
+    table = tmp_path / "products.csv"
+    table.write_text("Product Name,Input Image Urls\nMug,http://a.example/1.jpg\n")
+    with pytest.raises(StartupError, match=r"working is damaged\. Delete this folder"):
+        await process_file(
+            config_of(folder),
+            table,
+            tmp_path / "out.csv",
+            lambda _: None,
+            FileOptions(tmp_path / "images", replace=False),
+        )
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.system_clock import SystemClock
 from tests.harness.database import NO_LOCK_WAIT, DatabaseHarness, completed, open_database
 from tests.shifted_clock import ShiftedClock
@@ -42,9 +43,15 @@ class MaintenanceHarness:
         self.db = db
         self.store = FilesystemStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
-        expiry = ExpiryClock(db.clock_store, clock)
+        self.thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
         self.maintenance = Maintenance(
-            db.request_store, db.token_store, self.store, config, clock=expiry, limits=limits
+            db.request_store,
+            db.token_store,
+            self.store,
+            self.thumbnails,
+            config,
+            clock=ExpiryClock(db.clock_store, clock),
+            limits=limits,
         )
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
@@ -90,6 +97,7 @@ async def open_harness(
             yield harness
         finally:
             await harness.store.close()
+            harness.thumbnails.close()
 
 
 @asynccontextmanager

@@ -16,6 +16,8 @@ from imgsvc.database.tokens import RESTORE_GRACE_SECONDS
 from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.reconciliation import Reconciliation, ReconciliationLimits
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.system_clock import SystemClock
 from tests.harness.database import DatabaseHarness, completed, open_database
 from tests.memory_store import MemoryStore
@@ -31,8 +33,10 @@ class ReconciliationHarness:
         self.db = db
         self.store = store
         self.expiry = ExpiryClock(db.clock_store, clock)
+        folder = db.database.path.parent
+        thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
         self.maintenance = Maintenance(
-            db.request_store, db.token_store, store, StorageConfig(), clock=self.expiry
+            db.request_store, db.token_store, store, thumbnails, StorageConfig(), clock=self.expiry
         )
 
     def reconciliation(self, **limits: Any) -> Reconciliation:

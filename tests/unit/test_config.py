@@ -409,3 +409,46 @@ def test_invalid_network_entry_is_rejected(tmp_path: Path, entry: str) -> None:
     message = error_message(tmp_path, f"[webhook]\nallowed_networks = ['{entry}']")
     assert "webhook.allowed_networks[0]" in message
     assert "10.1.0.5:9000" in message
+
+
+@pytest.mark.parametrize(
+    "bucket", ["", "s3://shop-images", "s3://shop.images/a/b_c/", "gs://images/x", "az://images"]
+)
+def test_bucket_accepts_urls_of_buckets(tmp_path: Path, bucket: str) -> None:
+    storage = load(tmp_path, f'[storage]\nbucket = "{bucket}"').storage
+    assert storage.bucket == bucket.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "shop-images",
+        "s3:",
+        "s3://",
+        "s3://a",
+        "http://images",
+        "s3://images/x y",
+        "s3://images?x=1",
+        "s3://images//x",
+        "s3://user:key@images",
+        "file:///images",
+        "memory:///",
+    ],
+)
+def test_bucket_rejects_anything_else(tmp_path: Path, bucket: str) -> None:
+    message = error_message(tmp_path, f'[storage]\nbucket = "{bucket}"')
+    assert "storage.bucket: must be" in message
+
+
+@pytest.mark.parametrize(
+    "setting", ['endpoint = "http://a"', "redirect = true", 'public_url = "https://cdn.example"']
+)
+def test_settings_of_a_bucket_need_one(tmp_path: Path, setting: str) -> None:
+    message = error_message(tmp_path, f"[storage]\n{setting}")
+    assert f"storage.{setting.split(maxsplit=1)[0]}: needs storage.bucket" in message
+    load(tmp_path, f'[storage]\nbucket = "s3://images"\n{setting}')
+
+
+def test_endpoint_is_refused_for_google(tmp_path: Path) -> None:
+    text = '[storage]\nbucket = "gs://images"\nendpoint = "https://a.example"'
+    assert "only for s3:// and az://" in error_message(tmp_path, text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -23,6 +24,8 @@ LEAVES = {
     "slugs",
     "errors",
     "machine_errors",
+    "sample",
+    "error_help",
     "config",
     "urls",
     "logs",
@@ -39,11 +42,11 @@ ALLOWED: dict[str, set[str]] = {
     "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
     "staged_repeat": LEAVES | {"database"},
-    "row_memory": LEAVES,
-    "staged_upload": LEAVES | {"table", "database", "spreadsheets", "row_memory"},
+    "upload_limits": LEAVES,
+    "staged_upload": LEAVES | {"table", "database", "spreadsheets", "upload_limits"},
     "intake": LEAVES
     | {
-        "row_memory",
+        "upload_limits",
         "table",
         "database",
         "storage",
@@ -84,10 +87,10 @@ ALLOWED: dict[str, set[str]] = {
     "client": LEAVES | {"client"},
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "check": LEAVES | {"database", "storage", "service"},
+    "check": LEAVES | {"adapters", "database", "storage", "service"},
     "instance_secret": LEAVES | {"database", "storage", "service"},
     "offline": LEAVES | {"image_folder", "intake", "serializers", "service", "status_table"},
-    "demo": LEAVES | {"service", "client", "terminal"},
+    "demo": LEAVES | {"service", "storage", "client", "terminal"},
     "config_loader": LEAVES,
     "cli_options": LEAVES | {"client"},
     "cli_table_options": LEAVES | {"client", "status_table", "table"},
@@ -123,10 +126,11 @@ SEAMS: dict[str, set[str]] = {
         "network.retry",
         "network.webhooks",
         "storage.base",
-        "storage.disk_space",
+        "storage.state",
+        "storage.thumbnail_cache",
     },
     "web": {"storage.base", "storage.scratch", "storage.spool"},
-    "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
+    "intake": {"storage.state", "storage.scratch", "storage.spool"},
     "spreadsheets": {"storage.scratch", "storage.spool"},
     "cli": {"images.native"},
 }
@@ -143,6 +147,7 @@ LIBRARIES: dict[str, set[str]] = {
     "aiosqlite": {"database"},
     "sqlite3": {"database", "check", "instance_secret"},
     "click": {"cli", "cli_actions", "cli_options", "cli_requests", "cli_table_options"},
+    "obstore": {"storage"},
     "rich": {"cli", "cli_actions", "cli_requests", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},
@@ -218,6 +223,33 @@ def test_library_is_imported_only_by_its_components(library: str) -> None:
         if name == library or name.startswith(f"{library}.")
     }
     assert used - LIBRARIES[library] == set()
+
+
+def test_service_without_a_bucket_imports_no_module_of_an_extra(tmp_path: Path) -> None:
+    """In a process of its own: other tests import them."""
+    script = (
+        "import asyncio, sys\n"
+        "import imgsvc.cli\n"
+        "from pathlib import Path\n"
+        "from imgsvc.config import Config\n"
+        "from imgsvc.service import running\n"
+        "async def run():\n"
+        "    storage = {'data_dir': Path(sys.argv[1])}\n"
+        "    async with running(Config.model_validate({'storage': storage}), listen=False):\n"
+        "        pass\n"
+        "asyncio.run(run())\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(tops & {'obstore', 'boto3', 'distributed', 'dask'})"
+    )
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", script, str(tmp_path)],
+        cwd=PACKAGE.parent,
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout == "set()\n", process.stderr
 
 
 def test_every_component_has_an_entry_in_allowed() -> None:

@@ -90,11 +90,14 @@ class LimitedConnection(web.RequestHandler):
     be idle longer.
     """
 
-    __slots__ = ("_connections", "_head_timer")
+    __slots__ = ("_connections", "_docs_path", "_head_timer")
 
-    def __init__(self, manager: web.Server, connections: Connections, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, connections: Connections, docs_path: str, **options: Any
+    ) -> None:
         super().__init__(manager, **options)
         self._connections = connections
+        self._docs_path = docs_path
         self._head_timer: asyncio.TimerHandle | None = None
 
     @property
@@ -111,7 +114,7 @@ class LimitedConnection(web.RequestHandler):
         if self._connections.add(self):
             self._start_head_timer()
         else:
-            _refuse(transport)
+            _refuse(transport, self._docs_path)
             self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -150,10 +153,11 @@ class LimitedConnection(web.RequestHandler):
             self._head_timer = None
 
 
-def _refuse(transport: asyncio.BaseTransport) -> None:
+def _refuse(transport: asyncio.BaseTransport, docs_path: str) -> None:
     """Send a problem report without reading the request."""
     response = problem_response(
-        ProblemError(ProblemCode.UNAVAILABLE, "Too many connections. Try again in a moment.")
+        ProblemError(ProblemCode.UNAVAILABLE, "Too many connections. Try again in a moment."),
+        docs_path,
     )
     assert isinstance(response.body, bytes)  # noqa: S101
     assert isinstance(transport, asyncio.Transport)  # noqa: S101

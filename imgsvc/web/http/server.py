@@ -17,7 +17,7 @@ from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.urls import is_loopback
 from imgsvc.web.http.connections import Connections, LimitedConnection, connection_limit
-from imgsvc.web.http.problems import problem_response
+from imgsvc.web.http.problems import DOCS_PATH, problem_response
 from imgsvc.web.http.response_headers import add_security_headers
 from imgsvc.web.limits import ConnectionLimits
 
@@ -109,6 +109,7 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         return _Server(
+            self.app[DOCS_PATH],
             server.request_handler,
             connections=self._connections,
             request_factory=server.request_factory,
@@ -118,12 +119,15 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
-    def __init__(self, handler: Any, *, connections: Connections, **options: Any) -> None:
+    def __init__(
+        self, docs_path: str, handler: Any, *, connections: Connections, **options: Any
+    ) -> None:
         super().__init__(handler, **options)
+        self._docs_path = docs_path
         self._limited = connections
 
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, self._limited, loop=self._loop, **self._kwargs)
+        return _Protocol(self, self._limited, self._docs_path, loop=self._loop, **self._kwargs)
 
 
 class _Protocol(LimitedConnection):
@@ -151,7 +155,7 @@ class _Protocol(LimitedConnection):
                 ProblemCode.INTERNAL, "An internal error occurred. See the service log."
             )
         request._version = HttpVersion11  # aiohttp uses 1.0 for a request that it cannot parse
-        response = problem_response(problem)
+        response = problem_response(problem, self._docs_path)
         add_security_headers(response.headers)
         response.force_close()
         return response

@@ -20,7 +20,7 @@ from imgsvc.models import (
 )
 from imgsvc.table_types import ColumnRole
 from imgsvc.web.schema.problem_responses import ErrorItem
-from imgsvc.web.schema.response_model import Count, ResponseModel, Timestamp, Url
+from imgsvc.web.schema.response_model import Count, RequestId, ResponseModel, Timestamp, Url
 
 
 def json_response(
@@ -71,7 +71,7 @@ class UploadResponse(ResponseModel):
 class AcceptedUpload(UploadResponse):
     """The upload was accepted and is stored."""
 
-    request_id: Annotated[str, Field(description="ID of the new request.")]
+    request_id: Annotated[RequestId, Field(description="ID of the new request.")]
     status: Literal["pending"]
     status_url: Annotated[Url, Field(description="URL to poll for the request's status.")]
     created_at: Timestamp
@@ -247,7 +247,7 @@ class ProductDetail(ResponseModel):
 class RequestSummary(ResponseModel):
     """A request, as in a list of requests."""
 
-    request_id: str
+    request_id: RequestId
     name: Name
     status: RequestStatus
     created_at: Timestamp
