@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from imgsvc.errors import ProblemCode as Code
-from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.web.context import AppContext
 from imgsvc.web.handlers.api_docs import ApiDocsHandler
@@ -25,6 +24,7 @@ from imgsvc.web.http.api_keys import Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
+from imgsvc.web.schema.image_responses import IMAGE_RESPONSES, THUMBNAIL_RESPONSES
 from imgsvc.web.schema.options import (
     CancelQuery,
     ListQuery,
@@ -64,20 +64,6 @@ class Handlers:
         self.sample = SampleHandler(context.sample, origin_policy)
         self.static_files = StaticFilesHandler()
 
-
-_IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
-_IMAGE_RESPONSES = {
-    200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
-    206: ResponseSpec(
-        "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
-    ),
-    302: ResponseSpec(
-        "The output is in a bucket, at this URL (setting `storage.redirect`).",
-        (),
-        (p.OUTPUT_LOCATION,),
-    ),
-    304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
-}
 
 ROUTES: tuple[Route[Handlers], ...] = (
     Route(
@@ -274,7 +260,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         summary="Download one output, from its URL in the status",
         path_parameters=(p.TOKEN, p.SLUG, p.EXTENSION),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses=_IMAGE_RESPONSES,
+        responses=IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(
@@ -289,10 +275,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "it is the first frame. Small images are not enlarged.",
         path_parameters=(p.TOKEN,),
         request_headers=(p.IF_NONE_MATCH,),
-        responses={
-            200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
-            304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
-        },
+        responses=THUMBNAIL_RESPONSES,
         errors=(Code.NOT_FOUND, Code.UNAVAILABLE),
     ),
     Route(
@@ -305,7 +288,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         summary="Download one output, from its URL without a product's name",
         path_parameters=(p.FILE,),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses=_IMAGE_RESPONSES,
+        responses=IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(
