@@ -275,10 +275,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "it is the first frame. Small images are not enlarged.",
         path_parameters=(p.TOKEN,),
         request_headers=(p.IF_NONE_MATCH,),
-        responses={
-            200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
-            304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
-        },
+        responses=THUMBNAIL_RESPONSES,
         errors=(Code.NOT_FOUND, Code.UNAVAILABLE),
     ),
     Route(
