@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count
-from math import sqrt
 from operator import mul
 
 Point = tuple[float, float, float, float, float]
@@ -21,6 +20,12 @@ Cluster = list[Point]
 
 _SPREAD_POINTS = 512
 """Number of points from which the error of a large cluster is estimated."""
+
+_ERROR_EXPONENT = 0.6
+"""Exponent of the squared error in a cluster's cost. The weight has the rest.
+
+With 1/2, shadows take 3 % more bytes; with 3/4, their steps are visible.
+"""
 
 _ROUNDING_ERROR = 1e-9
 """Variances up to this come from rounding. Different coordinates differ by at least 1/2."""
@@ -78,8 +83,9 @@ def refine(clusters: Sequence[Cluster], fixed: Sequence[Centre], rounds: int) ->
 def _spread(points: Cluster) -> tuple[float, int, float]:
     """Return the negative cost of a cluster, the axis with the largest error, and the mean there.
 
-    The cost is the weight times the standard deviation. Compared with the squared error, large smooth
-    areas, where steps are visible, get more colours. Clusters of one point cost nothing.
+    The cost is between the squared error and the weight times the standard deviation. Compared with
+    the squared error, large smooth areas, where steps are visible, get more colours. Clusters of one
+    point cost nothing.
     """
     if len(points) == 1:
         return 0.0, 0, 0.0
@@ -95,7 +101,7 @@ def _spread(points: Cluster) -> tuple[float, int, float]:
             error += part
             if part > largest:
                 largest, axis, middle = part, number, mean
-    return -step * sqrt(error * total), axis, middle
+    return -step * error**_ERROR_EXPONENT * total ** (1 - _ERROR_EXPONENT), axis, middle
 
 
 def centre(points: Cluster) -> Centre:
