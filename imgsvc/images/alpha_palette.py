@@ -66,33 +66,42 @@ def reduce(image: Image.Image, colours: int) -> Image.Image:
     Opaque pixels stay opaque, and fully transparent pixels, which must be black, stay transparent. If
     Pillow's octree has a smaller error on white or on black, return its result.
     """
+    return octree_if_closer(image, _reduce_jointly(image, colours), colours)
+
+
+def is_translucent(image: Image.Image) -> bool:
+    """Return whether an RGBA image has pixels that are neither opaque nor fully transparent."""
+    return any(image.getchannel("A").histogram()[1:255])
+
+
+def octree_if_closer(image: Image.Image, reduced: Image.Image | None, colours: int) -> Image.Image:
+    """Return `reduced`, or the result of Pillow's octree if its error is smaller."""
     octree = image.quantize(colours, Image.Quantize.FASTOCTREE)
-    joint = _reduce_jointly(image, colours)
-    if joint is None:
+    if reduced is None:
         return octree
-    is_translucent = any(image.getchannel("A").histogram()[1:255])
     octree_is_translucent = any(0 < entry[3] < 255 for entry in indexed.entries(octree))
-    if octree_is_translucent and not is_translucent:
-        return joint
-    is_worse = any(
-        _error(image, joint, background) > _error(image, octree, background)
-        for background in ("white", "black")
-    )
-    return octree if is_worse else joint
+    if octree_is_translucent and not is_translucent(image):
+        return reduced
+    for background in ("white", "black"):
+        error, octree_error = _errors(image, (reduced, octree), background)
+        if error > octree_error:
+            return octree
+    return reduced
 
 
-def _error(image: Image.Image, reduced: Image.Image, background: str) -> int:
-    """Return the sum of the squared differences of two images, drawn on a background."""
-    error = 0
+def _errors(image: Image.Image, candidates: Sequence[Image.Image], background: str) -> list[int]:
+    """Return the sums of the squared differences of images from one, drawn on a background."""
+    errors = [0] * len(candidates)
     for box in _strips(image.size):
         drawn = []
-        for part in (image.crop(box), reduced.crop(box).convert("RGBA")):
+        for part in (image.crop(box), *(each.crop(box).convert("RGBA") for each in candidates)):
             canvas = Image.new("RGBA", part.size, background)
             canvas.alpha_composite(part)
             drawn.append(canvas.convert("RGB"))
-        histogram = ImageChops.difference(*drawn).histogram()
-        error += sum(count * (i % 256) ** 2 for i, count in enumerate(histogram) if count)
-    return error
+        for number, other in enumerate(drawn[1:]):
+            histogram = ImageChops.difference(drawn[0], other).histogram()
+            errors[number] += sum(n * (i % 256) ** 2 for i, n in enumerate(histogram) if n)
+    return errors
 
 
 def _strips(size: tuple[int, int]) -> Iterator[tuple[int, int, int, int]]:
