@@ -1,13 +1,17 @@
 FROM python:3.13-slim AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev
-COPY requirements.lock /
+# requirements-s3.lock: with the packages for a bucket
+ARG LOCK=requirements.lock
+COPY requirements*.lock /
 RUN python -m venv /opt/imgsvc \
- && /opt/imgsvc/bin/pip install --no-cache-dir --no-deps --require-hashes -r /requirements.lock \
+ && /opt/imgsvc/bin/pip install --no-cache-dir --no-deps --require-hashes -r /$LOCK \
  && rm -r /opt/imgsvc/lib/python*/site-packages/pip*
 COPY imgsvc /opt/imgsvc/app/imgsvc
 RUN /opt/imgsvc/bin/python /opt/imgsvc/app/imgsvc/images/native/build.py \
- && /opt/imgsvc/bin/python -m compileall -q /opt/imgsvc/app
+ && /opt/imgsvc/bin/python -m compileall -q /opt/imgsvc/app \
+ && printf '#!/bin/sh\nexec python -P -m imgsvc "$@"\n' > /opt/imgsvc/bin/imgsvc \
+ && chmod +x /opt/imgsvc/bin/imgsvc
 
 FROM python:3.13-slim
 RUN apt-get update \
@@ -29,5 +33,5 @@ VOLUME /data
 EXPOSE 8080
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
   CMD ["python", "-c", "import os, urllib.request as u; u.urlopen('http://127.0.0.1:%s/health/live' % os.environ.get('IMGSVC_SERVER__PORT', '8080'), timeout=4)"]
-ENTRYPOINT ["python", "-P", "-m", "imgsvc"]
+ENTRYPOINT ["imgsvc"]
 CMD ["serve"]

@@ -60,7 +60,12 @@ def version_numbers(version: str) -> list[int]:
     return [int(part) for part in version.split(".") if part.isdigit()]
 
 
-LOCKS = {"run": ROOT / "requirements.lock", "dev": ROOT / "requirements-dev.lock"}
+LOCKS = {
+    "run": ROOT / "requirements.lock",
+    "s3": ROOT / "requirements-s3.lock",
+    "dev": ROOT / "requirements-dev.lock",
+}
+"""The lock file of each kind of environment. Each of the others contains that of `run`."""
 
 
 def main(arguments: list[str]) -> int:
@@ -70,7 +75,8 @@ def main(arguments: list[str]) -> int:
         return 0
     command = arguments[0] if arguments else "serve"
     try:
-        python = find_python("dev" if command in TASKS else "run")
+        kind = "s3" if uses_bucket(arguments) else "run"
+        python = find_python("dev" if command in TASKS else kind)
     except SetupError as error:
         print_message(str(error))
         return 1
@@ -109,6 +115,23 @@ def exec_module(python: str, module: str, *arguments: str) -> NoReturn:
     os.execv(python, [python, "-P", "-m", module, *arguments])
 
 
+def uses_bucket(arguments: list[str]) -> bool:
+    """Return whether the images are in a bucket, by the environment, the options or the settings."""
+    bucket = os.environ.get("IMGSVC_STORAGE__BUCKET")
+    if bucket is not None or "--bucket" in arguments:
+        return bucket != ""
+    file = os.environ.get("IMGSVC_CONFIG") or "config.toml"
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
+        name, _, rest = option.partition("=")
+        if name == "--config":
+            file = rest or value
+    try:
+        settings = tomllib.loads(Path(file).read_text("utf-8-sig"))
+        return bool(settings["storage"]["bucket"])
+    except (OSError, ValueError, KeyError, TypeError):  # imgsvc reports what is wrong
+        return False
+
+
 class SetupError(Exception):
     """The environment cannot be created. The message says what to do."""
 
@@ -116,7 +139,7 @@ class SetupError(Exception):
 def find_python(kind: str) -> str:
     """Return the path of a Python that has the dependencies. Create the environment if necessary.
 
-    `kind` is "run" or "dev". Raise `SetupError`.
+    `kind` is a key of `LOCKS`. Raise `SetupError`.
     """
     if Path(sys.prefix).resolve() != VENV and has_dependencies(kind):
         return sys.executable
@@ -136,6 +159,8 @@ def has_dependencies(kind: str) -> bool:
     requirements = list(project["project"]["dependencies"])
     if kind == "dev":
         requirements += project["dependency-groups"]["dev"]
+    if kind == "s3":
+        requirements += project["project"]["optional-dependencies"]["s3"]
     for requirement in requirements:
         name, _, minimum = requirement.partition(">=")
         try:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from imgsvc.adapters import create_store
+from imgsvc.config import Config
 from imgsvc.database import checking
 from imgsvc.database.checking import RecordedOutput
 from imgsvc.errors import StartupError
 from imgsvc.service import DATABASE
-from imgsvc.storage.filesystem import delete_outputs, output_path, stored_outputs
+from imgsvc.storage.base import ImageStore, StorageUnavailableError, name_pages
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.lock import lock_data_dir
 
 CHUNK_BYTES = 2**20
 """Number of bytes that are hashed at once."""
-NAMES_PER_QUERY = 1_000
+READS_AT_ONCE = 16
+"""Number of outputs that are read at the same time: a bucket takes a while to respond."""
 
 
 @dataclass
@@ -42,45 +47,81 @@ class CheckReport:
         return not (self.unused or self.missing or self.damaged)
 
 
-def check_outputs(data_dir: Path) -> CheckReport:
-    """Compare the outputs with the database, beside a running service. Blocks.
+async def check_outputs(config: Config) -> CheckReport:
+    """Compare the outputs with the database, beside a running service.
 
-    Every output is read and hashed. Raise `StartupError` if there is no database of this version.
+    Every output is read and hashed. Raise `StartupError` if there is no database of this version, if it
+    is damaged, or if the store does not respond.
     """
-    report = CheckReport()
-    with _open_database(data_dir) as c:
-        for output in checking.recorded_outputs(c):
-            report.outputs += 1
-            _check_output(c, data_dir, output, report)
-        names = stored_outputs(data_dir)
-        while batch := list(islice(names, NAMES_PER_QUERY)):
-            report.unused += unused_outputs(c, data_dir, batch)
-    return report
+    with _open_database(config.storage.data_dir) as c:
+        checking.check_structure(c)
+        async with _opened_store(config) as store:
+            return await _compare(c, store)
 
 
-def repair_outputs(data_dir: Path) -> CheckReport:
-    """Check the outputs, remove unused ones, and make images without a whole output failed. Blocks.
+async def repair_outputs(config: Config) -> CheckReport:
+    """Check the outputs, remove unused ones, and make images without a whole output failed.
 
     Return what was found. Raise `StartupError` if the service is running, or as `check_outputs`.
     """
-    with lock_data_dir(data_dir, DATABASE):
-        report = check_outputs(data_dir)
-        delete_outputs(data_dir, report.unused)
-        with _open_database(data_dir, write=True) as c:
-            for outputs, state in ((report.missing, "missing"), (report.damaged, "damaged")):
-                message = f"The stored output is {state}. Retry the image to make it again."
-                for output in outputs:
-                    report.images += checking.fail_images(c, output, message)
+    data_dir = config.storage.data_dir
+    with lock_data_dir(data_dir, DATABASE), _open_database(data_dir, write=True) as c:
+        async with _opened_store(config) as store:
+            await store.claim(*checking.claimant(c))
+            report = await _compare(c, store)
+            if report.unused:
+                await store.delete(report.unused)
+        for outputs, state in ((report.missing, "missing"), (report.damaged, "damaged")):
+            message = f"The stored output is {state}. Retry the image to make it again."
+            for output in outputs:
+                report.images += checking.fail_images(c, output, message)
     return report
 
 
-def unused_outputs(c: sqlite3.Connection, data_dir: Path, listed: Sequence[str]) -> list[str]:
+async def unused_outputs(
+    c: sqlite3.Connection, store: ImageStore, listed: Sequence[str]
+) -> list[str]:
     """Return which of the outputs that were listed before exist, and nothing uses them.
 
     A running service may have deleted an output since it was listed, and may have stored it again.
     """
     unused = checking.unused_outputs(c, listed)
-    return checking.unused_outputs(c, [n for n in unused if output_path(data_dir, n).exists()])
+    return checking.unused_outputs(c, [name for name in unused if await _exists(store, name)])
+
+
+async def _exists(store: ImageStore, name: str) -> bool:
+    try:
+        await store.read(name, 0, 0)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+async def _compare(c: sqlite3.Connection, store: ImageStore) -> CheckReport:
+    report = CheckReport()
+    outputs = checking.recorded_outputs(c)
+    while batch := list(islice(outputs, READS_AT_ONCE)):
+        report.outputs += len(batch)
+        whole = await asyncio.gather(*(_is_whole(store, output) for output in batch))
+        for output, state in zip(batch, whole, strict=True):
+            # A running service may have deleted the output, the row first, and stored another one.
+            if state is not True and checking.is_recorded(c, output):
+                (report.missing if state is None else report.damaged).append(output)
+    async for names in name_pages(store):
+        report.unused += await unused_outputs(c, store, names)
+    return report
+
+
+@asynccontextmanager
+async def _opened_store(config: Config) -> AsyncIterator[ImageStore]:
+    storage = config.storage
+    store = create_store(config, DiskSpace(storage.data_dir, storage.min_free_bytes))
+    try:
+        yield store
+    except StorageUnavailableError as error:
+        raise StartupError(f"Cannot read the images: {error}. Try again later.") from error
+    finally:
+        await store.close()
 
 
 @contextmanager
@@ -93,29 +134,22 @@ def _open_database(data_dir: Path, *, write: bool = False) -> Iterator[sqlite3.C
     except sqlite3.Error as error:
         raise StartupError(
             f"Cannot check {database}: {error}. Check --data-dir. After an update of imgsvc, start the "
-            "service once, so that it updates its database."
+            "service once, so that it updates its database. If the file is damaged, restore the backup."
         ) from error
 
 
-def _check_output(
-    c: sqlite3.Connection, data_dir: Path, output: RecordedOutput, report: CheckReport
-) -> None:
-    try:
-        if _is_whole(output_path(data_dir, output.name), output):
-            return
-        different = report.damaged
-    except FileNotFoundError:
-        different = report.missing
-    # A running service may have deleted the output, the row first, and stored another one since.
-    if checking.is_recorded(c, output):
-        different.append(output)
+async def _is_whole(store: ImageStore, output: RecordedOutput) -> bool | None:
+    """Return whether an output has its recorded size and digest. None: it is missing.
 
-
-def _is_whole(path: Path, output: RecordedOutput) -> bool:
-    """Return whether a file has the size and the digest of an output, as far as they are known."""
+    The digest of outputs of version 1.0 is not known.
+    """
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+    try:
+        while chunk := await store.read(output.name, size, CHUNK_BYTES):
             digest.update(chunk)
             size += len(chunk)
+            if len(chunk) < CHUNK_BYTES:
+                break
+    except FileNotFoundError:
+        return None
     return size == output.size and output.digest in {None, digest.digest()}

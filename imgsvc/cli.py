@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import click
 from rich.console import Console
 
 from imgsvc import __version__, logs
-from imgsvc.backup import BackupError, back_up
-from imgsvc.check import check_outputs, repair_outputs
+from imgsvc.backup import BackupError
+from imgsvc.cli_actions import cancel, delete, download, list_requests, retry
+from imgsvc.cli_operations import backup, check_data, load_quietly, secret
 from imgsvc.cli_options import (
     EXISTING_FILE,
     OUTPUT_FILE,
@@ -23,8 +25,9 @@ from imgsvc.cli_options import (
     compress_values,
     config_option,
     examples,
+    prepare_output,
 )
-from imgsvc.cli_requests import prepare_output, repeat, report, status, submit
+from imgsvc.cli_requests import repeat, report, status, submit
 from imgsvc.cli_table_options import (
     output_options,
     read_options,
@@ -33,12 +36,11 @@ from imgsvc.cli_table_options import (
     write_options,
 )
 from imgsvc.client import ServiceError
-from imgsvc.config import Config, LogConfig
+from imgsvc.config import BUCKET_SETTINGS, Config, LogConfig, StorageConfig
 from imgsvc.config_loader import load_config
 from imgsvc.errors import ConfigError, ProblemError, StartupError
 from imgsvc.images import native
-from imgsvc.instance_secret import read_secret, write_secret
-from imgsvc.offline import FileOptions, process_file
+from imgsvc.offline import FileOptions, process_file, working_folder
 from imgsvc.serve import protect_secrets
 from imgsvc.serve import serve as run_service
 from imgsvc.terminal import problem_lines, progress_display
@@ -50,6 +52,21 @@ USAGE_ERROR = 2
 """Exit code if an argument or the configuration is invalid. Click uses the same."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 + SIGINT, as shells use it."""
+SECTIONS = {
+    "Without a service": ("demo", "process"),
+    "Use a service": (
+        "submit",
+        "status",
+        "list",
+        "download",
+        "retry",
+        "repeat",
+        "cancel",
+        "delete",
+    ),
+    "Run a service": ("serve", "config", "backup", "check", "secret"),
+}
+"""The commands, by heading of the help."""
 HINTS = {
     0: "Is the service running there? Choose another one with --server or IMGSVC_SERVER.",
     401: "Set IMGSVC_API_KEY, or use --api-key-file.",
@@ -59,7 +76,19 @@ HINTS = {
 
 def main() -> None:
     """Run the command in `sys.argv` and exit. Errors are printed as messages, without a traceback."""
-    sys.exit(_main())
+    code = _main()
+    if "obstore" in sys.modules:
+        _end_at_once(code)
+    sys.exit(code)
+
+
+def _end_at_once(code: int) -> None:
+    """End the process without Python's own cleanup, during which threads of obstore may abort it."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the reader has closed its end
+            stream.flush()
+    os._exit(code)
 
 
 def _main() -> int:
@@ -88,23 +117,38 @@ def _fail(message: str, code: int = 1) -> int:
     return code
 
 
+class SectionedGroup(click.Group):
+    """A group of commands that lists them under headings in its help."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands, with the whole first sentence of each."""
+        for title, names in SECTIONS.items():
+            rows = []
+            for name in names:
+                command = self.commands[name]
+                rows.append((name, (command.help or "").partition("\n")[0].rstrip(".")))
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 @click.group(
+    cls=SectionedGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=examples(
-        "imgsvc demo                                   run an example with generated images",
-        "imgsvc serve                                  start the service",
-        "imgsvc process products.csv -o out.csv        compress on this machine, without a service",
-        "imgsvc submit products.csv --wait -o out.csv  upload to a running service",
+        "imgsvc demo                    run an example with generated images",
+        "imgsvc process products.csv    compress on this machine, without a service",
+        "imgsvc serve                   start the service",
+        "imgsvc submit products.csv --wait -o out.csv",
     ),
 )
 @click.version_option(__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    """Compress every image of a product CSV, and return the CSV with the new image URLs."""
+    """Compress every image of a product spreadsheet, and return it with the new image URLs."""
 
 
-cli.add_command(submit)
-cli.add_command(status)
-cli.add_command(repeat)
+REQUEST_COMMANDS = (submit, status, list_requests, download, retry, repeat, cancel, delete)
+for command in (*REQUEST_COMMANDS, backup, check_data, secret):
+    cli.add_command(command)
 
 
 @cli.command(epilog=examples("imgsvc serve --port 9000 --data-dir /srv/imgsvc"))
@@ -165,12 +209,17 @@ def serve(
 
 @cli.command(
     epilog=examples(
-        "imgsvc process products.csv -o out.csv",
+        "imgsvc process products.csv",
         'imgsvc process products.csv -o out.csv --quality "30%" --format webp',
     )
 )
 @click.argument("table", metavar="FILE", type=EXISTING_FILE)
-@click.option("-o", "--out", type=OUTPUT_FILE, required=True, help="CSV file to write.")
+@click.option(
+    "-o",
+    "--out",
+    type=OUTPUT_FILE,
+    help="CSV file to write. [default: NAME-compressed.csv beside FILE]",
+)
 @click.option(
     "--images",
     type=click.Path(file_okay=False, path_type=Path),
@@ -182,44 +231,39 @@ def serve(
 @config_option
 def process(
     table: Path,
-    out: Path,
+    out: Path | None,
     images: Path | None,
     file: Path | None,
     **options: Any,
 ) -> int:
     """Compress the images of FILE on this machine, without a service.
 
-    The images are stored in a folder beside OUT, and the output URLs in OUT are relative to it. To
-    continue after Ctrl-C, or to retry failed images, run the same command again. The exit code is 0
-    only if every image was compressed.
+    The images are stored in a folder beside OUT, named after the products. The output URLs in OUT are
+    relative to it. To continue after Ctrl-C, or to retry failed images, run the same command again. The
+    exit code is 0 only if every image was compressed.
     """
-    folder = images or out.with_name(f"{out.name.removesuffix('.csv')}.images")
+    out = out or table.with_name(f"{table.stem}-compressed.csv")
+    replace = images is None
+    images = (images or out.with_name(f"{out.name.removesuffix('.csv')}.images")).absolute()
     flags: dict[str, Any] = {
-        "storage.data_dir": folder.absolute(),
+        "storage.data_dir": working_folder(out),
         "storage.retention_days": 0,
+        **{f"storage.{name}": StorageConfig.model_fields[name].default for name in BUCKET_SETTINGS},
     }
     flags |= {f"compress.{name}": value for name, value in compress_values(options).items()}
-    config = _load_config(file, flags)
+    config = load_quietly(file, flags)
     protect_secrets()
     prepare_output(out)
     logs.setup(LogConfig(level="error"))
     console = Console(stderr=True)
     name = request_name(options, table)
-    file_options = FileOptions(name, read_options(options), write_options(options))
+    file_options = FileOptions(images, replace, name, read_options(options), write_options(options))
     try:
         with progress_display(console) as show:
             finished = asyncio.run(process_file(config, table, out, show, file_options))
     except KeyboardInterrupt:
         return _fail("Stopped. Run the same command to continue.", INTERRUPTED)
-    return report(console, finished, f"Saved {out}, and the images in {folder}.")
-
-
-def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
-    """Load the configuration, and print its warnings. For commands that do not log."""
-    config = load_config(file, flags=flags)
-    for warning in config.warnings:
-        click.echo(f"imgsvc: warning: {warning}", err=True)
-    return config
+    return report(console, finished, f"Saved {out}, and the images in {images}.")
 
 
 @cli.command()
@@ -228,17 +272,22 @@ def _load_config(file: Path | None, flags: Mapping[str, Any]) -> Config:
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for the images and the CSV, before and after compression.",
 )
-def demo(keep: Path | None) -> int:
+@click.option("--bucket", help="Bucket for the outputs: s3://BUCKET/PREFIX, gs://… or az://…")
+@click.option("--endpoint", help="URL of a server with the S3 API, for --bucket.")
+def demo(keep: Path | None, bucket: str | None, endpoint: str | None) -> int:
     """Run a complete example with generated images.
 
     The images are served on loopback and the data folder is temporary: no internet access is needed.
+    With --bucket, the outputs are stored below a new prefix of it, and deleted at the end.
     """
     # Not at the top: the demo imports Pillow, which the service's main process must not load.
     from imgsvc.demo import run_demo  # noqa: PLC0415
 
     logs.setup(LogConfig(level="error"))
+    flags = {"storage.bucket": bucket or "", "storage.endpoint": endpoint or ""}
+    storage = load_config(Path(os.devnull), flags=flags, environ={}).storage
     protect_secrets()
-    return 0 if asyncio.run(run_demo(Console(), keep)) else 1
+    return 0 if asyncio.run(run_demo(Console(), keep, storage)) else 1
 
 
 @cli.group()
@@ -253,94 +302,20 @@ def check(file: Path | None) -> None:
 
     Print the settings that differ from their defaults, or what is invalid, and what compresses JPEGs.
     """
-    settings = _load_config(file, {}).model_dump(mode="json")
+    settings = load_quietly(file, {}).model_dump(mode="json")
     defaults = Config().model_dump(mode="json")
     for section, keys in settings.items():
         for key, value in keys.items():
             if value != defaults[section][key]:
-                text = "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)
-                click.echo(f"{section}.{key} = {text}")
+                click.echo(f"{section}.{key} = {_shown(key, value)}")
     for warning in confinement_warnings():
         click.echo(f"imgsvc: warning: {warning}", err=True)
     click.echo("The configuration is valid.", err=True)
     click.echo(f"JPEGs are compressed by {native.describe()}.", err=True)
 
 
-@cli.command(epilog=examples("imgsvc backup /mnt/backup/imgsvc-$(date +%F)"))
-@click.argument("dest", type=click.Path(path_type=Path))
-@config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
-def backup(dest: Path, file: Path | None, data_dir: Path | None) -> None:
-    """Back up the data folder to DEST.
-
-    The copy is consistent, even while the service runs. On the same file system the images are hard
-    links and use no extra disk space.
-    """
-    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    copied = back_up(_load_config(file, flags).storage.data_dir, dest)
-    click.echo(f"Copied the database and {_count_images(copied.files)} to {dest}.", err=True)
-    if copied.missing:
-        click.echo(f"Missing: {_count_images(copied.missing)} that the database lists.", err=True)
-
-
-@cli.command("check", epilog=examples("imgsvc check", "imgsvc check --repair"))
-@click.option(
-    "--repair",
-    is_flag=True,
-    help="Remove outputs without an image, and make images without a whole output failed, so that "
-    "they can be retried. Stop the service first.",
-)
-@config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
-def check_data(repair: bool, file: Path | None, data_dir: Path | None) -> int:
-    """Compare the stored images with the database.
-
-    Without --repair, the service may run meanwhile. Every stored image is read. The exit code is 0 only
-    if there are no differences, or if they have been repaired.
-    """
-    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    folder = _load_config(file, flags).storage.data_dir
-    report = repair_outputs(folder) if repair else check_outputs(folder)
-    for title, names in (
-        ("without an image", report.unused),
-        ("missing", [output.name for output in report.missing]),
-        ("damaged", [output.name for output in report.damaged]),
-    ):
-        for name in names:
-            click.echo(f"{title}: {name}")
-    click.echo(f"Checked {_count_images(report.outputs)}.", err=True)
-    if report.consistent:
-        return 0
-    if not repair:
-        click.echo("Stop the service and run `imgsvc check --repair`.", err=True)
-        return 1
-    click.echo(
-        f"Repaired. {_count_images(report.images)} failed: retry them with `POST /retryFailed`.",
-        err=True,
-    )
-    return 0
-
-
-@cli.command(epilog=examples("imgsvc secret", "imgsvc secret --set < secret.txt"))
-@click.option(
-    "--set", "replace", is_flag=True, help="Read a secret from standard input and use it."
-)
-@config_option
-@click.option("--data-dir", type=click.Path(path_type=Path), help="Data folder of the service.")
-def secret(replace: bool, file: Path | None, data_dir: Path | None) -> None:
-    """Print the secret that output URLs are derived from.
-
-    Two instances with the same secret give equal images the same paths. With --set, stop the service
-    first. Existing URLs stay; images that are compressed later get new ones.
-    """
-    flags = {"storage.data_dir": data_dir.absolute()} if data_dir else {}
-    folder = _load_config(file, flags).storage.data_dir
-    if replace:
-        write_secret(folder, sys.stdin.readline().strip())
-        click.echo("The secret is set.", err=True)
-    else:
-        click.echo(read_secret(folder))
-
-
-def _count_images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+def _shown(key: str, value: Any) -> str:
+    """Return the value of a setting for `config check`, without its secrets."""
+    if key == "keys":
+        return ", ".join(f"{entry['name']} ({entry['role']})" for entry in value)
+    return "(set)" if key in {"api_keys", "secret", "proxy"} else json.dumps(value)

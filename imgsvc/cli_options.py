@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import click
 
-from imgsvc.client import Client
+from imgsvc.client import AsyncClient
 from imgsvc.image_types import MAX_SIDE_SETTING, Effort, OutputFormat, Quality
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,6 +40,7 @@ class QualityType(click.ParamType[Quality]):
             self.fail(f"{value!r} {error}.", param, ctx)
 
 
+FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
 config_option = click.option(
@@ -82,9 +86,22 @@ def compress_values(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: options[name] for name in names if options[name] is not None}
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The service that a command uses."""
+
+    url: str
+    api_key: str | None
+
+
 def server_options(command: Command) -> Command:
-    """Add `--server` and `--api-key-file`."""
-    server = click.option(
+    """Add `--server` and `--api-key-file`, and pass them to the command as the `Server` `server`."""
+
+    @wraps(command)
+    def run(*, server: str, api_key_file: Path | None, **options: Any) -> Any:
+        return command(server=_find_server(server, api_key_file), **options)
+
+    url = click.option(
         "--server",
         envvar="IMGSVC_SERVER",
         default="http://127.0.0.1:8080",
@@ -96,14 +113,19 @@ def server_options(command: Command) -> Command:
         type=EXISTING_FILE,
         help="File that contains the API key. [default: the key in $IMGSVC_API_KEY]",
     )
-    return server(key(command))
+    return cast("Command", url(key(run)))
 
 
-def make_client(server: str, api_key_file: Path | None) -> Client:
-    """Return a client of the service. Raise `click.BadParameter` if the URL or the key is invalid."""
-    if not _is_base_url(server):
+def client_of(server: Server) -> AsyncClient:
+    """Return a client of the service."""
+    return AsyncClient(server.url, server.api_key)
+
+
+def _find_server(url: str, api_key_file: Path | None) -> Server:
+    """Return the service. Raise `click.BadParameter` if the URL or the key is invalid."""
+    if not _is_base_url(url):
         raise click.BadParameter(
-            f"{server!r} is not an http(s) URL such as http://127.0.0.1:8080.",
+            f"{url!r} is not an http(s) URL such as http://127.0.0.1:8080.",
             param_hint="--server",
         )
     if api_key_file is None:
@@ -115,7 +137,7 @@ def make_client(server: str, api_key_file: Path | None) -> Client:
             "The API key must be one line of printable ASCII characters without spaces.",
             param_hint=source,
         )
-    return Client(server, key or None)
+    return Server(url, key or None)
 
 
 def _is_base_url(text: str) -> bool:
@@ -125,3 +147,13 @@ def _is_base_url(text: str) -> bool:
         return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0 and is_base
     except ValueError:
         return False
+
+
+def prepare_output(out: Path) -> None:
+    """Create the folder of `out`, and check that it is writable.
+
+    Raise `OSError` before the work starts instead of after it.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=out.parent):
+        pass

@@ -4,46 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import click
-from pydantic.alias_generators import to_camel
 from rich.console import Console
 
 from imgsvc.cli_options import (
-    EXISTING_FILE,
+    FILE_OR_STDIN,
     OUTPUT_FILE,
+    Server,
+    client_of,
     compress_options,
     compress_values,
     examples,
-    make_client,
+    prepare_output,
     server_options,
 )
 from imgsvc.cli_table_options import (
+    STDIN,
     name_option,
     output_options,
     request_name,
     status_options,
-    status_query,
+    table_download,
     table_options,
-    upload_query,
+    upload_options,
 )
-from imgsvc.client import Client
+from imgsvc.client import AsyncClient
+from imgsvc.client.types import DownloadArguments, RepeatArguments, Upload, UploadArguments
 from imgsvc.errors import file_error_lines
-from imgsvc.terminal import failure_lines, progress_display, reading_lines, summary
-
-
-def prepare_output(out: Path) -> None:
-    """Create the folder of `out`, and check that it is writable.
-
-    Raise `OSError` before the work starts instead of after it.
-    """
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=out.parent):
-        pass
+from imgsvc.terminal import (
+    failure_lines,
+    progress_display,
+    reading_lines,
+    summary,
+    waiting_lines,
+)
 
 
 def report(console: Console, status: Mapping[str, Any], saved: str | None = None) -> int:
@@ -59,18 +62,23 @@ def report(console: Console, status: Mapping[str, Any], saved: str | None = None
     return 0 if completed else 1
 
 
-def request_query(**values: object) -> list[tuple[str, str]]:
-    """Return the options of the API that are set, from their names in Python."""
-    return [(to_camel(name), str(value)) for name, value in values.items() if value is not None]
+def repeat_options(options: Mapping[str, Any], **others: object) -> RepeatArguments:
+    """Return the client's options of compression, and the others that are set."""
+    values = {**compress_values(options), **others}
+    given = {name: value for name, value in values.items() if value is not None}
+    if "quality" in given:
+        given["quality"] = str(given["quality"])
+    return cast("RepeatArguments", given)
 
 
 @click.command(
     epilog=examples(
         "imgsvc submit products.csv",
+        "export-products | imgsvc submit - --name products.csv",
         "imgsvc submit products.csv --server https://images.example --wait -o out.csv",
     )
 )
-@click.argument("table", metavar="FILE", type=EXISTING_FILE)
+@click.argument("table", metavar="FILE", type=FILE_OR_STDIN)
 @click.option("--wait", is_flag=True, help="Wait until the request has finished. Implied by --out.")
 @click.option(
     "-o", "--out", type=OUTPUT_FILE, help="CSV file to write when the request has finished."
@@ -93,55 +101,83 @@ def submit(
     dry_run: bool,
     webhook_url: str | None,
     fresh: bool,
-    server: str,
-    api_key_file: Path | None,
+    server: Server,
     **options: Any,
 ) -> int:
     """Upload FILE to a running service and print the request ID.
 
-    With --wait, the exit code is 0 only if every image was compressed.
+    FILE can be a CSV or an .xlsx file; - is standard input. With --wait, the exit code is 0 only if
+    every image was compressed.
     """
     if out is not None and not dry_run:
         prepare_output(out)
-    query = request_query(
-        **compress_values(options),
-        webhook_url=webhook_url,
-        fresh="true" if fresh else None,
-        dry_run="true" if dry_run else None,
+    upload = cast(
+        "UploadArguments",
+        {
+            **repeat_options(
+                options,
+                webhook_url=webhook_url,
+                name=request_name(options, table),
+                fresh=fresh or None,
+            ),
+            **upload_options(options),
+        },
     )
-    query += upload_query({**options, "name": request_name(options, table)})
 
     async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            with table.open("rb") as data:
-                accepted = await client.submit(data, query)
-            click.echo("\n".join(reading_lines(accepted)) if dry_run else accepted["requestId"])
+        async with client_of(server) as client:
+            with _open_table(table) as file:
+                if dry_run:
+                    checked = await client.check(file, **upload)
+                    click.echo("\n".join(reading_lines(checked)))
+                    _print_skipped(checked)
+                    return 0
+                accepted = await client.upload(file, **upload)
+            click.echo(accepted["requestId"])
             _print_skipped(accepted)
-            if dry_run or not (wait or out):
+            if not (wait or out):
                 return 0
-            return await _follow(client, accepted["requestId"], out, status_query(options))
+            return await _follow(client, accepted["requestId"], out, table_download(options))
 
     return asyncio.run(run())
 
 
-def _print_skipped(accepted: Mapping[str, Any]) -> None:
+@contextmanager
+def _open_table(table: Path) -> Iterator[BinaryIO]:
+    """Open the file, or a copy of standard input, which cannot be sent with a length."""
+    if table != STDIN:
+        with table.open("rb") as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(sys.stdin.buffer, copy)
+        copy.seek(0)
+        yield cast("BinaryIO", copy)
+
+
+def _print_skipped(accepted: Upload) -> None:
     """Print the errors of skipped rows."""
-    if accepted.get("skipped"):
+    if accepted["skipped"]:
         errors = [(each["row"], each["column"], each["message"]) for each in accepted["errors"]]
         lines = file_error_lines(errors, accepted["errorCount"])
         click.echo("\n".join([f"Skipped rows: {accepted['skipped']:,}", *lines]), err=True)
 
 
 async def _follow(
-    client: Client, request_id: str, out: Path | None, csv_query: Sequence[tuple[str, str]]
+    client: AsyncClient, request_id: str, out: Path | None, csv_options: DownloadArguments
 ) -> int:
     """Show progress until the request has finished, save its CSV to `out`, and return the exit code."""
     console = Console(stderr=True)
-    with progress_display(console) as show:
-        async for status in client.watch(request_id):
-            show(status)
+    try:
+        with progress_display(console) as show:
+            async for status in client.watch(request_id):
+                show(status)
+    except asyncio.CancelledError:
+        message = f"The request continues. To wait again: imgsvc status {request_id} --wait"
+        click.echo(message, err=True)
+        raise
     if out is not None:
-        await client.save_csv(request_id, out, csv_query)
+        await client.download_table(request_id, out, **csv_options)
     return report(console, status, f"Saved {out}." if out else None)
 
 
@@ -165,8 +201,7 @@ def repeat(
     out: Path | None,
     webhook_url: str | None,
     fresh: bool | None,
-    server: str,
-    api_key_file: Path | None,
+    server: Server,
     **options: Any,
 ) -> int:
     """Process the images of a request again, as a new request, and print its ID.
@@ -175,20 +210,17 @@ def repeat(
     """
     if out is not None:
         prepare_output(out)
-    new_options = request_query(
-        **compress_values(options),
-        webhook_url=webhook_url,
-        name=options["name"],
-        fresh=None if fresh is None else str(fresh).lower(),
+    new_options = repeat_options(
+        options, webhook_url=webhook_url, name=options["name"], fresh=fresh
     )
 
     async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            accepted = await client.repeat(request_id, new_options)
+        async with client_of(server) as client:
+            accepted = await client.repeat(request_id, **new_options)
             click.echo(accepted["requestId"])
             if not (wait or out):
                 return 0
-            return await _follow(client, accepted["requestId"], out, status_query(options))
+            return await _follow(client, accepted["requestId"], out, table_download(options))
 
     return asyncio.run(run())
 
@@ -205,25 +237,22 @@ def status(
     wait: bool,
     out: Path | None,
     as_json: bool,
-    server: str,
-    api_key_file: Path | None,
+    server: Server,
     **options: Any,
 ) -> int:
     """Show the status of a request."""
-    csv_query = status_query(options)
+    csv_options = table_download(options)
     if out is not None:
         prepare_output(out)
 
     async def run() -> int:
-        async with make_client(server, api_key_file) as client:
-            code = await _follow(client, request_id, out, csv_query) if wait else 0
+        async with client_of(server) as client:
+            code = await _follow(client, request_id, out, csv_options) if wait else 0
             found = await client.status(request_id)
             if out is not None and not wait:
-                await client.save_csv(request_id, out, csv_query)
-        lines = (
-            [json.dumps(found, indent=2)] if as_json else [summary(found), *failure_lines(found)]
-        )
-        click.echo("\n".join(lines))
+                await client.download_table(request_id, out, **csv_options)
+        lines = [summary(found), *failure_lines(found), *waiting_lines(found, time.time())]
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines))
         return code
 
     return asyncio.run(run())

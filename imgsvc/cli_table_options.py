@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from imgsvc.client.types import DownloadArguments, UploadArguments
 from imgsvc.models import MAX_REQUEST_NAME
 from imgsvc.status_table import FailedImages, StatusLayout, StatusTable
 from imgsvc.table.decoding import check_encoding
@@ -15,6 +16,8 @@ from imgsvc.table_types import TableOptions
 
 OptionValues = Mapping[str, Any]
 """The values of a command's options, by parameter name."""
+STDIN = Path("-")
+"""The FILE that means standard input."""
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -141,33 +144,42 @@ def write_options(options: OptionValues) -> StatusTable:
 
 
 def request_name(options: OptionValues, file: Path) -> str | None:
-    """Return the display name of a request: the option, or else the name of its file."""
-    printable = "".join(character for character in file.name if character.isprintable())
+    """Return the display name of a request: the option, or else the name of its file.
+
+    Standard input has no name.
+    """
+    name = "" if file == STDIN else file.name
+    printable = "".join(character for character in name if character.isprintable())
     return options["name"] or printable.strip()[:MAX_REQUEST_NAME].strip() or None
 
 
-def upload_query(options: OptionValues) -> list[tuple[str, str]]:
-    """Return the API's options of an upload."""
-    query = [
-        ("name", options["name"]),
-        ("nameColumn", options["name_column"]),
-        *(("imageColumn", column) for column in options["image_columns"]),
-        ("encoding", options["encoding"]),
-        ("allowEmpty", "true" if options["allow_empty"] else None),
-        ("onInvalid", "skip" if options["on_invalid"] == "skip" else None),
-    ]
-    return [(key, value) for key, value in query if value is not None]
+def upload_options(options: OptionValues) -> UploadArguments:
+    """Return the client's options of how a table is read."""
+    found: UploadArguments = {}
+    if options["name_column"] is not None:
+        found["name_column"] = options["name_column"]
+    if options["image_columns"]:
+        found["image_column"] = options["image_columns"]
+    if options["encoding"] is not None:
+        found["encoding"] = options["encoding"]
+    if options["allow_empty"]:
+        found["allow_empty"] = True
+    if options["on_invalid"] == "skip":
+        found["on_invalid"] = "skip"
+    return found
 
 
-def status_query(options: OptionValues) -> list[tuple[str, str]]:
-    """Return the API's options of a status as CSV. Defaults are left out, for older services."""
-    excel = options["excel"]
-    query = [
-        ("format", "csv"),
-        ("layout", options["layout"] if options["layout"] != "standard" else None),
-        ("failed", options["failed"] if options["failed"] != "keep" else None),
-        ("excel", None if excel is None else str(excel).lower()),
-        ("encoding", options["output_encoding"]),
-        ("only", options.get("only")),
-    ]
-    return [(key, value) for key, value in query if value is not None]
+def table_download(options: OptionValues) -> DownloadArguments:
+    """Return the client's options of a downloaded table. Defaults are left out, for older services."""
+    found: DownloadArguments = {}
+    if options["layout"] != "standard":
+        found["layout"] = options["layout"]
+    if options["failed"] != "keep":
+        found["failed"] = options["failed"]
+    if options["excel"] is not None:
+        found["excel"] = options["excel"]
+    if options["output_encoding"] is not None:
+        found["encoding"] = options["output_encoding"]
+    if options.get("only") is not None:
+        found["only"] = options["only"]
+    return found

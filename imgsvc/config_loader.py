@@ -172,6 +172,8 @@ _PLAIN_MESSAGES = {
     "int_from_float": "must be a whole number",
     "float_parsing": "must be a number",
     "bool_parsing": "must be true or false",
+    "missing": "is missing",
+    "model_type": "must be a table",
 }
 """Plain messages for pydantic's error types whose own messages use Python terms."""
 
@@ -189,8 +191,10 @@ def _error_message(
         dotted = f"{section}.{key}"
         name = old_names.get(dotted, dotted)
         position = f"{name}[{rest[0]}]" if rest and rest[0].isdigit() else name
+        if len(rest) > 2:  # a key of a table in a list
+            position += f".{rest[1]}"
         if problem["type"] == "extra_forbidden":
-            message = f"unknown key{_suggestion(dotted)}"
+            message = "unknown key" + ("" if rest[0] else _suggestion(dotted))
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message.replace("Input should be", "must be")

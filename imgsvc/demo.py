@@ -6,11 +6,11 @@ import csv
 import io
 import math
 import random
+import secrets
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -18,9 +18,11 @@ from PIL import Image, ImageChops, ImageColor, ImageDraw, ImageFilter
 from rich.console import Console
 from rich.table import Table
 
-from imgsvc.client import Client
+from imgsvc.client import AsyncClient
+from imgsvc.client.types import StatusImage, StatusProduct
 from imgsvc.config import Config, FetchConfig, ServerConfig, StorageConfig
-from imgsvc.service import running
+from imgsvc.service import Service, running
+from imgsvc.storage.base import name_pages
 from imgsvc.terminal import format_bytes, progress_display, summary
 
 WIDTH, HEIGHT = 960, 640
@@ -140,10 +142,13 @@ def _csv(base: str) -> bytes:
     return out.getvalue().encode()
 
 
-async def run_demo(console: Console, keep: Path | None = None) -> bool:
+async def run_demo(
+    console: Console, keep: Path | None = None, storage: StorageConfig | None = None
+) -> bool:
     """Run a real service on generated images, and return whether every image was compressed.
 
-    `keep` is a folder in which to save the images and the CSV, before and after compression.
+    `keep` is a folder in which to save the images and the CSV, before and after compression. If
+    `storage` has a bucket, the outputs are stored below its prefix, and deleted at the end.
     """
     names = [name for names in PRODUCTS.values() for name in names]
     with console.status(f"generating {len(names)} images"):
@@ -151,22 +156,38 @@ async def run_demo(console: Console, keep: Path | None = None) -> bool:
     with tempfile.TemporaryDirectory(prefix="imgsvc-demo-") as folder:
         config = Config(
             server=ServerConfig(port=0),
-            storage=StorageConfig(data_dir=Path(folder), min_free_bytes=0),
+            storage=_demo_storage(Path(folder), storage or StorageConfig()),
             fetch=FetchConfig(allowed_networks=("127.0.0.0/8",)),
         )
         async with (
             _image_server(files) as base,
             running(config) as service,
-            Client(service.url) as client,
+            AsyncClient(service.url) as client,
         ):
-            return await _DemoRun(console, client, files, keep).run(base)
+            complete = await _DemoRun(console, client, files, keep).run(base)
+            await _delete_outputs(service)
+            return complete
+
+
+def _demo_storage(folder: Path, storage: StorageConfig) -> StorageConfig:
+    """Return settings with a new data folder and, if there is a bucket, a new prefix."""
+    bucket = storage.bucket and f"{storage.bucket}/imgsvc-demo-{secrets.token_hex(4)}"
+    return storage.model_copy(
+        update={"data_dir": folder, "min_free_bytes": 0, "bucket": bucket, "public_url": ""}
+    )
+
+
+async def _delete_outputs(service: Service) -> None:
+    if service.config.storage.bucket:
+        async for names in name_pages(service.store):
+            await service.store.delete(names)
 
 
 class _DemoRun:
     """One run as a user of the service: upload the CSV, wait, download the CSV and the images."""
 
     def __init__(
-        self, console: Console, client: Client, files: Mapping[str, bytes], keep: Path | None
+        self, console: Console, client: AsyncClient, files: Mapping[str, bytes], keep: Path | None
     ) -> None:
         self._console = console
         self._client = client
@@ -177,7 +198,7 @@ class _DemoRun:
         """Process the images at `base`, and return whether every image was compressed."""
         source_csv = _csv(base)
         self._console.print(f"POST /processImages with a CSV of {len(PRODUCTS)} products …")
-        accepted = await self._client.submit(source_csv)
+        accepted = await self._client.upload(source_csv)
         request_id = accepted["requestId"]
         self._console.print(f"… accepted as request {request_id}.\n")
         with progress_display(self._console) as show:
@@ -187,24 +208,23 @@ class _DemoRun:
         self._console.print("\nGET /checkStatus returns the CSV:\n")
         self._console.out(output_csv.decode().rstrip(), highlight=False)
         self._save({"before/products.csv": source_csv, "after/products.csv": output_csv})
-        status = await self._client.status(request_id, products="true", limit="1000")
-        complete = await self._download_outputs(status)
+        products = [product async for product in self._client.products(request_id)]
+        complete = await self._download_outputs(products)
         self._console.print(f"\n{summary(status)}")
         return complete and status["status"] == "completed"
 
-    async def _download_outputs(self, status: Mapping[str, Any]) -> bool:
+    async def _download_outputs(self, products: Sequence[StatusProduct]) -> bool:
         """Download every output, print a table of sources and outputs, and return whether all exist."""
         comparison = Table(
             "image", "before", "after", "saved", "quality", title="Bytes before and after"
         )
         complete = True
-        for image in (each for product in status["products"] for each in product["images"]):
+        for image in (each for product in products for each in product["images"]):
             name = image["inputUrl"].rpartition("/")[2]
             if image["outputUrl"] is None:
                 complete = False
-                comparison.add_row(
-                    name, format_bytes(len(self._files[name])), f"[red]{image['error']['code']}"
-                )
+                reason = image["error"]["code"] if image["error"] else image["status"]
+                comparison.add_row(name, format_bytes(len(self._files[name])), f"[red]{reason}")
                 continue
             path = urlsplit(image["outputUrl"]).path
             output = await self._client.get(path)
@@ -224,13 +244,13 @@ class _DemoRun:
             path.write_bytes(data)
 
 
-def _comparison_cells(image: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def _comparison_cells(image: StatusImage) -> tuple[str, str, str, str]:
     """Return the cells of one image: size before, size after, percentage saved, and quality."""
-    before, after = image["inputBytes"], image["outputBytes"]
+    before, after = image["inputBytes"] or 0, image["outputBytes"] or 0
     quality = [image["sourceQuality"] or "–", image["quality"] or "unchanged"]
     return (
         format_bytes(before),
         format_bytes(after),
-        f"{100 - 100 * after / before:.0f} %",
+        f"{100 - 100 * after / (before or 1):.0f} %",
         " → ".join(map(str, quality)),
     )

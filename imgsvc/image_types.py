@@ -166,6 +166,22 @@ class CompressionSettings:
         return " ".join(words + [f"{name}={value}" for name, value in options.items() if value])
 
 
+@dataclass(frozen=True, slots=True)
+class ThumbnailSettings:
+    """Settings of a thumbnail: a WebP of the first frame, with no metadata, and never enlarged.
+
+    `max_side` is the longest side in pixels, `quality` that of WebP. A change of the defaults needs
+    another `ETag` of thumbnails.
+    """
+
+    max_side: int = 320
+    quality: int = 75
+
+
+WorkerSettings = CompressionSettings | ThumbnailSettings
+"""What a worker does with an image."""
+
+
 class Note(StrEnum):
     """Something that an output lacks, although its source has it."""
 

@@ -11,21 +11,26 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
 from imgsvc.models import Request
+from imgsvc.row_memory import RowMemory
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_repeat import StagedRepeat
 from imgsvc.staged_upload import StagedUpload, StagingLimits
-from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import Spool
+from imgsvc.storage.state import DISK_FULL, StorageState
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
+from imgsvc.upload_chunks import file_chunks, first_chunk
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
+
+UPLOADS_RETRY_SECONDS = 5
+"""`Retry-After` when too many uploads are in progress."""
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +46,20 @@ class Wakeable(Protocol):
 class UploadResources:
     """The local resources that uploads use."""
 
-    disk_space: DiskSpace
+    storage: StorageState
     scratch: Scratch
     spreadsheets: Spreadsheets
+
+
+class Submission(NamedTuple):
+    """The owner of a new request, or None, and the Idempotency-Key of its API call, or None."""
+
+    owner: str | None
+    idempotency_key: str | None
+
+    def bound_to(self, fingerprint: str) -> tuple[str, str] | None:
+        """Return the Idempotency-Key with the fingerprint of its upload, or None without a key."""
+        return None if self.idempotency_key is None else (self.idempotency_key, fingerprint)
 
 
 class Intake:
@@ -71,7 +87,9 @@ class Intake:
         self._scheduler = scheduler
         self._maintenance = maintenance
         self._limits = limits
-        self._keys_in_progress: set[str] = set()
+        self._row_memory = RowMemory(config)
+        self._uploads = 0
+        self._keys_in_progress: set[Submission] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = False
 
@@ -80,6 +98,7 @@ class Intake:
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
         *,
+        owner: str | None = None,
         idempotency_key: str | None = None,
         options_follow: bool = False,
     ) -> UploadResult:
@@ -90,19 +109,37 @@ class Intake:
         An accepted request is on disk. Nothing is stored of a rejected one.
         """
         self._check_open()
-        return await self._run(
-            self._upload_with_key(chunks, options, idempotency_key, options_follow=options_follow)
-        )
+        if self._uploads >= self._config.max_uploads:
+            raise ProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"{self._uploads:,} uploads are in progress, as many as server.max_uploads allows. "
+                "Try again in a moment.",
+                retry_after=UPLOADS_RETRY_SECONDS,
+            )
+        submission = Submission(owner, idempotency_key)
+        self._uploads += 1
+        try:
+            return await self._run(
+                self._upload_with_key(chunks, options, submission, options_follow=options_follow)
+            )
+        finally:
+            self._uploads -= 1
 
     async def repeat(
-        self, request_id: str, options: RepeatOptions, *, idempotency_key: str | None = None
+        self,
+        request_id: str,
+        options: RepeatOptions,
+        *,
+        owner: str | None = None,
+        idempotency_key: str | None = None,
     ) -> UploadResult:
         """Accept a new request with the rows and the options of another one, or raise `ProblemError`.
 
         `options` replace those of the other request. An accepted request is on disk.
         """
         self._check_open()
-        return await self._run(self._repeat_with_key(request_id, options, idempotency_key))
+        submission = Submission(owner, idempotency_key)
+        return await self._run(self._repeat_with_key(request_id, options, submission))
 
     async def _run(self, upload: Coroutine[object, object, UploadResult]) -> UploadResult:
         """Run an upload so that `stop` can cancel it, count its result, and wake the scheduler."""
@@ -135,25 +172,32 @@ class Intake:
     def _check_open(self) -> None:
         if self._stopping:
             raise _stopping()
-        if not self._resources.disk_space.has_free_space():
+        problem = self._resources.storage.problem
+        if problem == DISK_FULL:
             raise ProblemError(
                 ProblemCode.STORAGE_FULL,
                 "The storage is full. Free disk space on the server, then upload again.",
                 retry_after=60,
+            )
+        if problem is not None:
+            raise ProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"Images cannot be stored: {problem}. Try again later.",
+                retry_after=30,
             )
 
     async def _upload_with_key(
         self,
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
-        idempotency_key: str | None,
+        submission: Submission,
         *,
         options_follow: bool,
     ) -> UploadResult:
-        async with self._reserved(idempotency_key) as bound:
+        async with self._reserved(submission) as bound:
             if bound is None:
                 return await self._new_upload(
-                    chunks, options, idempotency_key, options_follow=options_follow
+                    chunks, options, submission, options_follow=options_follow
                 )
         digest = hashlib.sha256()
         async for chunk in chunks:
@@ -161,34 +205,34 @@ class Intake:
         return await self._replay(options().fingerprint(digest.digest()), *bound)
 
     async def _repeat_with_key(
-        self, request_id: str, options: RepeatOptions, idempotency_key: str | None
+        self, request_id: str, options: RepeatOptions, submission: Submission
     ) -> UploadResult:
         fingerprint = options.fingerprint(request_id)
-        async with self._reserved(idempotency_key) as bound:
+        async with self._reserved(submission) as bound:
             if bound is None:
-                idempotency = None if idempotency_key is None else (idempotency_key, fingerprint)
-                return await self._new_repeat(request_id, options, idempotency)
+                return await self._new_repeat(request_id, options, submission, fingerprint)
         return await self._replay(fingerprint, *bound)
 
     @asynccontextmanager
     async def _reserved(
-        self, idempotency_key: str | None
+        self, submission: Submission
     ) -> AsyncGenerator[tuple[str, Request] | None, None]:
         """Reserve an Idempotency-Key. Yield the fingerprint and the request that it is bound to."""
+        owner, idempotency_key = submission
         if idempotency_key is None:
             yield None
             return
-        if idempotency_key in self._keys_in_progress:
+        if submission in self._keys_in_progress:
             raise ProblemError(
                 ProblemCode.IDEMPOTENCY_KEY_BUSY,
                 "An upload with this Idempotency-Key is still in progress. Wait for its response.",
                 retry_after=1,
             )
-        self._keys_in_progress.add(idempotency_key)
+        self._keys_in_progress.add(submission)
         try:
-            yield await self._request_store.find_idempotent(idempotency_key)
+            yield await self._request_store.find_idempotent(idempotency_key, owner)
         finally:
-            self._keys_in_progress.discard(idempotency_key)
+            self._keys_in_progress.discard(submission)
 
     async def _replay(self, repeated: str, fingerprint: str, request: Request) -> UploadResult:
         # Requests of older versions, and repeated requests, have only one hash.
@@ -215,10 +259,11 @@ class Intake:
         )
 
     async def _new_repeat(
-        self, request_id: str, options: RepeatOptions, idempotency: tuple[str, str] | None
+        self, request_id: str, options: RepeatOptions, submission: Submission, fingerprint: str
     ) -> UploadResult:
         source = await self._request_store.find_repeatable(request_id)
-        copy = StagedRepeat(self._request_store, source)
+        copy = StagedRepeat(self._request_store, source, submission.owner)
+        idempotency = submission.bound_to(fingerprint)
         accepted = False
         try:
             await copy.stage()
@@ -232,61 +277,61 @@ class Intake:
         finally:
             if not accepted:
                 await asyncio.shield(self._discard(copy))
-        _log_accepted(request)
+        _log_accepted(request, submission.owner)
         return await self._result_of(request)
 
     async def _new_upload(
         self,
         chunks: AsyncIterator[bytes],
         options: Callable[[], UploadOptions],
-        idempotency_key: str | None,
+        submission: Submission,
         *,
         options_follow: bool,
     ) -> UploadResult:
-        first = await _first_chunk(chunks)
-        upload = self._begin(options())
+        first = await first_chunk(chunks)
+        upload = self._begin(options(), submission.owner)
         accepted = False
         async with Spool(self._resources.scratch) as body:
             try:
-                file = _file_chunks(first, chunks, body if options_follow else None)
+                file = file_chunks(first, chunks, body if options_follow else None)
                 await upload.read(file, store=not options().dry_run)
                 final_options = options()
                 if final_options.table != upload.table_options:
                     # Options that follow the file in a form change how it is read: read it again.
                     if upload.staged:
                         await asyncio.shield(self._discard(upload))
-                    upload = self._begin(final_options)
+                    upload = self._begin(final_options, submission.owner)
                     await upload.read(body.chunks(), store=not final_options.dry_run)
                 upload.check()
                 request = None
                 if not final_options.dry_run:
                     self._begin_commit()
-                    request = await self._accept(upload, final_options, idempotency_key)
+                    request = await self._accept(upload, final_options, submission)
                     accepted = True
             finally:
                 if not accepted and upload.staged:
                     await asyncio.shield(self._discard(upload))
         return _result(upload, request, final_options.name)
 
-    def _begin(self, options: UploadOptions) -> StagedUpload:
+    def _begin(self, options: UploadOptions, owner: str | None) -> StagedUpload:
         return StagedUpload(
             self._request_store,
             self._config,
             self._resources.spreadsheets,
+            self._row_memory,
             options.table,
-            self._limits,
+            limits=self._limits,
+            owner=owner,
         )
 
     async def _accept(
-        self, upload: StagedUpload, options: UploadOptions, idempotency_key: str | None
+        self, upload: StagedUpload, options: UploadOptions, submission: Submission
     ) -> Request:
-        idempotency = None
-        if idempotency_key is not None:
-            idempotency = (idempotency_key, options.fingerprint(upload.digest))
+        idempotency = submission.bound_to(options.fingerprint(upload.digest))
         request = await upload.accept(
             replace(options.request_options, name=options.name), idempotency
         )
-        _log_accepted(request)
+        _log_accepted(request, submission.owner)
         return request
 
     def _begin_commit(self) -> None:
@@ -304,27 +349,6 @@ class Intake:
             self._maintenance.wake()
 
 
-async def _first_chunk(chunks: AsyncIterator[bytes]) -> bytes:
-    """Return the first bytes of a file. The options of a form that precede it have been received."""
-    async for chunk in chunks:
-        if chunk:
-            return chunk
-    return b""
-
-
-async def _file_chunks(
-    first: bytes, chunks: AsyncIterator[bytes], copy: Spool | None
-) -> AsyncGenerator[bytes, None]:
-    """Yield the first chunk and the others. Write them to `copy` too."""
-    if copy is not None:
-        await copy.write(first)
-    yield first
-    async for chunk in chunks:
-        if copy is not None:
-            await copy.write(chunk)
-        yield chunk
-
-
 def _result(upload: StagedUpload, request: Request | None, name: str | None) -> UploadResult:
     reader = upload.reader
     return UploadResult(
@@ -340,15 +364,13 @@ def _result(upload: StagedUpload, request: Request | None, name: str | None) -> 
     )
 
 
-def _log_accepted(request: Request) -> None:
-    log.info(
-        "accepted",
-        extra={
-            "request": request.request_id,
-            "products": request.products,
-            "images": request.progress.total,
-        },
-    )
+def _log_accepted(request: Request, owner: str | None) -> None:
+    fields = {
+        "request": request.request_id,
+        "products": request.products,
+        "images": request.progress.total,
+    }
+    log.info("accepted", extra=fields if owner is None else fields | {"owner": owner})
 
 
 def _outcome(result: UploadResult) -> str:

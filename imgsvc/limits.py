@@ -11,7 +11,7 @@ from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import MaintenanceLimits
 from imgsvc.processing.webhook_queue import WebhookLimits
 from imgsvc.staged_upload import StagingLimits
-from imgsvc.web.limits import EventStreamLimits
+from imgsvc.web.limits import ConnectionLimits, EventStreamLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,4 +27,5 @@ class ServiceLimits:
     maintenance: MaintenanceLimits = MaintenanceLimits()
     webhooks: WebhookLimits = WebhookLimits()
     health: HealthLimits = HealthLimits()
+    connections: ConnectionLimits = ConnectionLimits()
     event_stream: EventStreamLimits = EventStreamLimits()

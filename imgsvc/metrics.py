@@ -14,43 +14,25 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.uploads = Counter(
-            "imgsvc_uploads", "Uploads, by outcome.", ["outcome"], registry=self.registry
+        self.uploads = self._counter("uploads", "Uploads, by outcome.", "outcome")
+        self.requests_finished = self._counter(
+            "requests_finished", "Finished requests, by status.", "status"
         )
-        self.requests_finished = Counter(
-            "imgsvc_requests_finished",
-            "Finished requests, by status.",
-            ["status"],
-            registry=self.registry,
+        self.images = self._counter(
+            "images", "Finished images, by status and error code.", "status", "code"
         )
-        self.images = Counter(
-            "imgsvc_images",
-            "Finished images, by status and error code.",
-            ["status", "code"],
-            registry=self.registry,
-        )
-        self.retries = Counter(
-            "imgsvc_retries", "Retries scheduled, by error code.", ["code"], registry=self.registry
-        )
-        self.reused = Counter(
-            "imgsvc_images_reused",
+        self.retries = self._counter("retries", "Retries scheduled, by error code.", "code")
+        self.reused = self._counter(
+            "images_reused",
             "Images that use the stored output of an earlier image with the same content.",
-            registry=self.registry,
         )
-        self.not_modified = Counter(
-            "imgsvc_images_not_modified",
-            "Images whose source was not modified since an earlier download.",
-            registry=self.registry,
+        self.not_modified = self._counter(
+            "images_not_modified", "Images whose source was not modified since an earlier download."
         )
-        self.bytes_in = Counter(
-            "imgsvc_input_bytes", "Bytes of sources fetched.", registry=self.registry
-        )
-        self.bytes_out = Counter(
-            "imgsvc_output_bytes", "Bytes of outputs stored.", registry=self.registry
-        )
-        self.webhooks = Counter(
-            "imgsvc_webhooks", "Webhook attempts, by outcome.", ["outcome"], registry=self.registry
-        )
+        self.bytes_in = self._counter("input_bytes", "Bytes of sources fetched.")
+        self.bytes_out = self._counter("output_bytes", "Bytes of outputs stored.")
+        self.webhooks = self._counter("webhooks", "Webhook attempts, by outcome.", "outcome")
+        self.wrong_keys = self._counter("wrong_keys", "API calls with a wrong API key.")
         self.requests_unfinished = Gauge(
             "imgsvc_requests_unfinished", "Unfinished requests.", registry=self.registry
         )
@@ -71,6 +53,9 @@ class Metrics:
             "compress", "Time to compress an image, including the wait for a worker."
         )
         self.store_seconds = self._histogram("store", "Time to store an image.")
+
+    def _counter(self, name: str, description: str, *labels: str) -> Counter:
+        return Counter(f"imgsvc_{name}", description, labels, registry=self.registry)
 
     def _histogram(self, name: str, description: str) -> Histogram:
         return Histogram(

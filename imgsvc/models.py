@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from imgsvc.errors import FileError, ImageErrorCode
+from imgsvc.errors import FileError, ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.table_types import InputTable, SourceCells
 
@@ -147,12 +147,36 @@ class Backlog:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestTotals:
+    """The number of requests and of their images, and the bytes of the completed images."""
+
+    requests: int
+    images: int
+    input_bytes: int
+    output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class FailureCount:
     """The number of images of one host that failed with one code."""
 
     host: str
     code: ImageErrorCode
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingHost:
+    """Images of a request that wait for one host: the latest error, and the time of the next attempt.
+
+    They wait for another attempt, or until the host's circuit closes. `next_try_at` is in Unix seconds.
+    """
+
+    host: str
+    code: ImageErrorCode
+    message: str
+    count: int
+    next_try_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +189,9 @@ class Request:
     images were done; None means that the measurement has not started.
 
     `products` is the number of valid rows, `skipped` that of rows left out, `error_count` that of the
-    errors in them. A request in a list has a `table` without columns.
+    errors in them. `waiting_images` is the number of images that wait for any host, and `waiting` are
+    the hosts with most of them. A request in a list has a `table` without columns, no `failures` and no
+    `waiting`.
     """
 
     key: int
@@ -184,6 +210,8 @@ class Request:
     error_count: int = 0
     webhook: DeliveryState | None = None
     failures: tuple[FailureCount, ...] = ()
+    waiting: tuple[WaitingHost, ...] = ()
+    waiting_images: int = 0
     measured_since: float | None = None
     measured_done: int = 0
     reused: ReuseCounts = ReuseCounts()
@@ -320,12 +348,14 @@ class Failed:
 class Requeued:
     """The claimed image is requeued.
 
-    `not_before` is the earliest time of the next attempt in Unix seconds; 0 means now.
+    `not_before` is the earliest time of the next attempt in Unix seconds; 0 means now. `error` is that
+    of the attempt, if one failed.
     """
 
     claim: Claim
     attempts: int
     not_before: float = 0.0
+    error: ImageError | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 import aiofiles
 
 from imgsvc.atomic_write import atomic_write
 from imgsvc.config import Config
 from imgsvc.errors import StartupError
+from imgsvc.image_folder import ImageFolder
 from imgsvc.models import (
+    ImageRow,
     ProductRow,
     Request,
     RequestOptions,
@@ -25,8 +26,7 @@ from imgsvc.models import (
 )
 from imgsvc.serializers import status_json
 from imgsvc.service import DATABASE, Service, running
-from imgsvc.status_table import StatusTable, UrlOf
-from imgsvc.storage.filesystem import output_path
+from imgsvc.status_table import StatusTable
 from imgsvc.table_types import TableOptions
 from imgsvc.upload_types import UploadOptions
 
@@ -35,20 +35,28 @@ if TYPE_CHECKING:
 
 FILE_CHUNK_BYTES = 2**18
 """Size of the chunks in which the file is read, in bytes."""
-MARKER = ".process"
-"""File that marks a data folder made by `process`.
-
-A folder without it belongs to a service, whose requests must not be deleted.
-"""
+OLD_MARKER = ".process"
+"""File by which version 1.0 marked an image folder that is a data folder too."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileOptions:
-    """How `process` reads its file, and how it writes the CSV. `name` is the request's display name."""
+    """How `process` reads its file, and where and how it writes its results.
 
+    `images` is the folder for the images. `replace`: images that it has from another run are removed.
+    `name` is the request's display name.
+    """
+
+    images: Path
+    replace: bool
     name: str | None = None
     table: TableOptions = TableOptions()
     output: StatusTable = StatusTable()
+
+
+def working_folder(out: Path) -> Path:
+    """Return the hidden folder with the working data for the CSV `out`."""
+    return out.absolute().with_name(f".{out.name}.imgsvc")
 
 
 async def process_file(
@@ -56,19 +64,23 @@ async def process_file(
     table: Path,
     out: Path,
     on_progress: Callable[[StatusJson], None],
-    options: FileOptions = FileOptions(),
+    options: FileOptions,
 ) -> StatusJson:
-    """Process the file `table` in the folder `config.storage.data_dir`, and write the CSV to `out`.
+    """Process the file `table`, and write the CSV to `out` and the images to `options.images`.
 
-    The folder keeps the state. For the same file with the same settings, processing continues where it
-    stopped, and failed images are retried. Another file replaces the earlier one and its images.
-    `on_progress` is called with each new status.
+    `config.storage.data_dir` keeps the state: use `working_folder`. It is removed when every image is
+    completed. Until then, processing the same file with the same settings continues where it stopped,
+    and failed images are retried. Another file replaces the earlier one. `on_progress` is called with
+    each new status.
 
-    Return the status of the finished request. Raise `ProblemError`, `OSError` or
-    `StartupError`, the last also if the folder belongs to a service.
+    Return the status of the finished request. Raise `ProblemError`, `OSError` or `StartupError`.
     """
-    _prepare_folder(config.storage.data_dir)
+    folder = config.storage.data_dir
+    _prepare_folder(folder, options.images)
     async with running(config, listen=False) as service:
+        damage = service.stores.database.damage
+        if damage.reason is not None:
+            raise StartupError(_damaged(config.storage.data_dir))
         request = await _submit(service, config, table, options)
         options.output.check(request)
         await _delete_other_requests(service, request.request_id)
@@ -76,26 +88,37 @@ async def process_file(
             _wait_until_finished(service, request.request_id, on_progress)
         )
         ended = asyncio.create_task(service.ended())
+        damaged = asyncio.create_task(damage.found.wait())
         try:
-            await asyncio.wait({finished, ended}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({finished, ended, damaged}, return_when=asyncio.FIRST_COMPLETED)
+            if damaged.done():
+                raise StartupError(_damaged(config.storage.data_dir))
             if not finished.done():
                 raise StartupError("An internal task failed. See the log.")
             await finished
         finally:
-            finished.cancel()
-            ended.cancel()
-        return await _write_csv(service, request.request_id, out, options.output)
+            for task in (finished, ended, damaged):
+                task.cancel()
+        status = await _write_csv(service, request.request_id, out, options)
+    if status["status"] == "completed":
+        await asyncio.to_thread(shutil.rmtree, folder)
+    return status
 
 
-def _prepare_folder(folder: Path) -> None:
-    """Create the folder and its marker. Raise `StartupError` if it belongs to a service."""
-    marker = folder / MARKER
-    if (folder / DATABASE).exists() and not marker.exists():
+def _damaged(folder: Path) -> str:
+    """Return the message for a damaged database. It only has what the same command makes again."""
+    return f"The database in {folder} is damaged. Delete this folder, and run the command again."
+
+
+def _prepare_folder(folder: Path, images: Path) -> None:
+    """Create the folder of working data. Take over that of version 1.0, which is the image folder."""
+    if (images / OLD_MARKER).exists() and not folder.exists():
+        images.rename(folder)
+    elif (images / DATABASE).exists():
         raise StartupError(
-            f"{folder} is the data folder of a service. Choose another folder with --images."
+            f"{images} is the data folder of a service. Choose another folder with --images."
         )
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    marker.touch()
 
 
 async def _submit(service: Service, config: Config, table: Path, options: FileOptions) -> Request:
@@ -160,13 +183,16 @@ async def _wait_until_finished(
 
 
 async def _write_csv(
-    service: Service, request_id: str, out: Path, table: StatusTable
+    service: Service, request_id: str, out: Path, options: FileOptions
 ) -> StatusJson:
-    """Write the CSV to `out`, and return the request's status. The output URLs are relative to `out`.
+    """Write the images and then the CSV, and return the request's status.
 
-    An existing file is replaced only after the whole CSV has been written.
+    The output URLs are relative to `out`. An existing CSV is replaced only after the whole CSV has been
+    written.
     """
-    folder = _relative_to(out, service.config.storage.data_dir)
+    data_dir = service.config.storage.data_dir
+    folder = ImageFolder(options.images, data_dir, out)
+    table = options.output
     with atomic_write(out) as partial:
         async with (
             service.queries.open(request_id) as snapshot,
@@ -176,21 +202,18 @@ async def _write_csv(
             csv_format = table.csv_format(request.table)
             await file.write(csv_format.mark + csv_format.encode(table.header(request)))
             async for products in snapshot.pages(whole=table.whole):
-                url_of = await _output_urls(service, folder, products)
+                urls = await asyncio.to_thread(_store_images, folder, products)
+                url_of = urls.__getitem__
                 await file.write(csv_format.encode(table.rows(products, request, url_of)))
+    if options.replace:
+        await asyncio.to_thread(folder.remove_others)
     return status_json(request, time.time())
 
 
-def _relative_to(out: Path, folder: Path) -> Path:
-    """Return the path of `folder` relative to the folder of `out`."""
-    return Path(os.path.relpath(folder, out.absolute().parent))
-
-
-async def _output_urls(service: Service, folder: Path, products: Iterable[ProductRow]) -> UrlOf:
-    """Return a function for the URLs of the outputs of these products, relative to the CSV."""
-    urls = {}
-    for image in (image for product in products for image in product.images):
-        if image.file:
-            stored = await service.queries.public_file(image.file)
-            urls[image.file] = quote(output_path(folder, stored.name).as_posix()) if stored else ""
-    return lambda image: urls[image.file or ""]
+def _store_images(folder: ImageFolder, products: Iterable[ProductRow]) -> dict[ImageRow, str]:
+    """Store the outputs of products under readable names, and return the URL of each image."""
+    return {
+        image: folder.add(image, product.number + 1)
+        for product in products
+        for image in product.images
+    }

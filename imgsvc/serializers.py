@@ -21,6 +21,7 @@ from imgsvc.models import (
     ProductRow,
     Progress,
     Request,
+    RequestTotals,
 )
 from imgsvc.status_table import UrlOf
 from imgsvc.table_types import InputTable, Product
@@ -107,6 +108,16 @@ def summary_json(request: Request, now: float) -> Json:
     }
 
 
+def totals_json(totals: RequestTotals) -> Json:
+    """Return the totals of all requests that a list is made from."""
+    return {
+        "requests": totals.requests,
+        "images": totals.images,
+        "inputBytes": totals.input_bytes,
+        "outputBytes": totals.output_bytes,
+    }
+
+
 def status_json(request: Request, now: float, retention_days: float = 0) -> Json:
     """Return a request's status without its products. `now` is in Unix seconds."""
     webhook = request.webhook
@@ -125,6 +136,16 @@ def status_json(request: Request, now: float, retention_days: float = 0) -> Json
         "failures": [
             {"host": failure.host, "code": failure.code, "count": failure.count}
             for failure in request.failures
+        ],
+        "waiting": [
+            {
+                "host": each.host,
+                "code": each.code,
+                "message": each.message,
+                "count": each.count,
+                "nextTryAt": format_time(each.next_try_at),
+            }
+            for each in request.waiting
         ],
         "webhook": webhook
         and {
@@ -184,15 +205,16 @@ def _image_json(image: ImageRow, url_of: UrlOf) -> Json:
 def eta_seconds(request: Request, now: float) -> int | None:
     """Return the seconds until the request has finished, at the measured rate.
 
-    None if no rate has been measured yet. `now` is in Unix seconds.
+    None if no rate has been measured yet, or if all unfinished images wait for their hosts. `now` is in
+    Unix seconds.
     """
     if request.finished_at is not None:
         return 0
     progress, since = request.progress, request.measured_since
-    done = progress.done - request.measured_done
-    if since is None or now <= since or done <= 0:
+    done, unfinished = progress.done - request.measured_done, progress.total - progress.done
+    if since is None or now <= since or done <= 0 or request.waiting_images >= unfinished:
         return None
-    return math.ceil((progress.total - progress.done) * (now - since) / done)
+    return math.ceil(unfinished * (now - since) / done)
 
 
 def _progress_json(request: Request, now: float) -> Json:

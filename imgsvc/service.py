@@ -7,91 +7,50 @@ import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
-import aiohttp
-
+from imgsvc.adapters import Replacements, create_executor, create_store, reconciliation_limits
 from imgsvc.config import Config
-from imgsvc.database.connection import Database, DatabaseUnavailableError
+from imgsvc.database import tokens
+from imgsvc.database.connection import Database, DatabaseDamagedError, DatabaseUnavailableError
 from imgsvc.database.stores import Stores
-from imgsvc.execution.base import Executor
-from imgsvc.execution.local import LocalExecutor
-from imgsvc.images import native
+from imgsvc.gauges import register_gauges
 from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
-from imgsvc.network.byte_budget import ByteBudget
-from imgsvc.network.fetch import Fetcher
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.backlog import BacklogMonitor
-from imgsvc.processing.events import Events
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.health import HealthMonitor, ServiceState
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.pipeline import Processing
 from imgsvc.processing.reconciliation import Reconciliation
 from imgsvc.processing.request_actions import RequestActions
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.processing.webhook_queue import WebhookQueue
+from imgsvc.sample import Sample
 from imgsvc.serializers import webhook_body
 from imgsvc.spreadsheets import Spreadsheets
-from imgsvc.storage.base import ImageStore
+from imgsvc.storage.base import StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.disk_space import DiskSpace
-from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.lock import lock_data_dir
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.state import StorageState
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.web.app import create_app
 from imgsvc.web.context import AppContext
 from imgsvc.web.http.server import listening
-from imgsvc.workers.pool import COMPRESS_FUNCTION, WorkerPool
 
 log = logging.getLogger(__name__)
 
 DATABASE = "imgsvc.db"
 """The name of the database file in `data_dir`."""
-MAX_FETCHED_BYTES = 40 * 2**20
-"""Maximum size of all sources that are fetched and not yet compressed."""
 CLOSE_SECONDS = 3.0
 """Part of `server.shutdown_seconds` that is reserved for closing resources."""
 COMMIT_GRACE_SECONDS = 1.0
 """Time for the last commits at shutdown. Uncommitted images are processed again at the next start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Replacements:
-    """Components that a service uses instead of those that its configuration selects.
-
-    `compress_function`, `confined`: see `WorkerPool`.
-    """
-
-    disk_space: DiskSpace | None = None
-    store: ImageStore | None = None
-    executor: Executor | None = None
-    events: type[Events] = Events
-    compress_function: str = COMPRESS_FUNCTION
-    confined: bool = True
-
-
-def create_store(config: Config, disk_space: DiskSpace) -> ImageStore:
-    """Return the store of outputs that the configuration selects."""
-    return FilesystemStore(config.storage.data_dir, disk_space)
-
-
-def create_executor(
-    config: Config,
-    session: aiohttp.ClientSession,
-    store: ImageStore,
-    metrics: Metrics,
-    replacements: Replacements,
-) -> Executor:
-    """Return the executor that the configuration selects, or its replacement."""
-    if replacements.executor is not None:
-        return replacements.executor
-    fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES))
-    function, confined = replacements.compress_function, replacements.confined
-    pool = WorkerPool(config.compress, function=function, confined=confined)
-    return LocalExecutor(fetcher, pool, store, metrics)
 
 
 class Service:
@@ -101,11 +60,13 @@ class Service:
         self,
         config: Config,
         database: Database,
+        sample: Sample,
         limits: ServiceLimits = ServiceLimits(),
         replacements: Replacements = Replacements(),
     ) -> None:
         self.config = config
         self.url = ""
+        self.sample = sample
         self._tasks: set[asyncio.Task[None]] = set()
         self._process_queue: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
@@ -122,9 +83,8 @@ class Service:
         self.disk_space = disk_space = replacements.disk_space or DiskSpace(
             storage.data_dir, storage.min_free_bytes
         )
-        self._scratch = Scratch(storage.data_dir)
-        self._spreadsheets = Spreadsheets(config, self._scratch)
         self.store = store = replacements.store or create_store(config, disk_space)
+        self._storage = StorageState(disk_space, store)
         self._session = session = open_session(
             config.fetch, AddressRules(config.fetch.allowed_networks)
         )
@@ -132,8 +92,10 @@ class Service:
             config.fetch,
             AddressRules(config.webhook_networks, setting="webhook.allowed_networks"),
         )
-        self.executor = executor = create_executor(config, session, store, metrics, replacements)
-        self.monitor = HealthMonitor(database, executor, disk_space, limits.health)
+        self.executor = executor = create_executor(
+            config, session, store, metrics, replacements, sample=sample
+        )
+        self.monitor = HealthMonitor(database, executor, self._storage, limits.health)
         self._webhook_queue = WebhookQueue(
             stores.webhook_store,
             WebhookSender(webhook_session, config.webhook),
@@ -149,7 +111,7 @@ class Service:
             executor,
             events,
             self._webhook_queue,
-            disk_space,
+            self._storage,
             metrics,
             limits.processing,
         )
@@ -158,12 +120,20 @@ class Service:
     def _create_user_interface(self) -> None:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
+        self._scratch = Scratch(self.config.storage.data_dir)
+        self._spreadsheets = Spreadsheets(self.config, self._scratch)
+        self._thumbnail_cache = ThumbnailCache(self.config.storage.data_dir, self.disk_space)
+        self.thumbnails = Thumbnails(
+            stores.queries, self.store, self.executor, self._thumbnail_cache
+        )
         self._maintenance = maintenance = Maintenance(
             stores.request_store,
             stores.token_store,
             self.store,
+            self._thumbnail_cache,
             self.config.storage,
-            limits.maintenance,
+            clock=ExpiryClock(stores.clock_store),
+            limits=limits.maintenance,
         )
         self.actions = RequestActions(
             stores.job_store,
@@ -178,7 +148,7 @@ class Service:
             stores.request_store,
             self.config.server,
             self.metrics,
-            UploadResources(self.disk_space, self._scratch, self._spreadsheets),
+            UploadResources(self._storage, self._scratch, self._spreadsheets),
             scheduler=processing.scheduler,
             maintenance=maintenance,
             limits=limits.staging,
@@ -193,53 +163,91 @@ class Service:
             queries=self.queries,
             actions=self.actions,
             store=self.store,
+            thumbnails=self.thumbnails,
             scratch=self._scratch,
+            sample=self.sample,
             events=self.events,
             health=self.monitor,
-            metrics=self.metrics.registry,
+            metrics=self.metrics,
+            sessions=self.stores.session_store,
+            connections=self.limits.connections,
             event_stream=self.limits.event_stream,
         )
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
         """Serve HTTP at `url` until the block ends. Raise `StartupError` if that is impossible."""
-        async with listening(create_app(self.app_context), self.config.server) as self.url:
+        app, limits = create_app(self.app_context), self.limits.connections
+        async with listening(app, self.config.server, limits) as self.url:
             yield
 
     async def start(self) -> None:
         """Recover the state that an earlier process left, then start all components."""
-        self._register_gauges()
+        register_gauges(
+            self.metrics,
+            self.executor,
+            self.processing.scheduler,
+            self.events,
+            disk_space=self.disk_space,
+            storage=self._storage,
+        )
         self._start_task(self.monitor.watch(), "health monitor")
         backlog = BacklogMonitor(self.queries, self.metrics, self.limits.backlog_seconds)
         self._start_task(backlog.watch(), "backlog monitor")
-        await self._recover()
+        database = self.stores.database
+        checking = self._start_task(database.check(), "database check")
+        await asyncio.wait({checking}, timeout=self.limits.health.check_seconds)
+        try:
+            await self._recover()
+        except DatabaseDamagedError:  # the service answers, but is not ready
+            self.monitor.state = ServiceState.RUNNING
+            return
         await self.executor.start()
         self._start_task(self.events.publish(), "events")
         self._start_task(self._maintenance.run(), "maintenance")
-        self._start_task(
-            Reconciliation(self.stores.token_store, self.store).run(), "reconciliation"
+        self._start_task(self.store.watch(), "store")
+        reconciliation = Reconciliation(
+            self.stores.token_store,
+            self.store,
+            ExpiryClock(self.stores.clock_store),
+            reconciliation_limits(self.config),
         )
+        self._start_task(reconciliation.run(), "reconciliation")
         self._process_queue = self._start_task(
             self.processing.scheduler.process_queue(), "scheduler"
         )
         self._start_task(self.processing.unreachable_hosts.run(), "unreachable hosts")
         self._start_task(self._webhook_queue.run(), "webhooks")
         self._start_task(self.actions.resume(), "cancellations")
+        self._start_task(self._stop_when_damaged(), "damage")
         self.monitor.state = ServiceState.RUNNING
 
     async def _recover(self) -> None:
-        """Clean up what an earlier process left, retrying while the database accepts no writes."""
+        """Clean up what an earlier process left. Retry while the database or the store fails."""
         while True:
             try:
                 self._scratch.sweep()
+                await self.store.claim(*await self.stores.token_store.claimant())
                 await self.store.sweep()
                 await self.stores.token_store.recover()
                 await self.stores.job_store.recover()
                 await self.stores.request_store.discard_abandoned()
-            except DatabaseUnavailableError:  # the health monitor reports it
+                await self.stores.session_store.recover(
+                    [key.digest for key in self.config.server.all_keys]
+                )
+            except DatabaseDamagedError:
+                raise
+            except (DatabaseUnavailableError, StorageUnavailableError):
+                # The health monitor reports it.
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return
+
+    async def _stop_when_damaged(self) -> None:
+        """Stop all tasks once the database is damaged. Reads may still work."""
+        await self.stores.database.damage.found.wait()
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
 
     async def stop(self) -> None:
         """Refuse new work, finish or requeue jobs in flight before the deadline, stop all tasks."""
@@ -255,12 +263,14 @@ class Service:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.executor.close(max(0.0, deadline - time.monotonic()))
+        await self.thumbnails.close()
 
     async def close(self) -> None:
         """Close the resources that the constructor opened, whether `start` was called or not."""
         await self._session.close()
         await self._webhook_session.close()
         await self.store.close()
+        self._thumbnail_cache.close()
         self._spreadsheets.close()
         self._scratch.close()
 
@@ -276,37 +286,15 @@ class Service:
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StoreClaimedError):
+            log.critical("%s", error)
+        else:
             log.critical(
                 "a component of the service has failed: %s", task.get_name(), exc_info=error
             )
-            self._ended.set()
-
-    def _register_gauges(self) -> None:
-        gauge = self.metrics.gauge
-        gauge(
-            "in_flight",
-            "Images being fetched, compressed or stored.",
-            lambda: self.processing.scheduler.in_flight,
-        )
-        gauge("watchers", "Clients watching a request.", lambda: self.events.watchers)
-        gauge("free_bytes", "Free disk space for data_dir, in bytes.", self.disk_space.free)
-        gauge(
-            "native_module",
-            "1 if the native module compresses JPEGs, 0 if it is not built.",
-            lambda: float(native.AVAILABLE),
-        )
-        gauge("workers", "Worker processes.", lambda: self.executor.workers)
-        gauge(
-            "workers_busy",
-            "Worker processes that are compressing images.",
-            lambda: self.executor.busy,
-        )
-        gauge(
-            "workers_missing_layers",
-            "Layers of the confinement of workers that are missing. 0: workers are fully confined.",
-            lambda: len(self.executor.missing_layers),
-        )
+        self._ended.set()
 
 
 @asynccontextmanager
@@ -324,7 +312,8 @@ async def opened(
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
-        service = Service(config, database, limits, replacements)
+        sample = Sample(await database.read(tokens.secret))
+        service = Service(config, database, sample, limits, replacements)
         stack.push_async_callback(service.close)
         yield service
 

@@ -9,12 +9,15 @@ from imgsvc.models import Request, RequestOptions
 
 
 class StagedRepeat:
-    """A copy of a request's rows, staged under a request that stays hidden until it is accepted."""
+    """A copy of a request's rows, staged under a request that stays hidden until it is accepted.
 
-    def __init__(self, request_store: RequestStore, source: Request) -> None:
+    `owner` is the owner of the copy.
+    """
+
+    def __init__(self, request_store: RequestStore, source: Request, owner: str | None) -> None:
         self._request_store = request_store
         self._source = source
-        self._begin_task = asyncio.create_task(request_store.begin())
+        self._begin_task = asyncio.create_task(request_store.begin(owner))
 
     async def stage(self) -> None:
         """Copy all rows. Raise `ProblemError` NOT_AVAILABLE if the source is deleted meanwhile."""

@@ -12,6 +12,7 @@ from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Request, RequestOptions
+from imgsvc.row_memory import RowMemory
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.table.reader import TableReader
 from imgsvc.table.xlsx import XLSX_SIGNATURE
@@ -37,7 +38,7 @@ class StagingLimits:
 class StagedUpload:
     """One upload. Its rows are staged under a request that stays hidden until it is accepted.
 
-    `preview` are the first valid products.
+    `preview` are the first valid products. `owner` is the name of the API key that made the upload.
     """
 
     def __init__(
@@ -45,13 +46,18 @@ class StagedUpload:
         request_store: RequestStore,
         config: ServerConfig,
         spreadsheets: Spreadsheets,
+        row_memory: RowMemory,
         table_options: TableOptions,
+        *,
         limits: StagingLimits,
+        owner: str | None = None,
     ) -> None:
         self._request_store = request_store
         self._config = config
         self._spreadsheets = spreadsheets
+        self._row_memory = row_memory
         self._limits = limits
+        self._owner = owner
         self.table_options = table_options
         self.reader = TableReader(table_options, max_images=config.max_images_per_request)
         self.preview: list[Product] = []
@@ -102,11 +108,13 @@ class StagedUpload:
                     self._unstaged_bytes += sum(len(cell) for row in rows for cell in row)
                     yield self.reader.feed_rows(first_row, rows)
             return
-        async for chunk in file:
-            for first in range(0, len(chunk), FEED_BYTES):
-                piece = chunk[first : first + FEED_BYTES]
-                self._unstaged_bytes += len(piece)
-                yield self.reader.feed(piece)
+        with self._row_memory.share() as share:
+            async for chunk in file:
+                for first in range(0, len(chunk), FEED_BYTES):
+                    piece = chunk[first : first + FEED_BYTES]
+                    self._unstaged_bytes += len(piece)
+                    yield self.reader.feed(piece)
+                    await share.resize(self.reader.buffered_bytes)
 
     async def _hashed(
         self, start: bytes, chunks: AsyncIterator[bytes]
@@ -144,7 +152,7 @@ class StagedUpload:
 
     async def _stage(self, rows: list[Product]) -> None:
         if self._begin_task is None:
-            self._begin_task = asyncio.create_task(self._request_store.begin())
+            self._begin_task = asyncio.create_task(self._request_store.begin(self._owner))
         # If this task is cancelled here, the request still begins, and its key is needed to discard it.
         request_key = await asyncio.shield(self._begin_task)
         await self._wait_for_staging()

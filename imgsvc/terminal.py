@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +24,8 @@ ROLES = {
     "dropped": "Replaced",
 }
 """The titles of the roles of columns, in the order in which they are printed."""
+MAX_WAITING_LINES = 10
+"""Maximum number of lines about hosts that a progress bar prints, each host and error once."""
 DELIMITER_WORDS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 
@@ -42,8 +47,18 @@ def progress_display(console: Console) -> Iterator[Callable[[StatusJson], None]]
     )
     with Progress(*columns, console=console) as progress_bar:
         task = progress_bar.add_task("images", total=None, failed="")
+        printed: set[tuple[str, str]] = set()
+
+        def print_new_waiting(status: StatusJson) -> None:
+            lines = waiting_lines(status, time.time())
+            for each, line in zip(status.get("waiting", ()), lines, strict=True):
+                error = each["host"], each["code"]
+                if error not in printed and len(printed) < MAX_WAITING_LINES:
+                    printed.add(error)
+                    progress_bar.console.print(line, markup=False, highlight=False)
 
         def show(status: StatusJson) -> None:
+            print_new_waiting(status)
             progress = status["progress"]
             done = progress["completed"] + progress["failed"] + progress["cancelled"]
             failed = f"[red]{progress['failed']} failed" if progress["failed"] else ""
@@ -95,6 +110,22 @@ def failure_lines(status: StatusJson) -> list[str]:
     """Return a line for each kind of failure of a request, most frequent first."""
     by_count = sorted(status["failures"], key=lambda each: -each["count"])
     return [f"{each['count']:,} × {each['code']} ({each['host']})" for each in by_count]
+
+
+def waiting_lines(status: StatusJson, now: float) -> list[str]:
+    """Return a sentence for each host that images wait for. `now` is in Unix seconds.
+
+    For example: `Cannot find www.gstatic.com (10 images). Next try in 25 s.`
+    """
+    lines = []
+    for each in status.get("waiting", ()):  # older services have no such field
+        count, host, message = each["count"], each["host"], each["message"].rstrip(".")
+        if host.lower() not in message.lower():
+            message = f"{host}: {message}"
+        seconds = math.ceil(datetime.fromisoformat(each["nextTryAt"]).timestamp() - now)
+        next_try = f"Next try in {seconds} s." if seconds > 0 else "Retrying now."
+        lines.append(f"{message} ({count:,} image{'' if count == 1 else 's'}). {next_try}")
+    return lines
 
 
 def problem_lines(problem: ProblemError) -> list[str]:

@@ -151,6 +151,13 @@ def host_name(host_url: str) -> str:
     return rest.removesuffix(":443" if scheme == "https" else ":80")
 
 
+def host_urls(host: str) -> tuple[str, ...]:
+    """Return the `scheme://host:port` of both schemes for a `host` or `host:port`. Raise `UrlError`."""
+    if re.search(r"[/?#]", host):
+        raise UrlError(FileErrorCode.INVALID_URL, "must be a host name, or host:port")
+    return tuple(parse_url(f"{scheme}://{host}/").host_url for scheme in _DEFAULT_PORTS)
+
+
 def redact(url: str) -> str:
     """Return a URL, or any text, for logs: without user name, password, query and fragment."""
     visible = re.split(r"[?#]", url, maxsplit=1)[0]

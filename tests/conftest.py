@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import CommandLine
 from tests.origin import Origin
+from tests.s3_servers import S3Server, running_moto
 from tests.service_process import Service
 
 StartService = Callable[..., Service]
@@ -34,11 +37,19 @@ def origin(_origin_process: Origin) -> Iterator[Origin]:
     _origin_process.reset()
 
 
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[S3Server]:
+    """Provide a server with the S3 API. It is installed in an environment of its own first."""
+    with running_moto() as server:
+        yield server
+
+
 @pytest.fixture
 def start_service(tmp_path: Path) -> Iterator[StartService]:
     """Provide a function that starts a service: `start_service(fetch={"per_host": 2}, …)`.
 
-    `folder=`, `environ=` and `arguments=` are passed to `Service`. If the test fails, its log is shown.
+    `folder=`, `environ=`, `arguments=` and `max_files=` are passed to `Service`. If the test fails, its
+    log is shown.
     """
     started: list[Service] = []
 
@@ -48,11 +59,12 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
         environ: dict[str, str] | None = None,
         arguments: tuple[str, ...] = (),
         ready: bool = True,
+        max_files: int | None = None,
         **settings: dict[str, Any],
     ) -> Service:
         service_folder = folder or tmp_path / f"service-{len(started)}"
         service_folder.mkdir(exist_ok=True)
-        service = Service(service_folder, settings, environ, arguments)
+        service = Service(service_folder, settings, environ, arguments, max_files)
         started.append(service)
         service.start(ready=ready)
         return service
@@ -67,3 +79,15 @@ def start_service(tmp_path: Path) -> Iterator[StartService]:
 def service(start_service: StartService) -> Service:
     """Provide a running service with the default settings of `tests.service_process.Service`."""
     return start_service()
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Iterator[CommandLine]:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    cli = CommandLine(folder)
+    yield cli
+    for process in cli.processes:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()

@@ -20,7 +20,8 @@ class FakeExecutor:
     `sources`: the bytes behind each URL; any other URL is `http_status` 404. The validator of a source
     is its digest. The output is the first half of the source. A source that contains `hang` is never
     compressed, `refuse` is corrupt. `held`: the number of fetched sources that are not dropped.
-    `compressed`: the sources compressed.
+    `compressed`: the sources compressed. `thumbnails`: the outputs whose thumbnails were made, which
+    are their first bytes.
     """
 
     workers = 2
@@ -34,6 +35,7 @@ class FakeExecutor:
         self.missing_layers: list[str] = []
         self.worker_seconds: dict[int, float] = {}
         self.compressed: list[bytes] = []
+        self.thumbnails: list[bytes] = []
         self.closed = asyncio.Event()
 
     async def start(self) -> None:
@@ -41,6 +43,16 @@ class FakeExecutor:
 
     async def close(self, grace: float) -> None:
         self.closed.set()
+
+    async def make_thumbnail(self, data: bytes) -> bytes:
+        if b"hang" in data:
+            await self.closed.wait()
+        if self.closed.is_set():
+            raise ExecutionInterruptedError
+        if b"refuse" in data:
+            raise ImageError(ImageErrorCode.CORRUPT_IMAGE, "It is damaged.")
+        self.thumbnails.append(data)
+        return data[:1]
 
     @asynccontextmanager
     async def fetch(

@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Iterable
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.storage.base import StorageFullError, check_output_name
+from imgsvc.storage.base import ImageStore, StorageFullError, check_output_name
 
 
-class MemoryStore:
+class MemoryStore(ImageStore):
     """An `ImageStore` for tests.
 
-    `full`: nothing can be stored. `broken`: names that cannot be stored. `partial`: incomplete outputs.
+    `full`: nothing can be stored. `outage`: the problem that the store reports. `broken`: names that
+    cannot be stored. `partial`: incomplete outputs.
     """
 
     def __init__(self) -> None:
@@ -20,7 +21,12 @@ class MemoryStore:
         self.partial: set[str] = set()
         self.broken: set[str] = set()
         self.full = False
+        self.outage: str | None = None
         self._closed = False
+
+    @property
+    def problem(self) -> str | None:
+        return self.outage
 
     async def put(self, name: str, data: bytes) -> None:
         check_output_name(name)

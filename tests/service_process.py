@@ -60,6 +60,7 @@ class Service:
     """One service and its folder. `settings` are the sections of config.toml.
 
     The service may download from loopback, listens on a free port, and logs JSON to `log_file`.
+    `max_files` is its limit of open files.
     """
 
     def __init__(
@@ -68,11 +69,13 @@ class Service:
         settings: Mapping[str, Mapping[str, object]] | None = None,
         environ: Mapping[str, str] | None = None,
         arguments: Sequence[str] = (),
+        max_files: int | None = None,
     ) -> None:
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_file = folder / "service.log"
         self.arguments = list(arguments)
+        self.max_files = max_files
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("IMGSVC_")}
         self.environ |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "default", **(environ or {})}
         self.settings: dict[str, dict[str, object]] = {
@@ -96,7 +99,7 @@ class Service:
         before = self.log_file.stat().st_size if self.log_file.exists() else 0
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "imgsvc", "serve", "--config", str(config), *self.arguments],
+                [*self._prefix(), "serve", "--config", str(config), *self.arguments],
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -107,6 +110,13 @@ class Service:
         block_until(lambda: self._find_url(before), "the service to listen", 60)
         if ready:
             block_until(self.is_ready, "the service to be ready", 60)
+
+    def _prefix(self) -> list[str]:
+        """Return the start of the command line: the program, with a limit of open files."""
+        program = [sys.executable, "-m", "imgsvc"]
+        if self.max_files is None:
+            return program
+        return ["sh", "-c", f'ulimit -n {self.max_files} && exec "$@"', "sh", *program]
 
     def _find_url(self, offset: int) -> bool:
         """Set `url` from the log after `offset`. Return whether the service listens."""
@@ -219,8 +229,11 @@ def records(lines: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def as_toml(settings: Mapping[str, Mapping[str, object]]) -> str:
-    """Return the settings as TOML. The JSON of each value must also be valid TOML."""
+    """Return the settings as TOML. The JSON of each value must also be valid TOML, but for tables."""
     lines = []
     for section, keys in settings.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+        lines.append(f"[{section}]")
+        for key, value in keys.items():
+            # In TOML, the keys of a table have equals signs.
+            lines.append(f"{key} = {json.dumps(value, separators=(', ', ' = '))}")
     return "\n".join(lines) + "\n"

@@ -23,6 +23,15 @@ from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.models import ImageStatus
 from imgsvc.urls import host_name, host_url_of
 
+_OF_HOST = " AND host_key = ?"
+_OF_CANCELLED_HOSTS = (
+    " AND host_key IN (SELECT h.host_key FROM cancelled_hosts h "
+    "WHERE h.request_key = images.request_key)"
+)
+_IMAGES_IN_FLIGHT = (
+    "SELECT number FROM images INDEXED BY images_in_flight "
+    "WHERE request_key = ? AND status = 'processing'"
+)
 _PENDING_IMAGES = (
     "SELECT number, coalesce(fetch_url, url) FROM images INDEXED BY images_waiting "
     "WHERE request_key = ? AND status = 'pending'"
@@ -72,7 +81,7 @@ def reset_rates(c: sqlite3.Connection) -> None:
     """Reset the measurement of all rates, so that they exclude the time when no process was running."""
     c.execute(
         "UPDATE requests INDEXED BY requests_unfinished SET measured_since = NULL, "
-        "measured_done = completed + cancelled + iif(retrying, 0, failed) "
+        "measured_done = completed + iif(retrying, 0, failed) + iif(retrying = 2, 0, cancelled) "
         "WHERE stage = 'accepted' AND finished_at IS NULL"
     )
 
@@ -85,11 +94,7 @@ def recover(c: sqlite3.Connection, limit: int) -> bool:
     ).fetchone()
     if row is None:
         return False
-    images = c.execute(
-        "SELECT number FROM images INDEXED BY images_in_flight "
-        "WHERE request_key = ? AND status = 'processing' ORDER BY number LIMIT ?",
-        (row[0], limit),
-    ).fetchall()
+    images = c.execute(f"{_IMAGES_IN_FLIGHT} ORDER BY number LIMIT ?", (row[0], limit)).fetchall()
     numbers = [number for (number,) in images]
     _change_status(c, row[0], numbers, ImageStatus.PROCESSING, ImageStatus.PENDING)
     return True
@@ -113,16 +118,47 @@ def start_cancel(c: sqlite3.Connection, request_id: str) -> int:
     return int(key)
 
 
+def start_cancel_host(
+    c: sqlite3.Connection, request_id: str, host: str, host_keys: Sequence[int]
+) -> int:
+    """Mark a host of a request as being cancelled. Return the request's key."""
+    (key,) = mappers.find(c, "key", request_id)
+    unfinished = any(
+        c.execute(sql, (key, host_key)).fetchone()
+        for sql in (_PENDING_IMAGES + _OF_HOST, _IMAGES_IN_FLIGHT + _OF_HOST)
+        for host_key in host_keys
+    )
+    if not unfinished:
+        raise ProblemError(
+            ProblemCode.ALREADY_FINISHED,
+            f"The request has no unfinished images of {host}, so none can be cancelled.",
+        )
+    c.executemany(
+        "INSERT OR IGNORE INTO cancelled_hosts VALUES (?, ?)",
+        [(key, host_key) for host_key in host_keys],
+    )
+    c.execute("UPDATE requests SET version = version + 1 WHERE key = ?", (key,))
+    return int(key)
+
+
 def cancel(
     c: sqlite3.Connection, request_key: int, limit: int, webhook_body: WebhookBody
 ) -> tuple[bool, FinishResult]:
-    """Cancel at most `limit` pending images. Return whether there may be more, and the changes."""
+    """Cancel at most `limit` pending images of a request, or of its hosts that are being cancelled.
+
+    Return whether there may be more, and the changes.
+    """
     row = c.execute(
-        "SELECT cancelling FROM requests WHERE key = ? AND stage = 'accepted'", (request_key,)
+        "SELECT cancelling FROM requests "
+        "WHERE key = ? AND stage = 'accepted' AND finished_at IS NULL",
+        (request_key,),
     ).fetchone()
-    if row is None or not row[0]:
+    if row is None:
         return False, FinishResult()
-    pending = c.execute(f"{_PENDING_IMAGES} LIMIT ?", (request_key, limit)).fetchall()
+    images = _PENDING_IMAGES if row[0] else _PENDING_IMAGES + _OF_CANCELLED_HOSTS
+    pending = c.execute(f"{images} LIMIT ?", (request_key, limit)).fetchall()
+    if not pending and not row[0]:
+        return False, FinishResult()
     numbers = [number for number, _ in pending]
     _change_status(c, request_key, numbers, ImageStatus.PENDING, ImageStatus.CANCELLED)
     outcome = ImageStatus.CANCELLED, ""
@@ -145,7 +181,7 @@ def fail_host(
 ) -> FinishResult:
     """Fail at most `limit` pending images of a host. Their numbers of attempts do not change."""
     pending = c.execute(
-        f"{_PENDING_IMAGES} AND host_key = ? LIMIT ?", (request_key, host_key, limit)
+        f"{_PENDING_IMAGES}{_OF_HOST} LIMIT ?", (request_key, host_key, limit)
     ).fetchall()
     if not pending:
         return FinishResult()
@@ -164,14 +200,16 @@ def fail_host(
     return _finish_if_done(c, request_key, outcome, len(numbers), webhook_body)
 
 
-# --- retrying failed images --------------------------------------------------------------------
+# --- retrying failed and cancelled images --------------------------------------------------------
 
 
-def start_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
-    """Reopen a finished request, and requeue its first failed images. Return its key.
+def start_retry(
+    c: sqlite3.Connection, request_id: str, limit: int, *, include_cancelled: bool
+) -> int:
+    """Reopen a finished request, and requeue the first images to retry. Return its key.
 
-    The request is marked as `retrying` until `retry` has requeued the rest. Until then, none of its
-    images are claimed.
+    These are its failed images and, with `include_cancelled`, its cancelled ones. The request is marked
+    as `retrying` until `retry` has requeued the rest. Until then, none of its images are claimed.
     """
     key, finished_at = mappers.find(c, "key, finished_at", request_id)
     if finished_at is None:
@@ -180,44 +218,58 @@ def start_retry(c: sqlite3.Connection, request_id: str, limit: int) -> int:
             "The request has not finished yet. Retry its failed images when it has finished.",
         )
     reopened = c.execute(
-        "UPDATE requests SET retrying = 1, cancelling = 0, finished_at = NULL, retried_at = ?, "
-        "measured_since = NULL, measured_done = completed + cancelled, version = version + 1 "
-        "WHERE key = ? AND failed > 0",
-        (time.time(), key),
+        "UPDATE requests SET retrying = ?1, cancelling = 0, finished_at = NULL, retried_at = ?2, "
+        "measured_since = NULL, measured_done = completed + iif(?1 = 2, 0, cancelled), "
+        "version = version + 1 WHERE key = ?3 AND failed + iif(?1 = 2, cancelled, 0) > 0",
+        (2 if include_cancelled else 1, time.time(), key),
     ).rowcount
     if not reopened:
-        raise ProblemError(ProblemCode.NOTHING_FAILED, "The request has no failed images.")
+        kinds = "failed or cancelled" if include_cancelled else "failed"
+        raise ProblemError(ProblemCode.NOTHING_FAILED, f"The request has no {kinds} images.")
     c.execute("DELETE FROM deliveries WHERE request_key = ?", (key,))
-    _retry(c, key, limit)
+    _retry(c, key, limit, include_cancelled=include_cancelled)
     return int(key)
 
 
 def retry(c: sqlite3.Connection, limit: int) -> int | None:
     """Continue a retry that was started. Return the request's key, or None if there is no retry."""
-    row = c.execute("SELECT key FROM requests WHERE retrying = 1 LIMIT 1").fetchone()
+    row = c.execute("SELECT key, retrying FROM requests WHERE retrying > 0 LIMIT 1").fetchone()
     if row is None:
         return None
-    _retry(c, row[0], limit)
+    _retry(c, row[0], limit, include_cancelled=row[1] == 2)
     return int(row[0])
 
 
-def _retry(c: sqlite3.Connection, request_key: int, limit: int) -> None:
-    failed = c.execute(
-        "SELECT number, error_code, coalesce(fetch_url, url) FROM images INDEXED BY images_failed "
-        "WHERE request_key = ? AND status = 'failed' ORDER BY number LIMIT ?",
+def _retry(c: sqlite3.Connection, request_key: int, limit: int, *, include_cancelled: bool) -> None:
+    """Requeue at most `limit` images, but none of hosts that have been cancelled meanwhile."""
+    failed = _requeue(c, request_key, ImageStatus.FAILED, limit)
+    hosts = Counter((host_name(host_url_of(url)), code) for _, code, url in failed)
+    for (host, code), count in hosts.items():
+        count_failures(c, request_key, host, code, -count)
+    c.execute("DELETE FROM failures WHERE request_key = ? AND count = 0", (request_key,))
+    remaining = limit - len(failed)
+    if include_cancelled and remaining:
+        remaining -= len(_requeue(c, request_key, ImageStatus.CANCELLED, remaining))
+    if remaining:
+        c.execute("UPDATE requests SET retrying = 0 WHERE key = ?", (request_key,))
+
+
+def _requeue(
+    c: sqlite3.Connection, request_key: int, status: ImageStatus, limit: int
+) -> list[tuple[int, ImageErrorCode, str]]:
+    """Requeue failed or cancelled images. Return their numbers, error codes and URLs."""
+    images = c.execute(
+        "SELECT number, error_code, coalesce(fetch_url, url) FROM images "
+        f"INDEXED BY images_{status} WHERE request_key = ? AND status = '{status}' "
+        f"AND NOT (TRUE{_OF_CANCELLED_HOSTS}) ORDER BY number LIMIT ?",
         (request_key, limit),
     ).fetchall()
     _change_status(
         c,
         request_key,
-        [number for number, *_ in failed],
-        ImageStatus.FAILED,
+        [number for number, *_ in images],
+        status,
         ImageStatus.PENDING,
         values=", attempts = 0, not_before = 0, error_code = NULL, error_message = NULL",
     )
-    hosts = Counter((host_name(host_url_of(url)), code) for _, code, url in failed)
-    for (host, code), count in hosts.items():
-        count_failures(c, request_key, host, code, -count)
-    c.execute("DELETE FROM failures WHERE request_key = ? AND count = 0", (request_key,))
-    if len(failed) < limit:
-        c.execute("UPDATE requests SET retrying = 0 WHERE key = ?", (request_key,))
+    return images

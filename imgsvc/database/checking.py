@@ -40,6 +40,13 @@ def open_for_check(database: Path, *, write: bool = False) -> Iterator[sqlite3.C
         yield connection
 
 
+def check_structure(c: sqlite3.Connection) -> None:
+    """Raise `sqlite3.DatabaseError` if the file is damaged."""
+    (result,) = c.execute("PRAGMA quick_check(1)").fetchone()
+    if result != "ok":
+        raise sqlite3.DatabaseError(result)
+
+
 def recorded_outputs(c: sqlite3.Connection) -> Iterator[RecordedOutput]:
     """Yield all outputs that images use."""
     after = -1
@@ -58,6 +65,11 @@ def is_recorded(c: sqlite3.Connection, output: RecordedOutput) -> bool:
     """Return whether an output is still in the database, with the same digest."""
     sql = "SELECT 1 FROM files WHERE key = ? AND name = ? AND digest IS ?"
     return c.execute(sql, (output.key, output.name, output.digest)).fetchone() is not None
+
+
+def claimant(c: sqlite3.Connection) -> tuple[str, str | None]:
+    """Return the database's id, and the name of one of its outputs or None."""
+    return tokens.claimant(c)
 
 
 def unused_outputs(c: sqlite3.Connection, names: Sequence[str]) -> list[str]:

@@ -12,8 +12,7 @@ from imgsvc.database import source_memory, tokens
 from imgsvc.database.index_keys import text_key
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.mappers import settings_from
-from imgsvc.image_types import CompressionSettings
-from imgsvc.models import Claim, Conditions
+from imgsvc.models import Claim
 from imgsvc.urls import host_url_of
 
 T = TypeVar("T")
@@ -21,6 +20,9 @@ T = TypeVar("T")
 MAX_CURSORS = 10_000
 """Maximum number of requests whose position among their hosts is remembered."""
 
+LONGEST_DELAY_SECONDS = 375.0
+"""A retry is never scheduled later than this: 300 s of a `Retry-After`, and 25 % more. An image that is
+due even later was scheduled while the clock was ahead, so it is due now."""
 MIN_PAGE_REQUESTS = 64
 """Requests whose worker time is compared, at least."""
 AHEAD_SECONDS = 0.5
@@ -217,6 +219,7 @@ class _ClaimTransaction:
     def _hosts(self, request: _Request, limit: int) -> list[int]:
         """Return at most `limit` hosts of a request that have capacity, in round-robin order."""
         start = self._round_robin.last_host(request.key)
+        cancelled = self._cancelled_hosts(request.key)
         hosts: list[int] = []
         for begin, end in ((start, _LAST), (_FIRST, start)):
             position: int | None = begin
@@ -225,11 +228,15 @@ class _ClaimTransaction:
                 if position is None:
                     break
                 self._scan_budget -= 1
-                if self._free_slots(position) > 0:
+                if position not in cancelled and self._free_slots(position) > 0:
                     hosts.append(position)
                 if not self._scan_budget:
                     self._round_robin.set_last_host(request.key, position)
         return hosts
+
+    def _cancelled_hosts(self, request_key: int) -> set[int]:
+        sql = "SELECT host_key FROM cancelled_hosts WHERE request_key = ?"
+        return {key for (key,) in self._c.execute(sql, (request_key,))}
 
     def _next_host(self, request_key: int, after: int, end: int) -> int | None:
         found: int | None = self._c.execute(
@@ -267,6 +274,7 @@ class _ClaimTransaction:
                     "request": request.key,
                     "host": host_key,
                     "now": self._now,
+                    "latest": self._now + LONGEST_DELAY_SECONDS,
                     "count": count,
                 },
             )
@@ -301,7 +309,9 @@ class _ClaimTransaction:
                 host_url=host_url_of(image.url),
                 attempts=image.attempts,
                 settings=settings,
-                conditions=None if request.fresh else self._conditions(image.url, settings),
+                conditions=None
+                if request.fresh
+                else source_memory.conditions(self._c, self._secret, image.url, settings),
             )
             self._claims.append(claim)
             if len(numbers) > self._max_duplicates:
@@ -309,12 +319,9 @@ class _ClaimTransaction:
         self._claimed_per_request[request.key] += len(claimed)
         return len(self._claims) - before
 
-    def _conditions(self, url: str, settings: CompressionSettings) -> Conditions | None:
-        return source_memory.conditions(self._c, self._secret, url, settings)
-
     def _update_counters(self) -> None:
-        for request_key, count in self._claimed_per_request.items():
-            count_claimed(self._c, request_key, count, self._now)
+        for key, count in self._claimed_per_request.items():
+            count_claimed(self._c, key, count, self._now)
 
 
 _CLAIMABLE = """
@@ -324,22 +331,17 @@ WHERE stage = 'accepted' AND pending > 0 AND cancelling = 0 AND retrying = 0
 ORDER BY key LIMIT ?
 """
 
-_CANDIDATES = """
-SELECT number, url, attempts FROM (
-  SELECT number, coalesce(fetch_url, url) AS url, attempts
-  FROM images INDEXED BY images_waiting
-  WHERE request_key = :request AND status = 'pending' AND host_key = :host
-    AND not_before > 0 AND not_before <= :now
-  ORDER BY not_before, number LIMIT :count)
-UNION ALL
-SELECT number, url, attempts FROM (
-  SELECT number, coalesce(fetch_url, url) AS url, attempts
-  FROM images INDEXED BY images_waiting
-  WHERE request_key = :request AND status = 'pending' AND host_key = :host
-    AND not_before = 0
-  ORDER BY number LIMIT :count)
-LIMIT :count
-"""
+_DUE_TIMES = ("> 0 AND not_before <= :now", "= 0", "> :latest")
+"""When images are due, in the order of their claims: retries, those not yet tried, and retries that
+were scheduled while the clock was ahead."""
+_CANDIDATES = " UNION ALL ".join(
+    "SELECT number, url, attempts FROM (SELECT number, coalesce(fetch_url, url) AS url, attempts "  # noqa: S608 - fixed text
+    "FROM images INDEXED BY images_waiting "
+    f"WHERE request_key = :request AND status = 'pending' AND host_key = :host AND not_before {due} "
+    "ORDER BY not_before, number LIMIT :count)"
+    for due in _DUE_TIMES
+)
+_CANDIDATES += " LIMIT :count"
 
 
 def find_duplicates(

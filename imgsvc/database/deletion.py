@@ -83,6 +83,10 @@ _OTHER_ROWS = (
         "DELETE FROM failures WHERE (request_key, host, code) IN "
         "(SELECT request_key, host, code FROM failures WHERE request_key = ? LIMIT ?)"
     ),
+    (
+        "DELETE FROM waiting_hosts WHERE (request_key, host_key) IN "
+        "(SELECT request_key, host_key FROM waiting_hosts WHERE request_key = ? LIMIT ?)"
+    ),
 )
 
 

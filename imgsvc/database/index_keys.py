@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 from hashlib import blake2b
 
+from imgsvc.urls import host_url_of
+
 
 def text_key(text: str) -> int:
     """Return a hash of a text as a signed 64-bit integer, SQLite's integer type."""
@@ -15,3 +17,9 @@ def text_key(text: str) -> int:
 def host_key(host_url: str) -> int:
     """Return the integer that stands for a host, `scheme://host:port`."""
     return text_key(host_url)
+
+
+def receiver_key(url: str) -> int:
+    """Return the integer that stands for the receiver of a webhook URL: its scheme, host and port."""
+    scheme, _, rest = url.partition("://")
+    return host_key(host_url_of(f"{scheme.lower()}://{rest}"))

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from imgsvc.database import mappers, source_memory, tokens
+from imgsvc.database import mappers, source_memory, tokens, waiting_hosts
+from imgsvc.database.index_keys import host_key, receiver_key
 from imgsvc.database.transitions import check_transition
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
@@ -76,13 +77,14 @@ def apply_changes(c: sqlite3.Connection, request_key: int, changes: Changes) -> 
         "UPDATE requests SET pending = pending + ?, processing = processing + ?, "
         "completed = completed + ?, failed = failed + ?, cancelled = cancelled + ?, "
         "not_modified = not_modified + ?, same_bytes = same_bytes + ?, same_url = same_url + ?, "
-        "input_bytes = input_bytes + ?, output_bytes = output_bytes + ?, version = version + 1 "
-        "WHERE key = ?",
+        "input_bytes = input_bytes + ?, output_bytes = output_bytes + ?, version = version + 1, "
+        "measured_done = measured_done + ? WHERE key = ?",
         (
             *(changes.counts[status] for status in ImageStatus),
             *(changes.reused[reuse] for reuse in Reuse),
             changes.input_bytes,
             changes.output_bytes,
+            max(0, changes.counts[ImageStatus.CANCELLED]),  # cancelling images is no progress
             request_key,
         ),
     )
@@ -102,15 +104,17 @@ def finish_request(
     ).rowcount
     if not finished:
         return None
+    c.execute("DELETE FROM cancelled_hosts WHERE request_key = ?", (request_key,))
     request = mappers.request_of(c, request_key)
     if request.options.webhook_url is not None:
         c.execute(
-            "REPLACE INTO deliveries (request_key, delivery_id, url, body, next_at) "
-            "VALUES (?, ?, ?, ?, ?)",
+            "REPLACE INTO deliveries (request_key, delivery_id, url, receiver_key, body, next_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             (
                 request_key,
                 f"msg_{uuid.uuid4().hex}",
                 request.options.webhook_url,
+                receiver_key(request.options.webhook_url),
                 webhook_body(request),
                 time.time(),
             ),
@@ -158,7 +162,7 @@ class _OutcomeWriter:
         self._c = c
         self._webhook_body = webhook_body
         self._changes: dict[int, Changes] = {}
-        self._cancelling: dict[int, bool] = {}
+        self._cancelled: dict[tuple[int, str], bool] = {}
         self._image_counts: Counter[tuple[ImageStatus, str]] = Counter()
         self._secret = tokens.secret(c)
 
@@ -170,7 +174,7 @@ class _OutcomeWriter:
             case Failed():
                 self._fail(outcome)
             case Requeued():
-                self._requeue(outcome.claim, outcome.attempts, outcome.not_before)
+                self._requeue(outcome)
             case Cancelled():
                 self._cancel(outcome.claim)
         return False
@@ -189,7 +193,7 @@ class _OutcomeWriter:
         claim = outcome.claim
         stored = self._find_or_add_file(outcome)
         if stored is None:  # deleted meanwhile, together with the request that it belonged to
-            self._requeue(claim, claim.attempts, 0.0)
+            self._requeue(Requeued(claim, claim.attempts))
             return False
         file_key, info = stored
         first = claim.numbers[0]
@@ -252,25 +256,31 @@ class _OutcomeWriter:
         host = host_name(claim.host_url)
         count_failures(self._c, claim.request_key, host, outcome.code, count)
 
-    def _requeue(self, claim: Claim, attempts: int, not_before: float) -> None:
-        if self._is_cancelling(claim.request_key):
+    def _requeue(self, outcome: Requeued) -> None:
+        claim = outcome.claim
+        if self._is_cancelled(claim):
             self._cancel(claim)
             return
-        self._update(
-            claim, ImageStatus.PENDING, "attempts = ?, not_before = ?", (attempts, not_before)
-        )
+        if outcome.error is not None:
+            waiting_hosts.record_error(self._c, claim, outcome.error)
+        values = outcome.attempts, outcome.not_before
+        self._update(claim, ImageStatus.PENDING, "attempts = ?, not_before = ?", values)
 
     def _cancel(self, claim: Claim) -> None:
         count = self._update(claim, ImageStatus.CANCELLED, "not_before = 0", ())
         self._image_counts[ImageStatus.CANCELLED, ""] += count
 
-    def _is_cancelling(self, request_key: int) -> bool:
-        if request_key not in self._cancelling:
-            (cancelling,) = self._c.execute(
-                "SELECT cancelling FROM requests WHERE key = ?", (request_key,)
+    def _is_cancelled(self, claim: Claim) -> bool:
+        """Return whether the claim's request, or its host in the request, is being cancelled."""
+        key = claim.request_key, claim.host_url
+        if key not in self._cancelled:
+            (cancelled,) = self._c.execute(
+                "SELECT cancelling OR EXISTS (SELECT 1 FROM cancelled_hosts "
+                "WHERE request_key = r.key AND host_key = ?) FROM requests r WHERE key = ?",
+                (host_key(claim.host_url), claim.request_key),
             ).fetchone()
-            self._cancelling[request_key] = bool(cancelling)
-        return self._cancelling[request_key]
+            self._cancelled[key] = bool(cancelled)
+        return self._cancelled[key]
 
     def _update(
         self, claim: Claim, status: ImageStatus, values: str, parameters: tuple[object, ...]

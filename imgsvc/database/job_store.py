@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
-from imgsvc.database import bulk_updates, claiming, job_outcomes, mappers
+from imgsvc.database import bulk_updates, claiming, job_outcomes, mappers, waiting_hosts
 from imgsvc.database.claiming import ClaimResult, RoundRobin
 from imgsvc.database.connection import Database, DatabaseUnavailableError
 from imgsvc.database.index_keys import host_key
 from imgsvc.database.job_outcomes import FinishResult
 from imgsvc.database.limits import DatabaseLimits
-from imgsvc.errors import ImageErrorCode
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.models import (
     Claim,
     Completed,
@@ -23,6 +23,7 @@ from imgsvc.models import (
     Request,
     Reuse,
 )
+from imgsvc.urls import host_urls
 
 __all__ = ["FinishResult", "JobStore", "host_key"]
 
@@ -56,6 +57,7 @@ class JobStore:
         """
         self._open_claims.clear()
         await self._database.write(bulk_updates.reset_rates)
+        await self._database.write(waiting_hosts.release_all)
         limit = self._limits.bulk_slice
         while await self._database.write(lambda c: bulk_updates.recover(c, limit)):
             pass
@@ -171,20 +173,48 @@ class JobStore:
 
         return await self._database.read(query)
 
-    async def requests_waiting_for(self, host_key: int) -> list[tuple[int, float]]:
-        """Return the keys of requests with pending images of a host, and since when they wait.
+    async def requests_waiting_for(self, host_key: int) -> list[tuple[int, float, bool]]:
+        """Return the requests with pending images of a host: key, since when they wait, and if held.
 
-        That is the time of upload or of the last retry, in Unix seconds.
+        They wait since the upload or the last retry, in Unix seconds. A request is held if `hold_host`
+        has recorded that it waits for the host.
         """
         return await self._database.read(
             lambda c: c.execute(
-                "SELECT key, coalesce(retried_at, created_at) FROM requests r "
+                "SELECT key, coalesce(retried_at, created_at), EXISTS (SELECT 1 FROM waiting_hosts "
+                "WHERE request_key = r.key AND host_key = ?1 AND probe_at IS NOT NULL) FROM requests r "
                 "INDEXED BY requests_unfinished WHERE stage = 'accepted' AND finished_at IS NULL "
                 "AND EXISTS (SELECT 1 FROM images INDEXED BY images_waiting WHERE request_key = r.key "
-                "AND status = 'pending' AND host_key = ?)",
+                "AND status = 'pending' AND host_key = ?1)",
                 (host_key,),
             ).fetchall()
         )
+
+    async def hold_host(
+        self, host_key: int, error: ImageError, probe_at: float, request_keys: Sequence[int]
+    ) -> FinishResult:
+        """Record that images wait until a probe of their host succeeds. Return the changed requests.
+
+        `probe_at` is the time of the next probe in Unix seconds. `request_keys` are requests with
+        pending images of the host; those of earlier calls need not be among them.
+        """
+        database, counts = self._database, {}
+        if request_keys:
+            added = await database.write(
+                lambda c: waiting_hosts.add_requests(c, host_key, error, request_keys)
+            )
+            for key, is_counted in added.items():
+                count = partial(waiting_hosts.count, request_key=key, host_key=host_key)
+                counts[key] = 0 if is_counted else await database.read(count)
+        changed = await database.write(
+            lambda c: waiting_hosts.hold(c, host_key, error, probe_at, counts)
+        )
+        return FinishResult(changed_requests=changed)
+
+    async def release_host(self, host_key: int) -> FinishResult:
+        """Record that no images wait for a probe of the host any more. Return the changed requests."""
+        changed = await self._database.write(lambda c: waiting_hosts.release(c, host_key))
+        return FinishResult(changed_requests=changed)
 
     async def fail_host(
         self, request_key: int, host_key: int, code: ImageErrorCode, message: str, limit: int
@@ -212,8 +242,20 @@ class JobStore:
         """
         return await self._database.write(lambda c: bulk_updates.start_cancel(c, request_id))
 
+    async def start_cancel_host(self, request_id: str, host: str) -> int:
+        """Mark a host of a request as being cancelled, and return the request's key.
+
+        None of its images are claimed from then on. `host` is a host name or `host:port`: both schemes
+        are meant. Raise `ProblemError` NOT_FOUND, or ALREADY_FINISHED if the request has no unfinished
+        images of the host.
+        """
+        keys = [host_key(url) for url in host_urls(host)]
+        return await self._database.write(
+            lambda c: bulk_updates.start_cancel_host(c, request_id, host, keys)
+        )
+
     async def cancel_slice(self, request_key: int, limit: int) -> tuple[bool, FinishResult]:
-        """Cancel at most `limit` pending images of a request.
+        """Cancel at most `limit` pending images of a request, or of its hosts that are being cancelled.
 
         Return whether there may be more, and the changes.
         """
@@ -222,21 +264,22 @@ class JobStore:
         )
 
     async def cancelling(self) -> list[int]:
-        """Return the keys of unfinished requests that are being cancelled."""
+        """Return the keys of unfinished requests that are being cancelled, or hosts of them."""
         return await self._database.read(
             lambda c: [
                 key
                 for (key,) in c.execute(
                     "SELECT key FROM requests INDEXED BY requests_unfinished "
                     "WHERE stage = 'accepted' AND finished_at IS NULL "
-                    "AND cancelling = 1"
+                    "AND cancelling = 1 UNION SELECT request_key FROM cancelled_hosts"
                 )
             ]
         )
 
-    async def retry_failed(self, request_id: str) -> Request:
+    async def retry_failed(self, request_id: str, *, include_cancelled: bool = False) -> Request:
         """Requeue the failed images of a finished request, with no attempts. Return the request.
 
+        With `include_cancelled`, requeue its cancelled images too.
         This requeues at most `bulk_slice` images; each of the next claims requeues further ones. Until
         all are requeued, the request is marked as `retrying` and none of its images are claimed. Raises
         `ProblemError` NOT_FOUND, NOT_FINISHED or NOTHING_FAILED.
@@ -244,7 +287,10 @@ class JobStore:
         limit = self._limits.bulk_slice
 
         def transaction(c: sqlite3.Connection) -> Request:
-            return mappers.request_of(c, bulk_updates.start_retry(c, request_id, limit))
+            key = bulk_updates.start_retry(
+                c, request_id, limit, include_cancelled=include_cancelled
+            )
+            return mappers.request_of(c, key)
 
         return await self._database.write(transaction)
 

@@ -15,6 +15,8 @@ class DatabaseLimits:
     """How long a read or write waits in total for a lock of another process before it fails."""
     hosts_per_claim: int = 250
     """Maximum number of hosts that one claim scans (a few ms). The next claim continues there."""
+    receivers_per_read: int = 1_000
+    """Maximum number of receivers of webhooks that one read scans: about 10 ms."""
     duplicates_per_transaction: int = 2_000
     """Maximum number of images with one URL that are claimed, or finished, in one transaction."""
     bulk_slice: int = 2_000

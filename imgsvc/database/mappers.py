@@ -30,6 +30,7 @@ from imgsvc.models import (
     RequestOptions,
     Reuse,
     ReuseCounts,
+    WaitingHost,
 )
 from imgsvc.table_types import (
     ColumnRole,
@@ -40,6 +41,9 @@ from imgsvc.table_types import (
 
 MAX_FAILURE_COUNTS = 100
 """Maximum number of failure counts by host and code that a request shows: the largest ones."""
+
+MAX_WAITING_HOSTS = 100
+"""Maximum number of hosts that a request shows as waited for: those with most images."""
 
 IMAGE_INFO_COLUMNS = (
     "f.input_bytes, f.output_bytes, f.width, f.height, f.input_format, f.output_format, "
@@ -60,19 +64,28 @@ _REQUEST_COLUMNS = (
     "r.pending, r.processing, r.completed, r.failed, r.cancelled, r.input_bytes, r.output_bytes, "
     "r.settings, r.webhook_url, d.url, d.status, d.attempts, d.last_error, "
     "r.measured_since, r.measured_done, r.name, r.skipped, r.error_count, r.layout, r.encoding, "
-    "r.fresh, r.not_modified, r.same_bytes, r.same_url"
+    "r.fresh, r.not_modified, r.same_bytes, r.same_url, r.waiting"
 )
 _TABLE_COLUMNS = "h.columns, h.delimiter, h.has_mark, h.rows_above"
 _FAILURES = f"""(
   SELECT json_group_array(json_array(host, code, count)) FROM (
     SELECT host, code, count FROM failures WHERE request_key = r.key
     ORDER BY count DESC LIMIT {MAX_FAILURE_COUNTS}))"""
+_WAITING = f"""(
+  SELECT json_group_array(json_array(host, code, message, count, next_try_at)) FROM (
+    SELECT host, code, message, count, max(
+      coalesce(probe_at, 0), iif(probe_at IS NULL OR retrying = unfinished, coalesce((
+        SELECT min(not_before) FROM images INDEXED BY images_waiting
+        WHERE request_key = w.request_key AND status = 'pending' AND host_key = w.host_key
+          AND not_before > 0), 0), 0)) AS next_try_at
+    FROM waiting_hosts w INDEXED BY waiting_hosts_by_count
+    WHERE request_key = r.key AND count > 0 ORDER BY count DESC LIMIT {MAX_WAITING_HOSTS}))"""
 _FROM = "FROM requests r LEFT JOIN deliveries d ON d.request_key = r.key"
 
-REQUESTS = f"SELECT {_REQUEST_COLUMNS}, NULL {_FROM} "
-"""A query for requests in a list, without their columns and failures. Append conditions."""
+REQUESTS = f"SELECT {_REQUEST_COLUMNS}, NULL, NULL {_FROM} "
+"""A query for requests in a list, without columns, failures and waiting hosts. Append conditions."""
 WHOLE_REQUESTS = (
-    f"SELECT {_REQUEST_COLUMNS}, {_FAILURES}, {_TABLE_COLUMNS} {_FROM} "
+    f"SELECT {_REQUEST_COLUMNS}, {_FAILURES}, {_WAITING}, {_TABLE_COLUMNS} {_FROM} "
     "JOIN request_columns h ON h.request_key = r.key "
 )
 """A query for complete requests. Append conditions."""
@@ -87,8 +100,8 @@ def request(row: Sequence[Any]) -> Request:
     ]
     columns = Columns((), (), ())
     delimiter, has_mark, rows_above = None, False, None
-    if len(row) > 32:
-        columns_json, delimiter, has_mark, rows_above = row[32:]
+    if len(row) > 34:
+        columns_json, delimiter, has_mark, rows_above = row[34:]
         columns = columns_from(columns_json)
     return Request(
         key=key,
@@ -108,7 +121,9 @@ def request(row: Sequence[Any]) -> Request:
         skipped=skipped,
         error_count=error_count,
         webhook=_webhook(webhook_url, row[16:20]),
-        failures=_failures(row[31]),
+        failures=_failures(row[32]),
+        waiting=_waiting(row[33]),
+        waiting_images=row[31],
         measured_since=measured_since,
         measured_done=measured_done,
         reused=ReuseCounts(*row[28:31]),
@@ -130,6 +145,13 @@ def _failures(text: str | None) -> tuple[FailureCount, ...]:
     )
 
 
+def _waiting(text: str | None) -> tuple[WaitingHost, ...]:
+    return tuple(
+        WaitingHost(host, ImageErrorCode(code), message, count, next_try_at)
+        for host, code, message, count, next_try_at in json.loads(text or "[]")
+    )
+
+
 def find_request(c: sqlite3.Connection, request_id: str) -> Request:
     """Return a visible request. Raise `ProblemError` NOT_FOUND if there is none."""
     return request(_find(c, WHOLE_REQUESTS, request_id))
@@ -147,11 +169,27 @@ def _find(c: sqlite3.Connection, select: str, request_id: str) -> tuple[Any, ...
             select + "WHERE r.request_id = ? AND r.stage = 'accepted'", (request_id,)
         ).fetchone()
     if row is None:
-        raise ProblemError(
-            ProblemCode.NOT_FOUND,
-            "There is no request with this ID. It may have been deleted, or the ID is incomplete.",
-        )
+        raise no_such_request()
     return row
+
+
+def owner_of(c: sqlite3.Connection, request_id: str) -> list[str | None]:
+    """Return the owner of a request, also of one that is being deleted.
+
+    The list is empty if there is no such request.
+    """
+    if not request_id.isascii():
+        return []
+    rows = c.execute("SELECT owner FROM requests WHERE request_id = ?", (request_id,))
+    return [owner for (owner,) in rows]
+
+
+def no_such_request() -> ProblemError:
+    """Return the problem of an unknown request."""
+    return ProblemError(
+        ProblemCode.NOT_FOUND,
+        "There is no request with this ID. It may have been deleted, or the ID is incomplete.",
+    )
 
 
 def request_of(c: sqlite3.Connection, request_key: int) -> Request:

@@ -5,10 +5,16 @@ from __future__ import annotations
 import sqlite3
 from importlib.resources import files
 
+from imgsvc.database.index_keys import receiver_key
 from imgsvc.errors import StartupError
 
 OLDEST_SQLITE = (3, 35, 0)
 """The first version with RETURNING. Generated columns and upserts came earlier."""
+
+APPLICATION_ID = int.from_bytes(b"imgs", "big")
+"""The id in the header of the file. SQLite reserves it for the program that a database belongs to."""
+APPLICATION_ID_SINCE = 9
+"""The first schema version whose databases have the id."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -22,8 +28,13 @@ def migrate(connection: sqlite3.Connection) -> None:
             f"SQLite 3.35 or later is required, but this Python has {sqlite3.sqlite_version}. "
             "Use a newer Python."
         )
+    connection.create_function("receiver_key_of", 1, receiver_key, deterministic=True)
     steps = _migrations()
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if not _is_own(connection, version):
+        raise StartupError(
+            "The database belongs to another program. Set storage.data_dir to another folder."
+        )
     if version > len(steps):
         raise StartupError(
             f"The database has schema version {version}, but this version of imgsvc supports only "
@@ -39,6 +50,15 @@ def migrate(connection: sqlite3.Connection) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+
+
+def _is_own(connection: sqlite3.Connection, version: int) -> bool:
+    """Return whether a database is new, or belongs to imgsvc. Version 1.0 has set no id."""
+    (found,) = connection.execute("PRAGMA application_id").fetchone()
+    if found or version >= APPLICATION_ID_SINCE:
+        return bool(found == APPLICATION_ID)
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return not tables or (version > 0 and "requests" in tables and "images" in tables)
 
 
 def _migrations() -> list[str]:

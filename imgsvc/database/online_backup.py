@@ -26,20 +26,28 @@ def _opened(database: Path, mode: str) -> Iterator[sqlite3.Connection]:
         raise DatabaseCopyError(f"Cannot copy the database {database}: {error}.") from error
 
 
+_CHANGES = {
+    "instance": "UPDATE instance SET is_backup = 1",
+    "sessions": "DELETE FROM sessions",  # else a restore would bring back sessions that have ended
+}
+"""What is changed in a copy of a database, by the table, which older schemas lack."""
+
+
 def copy_database(source: Path, dest: Path) -> None:
     """Copy a snapshot of the database `source` to `dest`, which must not exist. Blocks.
 
-    The copy is marked as a backup. Writers can continue meanwhile. When this returns, the copy is
-    synced to the disk. Raise OSError or `DatabaseCopyError`.
+    The copy is marked as a backup, and has no sessions. Writers can continue meanwhile. When this
+    returns, the copy is synced to the disk. Raise OSError or `DatabaseCopyError`.
     """
     if dest.exists():
         raise FileExistsError(f"{dest} already exists.")
     with _opened(source, "rw") as connection:
         connection.execute("VACUUM INTO ?", (str(dest),))
     with _opened(dest, "rw") as copy:
-        if copy.execute("SELECT 1 FROM sqlite_master WHERE name = 'instance'").fetchone():
-            copy.execute("UPDATE instance SET is_backup = 1")
-            copy.commit()
+        for table, sql in _CHANGES.items():
+            if copy.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                copy.execute(sql)
+        copy.commit()
     for path, flags in ((dest, os.O_RDWR), (dest.parent, os.O_RDONLY)):
         descriptor = os.open(path, flags)
         try:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+from imgsvc.access import Caller
 from imgsvc.database import mappers, product_queries
 from imgsvc.database.connection import Database
 from imgsvc.database.limits import DatabaseLimits
@@ -26,6 +27,7 @@ from imgsvc.models import (
     ProductRow,
     Request,
     RequestStatus,
+    RequestTotals,
 )
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ Read = Callable[[Callable[[sqlite3.Connection], T]], Awaitable[T]]
 _POSITION = struct.Struct(">dq")
 _NEWEST = (2.0**62, 0)
 """A position in a list is the time when a request was accepted, and its key. This one is before all."""
-_FILE = re.compile(r"((?:[0-9a-f]{2}){16,17})\.([a-z0-9]{1,5})")
+_PUBLIC_TOKEN = re.compile(r"(?:[0-9a-f]{2}){16,17}")
 
 
 class Snapshot:
@@ -91,6 +93,17 @@ class Queries:
         """Return a request. Raise `ProblemError` NOT_FOUND if there is none."""
         return await self._database.read(lambda c: mappers.find_request(c, request_id))
 
+    async def check_visible(self, request_id: str, caller: Caller) -> None:
+        """Raise `ProblemError` NOT_FOUND if the caller may not see the request.
+
+        An unknown request passes. The owner of a request never changes.
+        """
+        if caller.visible_owner is None:
+            return
+        owners = await self._database.read(lambda c: mappers.owner_of(c, request_id))
+        if not all(map(caller.may_see, owners)):
+            raise mappers.no_such_request()
+
     async def version(self, request_id: str) -> tuple[int, bool]:
         """Return a request's version and whether it has finished. Raise `ProblemError` NOT_FOUND."""
 
@@ -116,22 +129,26 @@ class Queries:
         limit: int = 100,
         cursor: str | None = None,
         name: str | None = None,
+        owner: str | None = None,
     ) -> tuple[list[Request], str | None]:
         """Return at most `limit` requests, newest first, and the cursor of the next page, or None.
 
-        With `name`, return only requests whose name contains it, in any case. The requests have no
-        columns and no failures. Raise `ProblemError` INVALID_OPTION if the cursor
-        is invalid.
+        With `owner`, return only its requests. With `name`, return only requests whose name contains
+        it, in any case. The requests have no columns and no failures. Raise `ProblemError`
+        INVALID_OPTION if the cursor is invalid.
         """
         created_at, key = _NEWEST if cursor is None else _read_cursor(cursor)
         condition, index = "", "requests_newest"
         if status is not None:
             condition, index = "AND r.status = :status", "requests_by_status"
+        if owner is not None:
+            condition, index = f"{condition} AND r.owner = :owner", "requests_by_owner"
         if name is not None:
             condition += " AND instr(r.search_name, :name) > 0"
         sql = mappers.REQUESTS.replace("FROM requests r", f"FROM requests r INDEXED BY {index}")
         values = {
             "status": status,
+            "owner": owner,
             "name": name and mappers.search_key(name),
             "created_at": created_at,
             "key": key,
@@ -152,25 +169,44 @@ class Queries:
         requests = requests[:limit]
         return requests, _cursor(requests[-1]) if more and requests else None
 
+    async def totals(self, owner: str | None = None) -> RequestTotals:
+        """Return the totals of all requests, or of those of an owner, from their counters."""
+        condition = "" if owner is None else "AND owner = :owner"
+
+        def query(c: sqlite3.Connection) -> RequestTotals:
+            row = c.execute(
+                "SELECT count(*), "
+                "coalesce(sum(pending + processing + completed + failed + cancelled), 0), "
+                "coalesce(sum(input_bytes), 0), coalesce(sum(output_bytes), 0) "
+                f"FROM requests all_requests WHERE stage = 'accepted' {condition}",
+                {"owner": owner},
+            ).fetchone()
+            return RequestTotals(*row)
+
+        return await self._database.read(query)
+
     async def public_file(self, file: str) -> StoredFile | None:
         """Return the stored file for a public name, `TOKEN.EXT`, or None if there is none."""
-        match = _FILE.fullmatch(file)
-        if match is None:
+        token, _, extension = file.rpartition(".")
+        stored = await self.public_output(token)
+        return stored if stored is not None and stored.name.endswith(f".{extension}") else None
+
+    async def public_output(self, token: str) -> StoredFile | None:
+        """Return the stored file for a public token, or None if there is none."""
+        if not _PUBLIC_TOKEN.fullmatch(token):
             return None
 
         def query(c: sqlite3.Connection) -> StoredFile | None:
-            token = bytes.fromhex(match[1])
             row = c.execute(
                 f"SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} FROM files f WHERE f.token = ?1 "
                 f"UNION ALL SELECT f.name, {mappers.IMAGE_INFO_COLUMNS} "
                 "FROM images i INDEXED BY images_public JOIN files f ON f.key = i.file_key "
                 "WHERE i.token = ?1",
-                (token,),
+                (bytes.fromhex(token),),
             ).fetchone()
             return None if row is None else mappers.stored_file(row)
 
-        stored = await self._database.read(query)
-        return stored if stored is not None and stored.name.endswith(f".{match[2]}") else None
+        return await self._database.read(query)
 
     async def backlog(self) -> Backlog:
         """Return the unfinished requests, images and webhooks, from the requests' counters."""

@@ -31,14 +31,15 @@ class RequestStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: dict[int, BloomFilter] = {}
+        self._to_discard: set[int] = set()
 
-    async def begin(self) -> int:
-        """Create an invisible request. Return its key."""
+    async def begin(self, owner: str | None = None) -> int:
+        """Create an invisible request of an owner. Return its key."""
 
         def transaction(c: sqlite3.Connection) -> int:
             key: int = c.execute(
-                "INSERT INTO requests (request_id, created_at) VALUES (?, ?) RETURNING key",
-                (str(uuid.uuid4()), time.time()),
+                "INSERT INTO requests (request_id, created_at, owner) VALUES (?, ?, ?) RETURNING key",
+                (str(uuid.uuid4()), time.time(), owner),
             ).fetchone()[0]
             return key
 
@@ -73,7 +74,6 @@ class RequestStore:
         images would be pending, or IDEMPOTENCY_KEY_BUSY if another request has just used the key. Raise
         LookupError if no such request with images is staged.
         """
-        key, fingerprint = idempotency or (None, None)
 
         def transaction(c: sqlite3.Connection) -> Request:
             _check_waiting(c, request_key, max_waiting)
@@ -81,7 +81,8 @@ class RequestStore:
                 changed = c.execute(
                     "UPDATE requests SET stage = 'accepted', created_at = ?, settings = ?, "
                     "fresh = ?, webhook_url = ?, name = ?, search_name = ?, layout = ?, encoding = ?, "
-                    "error_count = ?, idempotency_key = ?, fingerprint = ? "
+                    "error_count = ?, idempotency_key = coalesce(owner || char(10), '') || ?, "
+                    "fingerprint = ? "
                     "WHERE key = ? AND stage = 'staging' AND pending > 0",
                     (
                         time.time(),
@@ -93,8 +94,7 @@ class RequestStore:
                         table.layout,
                         table.encoding,
                         error_count,
-                        key,
-                        fingerprint,
+                        *(idempotency or (None, None)),
                         request_key,
                     ),
                 ).rowcount
@@ -131,8 +131,12 @@ class RequestStore:
         )
 
     async def discard(self, request_key: int) -> None:
-        """Discard a staged request. `purge_slice` deletes its rows later."""
+        """Discard a staged request. `purge_slice` deletes its rows later.
+
+        If this fails, `discard_remaining` repeats it.
+        """
         self._seen.pop(request_key, None)
+        self._to_discard.add(request_key)
         await self._database.write(
             lambda c: (
                 c.execute(
@@ -142,6 +146,12 @@ class RequestStore:
             ),
             durable=False,
         )
+        self._to_discard.discard(request_key)
+
+    async def discard_remaining(self) -> None:
+        """Discard the staged requests that `discard` could not, as the database was unavailable."""
+        for request_key in list(self._to_discard):
+            await self.discard(request_key)
 
     async def discard_abandoned(self) -> int:
         """Discard the requests that an earlier process was staging. Call this at startup.
@@ -163,14 +173,20 @@ class RequestStore:
             lambda c: product_queries.skipped_errors(c, request_key, limit)
         )
 
-    async def find_idempotent(self, key: str) -> tuple[str, Request] | None:
-        """Return the fingerprint and the request of an Idempotency-Key, or None if it is unused."""
+    async def find_idempotent(
+        self, key: str, owner: str | None = None
+    ) -> tuple[str, Request] | None:
+        """Return the fingerprint and the request of an Idempotency-Key, or None if it is unused.
+
+        The keys of an owner are its own, and those of requests without an owner.
+        """
 
         def query(c: sqlite3.Connection) -> tuple[str, Request] | None:
             row = c.execute(
                 "SELECT key, fingerprint FROM requests "
-                "WHERE idempotency_key = ? AND stage = 'accepted'",
-                (key,),
+                "WHERE idempotency_key IN (:key, coalesce(:owner || char(10), '') || :key) "
+                "AND stage = 'accepted' ORDER BY owner IS NULL LIMIT 1",
+                {"key": key, "owner": owner},
             ).fetchone()
             return None if row is None else (row[1], mappers.request_of(c, row[0]))
 

@@ -63,25 +63,28 @@ def _limited(validator: str | None) -> str | None:
 def slug_of(c: sqlite3.Connection, url: str, digest: bytes, image: tuple[int, int]) -> str:
     """Return the slug of a URL's output, and remember it while an output of the source exists.
 
-    `digest` is the SHA-256 of the source. If nothing is remembered of the URL, the slug is made from
-    the product and the position of `image`: the key of a request and the number of an image in it.
+    `digest` is the SHA-256 of the source. `image` is the key of a request and the number of an image in
+    it. If its owner has no output of the URL, the slug is made from the image's product and position.
     """
+    (owner,) = c.execute(
+        "SELECT coalesce(owner, '') FROM requests WHERE key = ?", image[:1]
+    ).fetchone()
     key, start = url_key(url), digest[:8]
     row = c.execute(
-        "SELECT slug, digest_start FROM source_slugs WHERE url_key = ? AND owner = ''", (key,)
+        "SELECT slug, digest_start FROM source_slugs WHERE url_key = ? AND owner = ?", (key, owner)
     ).fetchone()
     if row is None:
         name, position = c.execute(_NAME_AND_POSITION, image).fetchone()
         slug = make_slug(name, position)
         c.execute(
-            "INSERT INTO source_slugs (url_key, slug, digest_start) VALUES (?, ?, ?)",
-            (key, slug, start),
+            "INSERT INTO source_slugs (url_key, owner, slug, digest_start) VALUES (?, ?, ?, ?)",
+            (key, owner, slug, start),
         )
         return slug
     if row[1] != start:
         c.execute(
-            "UPDATE source_slugs SET digest_start = ? WHERE url_key = ? AND owner = ''",
-            (start, key),
+            "UPDATE source_slugs SET digest_start = ? WHERE url_key = ? AND owner = ?",
+            (start, key, owner),
         )
     return str(row[0])
 

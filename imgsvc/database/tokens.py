@@ -26,10 +26,11 @@ def output_token(secret: bytes, source_digest: bytes, settings: CompressionSetti
 
 
 def ensure_secret(c: sqlite3.Connection) -> None:
-    """Create the secret of the instance, unless it exists."""
+    """Create the secret and the database's id, unless they exist."""
     if c.execute("SELECT 1 FROM instance").fetchone() is None:
         c.execute(
-            "INSERT INTO instance (key, secret) VALUES (1, ?)", (secrets.token_bytes(SECRET_BYTES),)
+            "INSERT INTO instance (key, secret, database_id) VALUES (1, ?, ?)",
+            (secrets.token_bytes(SECRET_BYTES), secrets.token_hex(16)),
         )
 
 
@@ -42,6 +43,12 @@ def secret(c: sqlite3.Connection) -> bytes:
 def set_secret(c: sqlite3.Connection, value: bytes) -> None:
     """Replace the secret of the instance. Existing outputs keep their tokens."""
     c.execute("UPDATE instance SET secret = ?", (value,))
+
+
+def claimant(c: sqlite3.Connection) -> tuple[str, str | None]:
+    """Return the database's id, and the name of one of its outputs or None, to claim a store with."""
+    row = c.execute("SELECT database_id, (SELECT name FROM files LIMIT 1) FROM instance").fetchone()
+    return row[0], row[1]
 
 
 # --- reservations of jobs ------------------------------------------------------------------------
@@ -126,9 +133,10 @@ def _mark_all_names(c: sqlite3.Connection, token: bytes) -> None:
         mark(c, f"{token.hex()}.{extension}", token)
 
 
-def begin_deletion(c: sqlite3.Connection, limit: int) -> tuple[list[str], bool]:
-    """Reserve at most `limit` marked outputs for deletion. Return their names, and whether more may be.
+def begin_deletion(c: sqlite3.Connection, limit: int, after: str) -> tuple[list[str], str | None]:
+    """Reserve at most `limit` marked outputs whose names follow `after` for deletion.
 
+    Return their names, in order, and the last name that was examined, or None if no more may follow.
     Marks of outputs that are stored again are removed. Outputs that a job has reserved are left out.
     Outputs that are reserved already are returned again.
     """
@@ -136,8 +144,8 @@ def begin_deletion(c: sqlite3.Connection, limit: int) -> tuple[list[str], bool]:
         "SELECT p.name, p.token, "
         "EXISTS (SELECT 1 FROM files f WHERE f.token = p.token AND f.name = p.name) "
         "FROM pending_deletions p WHERE NOT EXISTS (SELECT 1 FROM reservations r "
-        "WHERE r.token = p.token AND r.claim IS NOT NULL) LIMIT ?",
-        (limit,),
+        "WHERE r.token = p.token AND r.claim IS NOT NULL) AND p.name > ? ORDER BY p.name LIMIT ?",
+        (after, limit),
     ).fetchall()
     names = [name for name, _, stored in rows if not stored]
     _remove_marks(c, [name for name, _, stored in rows if stored])
@@ -145,7 +153,7 @@ def begin_deletion(c: sqlite3.Connection, limit: int) -> tuple[list[str], bool]:
         "INSERT OR IGNORE INTO reservations VALUES (?, NULL)",
         [(token,) for _, token, stored in rows if token is not None and not stored],
     )
-    return names, len(rows) == limit
+    return names, rows[-1][0] if len(rows) == limit else None
 
 
 def end_deletion(c: sqlite3.Connection, deleted: Sequence[str]) -> None:
@@ -193,11 +201,15 @@ def record_restore(c: sqlite3.Connection) -> bool:
 
     Return whether it is.
     """
-    sql = "UPDATE instance SET is_backup = 0, restored_at = ? WHERE is_backup = 1"
+    # A clock that is behind must not shorten the time for which unused outputs are kept.
+    sql = (
+        "UPDATE instance SET is_backup = 0, "
+        "restored_at = max(?, coalesce((SELECT seen_at FROM clock), 0)) WHERE is_backup = 1"
+    )
     return c.execute(sql, (time.time(),)).rowcount > 0
 
 
-def restored_recently(c: sqlite3.Connection) -> bool:
-    """Return whether this database is a backup that was restored in the last 30 days."""
+def restored_recently(c: sqlite3.Connection, now: float) -> bool:
+    """Return whether this database is a backup that was restored in the 30 days before `now`."""
     (restored_at,) = c.execute("SELECT restored_at FROM instance").fetchone()
-    return restored_at is not None and time.time() < restored_at + RESTORE_GRACE_SECONDS
+    return restored_at is not None and now < restored_at + RESTORE_GRACE_SECONDS

@@ -19,10 +19,13 @@ IMAGE_TRANSITIONS: Mapping[ImageStatus, frozenset[ImageStatus]] = {
         }
     ),
     ImageStatus.FAILED: frozenset({ImageStatus.PENDING}),
-    ImageStatus.CANCELLED: frozenset(),
+    ImageStatus.CANCELLED: frozenset({ImageStatus.PENDING}),
     ImageStatus.COMPLETED: frozenset(),
 }
-"""The states that may follow each state. A failed image becomes pending only if a user retries it."""
+"""The states that may follow each state.
+
+A failed or cancelled image becomes pending only if a user retries it.
+"""
 
 
 class InvalidTransitionError(Exception):

@@ -36,8 +36,8 @@ class Fetched(Protocol):
         """Compress the source, and store the output under the name `output_name(token, …)`.
 
         The caller has reserved the token. Owners are served in turn. Raise `ImageError`,
-        `StorageFullError`, or `ExecutionInterruptedError`. If the store fails, it may keep the output,
-        which the caller has to delete.
+        `StorageUnavailableError`, `MachineError`, or `ExecutionInterruptedError`. If the store fails,
+        it may keep the output, which the caller has to delete.
         """
 
 
@@ -74,7 +74,13 @@ class Executor(Protocol):
 
         With conditions, yield None if the host says that the source is not modified.
         Leaving the block does not wait, so it cannot be cancelled. Raise `ImageError` if the source
-        cannot be fetched, or `ExecutionInterruptedError`.
+        cannot be fetched, `MachineError`, or `ExecutionInterruptedError`.
+        """
+
+    async def make_thumbnail(self, data: bytes) -> bytes:
+        """Return the thumbnail of an output, as WebP. All thumbnails are one owner.
+
+        Raise `ImageError` or `ExecutionInterruptedError`.
         """
 
     async def start(self) -> None:

@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError
-from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo
+from imgsvc.image_types import CompressedImage, CompressionSettings, ImageInfo, ThumbnailSettings
 from imgsvc.metrics import Metrics
 from imgsvc.models import Claim, Conditions
 from imgsvc.network.fetch import Fetcher, ResponseBody, describe_non_image
 from imgsvc.storage.base import ImageStore, output_name
 from imgsvc.workers.pool import PoolClosedError, WorkerPool
+
+THUMBNAIL_OWNER = -1
+"""The owner of all thumbnails in the fair queue of the workers. Other owners are requests."""
 
 
 class LocalExecutor:
@@ -52,6 +55,14 @@ class LocalExecutor:
     def missing_layers(self) -> list[str]:
         """The layers of confinement that the worker processes lack."""
         return self._pool.missing_layers
+
+    async def make_thumbnail(self, data: bytes) -> bytes:
+        """Return the thumbnail of an output. A worker process makes it."""
+        try:
+            made = await self._pool.compress(data, ThumbnailSettings(), owner=THUMBNAIL_OWNER)
+        except PoolClosedError:
+            raise ExecutionInterruptedError from None
+        return made.data
 
     async def start(self) -> None:
         """Start the worker processes."""

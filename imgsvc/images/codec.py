@@ -20,6 +20,8 @@ from imgsvc.image_types import (
     ImageInfo,
     Note,
     OutputFormat,
+    ThumbnailSettings,
+    WorkerSettings,
 )
 from imgsvc.images import resize
 from imgsvc.images.compose import Frame
@@ -35,16 +37,18 @@ _PILLOW_SETTINGS = (
 )
 
 
-def compress_image(data: bytes, settings: CompressionSettings, max_pixels: int) -> CompressedImage:
+def compress_image(data: bytes, settings: WorkerSettings, max_pixels: int) -> CompressedImage:
     """Return the compressed image, or the source without metadata if compressing saves nothing.
 
-    An image larger than the settings allow is shrunk.
+    An image larger than the settings allow is shrunk. With `ThumbnailSettings`, return its thumbnail.
 
     `max_pixels` limits the pixels of all frames together. Raise only ImageError, with the code
     `not_an_image`, `unsupported_format`, `too_many_pixels`, `corrupt_image` or `out_of_memory`.
     """
     try:
         with _configured_pillow():
+            if isinstance(settings, ThumbnailSettings):
+                return _thumbnail(data, settings, max_pixels)
             return _compress(data, settings, max_pixels)
     except MemoryError:
         raise out_of_memory() from None
@@ -82,6 +86,15 @@ def _compress(data: bytes, settings: CompressionSettings, max_pixels: int) -> Co
     if is_converted or is_shrunk or not image_format.traits.kept:
         return _build_result(data, output, decoded, output_format, quality)
     return _smaller_of(data, output, decoded, output_format, quality)
+
+
+def _thumbnail(data: bytes, settings: ThumbnailSettings, max_pixels: int) -> CompressedImage:
+    bounds = Bounds(settings.max_side, settings.max_side)
+    limits = DecodeLimits(max_pixels, animated=False, bounds=bounds)
+    decoded = _decode(data, sniff(data), limits)
+    _shrink(decoded, bounds)
+    output = _encode(decoded, ImageFormat.WEBP, EncodeSettings(settings.quality), limits)
+    return _build_result(data, output, decoded, ImageFormat.WEBP, settings.quality)
 
 
 def _smaller_of(

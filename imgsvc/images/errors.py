@@ -51,6 +51,16 @@ def out_of_memory() -> ImageError:
     )
 
 
+def too_many_parts(parts: str, limit: int) -> ImageError:
+    """Return a `too_many_pixels` error for a file with more parts, such as frames, than the limit.
+
+    The code is the same, because each of them costs as much time as pixels do.
+    """
+    return ImageError(
+        ImageErrorCode.TOO_MANY_PIXELS, f"The image has too many {parts}. The limit is {limit:,}."
+    )
+
+
 def too_many_pixels(width: int, height: int, frames: int, limit: int) -> ImageError:
     """Return a `too_many_pixels` error that states the size and the limit."""
     size = f"{width:,} × {height:,} pixels"

@@ -17,6 +17,10 @@ _HEADER_BYTES, _ENTRY_BYTES = 132, 12
 """Sizes of the header with the number of tags, and of one entry of the table of tags."""
 
 _MAX_VERSION = 4
+_MAX_TAGS = 100
+"""Maximum number of tags, as in LittleCMS. Tags may share their bytes, so few bytes can hold many."""
+_MAX_TEXTS = 1_000
+"""Maximum number of translations of a text."""
 _D50 = (0.9642, 1.0, 0.8249)
 _D50_TOLERANCE = 0.01
 _CURVE_TAGS, _COLORANT_TAGS = (b"rTRC", b"gTRC", b"bTRC"), (b"rXYZ", b"gXYZ", b"bXYZ")
@@ -121,7 +125,7 @@ def _check_type(name: bytes, tag: bytes) -> None:
         _require(12 + struct.unpack_from(">I", tag, 8)[0] <= len(tag))
     elif kind == b"mluc":
         count, size = struct.unpack_from(">II", tag, 8)
-        _require(size == 12 and 16 + count * size <= len(tag))
+        _require(size == 12 and count <= _MAX_TEXTS and 16 + count * size <= len(tag))
         for number in range(count):
             length, start = struct.unpack_from(">II", tag, 20 + number * size)
             _require(start + length <= len(tag))
@@ -136,14 +140,18 @@ def _tags(icc: bytes) -> dict[bytes, bytes]:
     """Return the tags of a profile, the first of each name. Raise `ProfileError`."""
     _require(len(icc) >= _HEADER_BYTES and icc[36:40] == b"acsp")
     size, count = struct.unpack_from(">I", icc)[0], struct.unpack_from(">I", icc, 128)[0]
-    _require(_HEADER_BYTES + count * _ENTRY_BYTES <= size <= len(icc))
+    _require(count <= _MAX_TAGS and _HEADER_BYTES + count * _ENTRY_BYTES <= size <= len(icc))
     tags: dict[bytes, bytes] = {}
+    contents: dict[tuple[int, int], bytes] = {}
     for number in range(count):
         name, start, length = struct.unpack_from(
             ">4sII", icc, _HEADER_BYTES + number * _ENTRY_BYTES
         )
         _require(length >= 4 and start + length <= size)
-        tags.setdefault(name, icc[start : start + length])
+        if (start, length) not in contents:
+            contents[start, length] = icc[start : start + length]
+            _require(sum(map(len, contents.values())) <= 2 * size)
+        tags.setdefault(name, contents[start, length])
     return tags
 
 

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from imgsvc.errors import ImageError
 from imgsvc.images import icc
-from imgsvc.images.errors import truncated
+from imgsvc.images.errors import corrupt, truncated
+from imgsvc.images.part_limits import check_blocks, check_items
 
 _BRANDS = dict.fromkeys((b"avif", b"avis"), "avif") | dict.fromkeys(
     (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs"), "heic"
@@ -44,7 +45,10 @@ def kind(head: bytes) -> str | None:
 def boxes(data: bytes, start: int = 0, limit: int | None = None) -> Iterator[Box]:
     """Yield the boxes between `start` and `limit`. Raise `corrupt_image` if one is incomplete."""
     limit = len(data) if limit is None else limit
+    count = 0
     while start + 8 <= limit:
+        count += 1
+        check_blocks(count)
         size, box_type = struct.unpack_from(">I4s", data, start)
         header = 8
         if size == 1:
@@ -58,10 +62,16 @@ def boxes(data: bytes, start: int = 0, limit: int | None = None) -> Iterator[Box
         start = end
 
 
-def check_complete(data: bytes) -> None:
-    """Raise `corrupt_image` if the file ends before its last box ends."""
-    for _ in boxes(data):
-        pass
+def check(data: bytes) -> None:
+    """Raise `corrupt_image` if the file ends before its last box ends.
+
+    Raise `too_many_pixels` if it has too many boxes or items.
+    """
+    for outer in boxes(data):
+        if outer.box_type == b"meta":
+            for box in _children(data, b"iinf", outer._replace(start=outer.start + 4)):
+                for count, _ in enumerate(_item_entries(data, box), 1):
+                    check_items(count)
 
 
 def strip(data: bytes) -> bytes:
@@ -221,6 +231,7 @@ def _empty_items(data: bytes, out: bytearray, children: list[Box]) -> None:
         return
     item_types = dict(_metadata_items(data, children_by_type[b"iinf"]))
     parent = children_by_type.get(b"idat")
+    written = 0
     for item, method, extents in _locations(data, children_by_type[b"iloc"]):
         if item not in item_types or method > 1 or (method == 1 and parent is None):
             continue
@@ -231,6 +242,9 @@ def _empty_items(data: bytes, out: bytearray, children: list[Box]) -> None:
             first = base + offset
             length = min(declared or len(data), len(data) - first)
             if length > 0:
+                written += length
+                if written > len(data):
+                    raise corrupt("The file is damaged: its metadata overlaps.")
                 out[first : first + length] = content[:length].ljust(length, pad)
                 content = content[length:]
 
@@ -244,8 +258,7 @@ def _metadata_items(data: bytes, box: Box) -> Iterator[tuple[int, bytes]]:
 
 def _items(data: bytes, box: Box) -> Iterator[tuple[int, bytes, bytes]]:
     """Yield the number, the type and the other information of each item in an `iinf` box."""
-    entries_start = box.start + (6 if data[box.start] == 0 else 8)
-    for entry in boxes(data, entries_start, box.end):
+    for entry in _item_entries(data, box):
         version, position = data[entry.start], entry.start + 4
         if entry.box_type != b"infe" or version < 2:
             continue
@@ -253,6 +266,11 @@ def _items(data: bytes, box: Box) -> Iterator[tuple[int, bytes, bytes]]:
         item = int.from_bytes(data[position : position + id_size], "big")
         item_type = data[position + id_size + 2 : position + id_size + 6]
         yield item, item_type, data[position + id_size + 6 : entry.end]
+
+
+def _item_entries(data: bytes, box: Box) -> Iterator[Box]:
+    """Yield the entries of an `iinf` box."""
+    return boxes(data, box.start + (6 if data[box.start] == 0 else 8), box.end)
 
 
 class _NumberReader:

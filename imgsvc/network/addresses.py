@@ -15,7 +15,7 @@ import errno
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
-from imgsvc.config import parse_network
+from imgsvc.config_types import parse_network
 from imgsvc.network.local_addresses import LocalAddresses
 
 DENIED_NETWORKS = tuple(

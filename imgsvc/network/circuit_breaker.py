@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from imgsvc.errors import ImageError, ImageErrorCode
 
@@ -37,6 +38,13 @@ class _HostState:
     next_probe: float = 0.0
 
 
+class OpenCircuit(NamedTuple):
+    """A host's latest error, and the time of the next probe on the monotonic clock."""
+
+    error: ImageError
+    next_probe: float
+
+
 class CircuitBreakers:
     """A circuit breaker for each host.
 
@@ -55,6 +63,10 @@ class CircuitBreakers:
         """Return whether the host's circuit is closed, so that images are fetched without a probe."""
         state = self._hosts.get(host_key)
         return state is None or state.opened is None
+
+    def has_failed(self, host_key: int) -> bool:
+        """Return whether the last attempt has failed, as far as the state of the host is known."""
+        return host_key in self._hosts
 
     def capacity(self, host_key: int, now: float, limit: int) -> int:
         """Return how many images of the host may be in progress at once.
@@ -119,9 +131,13 @@ class CircuitBreakers:
         times = (s.next_probe for s in self._hosts.values() if s.opened is not None)
         return min((time for time in times if time > now), default=None)
 
-    def open_hosts(self) -> list[int]:
-        """Return the keys of the hosts whose circuit is open."""
-        return [key for key, state in self._hosts.items() if state.opened is not None]
+    def open_circuits(self) -> dict[int, OpenCircuit]:
+        """Return the open circuits, by the keys of their hosts."""
+        return {
+            key: OpenCircuit(state.error, state.next_probe)
+            for key, state in self._hosts.items()
+            if state.opened is not None
+        }
 
     def _forget(self, now: float) -> None:
         """Remove the state of hosts above `MAX_HOSTS` and of those without a recent failure."""

@@ -15,6 +15,7 @@ from yarl import URL
 
 from imgsvc.config import FetchConfig
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.models import Validators
 from imgsvc.network.byte_budget import ByteBudget, Share
 from imgsvc.network.content_coding import ContentDecoder
@@ -28,6 +29,7 @@ from imgsvc.network.errors import (
 )
 from imgsvc.network.retry import parse_retry_after
 from imgsvc.network.session import ConnectionInfo
+from imgsvc.sample import Sample
 from imgsvc.urls import UrlError, host_url_of, resolve_redirect, url_key
 
 __all__ = ["Fetcher", "ResponseBody", "describe_non_image", "request_target"]
@@ -49,29 +51,37 @@ class ResponseBody:
 
 
 class Fetcher:
-    """Fetches URLs within the limits of the configuration. `session` comes from `open_session`."""
+    """Fetches URLs within the limits of the configuration. `session` comes from `open_session`.
+
+    URLs of `sample` are read from the package: no connection is made.
+    """
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         config: FetchConfig,
         budget: ByteBudget,
+        sample: Sample | None = None,
     ) -> None:
         self._session = session
         self._config = config
         self._budget = budget
+        self._sample = sample
         self._headers = {"Accept": ACCEPT, **config.headers}
 
     @asynccontextmanager
     async def fetch(
         self, url: str, validators: Validators | None = None
     ) -> AsyncIterator[ResponseBody | None]:
-        """Fetch a URL and return its body. Raise `ImageError` if that fails.
+        """Fetch a URL and return its body. Raise `ImageError` or `MachineError` if that fails.
 
         With the `validators` of an earlier response, return None if the host says that the source is
         not modified. `url` is in the form in which it is sent. The bytes count against the budget until
         the block ends. All timeouts start with this call.
         """
+        if self._sample is not None and (name := self._sample.own_name(url)) is not None:
+            yield _read_sample(self._sample, name, url, validators)
+            return
         with self._budget.share(host_url_of(url)) as share:
             yield await self._download(url, share, validators)
 
@@ -99,6 +109,8 @@ class Fetcher:
                 ImageErrorCode.TIMEOUT, self._timeout_message(error), redirected=chain.redirected
             ) from None
         except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
+            if is_machine_error(error):
+                raise MachineError(str(error)) from None
             failure = to_image_error(error, headers_received=chain.headers_received)
             failure.redirected = chain.redirected
             raise failure from None
@@ -148,6 +160,19 @@ class Fetcher:
         return f"The download took longer than {format_seconds(config.timeout_seconds)}."
 
 
+def _read_sample(
+    sample: Sample, name: str, url: str, validators: Validators | None
+) -> ResponseBody | None:
+    """Return an image of the sample as `Fetcher.fetch` does."""
+    image = sample.images.get(name)
+    if image is None:
+        status = HTTPStatus.NOT_FOUND
+        raise ImageError(ImageErrorCode.HTTP_STATUS, status_line(status), http_status=status)
+    if validators == (found := Validators(url_key(url), image.etag, None)):
+        return None
+    return ResponseBody(image.data, image.media_type, found)
+
+
 class RedirectChain:
     """The redirects from a URL to the final response.
 
@@ -170,6 +195,7 @@ class RedirectChain:
         self._validators = validators
         self._cookies = DownloadCookies()
         self._redirects = 0
+        self._answered = False
         self.headers_received = False
         self.conditional = False
 
@@ -181,13 +207,18 @@ class RedirectChain:
     async def resolve(self) -> aiohttp.ClientResponse:
         """Return the first response that is not a redirect.
 
-        Raise `ImageError` for an invalid redirect, and the errors of aiohttp.
+        If a host rejects the conditions, repeat the request without them. Raise `ImageError`
+        for an invalid redirect, and the errors of aiohttp.
         """
         while True:
             self.headers_received = False
             target = request_target(self._url)
             response = await self._get(target)
-            self.headers_received = True
+            self.headers_received = self._answered = True
+            if response.status == HTTPStatus.PRECONDITION_FAILED and self.conditional:
+                response.release()
+                self._validators = None
+                continue
             location = response.headers.get("Location", "")
             if response.status not in REDIRECT_STATUSES or not location:
                 return response
@@ -198,8 +229,8 @@ class RedirectChain:
     async def _get(self, target: URL) -> aiohttp.ClientResponse:
         """Send the request and return the response.
 
-        After a redirect, the request may reuse the connection of the redirect. Some hosts close
-        that connection without notice. The request is then sent again, within the same attempt.
+        A further request may reuse the connection of the one before. Some hosts close that
+        connection without notice. The request is then sent again, within the same attempt.
         """
         conditions = self._condition_headers()
         self.conditional = bool(conditions)
@@ -211,7 +242,7 @@ class RedirectChain:
                     target, allow_redirects=False, headers=headers, trace_request_ctx=connection
                 )
             except NoResponseError:
-                if not (self.redirected and connection.reused):
+                if not (self._answered and connection.reused):
                     raise
 
     def _condition_headers(self) -> dict[str, str]:

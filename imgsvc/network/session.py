@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import socket
 import threading
@@ -145,15 +146,24 @@ class _Socket(socket.socket):
 def look_up(host: str, port: int) -> list[str]:
     """Return the addresses of a name from the system's resolver, in the order of preference.
 
-    This function blocks. Raise `socket.gaierror` if the name cannot be resolved.
+    This function blocks. Raise `socket.gaierror` if the name cannot be resolved, or another `OSError`
+    if this machine has no descriptors or memory for that.
     """
     try:
         found = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=getattr(socket, "AI_ADDRCONFIG", 0)
         )
+    except socket.gaierror:
+        _check_resources()
+        raise
     except UnicodeError:  # a label is too long or empty, so the name cannot exist
         raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
     return [str(socket_address[0]) for _, _, _, _, socket_address in found]
+
+
+def _check_resources() -> None:
+    """Raise `OSError` if this process can open no socket. The resolver reports a dead name then."""
+    socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
 
 
 class Resolver(AbstractResolver):
@@ -222,9 +232,7 @@ class Resolver(AbstractResolver):
             threading.Thread(target=run_lookup, name=f"look up {host}", daemon=True).start()
         except RuntimeError:
             self._free_threads.release()
-            raise socket.gaierror(
-                socket.EAI_AGAIN, "cannot start a thread for the lookup"
-            ) from None
+            raise OSError(errno.ENOMEM, "cannot start a thread for the lookup") from None
         return await result
 
     async def close(self) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from imgsvc.config import WebhookConfig
-from imgsvc.errors import ImageError
+from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.models import Delivery
 from imgsvc.network.errors import format_seconds, status_line, to_image_error
 from imgsvc.network.fetch import request_target
@@ -30,12 +31,13 @@ class SendResult:
     """The result of one attempt to send a delivery.
 
     `ok`: the receiver has accepted it. `gone`: the receiver wants no further attempts (status 410).
-    `error`: the message if it failed.
+    `error`: the message if it failed. `code`: why there was no response, or None.
     """
 
     ok: bool
     gone: bool = False
     error: str | None = None
+    code: ImageErrorCode | None = None
 
 
 class WebhookSender:
@@ -58,20 +60,25 @@ class WebhookSender:
         self._clock = clock
 
     async def send(self, delivery: Delivery) -> SendResult:
-        """Send a delivery once and return the result. Failures are in the result, not raised."""
+        """Send a delivery once and return the result. Failures are in the result, not raised.
+
+        Raise `MachineError` if this machine could not send it: that is no failure of the receiver.
+        """
         try:
             async with asyncio.timeout(self._timeout):
                 response = await self._post(delivery)
         except UrlError as error:
             return SendResult(ok=False, error=f"Invalid webhook URL: it {error.message}.")
         except ImageError as error:
-            return SendResult(ok=False, error=error.message)
+            return SendResult(ok=False, error=error.message, code=error.code)
         except TimeoutError:
-            return SendResult(
-                ok=False, error=f"No response within {format_seconds(self._timeout)}."
-            )
+            message = f"No response within {format_seconds(self._timeout)}."
+            return SendResult(ok=False, error=message, code=ImageErrorCode.TIMEOUT)
         except Exception as error:  # noqa: BLE001 - to_image_error() logs unknown errors
-            return SendResult(ok=False, error=to_image_error(error).message)
+            if is_machine_error(error):
+                raise MachineError(str(error)) from None
+            unknown = to_image_error(error)
+            return SendResult(ok=False, error=unknown.message, code=unknown.code)
         await _drain(response)
         status = response.status
         if 200 <= status <= 299:

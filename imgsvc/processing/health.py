@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from enum import StrEnum
 
-from imgsvc.database.connection import Database
+from imgsvc.database.connection import Database, DatabaseDamagedError
 from imgsvc.execution.base import Executor
-from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.state import StorageState
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,8 @@ class HealthLimits:
     """Interval between test writes to the database."""
     timeout_seconds: float = 5.0
     """The service is not ready if the database has accepted no write for longer than this."""
+    check_seconds: float = 5.0
+    """How long the start waits for the check of the database. The check continues beside it."""
 
 
 class ServiceState(StrEnum):
@@ -47,18 +49,18 @@ class Health:
 
 
 class HealthMonitor:
-    """Holds the state of the service, and checks the database, the disk and the executor."""
+    """Holds the state of the service, and checks the database, the storage and the executor."""
 
     def __init__(
         self,
         database: Database,
         executor: Executor,
-        disk_space: DiskSpace,
+        storage: StorageState,
         limits: HealthLimits = HealthLimits(),
     ) -> None:
         self._database = database
         self._executor = executor
-        self._disk_space = disk_space
+        self._storage = storage
         self._limits = limits
         self._written = time.monotonic()
         self.state = ServiceState.STARTING
@@ -66,21 +68,26 @@ class HealthMonitor:
     def health(self) -> Health:
         """Return the state, and the reasons that keep the service from being ready."""
         reasons = []
-        if not self._disk_space.has_free_space():
-            reasons.append("the disk is full")
+        if (problem := self._storage.problem) is not None:
+            reasons.append(problem)
         timeout = self._limits.timeout_seconds
-        if time.monotonic() - self._written > timeout:
+        damage = self._database.damage.reason
+        if damage is not None:
+            reasons.append(f"the database is damaged ({damage}): restore the backup")
+        elif time.monotonic() - self._written > timeout:
             reasons.append(f"the database has accepted no write for {timeout:.0f} s")
         if not self._executor.healthy:
             reasons.append("no worker process can be started")
         return Health(self.state, tuple(reasons))
 
     async def watch(self) -> None:
-        """Make a test write to the database at intervals, for as long as the service runs."""
+        """Make a test write to the database at intervals, until it is damaged."""
         writable = True
         while True:
             try:
                 await self._database.probe()
+            except DatabaseDamagedError:
+                return  # it has been logged, and lasts until the next start
             except Exception:
                 if writable:
                     log.exception("the database accepts no writes")

@@ -12,6 +12,8 @@ from enum import IntEnum
 from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.execution.base import ExecutionInterruptedError, Executor, Fetched
+from imgsvc.logs import RARELY
+from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.metrics import Metrics
 from imgsvc.models import (
     Claim,
@@ -26,7 +28,7 @@ from imgsvc.network.retry import retry_delay
 from imgsvc.processing.duplicates import Duplicates
 from imgsvc.processing.host_limiter import CircuitOpenError, HostSlot
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageUnavailableError
 from imgsvc.urls import redact
 
 log = logging.getLogger(__name__)
@@ -99,11 +101,14 @@ class JobRunner:
             return await self._process(job)
         except (CircuitOpenError, ExecutionInterruptedError):
             return Requeued(claim, claim.attempts)
-        except (StorageFullError, DatabaseUnavailableError):
-            return Requeued(claim, claim.attempts, time.time() + self._limits.requeue_delay_seconds)
+        except (StorageUnavailableError, DatabaseUnavailableError):
+            return self._requeue_later(claim)
         except ImageError as error:
             return self._failure(job, error)
-        except Exception:
+        except Exception as error:
+            if is_machine_error(error):
+                log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
+                return self._requeue_later(claim)
             log.exception("an image failed with an unexpected error", extra=_log_fields(claim))
             return Failed(
                 claim,
@@ -113,6 +118,9 @@ class JobRunner:
             )
         finally:
             job.stage = Stage.DONE
+
+    def _requeue_later(self, claim: Claim) -> Requeued:
+        return Requeued(claim, claim.attempts, time.time() + self._limits.requeue_delay_seconds)
 
     async def _process(self, job: ImageJob) -> Completed:
         claim = job.claim
@@ -166,7 +174,7 @@ class JobRunner:
             return Failed(claim, attempts, error.code, error.message)
         self._metrics.retries.labels(error.code).inc()
         log.info("image will be retried", extra=fields | {"retry_in_seconds": round(delay, 1)})
-        return Requeued(claim, attempts, time.time() + delay)
+        return Requeued(claim, attempts, time.time() + delay, error)
 
 
 def _log_fields(claim: Claim) -> dict[str, object]:

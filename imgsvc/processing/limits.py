@@ -23,6 +23,8 @@ class ProcessingLimits:
     """Grace period for active downloads at shutdown. Most finish, so they need not be repeated."""
     fetched_per_worker: int = 16
     """Images that may be fetched ahead for each worker: two full batches of small images."""
+    circuit_check_seconds: float = 1.0
+    """Interval between checks for circuits that have opened, been probed or closed."""
     unreachable_check_seconds: float = 5.0
     """Interval between checks for images that have waited too long for a failing host."""
     unreachable_slice: int = 1_000

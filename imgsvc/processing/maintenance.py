@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgsvc.config import StorageConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.database.token_store import TokenStore
 from imgsvc.models import SECONDS_PER_DAY
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.storage.base import ImageStore
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -42,13 +44,18 @@ class Maintenance:
         request_store: RequestStore,
         token_store: TokenStore,
         store: ImageStore,
+        thumbnails: ThumbnailCache,
         config: StorageConfig,
+        *,
+        clock: ExpiryClock,
         limits: MaintenanceLimits = MaintenanceLimits(),
     ) -> None:
         self._request_store = request_store
         self._token_store = token_store
         self._store = store
+        self._thumbnails = thumbnails
         self._config = config
+        self._clock = clock
         self._limits = limits
         self._interval_seconds = _interval_seconds(config.retention_days * SECONDS_PER_DAY)
         self._wake = asyncio.Event()
@@ -60,43 +67,75 @@ class Maintenance:
 
     async def run(self) -> None:
         """Clean up at intervals and when woken, for as long as the service runs."""
-        pause = 0.0
+        pause, failures = 0.0, 0
         while True:
             await wait_for_event(self._wake, pause)
             self._wake.clear()
             try:
+                await self._request_store.discard_remaining()
                 await self._expire()
-                await self.purge()
-                pause = self._interval_seconds
+                not_deleted = await self.purge()
             except Exception:
                 log.exception("cleanup failed; retrying")
                 pause = self._limits.retry_seconds
+                continue
+            failures = failures + 1 if not_deleted else 0
+            pause = self._interval_seconds
+            if failures:
+                pause = min(pause, self._limits.retry_seconds * 2.0 ** min(failures, 32))
 
-    async def purge(self) -> None:
-        """Remove everything marked for deletion: rows, and then outputs, both in slices."""
+    async def purge(self) -> int:
+        """Remove everything marked for deletion: rows, and then outputs, both in slices.
+
+        Return the number of outputs that could not be deleted. They stay marked.
+        """
         async with self._purging:
             limit = self._limits.purge_slice
             while await self._request_store.purge_slice(limit):
                 pass
-            while await self._delete_outputs(limit):
-                pass
+            not_deleted, after = 0, ""
+            while True:
+                names, last = await self._token_store.begin_deletion(limit, after)
+                not_deleted += len(names) - await self._delete_outputs(names)
+                if last is None:
+                    return not_deleted
+                after = last
 
-    async def _delete_outputs(self, limit: int) -> bool:
-        """Delete at most `limit` marked outputs. Return whether there may be more."""
-        names, more = await self._token_store.begin_deletion(limit)
-        if names:
+    async def _delete_outputs(self, names: Sequence[str]) -> int:
+        """Delete outputs that are reserved for deletion. Return the number of those deleted."""
+        if not names:
+            return 0
+        deleted: list[str] = []
+        try:
             try:
                 await self._store.delete(names)
-            except Exception:
-                await self._token_store.end_deletion([])
-                raise
-            await self._token_store.end_deletion(names)
-        return more
+                deleted += names
+            except OSError:
+                await self._delete_each(names, deleted)
+            await self._thumbnails.delete(deleted)
+        finally:
+            await self._token_store.end_deletion(deleted)
+        return len(deleted)
+
+    async def _delete_each(self, names: Sequence[str], deleted: list[str]) -> None:
+        """Delete outputs one by one, so that one that cannot be deleted keeps no others."""
+        error: OSError | None = None
+        for name in names:
+            try:
+                await self._store.delete([name])
+                deleted.append(name)
+            except OSError as cause:
+                error = cause
+        if error is not None:
+            log.error(
+                "outputs could not be deleted; retrying later",
+                extra={"outputs": len(names) - len(deleted), "error": str(error)},
+            )
 
     async def _expire(self) -> None:
-        days = self._config.retention_days
-        if days:
-            count = await self._request_store.hide_expired(time.time() - days * SECONDS_PER_DAY)
+        now, days = await self._clock.now(), self._config.retention_days
+        if now is not None and days:
+            count = await self._request_store.hide_expired(now - days * SECONDS_PER_DAY)
             if count:
                 log.info("requests have passed their retention period", extra={"count": count})
 

@@ -19,7 +19,7 @@ from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
 from imgsvc.processing.unreachable_hosts import UnreachableHosts
 from imgsvc.processing.webhook_queue import WebhookQueue
-from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.state import StorageState
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Processing:
     executor: Executor
     events: Events
     webhook_queue: WebhookQueue
-    disk_space: DiskSpace
+    storage: StorageState
     metrics: Metrics
     limits: ProcessingLimits
 
@@ -63,7 +63,7 @@ class Processing:
             self.results,
             host_limiter=HostLimiter(config.concurrency, config.per_host, self.breakers),
             breakers=self.breakers,
-            disk_space=self.disk_space,
+            storage=self.storage,
             limits=limits,
         )
         self.unreachable_hosts = UnreachableHosts(

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imgsvc.database.token_store import TokenStore
-from imgsvc.storage.base import ImageStore
+from imgsvc.processing.clock import ExpiryClock
+from imgsvc.storage.base import ImageStore, name_pages
 
 log = logging.getLogger(__name__)
-
-PREFIXES = [f"{number:02x}" for number in range(256)]
-"""The first two digits of all names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +45,12 @@ class Reconciliation:
         self,
         token_store: TokenStore,
         store: ImageStore,
+        clock: ExpiryClock,
         limits: ReconciliationLimits = ReconciliationLimits(),
     ) -> None:
         self._token_store = token_store
         self._store = store
+        self._clock = clock
         self._limits = limits
         self._unused_before: set[str] = set()
 
@@ -69,19 +69,19 @@ class Reconciliation:
         The maintenance deletes them, after it has checked again that no image uses them.
         """
         total, unused = 0, set[str]()
-        for prefix in PREFIXES:
-            names = await self._store.list_names(prefix, "", self._limits.slice)
-            while names:
-                total += len(names)
-                if len(unused) <= self._limits.max_remembered:
-                    unused.update(await self._token_store.unused(names))
-                await asyncio.sleep(self._limits.slice_pause_seconds)
-                names = await self._store.list_names(prefix, names[-1], self._limits.slice)
+        async for names in name_pages(self._store, self._limits.slice):
+            total += len(names)
+            if len(unused) <= self._limits.max_remembered:
+                unused.update(await self._token_store.unused(names))
+            await asyncio.sleep(self._limits.slice_pause_seconds)
         found = sorted(unused & self._unused_before)
         self._unused_before = unused
         if not found or not self._may_remove(len(found), total):
             return []
-        if await self._token_store.restored_recently():
+        now = await self._clock.now()
+        if now is None:
+            return []
+        if await self._token_store.restored_recently(now):
             log.warning(
                 "outputs that no image uses are kept for 30 days after a restore",
                 extra={"outputs": len(found)},

@@ -48,19 +48,20 @@ class RequestActions:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def cancel(self, request_id: str) -> None:
+    async def cancel(self, request_id: str, host: str | None = None) -> None:
         """Cancel the request's pending images and its downloads. Images at a worker are completed.
 
-        Raise `ProblemError` if the id is unknown or the request has finished.
+        With `host`, a host name or `host:port`, cancel only images of this host. Raise `ProblemError`
+        if the id is unknown, or if none of these images is unfinished.
         """
-        await self._run_to_end(self._start_cancel(request_id))
+        await self._run_to_end(self._start_cancel(request_id, host))
 
-    async def retry(self, request_id: str) -> None:
-        """Make the failed images of a finished request pending again.
+    async def retry(self, request_id: str, *, include_cancelled: bool = False) -> None:
+        """Make the failed images of a finished request pending again, and perhaps the cancelled ones.
 
-        Raise `ProblemError` if the id is unknown, the request has not finished, or no image failed.
+        Raise `ProblemError` if the id is unknown, the request has not finished, or there are none.
         """
-        await self._run_to_end(self._retry(request_id))
+        await self._run_to_end(self._retry(request_id, include_cancelled=include_cancelled))
 
     async def delete(self, request_id: str) -> None:
         """Delete a finished request, and its files that no other request uses.
@@ -81,11 +82,18 @@ class RequestActions:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _start_cancel(self, request_id: str) -> None:
-        await self._cancel(await self._job_store.start_cancel(request_id))
+    async def _start_cancel(self, request_id: str, host: str | None) -> None:
+        if host is None:
+            request_key = await self._job_store.start_cancel(request_id)
+        else:
+            request_key = await self._job_store.start_cancel_host(request_id, host)
+        await self._scheduler.cancel_downloads(request_key, host)
+        await self._cancel(request_key)
 
-    async def _retry(self, request_id: str) -> None:
-        request = await self._job_store.retry_failed(request_id)
+    async def _retry(self, request_id: str, *, include_cancelled: bool) -> None:
+        request = await self._job_store.retry_failed(
+            request_id, include_cancelled=include_cancelled
+        )
         self._events.mark_changed([request.key])
         self._scheduler.wake()
 
@@ -93,14 +101,14 @@ class RequestActions:
         request_key = await self._request_store.mark_deleting(request_id)
         self._events.mark_changed([request_key])
         try:
-            await self._maintenance.purge()
-        except (OSError, DatabaseUnavailableError) as error:
             # The request is deleted, and the rest may belong to another one. It is deleted later.
+            if await self._maintenance.purge():
+                self._maintenance.wake()
+        except (OSError, DatabaseUnavailableError) as error:
             log.warning("outputs could not be deleted; retrying: %s", error)
             self._maintenance.wake()
 
     async def _cancel(self, request_key: int) -> None:
-        await self._scheduler.cancel_downloads(request_key)
         limit = self._limits.cancel_slice
         more = True
         while more:

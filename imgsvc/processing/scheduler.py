@@ -21,7 +21,8 @@ from imgsvc.processing.host_limiter import HostLimiter
 from imgsvc.processing.job import ImageJob, JobRunner
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.results import ResultWriter
-from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.state import StorageState
+from imgsvc.urls import host_urls
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Scheduler:
         *,
         host_limiter: HostLimiter,
         breakers: CircuitBreakers,
-        disk_space: DiskSpace,
+        storage: StorageState,
         limits: ProcessingLimits,
     ) -> None:
         self._job_store = job_store
@@ -49,12 +50,12 @@ class Scheduler:
         self._results = results
         self._host_limiter = host_limiter
         self._breakers = breakers
-        self._disk_space = disk_space
+        self._storage = storage
         self._limits = limits
         self._jobs: dict[asyncio.Task[Outcome], ImageJob] = {}
         self._cancelled: set[ImageJob] = set()
         self._stopping = False
-        self._paused = False
+        self._pause_reason: str | None = None
 
     # --- public interface --------------------------------------------------------------------
 
@@ -67,12 +68,17 @@ class Scheduler:
         """The number of running jobs."""
         return len(self._jobs)
 
-    async def cancel_downloads(self, request_key: int) -> None:
-        """Cancel the downloads of a request that is being cancelled; return when that is committed."""
+    async def cancel_downloads(self, request_key: int, host: str | None = None) -> None:
+        """Cancel the downloads of a request, or of a host in it; return when that is committed.
+
+        The request or the host must be marked as being cancelled.
+        """
+        keys = None if host is None else {host_key(url) for url in host_urls(host)}
         downloads = [
             (task, job)
             for task, job in self._jobs.items()
             if job.claim.request_key == request_key and not job.fetched
+            if keys is None or job.slot.host_key in keys
         ]
         for task, job in downloads:
             self._cancelled.add(job)
@@ -98,7 +104,7 @@ class Scheduler:
         """Stop claiming; let jobs finish within `grace` seconds, then requeue the rest.
 
         Cancelling a download loses nothing, so downloads get less time: half of `grace`, and at most
-        `ProcessingLimits.download_grace_seconds`.
+        `ProcessingLimits.download_grace_seconds`. If outputs cannot be stored, all jobs get only that.
         """
         self._stopping = True
         self.wake()
@@ -107,7 +113,8 @@ class Scheduler:
         for task, job in self._jobs.items():
             if not job.fetched:
                 task.cancel()
-        await self._wait(grace - download_grace)
+        if self._storage.problem is None:  # else no job can finish
+            await self._wait(grace - download_grace)
         for task in self._jobs:
             task.cancel()
 
@@ -124,7 +131,7 @@ class Scheduler:
 
     async def _claim(self) -> float:
         """Claim as many images as the limits allow; return the seconds until the next claim."""
-        if not self._check_free_space():
+        if not self._check_storage():
             return self._limits.storage_retry_seconds
         max_jobs = self._host_limiter.max_slots + self._runner.max_fetched
         capacity = min(self._host_limiter.free_slots, max_jobs - len(self._jobs))
@@ -156,16 +163,16 @@ class Scheduler:
             due.append(probe - clock)
         return max(0.05, min(due))
 
-    def _check_free_space(self) -> bool:
-        """Return whether the disk has free space; log if that has changed."""
-        has_free_space = self._disk_space.has_free_space()
-        if has_free_space is self._paused:
-            self._paused = not has_free_space
-            if has_free_space:
-                log.info("the disk has free space again: processing continues")
+    def _check_storage(self) -> bool:
+        """Return whether outputs can be stored; log if that has changed."""
+        problem = self._storage.problem
+        if problem != self._pause_reason:
+            self._pause_reason = problem
+            if problem is None:
+                log.info("outputs can be stored again: processing continues")
             else:
-                log.error("the disk is full: processing is paused until there is free space")
-        return has_free_space
+                log.error("%s: processing is paused until outputs can be stored", problem)
+        return problem is None
 
     # --- jobs --------------------------------------------------------------------------------
 

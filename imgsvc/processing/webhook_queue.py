@@ -9,27 +9,33 @@ from dataclasses import dataclass
 from functools import partial
 
 from imgsvc.config import WebhookConfig
+from imgsvc.database.index_keys import receiver_key
 from imgsvc.database.webhook_store import WebhookStore
+from imgsvc.errors import ImageError
 from imgsvc.metrics import Metrics
 from imgsvc.models import Delivery
 from imgsvc.network.retry import webhook_retry_delay
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.events import Events
+from imgsvc.processing.receivers import ReceiverLimits, Receivers, ReceiverSlot
 from imgsvc.waiting import wait_for_event
 
 log = logging.getLogger(__name__)
+
+CLOCK_DRIFT_SECONDS = 60.0
+"""A webhook that is due later than the longest delay and this time was scheduled by a clock that was
+ahead."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookLimits:
     """The limits of the webhook queue."""
 
-    concurrent: int = 64
-    """Webhooks sent at the same time."""
-    per_receiver: int = 8
-    """Webhooks sent to one receiver at the same time, so that one that hangs does not delay others."""
+    receivers: ReceiverLimits = ReceiverLimits()
     poll_seconds: float = 60.0
     """Longest time between two reads of the due webhooks, even if nothing wakes the queue."""
+    scan_seconds: float = 1.0
+    """Time between two reads if there are more receivers than one read scans, and none is due."""
     unrecorded_delay_seconds: float = 10.0
     """Delay before a webhook is sent again if its outcome could not be recorded."""
 
@@ -58,6 +64,8 @@ class WebhookQueue:
         self._events = events
         self._metrics = metrics
         self._limits = limits
+        self._longest_delay = max(config.retry_delays_seconds, default=0.0) + CLOCK_DRIFT_SECONDS
+        self._receivers = Receivers(limits.receivers)
         self._wake = asyncio.Event()
         self._sending: dict[str, asyncio.Task[None]] = {}
 
@@ -83,27 +91,37 @@ class WebhookQueue:
 
     async def _start_due(self) -> float:
         """Start sending due webhooks; return the seconds until more may be due."""
-        limits = self._limits
-        free_slots = limits.concurrent - len(self._sending)
-        if free_slots <= 0:
+        limits, receivers = self._limits, self._receivers
+        if receivers.free_slots <= 0:
             return limits.poll_seconds
         now = time.time()
-        # A webhook whose outcome is recorded during this read may still be read as due: skip it.
-        sending = set(self._sending)
-        due = await self._store.due(now, 2 * limits.concurrent, per_receiver=limits.per_receiver)
+        due, more = await self._store.due(
+            now,
+            receivers.free_slots,
+            receivers.free_slots_of,
+            longest_delay=self._longest_delay,
+            # A webhook whose outcome is recorded during this read may still be read as due.
+            excluded=frozenset(self._sending),
+        )
         for delivery in due:
-            if free_slots > 0 and delivery.delivery_id not in sending:
-                free_slots -= 1
+            key = receiver_key(delivery.url)
+            if receivers.free_slots_of(key) > 0:
+                slot = receivers.start(key)
                 task = asyncio.create_task(self._attempt(delivery))
                 self._sending[delivery.delivery_id] = task
-                task.add_done_callback(partial(self._on_attempt_done, delivery.delivery_id))
+                task.add_done_callback(partial(self._on_attempt_done, delivery.delivery_id, slot))
+        if more:
+            return 0.0 if due else limits.scan_seconds
+        pauses = [limits.poll_seconds, receivers.next_probe()]
         next_at = await self._store.next_due(after=now)
-        if next_at is None:
-            return limits.poll_seconds
-        return min(limits.poll_seconds, max(0.05, next_at - time.time()))
+        pauses.append(None if next_at is None else next_at - time.time())
+        return max(0.05, min(pause for pause in pauses if pause is not None))
 
-    def _on_attempt_done(self, delivery_id: str, _task: asyncio.Task[None]) -> None:
+    def _on_attempt_done(
+        self, delivery_id: str, slot: ReceiverSlot, _task: asyncio.Task[None]
+    ) -> None:
         del self._sending[delivery_id]
+        self._receivers.release(slot)
         self._wake.set()
 
     async def _attempt(self, delivery: Delivery) -> None:
@@ -115,6 +133,8 @@ class WebhookQueue:
 
     async def _send(self, delivery: Delivery) -> None:
         result = await self._sender.send(delivery)
+        failure = None if result.code is None else ImageError(result.code, result.error or "")
+        self._receivers.record(receiver_key(delivery.url), failure)
         attempts = delivery.attempts + 1
         extra = {"request": delivery.request_id, "delivery": delivery.delivery_id}
         if result.ok:

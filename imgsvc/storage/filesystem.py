@@ -12,13 +12,15 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from imgsvc.errors import ImageError, ImageErrorCode
+from imgsvc.machine_errors import MachineError, is_machine_error
 from imgsvc.storage.base import (
+    ImageStore,
     StorageFullError,
     check_output_name,
     is_output_name,
@@ -30,6 +32,8 @@ OUTPUTS = "outputs"
 _TMP = "tmp"
 _TEMPORARY = re.compile(r"(?P<name>[0-9a-f]+\.[a-z]+)\.[0-9a-f]{16}\.tmp")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+RETRY_DELAYS = (0.05, 0.25, 1.0)
+"""Delays after errors of the machine. Other files of the same group are closed by the first retry."""
 GROUP = 64
 """Maximum number of files that are written and synced together. Each is an open file meanwhile."""
 
@@ -41,20 +45,12 @@ def output_path(data_dir: Path, name: str) -> Path:
 
 
 def has_outputs(data_dir: Path) -> bool:
-    """Return whether the data folder contains any output."""
-    return next(stored_outputs(data_dir), None) is not None
-
-
-def stored_outputs(data_dir: Path) -> Iterator[str]:
-    """Yield the names of all stored outputs. Blocks."""
-    for folder in sorted((data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]/")):
+    """Return whether the data folder contains any output. Blocks."""
+    for folder in (data_dir / OUTPUTS).glob("[0-9a-f][0-9a-f]/"):
         with os.scandir(folder) as entries:
-            yield from [entry.name for entry in entries if is_output_name(entry.name)]
-
-
-def delete_outputs(data_dir: Path, names: Iterable[str]) -> None:
-    """Delete outputs permanently. Names without a file are ignored. Blocks."""
-    _delete([output_path(data_dir, name) for name in names])
+            if any(is_output_name(entry.name) for entry in entries):
+                return True
+    return False
 
 
 class _Put:
@@ -68,6 +64,7 @@ class _Put:
         self.fd = -1
         self.error: OSError | None = None
         self.abandoned = False
+        self.attempts = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property
@@ -78,6 +75,17 @@ class _Put:
         """Record an error without its traceback, which would keep the data in memory."""
         self.error = OSError(*error.args)
 
+    def begin_retry(self, temporary: Path) -> bool:
+        """Prepare to store the file again, if an error of the machine was the cause. Return whether.
+
+        What was written is never used: after a failed sync, the next one may succeed without the data.
+        """
+        if self.error is None or self.abandoned or not is_machine_error(self.error):
+            return False
+        self.error, self.temporary = None, temporary
+        self.attempts += 1
+        return True
+
     def resolve(self) -> None:
         """Set the result of `done`."""
         if self.done.done():
@@ -86,18 +94,24 @@ class _Put:
             self.done.set_result(None)
         elif self.error.errno in _FULL:
             self.done.set_exception(StorageFullError(_reason(self.error)))
+        elif is_machine_error(self.error):
+            self.done.set_exception(MachineError(_reason(self.error)))
         else:
             reason = f"The output could not be stored: {_reason(self.error)}."
             self.done.set_exception(ImageError(ImageErrorCode.STORAGE_FAILED, reason))
 
 
-class FilesystemStore:
+class FilesystemStore(ImageStore):
     """An `ImageStore` in the data folder. It writes in its own threads, and creates its folders.
 
-    Nothing is stored while `disk_space` has no free space.
+    Nothing is stored while `disk_space` has no free space. `retry_delays`: seconds before a file is
+    stored again after an error of the machine.
     """
 
-    def __init__(self, data_dir: Path, disk_space: DiskSpace) -> None:
+    def __init__(
+        self, data_dir: Path, disk_space: DiskSpace, *, retry_delays: Sequence[float] = RETRY_DELAYS
+    ) -> None:
+        self._retry_delays = retry_delays
         self._data_dir = data_dir
         self._disk_space = disk_space
         self._tmp = data_dir / OUTPUTS / _TMP
@@ -172,8 +186,18 @@ class FilesystemStore:
                 except RuntimeError as error:  # already closed
                     for put in group:
                         put.error = OSError(str(error))
+                failed = [
+                    put
+                    for put in group
+                    if put.attempts < len(self._retry_delays)
+                    and put.begin_retry(self._temporary(put.name))
+                ]
                 for put in group:
-                    put.resolve()
+                    if put not in failed:
+                        put.resolve()
+                if failed:
+                    await asyncio.sleep(self._retry_delays[max(put.attempts for put in failed) - 1])
+                    self._waiting[:0] = failed
         finally:
             self._flushing = None
 

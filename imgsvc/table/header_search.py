@@ -23,14 +23,15 @@ class HeaderSearch:
     """Collects the first records of a table until it is known which of them is the header.
 
     `records` are those that are not blank, with their numbers. `is_too_long` is whether the rows above
-    the header are longer than `MAX_LENGTH_ABOVE`; then only the first record is kept.
+    the header are longer than `MAX_LENGTH_ABOVE`; then only the first record is kept. `length` is the
+    number of their characters.
     """
 
     def __init__(self, options: TableOptions) -> None:
         self._options = options
         self.records: list[tuple[int, list[str]]] = []
         self.is_too_long = False
-        self._length = 0
+        self.length = 0
         self._index: int | None = None
         self._rank = 0
         self._expects_field_names = False
@@ -48,11 +49,11 @@ class HeaderSearch:
     def add(self, row: int, cells: list[str]) -> bool:
         """Add a record that is not blank. Return whether the header is known."""
         rank = rank_header(cells, self._options)
-        if self._length > MAX_LENGTH_ABOVE:
+        if self.length > MAX_LENGTH_ABOVE:
             self.is_too_long = rank == 2
             return self.is_too_long or row >= MAX_HEADER_ROW
         self.records.append((row, cells))
-        self._length += sum(map(len, cells))
+        self.length += sum(map(len, cells))
         if self._expects_field_names:
             if row == self.records[-2][0] + 1 and recognise(cells) == AMAZON:
                 self._index = len(self.records) - 1
@@ -62,12 +63,12 @@ class HeaderSearch:
         if rank == 2 and recognise(cells) == AMAZON:
             self._expects_field_names = True  # this row may have the labels, the next one the names
             return False
-        if self._length > MAX_LENGTH_ABOVE and not self._rank:
+        if self.length > MAX_LENGTH_ABOVE and not self._rank:
             del self.records[1:]
         return (
             rank == 2
             or row >= MAX_HEADER_ROW
-            or (self._length > MAX_LENGTH_ABOVE and self._rank > 0)
+            or (self.length > MAX_LENGTH_ABOVE and self._rank > 0)
         )
 
 
@@ -98,6 +99,11 @@ class DelimiterDetector:
     def text(self) -> str:
         """The text that was fed. Blank records before the header may be left out."""
         return self._text.getvalue()
+
+    @property
+    def buffered_bytes(self) -> int:
+        """The memory of the text and of the records of all parsers, about."""
+        return self._text.tell() * (2 + len(self._parsers))
 
     def feed(self, text: str) -> str | None:
         """Add more text. Return the delimiter, or None if it is not known yet."""

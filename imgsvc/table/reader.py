@@ -97,6 +97,15 @@ class TableReader:
         return self._errors.refused
 
     @property
+    def buffered_bytes(self) -> int:
+        """The memory of what has been read of the header, or of an incomplete row, about."""
+        if self._finished:
+            return 0
+        if self._parser is None:
+            return self._detector.buffered_bytes
+        return self._parser.buffered_bytes + self._search.length
+
+    @property
     def products(self) -> int:
         """The number of valid rows so far."""
         return self._rows.products if self._rows else 0

@@ -87,8 +87,9 @@ class RecordParser:
 
     def _start_record(self) -> None:
         self._state = _RecordState.START
-        self._cells: list[str] = []
-        self._cell: io.StringIO | None = None
+        # Encoded: as text, one rare character makes all others of a cell take four bytes.
+        self._cells: list[bytes] = []
+        self._cell: bytearray | None = None
         self._size = 0
         self._ended = False
         self._has_nul = False
@@ -98,6 +99,11 @@ class RecordParser:
     def in_record(self) -> bool:
         """Whether a record has begun and not ended."""
         return self._size > 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """The size of the record that is being read, as far as it is kept."""
+        return 0 if self._invalid else self._size
 
     @property
     def cell_index(self) -> int:
@@ -192,7 +198,8 @@ class RecordParser:
             if run := self._invalid_run.match(text, pos):
                 return run.end()
         elif run := self._cell_run.match(text, pos):
-            self._cells += next(csv.reader([run[0]], delimiter=self._delimiter))[:-1]
+            cells = next(csv.reader([run[0]], delimiter=self._delimiter))
+            self._cells += [cell.encode() for cell in cells[:-1]]
             return run.end()
         self._state = _RecordState.BLANK
         return pos
@@ -256,13 +263,13 @@ class RecordParser:
     def _add(self, text: str) -> None:
         if self._invalid is None:
             if self._cell is None:
-                self._cell = io.StringIO(newline="")
-            self._cell.write(text)
+                self._cell = bytearray()
+            self._cell += text.encode()
 
     def _end_cell(self) -> None:
         self._state = _RecordState.START
         if self._invalid is None:
-            self._cells.append(self._cell.getvalue() if self._cell else "")
+            self._cells.append(bytes(self._cell or b""))
             self._cell = None
 
     def _mark_invalid(self, code: FileErrorCode) -> None:
@@ -275,6 +282,6 @@ class RecordParser:
             self._end_cell()
         if self._invalid:
             self._invalid.has_nul = self._has_nul
-        record = self._invalid or self._cells
+        record = self._invalid or [cell.decode() for cell in self._cells]
         self._start_record()
         return record

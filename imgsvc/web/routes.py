@@ -5,72 +5,65 @@ A property that only some routes have, such as the role that a key needs, is a n
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from imgsvc.errors import ProblemCode as Code
-from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.web.context import AppContext
 from imgsvc.web.handlers.api_docs import ApiDocsHandler
 from imgsvc.web.handlers.health import HealthHandler
 from imgsvc.web.handlers.outputs import OutputsHandler
 from imgsvc.web.handlers.requests import RequestsHandler
+from imgsvc.web.handlers.sample import SampleHandler
 from imgsvc.web.handlers.sessions import SessionHandler
 from imgsvc.web.handlers.static_files import StaticFilesHandler
 from imgsvc.web.handlers.status import StatusHandler
 from imgsvc.web.handlers.uploads import UploadHandler
-from imgsvc.web.http.api_keys import ApiKeys
+from imgsvc.web.http.api_keys import Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
-from imgsvc.web.schema.openapi import openapi_document
-from imgsvc.web.schema.options import ListQuery, RepeatFields, StatusQuery, UploadFields
+from imgsvc.web.schema.options import (
+    CancelQuery,
+    ListQuery,
+    RepeatFields,
+    RetryQuery,
+    StatusQuery,
+    UploadFields,
+)
+from imgsvc.web.schema.output_responses import OUTPUT_RESPONSES
 from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
 class Handlers:
-    """The handlers of all routes, with the components that they use."""
+    """The handlers of all routes, with the components that they use.
 
-    def __init__(self, context: AppContext, origin_policy: OriginPolicy, keys: ApiKeys) -> None:
+    `describe_api` returns the OpenAPI document.
+    """
+
+    def __init__(
+        self,
+        context: AppContext,
+        origin_policy: OriginPolicy,
+        authentication: Authentication,
+        describe_api: Callable[[], dict[str, Any]],
+    ) -> None:
         config, queries, scratch = context.config, context.queries, context.scratch
-        self.uploads = UploadHandler(config, context.intake, origin_policy)
+        self.uploads = UploadHandler(
+            config, context.intake, origin_policy, context.connections.body
+        )
         self.status = StatusHandler(config, queries, context.events, scratch, origin_policy)
         self.requests = RequestsHandler(
             queries, context.actions, context.events, self.status, context.event_stream
         )
-        self.outputs = OutputsHandler(queries, context.store, scratch)
-        self.sessions = SessionHandler(keys, origin_policy)
-        self.health = HealthHandler(context.health, context.metrics)
-        self.api_docs = ApiDocsHandler(
-            origin_policy, lambda: openapi_document(ROUTES, TAGS, with_keys=bool(keys))
-        )
+        self.outputs = OutputsHandler(queries, context.store, context.thumbnails, scratch)
+        self.sessions = SessionHandler(authentication, origin_policy)
+        self.health = HealthHandler(context.health, context.metrics.registry)
+        self.api_docs = ApiDocsHandler(origin_policy, context.sample, describe_api)
+        self.sample = SampleHandler(context.sample, origin_policy)
         self.static_files = StaticFilesHandler()
 
-
-TAGS = {
-    "Requests": "Upload a CSV, follow its progress, and download the result.",
-    "Images": "Download the outputs: the compressed images.",
-    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
-    "Operations": "Health checks and metrics for running the service.",
-}
-"""Groups of routes in the OpenAPI document, and their descriptions."""
-
-# application/csv and application/vnd.ms-excel are accepted too, but left out here: tools that read
-# the OpenAPI document cannot send them.
-RAW_UPLOAD_TYPES = (
-    "text/csv",
-    "text/plain",
-    "text/tab-separated-values",
-    XLSX_MEDIA_TYPE,
-    "application/octet-stream",
-    "application/x-www-form-urlencoded",
-)
-_IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
-_IMAGE_RESPONSES = {
-    200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
-    206: ResponseSpec(
-        "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
-    ),
-    304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
-}
 
 ROUTES: tuple[Route[Handlers], ...] = (
     Route(
@@ -80,13 +73,14 @@ ROUTES: tuple[Route[Handlers], ...] = (
         tag="Requests",
         operation_id="processImages",
         summary="Upload a CSV of products with image URLs",
-        description="Send the CSV as the body, and options in the query string. Or send a form: its "
-        "one part with a file name is the CSV, and its other fields are options. The columns `Product "
+        description="Send the file, CSV or .xlsx, as the body, and options in the query string. "
+        "`text/csv` and the other media types of such files are accepted too. Or send a form: its one "
+        "part with a file name is the file, and its other fields are options. The columns `Product "
         "Name` and `Input Image Urls` are required and `S. No.` is optional. All other columns are "
         "returned unchanged.",
         query=UploadFields,
         request_headers=(p.IDEMPOTENCY_KEY,),
-        request_body={**dict.fromkeys(RAW_UPLOAD_TYPES), "multipart/form-data": UploadFields},
+        request_body={"application/octet-stream": None, "multipart/form-data": UploadFields},
         responses={
             200: ResponseSpec("Dry run: the file is valid.", json_content(responses.DryRunResult)),
             201: ResponseSpec(
@@ -169,10 +163,12 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.requests.cancel_request,
         tag="Requests",
         operation_id="cancelRequest",
-        summary="Cancel a request",
+        summary="Cancel a request, or its images of one host",
         description="Cancels all images that are waiting or being downloaded. Images in a worker are "
-        "completed, and finished images stay. Then the request is finished and its webhook is sent.",
+        "completed, and finished images stay. Then the request is finished and its webhook is sent. "
+        "With `host`, the images of other hosts continue.",
         path_parameters=(p.REQUEST_ID,),
+        query=CancelQuery,
         responses={
             200: ResponseSpec(
                 "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
@@ -186,9 +182,10 @@ ROUTES: tuple[Route[Handlers], ...] = (
         lambda handlers: handlers.requests.retry_failed,
         tag="Requests",
         operation_id="retryFailed",
-        summary="Retry failed images",
+        summary="Retry failed images, and cancelled ones",
         description="The request runs again. When it has finished, its webhook is sent again.",
         path_parameters=(p.REQUEST_ID,),
+        query=RetryQuery,
         responses={
             202: ResponseSpec(
                 "The new status.", json_content(responses.StatusResponse), p.STATUS_HEADERS
@@ -263,8 +260,26 @@ ROUTES: tuple[Route[Handlers], ...] = (
         summary="Download one output, from its URL in the status",
         path_parameters=(p.TOKEN, p.SLUG, p.EXTENSION),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses=_IMAGE_RESPONSES,
+        responses=OUTPUT_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
+    ),
+    Route(
+        "GET",
+        "/images/{token}/thumbnail",
+        lambda handlers: handlers.outputs.thumbnail,
+        Access.PUBLIC,
+        tag="Images",
+        operation_id="thumbnail",
+        summary="Download a small version of one output",
+        description="A WebP whose longer side is at most 320 pixels, made on demand. Of an animation "
+        "it is the first frame. Small images are not enlarged.",
+        path_parameters=(p.TOKEN,),
+        request_headers=(p.IF_NONE_MATCH,),
+        responses={
+            200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
+            304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
+        },
+        errors=(Code.NOT_FOUND, Code.UNAVAILABLE),
     ),
     Route(
         "GET",
@@ -276,7 +291,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         summary="Download one output, from its URL without a product's name",
         path_parameters=(p.FILE,),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses=_IMAGE_RESPONSES,
+        responses=OUTPUT_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(
@@ -298,10 +313,23 @@ ROUTES: tuple[Route[Handlers], ...] = (
         errors=(
             Code.INVALID_BODY,
             Code.UNAUTHORIZED,
+            Code.TOO_MANY_ATTEMPTS,
+            Code.UNAVAILABLE,
             Code.UPLOAD_STALLED,
             Code.TOO_LARGE,
             Code.UNSUPPORTED_MEDIA_TYPE,
         ),
+    ),
+    Route(
+        "GET",
+        "/session",
+        lambda handlers: handlers.sessions.session,
+        Access.PUBLIC,
+        tag="Sessions",
+        operation_id="session",
+        summary="Get the name and the role of the caller",
+        responses={200: ResponseSpec("The caller.", json_content(responses.SessionStatus))},
+        errors=(Code.UNAUTHORIZED, Code.TOO_MANY_ATTEMPTS, Code.UNAVAILABLE),
     ),
     Route(
         "DELETE",
@@ -311,7 +339,8 @@ ROUTES: tuple[Route[Handlers], ...] = (
         tag="Sessions",
         operation_id="signOut",
         summary="Sign out",
-        responses={204: ResponseSpec("Signed out. The cookie is deleted.", (), (p.SET_COOKIE,))},
+        responses={204: ResponseSpec("Signed out. The session has ended.", (), (p.SET_COOKIE,))},
+        errors=(Code.UNAVAILABLE,),
     ),
     Route(
         "GET",
@@ -352,6 +381,8 @@ ROUTES: tuple[Route[Handlers], ...] = (
     ),
     Route("GET", "/openapi.json", lambda handlers: handlers.api_docs.openapi, Access.PUBLIC),
     Route("GET", "/postman.json", lambda handlers: handlers.api_docs.postman, Access.PUBLIC),
+    Route("GET", "/sample/products.csv", lambda handlers: handlers.sample.table, Access.PUBLIC),
+    Route("GET", "/sample/{id}/{name}", lambda handlers: handlers.sample.image, Access.PUBLIC),
     Route("GET", "/docs", lambda handlers: handlers.static_files.docs, Access.PUBLIC),
     Route("GET", "/static/{path:.+}", lambda handlers: handlers.static_files.static, Access.PUBLIC),
     Route("GET", "/", lambda handlers: handlers.static_files.index, Access.PUBLIC),

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from imgsvc.config import CompressConfig
 from imgsvc.errors import ImageErrorCode
-from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.image_types import CompressedImage, WorkerSettings
 from imgsvc.waiting import wait_for_event
 from imgsvc.workers import resources
 from imgsvc.workers.crash_policy import CrashPolicy
@@ -108,7 +108,7 @@ class WorkerPool:
         return self._waiting.used() if self.busy == len(self._running) else {}
 
     async def compress(
-        self, data: bytes, settings: CompressionSettings, *, owner: int = 0
+        self, data: bytes, settings: WorkerSettings, *, owner: int = 0
     ) -> CompressedImage:
         """Compress an image. Raise `ImageError` or `PoolClosedError`.
 

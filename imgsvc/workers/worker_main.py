@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.image_types import CompressedImage, WorkerSettings
 from imgsvc.workers.confinement import confine
 from imgsvc.workers.process_limits import (
     MemoryMeter,
@@ -34,7 +34,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # glibc's mallo
 _RETAINED_BYTES = 128 * 2**20
 """A worker that holds more memory than this after a batch returns memory to the system."""
 
-Compress = Callable[[bytes, CompressionSettings, int], CompressedImage]
+Compress = Callable[[bytes, WorkerSettings, int], CompressedImage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class WorkerState:
         self.retained_bytes = min(_RETAINED_BYTES, setup.memory_bytes // 4)
 
     def compress_batch(
-        self, first: int, images: Sequence[tuple[bytes, CompressionSettings]]
+        self, first: int, images: Sequence[tuple[bytes, WorkerSettings]]
     ) -> list[TimedResult]:
         """Compress images in order. `first` is the position of the first image."""
         results: list[TimedResult] = []
@@ -100,7 +100,7 @@ class WorkerState:
             _release_memory()
         return results
 
-    def _compress_one(self, data: bytes, settings: CompressionSettings) -> Result:
+    def _compress_one(self, data: bytes, settings: WorkerSettings) -> Result:
         try:
             return self.compress(data, settings, self.setup.max_pixels)
         except ImageError as error:
@@ -146,7 +146,7 @@ def missing_layers() -> list[str]:
 
 
 def compressed_images(
-    first: int, images: Sequence[tuple[bytes, CompressionSettings]]
+    first: int, images: Sequence[tuple[bytes, WorkerSettings]]
 ) -> list[TimedResult]:
     """Compress the images of a batch in order. `first` is the position of the first image."""
     return _running_state().compress_batch(first, images)

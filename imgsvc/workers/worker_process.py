@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 
-from imgsvc.image_types import CompressedImage, CompressionSettings
+from imgsvc.image_types import CompressedImage, WorkerSettings
 from imgsvc.workers import worker_main
 from imgsvc.workers.crash_policy import CrashRecord
 from imgsvc.workers.process_context import shield_children
@@ -44,7 +44,7 @@ class CompressionJob:
     """
 
     data: bytes
-    settings: CompressionSettings
+    settings: WorkerSettings
     done: asyncio.Future[CompressedImage]
     owner: int = 0
     charged_seconds: float = 0.0

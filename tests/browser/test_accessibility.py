@@ -82,7 +82,7 @@ def test_every_state_is_accessible_and_fits_the_window(
 def test_sign_in_dialog_is_accessible_and_fits_the_window(
     open_page: OpenPage, start_service: StartService, width: int, scheme: str
 ) -> None:
-    service = start_service(server={"api_keys": ["open-sesame"]})
+    service = start_service(server={"api_keys": ["open-sesame-open-sesame"]})
     ui = open_page(f"{service.url}/#/requests", width=width, scheme=scheme)
     ui.page.get_by_role("textbox", name="API key").fill("wrong")
     ui.page.keyboard.press("Enter")
@@ -91,3 +91,9 @@ def test_sign_in_dialog_is_accessible_and_fits_the_window(
     ui.page.keyboard.press("Escape")
     expect(ui.page.get_by_role("alert")).to_be_visible()
     assert_accessible(ui, "not signed in")
+    ui.page.locator("#sign-in").click()
+    ui.page.get_by_role("textbox", name="API key").fill("open-sesame-open-sesame")
+    ui.page.keyboard.press("Enter")
+    expect(ui.page.get_by_role("button", name="Sign out")).to_be_visible()
+    expect(ui.page.get_by_role("heading", name="No requests yet")).to_be_visible()
+    assert_accessible(ui, "signed in")

@@ -63,9 +63,9 @@ def test_docs_page_sends_an_api_call_and_shows_the_response(
 def test_docs_page_sends_a_csv_with_the_api_key(
     open_page: OpenPage, start_service: StartService
 ) -> None:
-    service = start_service(server={"api_keys": ["open-sesame"]})
+    service = start_service(server={"api_keys": ["open-sesame-open-sesame"]})
     page = open_page(f"{service.url}/docs").page
-    page.get_by_label("API key for the calls below").fill("open-sesame")
+    page.get_by_label("API key for the calls below").fill("open-sesame-open-sesame")
     operation = page.locator(".operation", has=page.get_by_role("heading", name="/processImages"))
     operation.get_by_text("Try it").click()
     operation.get_by_label("dryRun").select_option("true")

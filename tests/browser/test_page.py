@@ -464,14 +464,15 @@ def test_unknown_request_shows_a_problem(open_page: OpenPage, service: Service) 
 def test_sign_in_sets_a_cookie_and_sign_out_removes_it(
     open_page: OpenPage, start_service: StartService, origin: Origin
 ) -> None:
-    service = start_service(server={"api_keys": ["open-sesame"]})
+    service = start_service(server={"api_keys": ["open-sesame-open-sesame"]})
     ui = open_page(f"{service.url}/#/requests")
     page = ui.page
     page.get_by_role("textbox", name="API key").fill("wrong")
-    page.get_by_role("button", name="Sign in").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Sign in").click()
     expect(page.get_by_text("Wrong API key.")).to_be_visible()
-    page.get_by_role("textbox", name="API key").fill("open-sesame")
-    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("textbox", name="API key").fill("open-sesame-open-sesame")
+    dialog.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", name="No requests yet")).to_be_visible()
     (cookie,) = page.context.cookies()
     assert cookie["httpOnly"]
@@ -488,6 +489,28 @@ def test_sign_in_sets_a_cookie_and_sign_out_removes_it(
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("dialog")).to_be_visible()
     assert page.context.cookies() == []
+
+
+def test_header_has_sign_in_and_page_hides_what_the_role_may_not_do(
+    open_page: OpenPage, start_service: StartService
+) -> None:
+    key = {"name": "auditor", "role": "read", "key": "open-sesame-open-sesame"}
+    service = start_service(server={"keys": [key]})
+    page = open_page(service.url).page
+    expect(page.get_by_text("Choose a file")).to_be_visible()
+    page.locator("header").get_by_role("button", name="Sign in").click()
+    page.get_by_role("textbox", name="API key").fill("open-sesame-open-sesame")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    expect(page.locator("#sign-in")).to_be_hidden()
+    expect(page.get_by_text("Choose a file")).to_be_hidden()
+
+
+def test_page_without_keys_has_no_sign_in(open_page: OpenPage, service: Service) -> None:
+    page = open_page(service.url).page
+    expect(page.locator("html[data-role=admin]")).to_be_attached()
+    expect(page.locator("#sign-in")).to_be_hidden()
+    expect(page.locator("#sign-out")).to_be_hidden()
 
 
 def test_page_works_under_a_path_prefix(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +14,11 @@ import pytest
 
 from imgsvc.check import check_outputs, unused_outputs
 from imgsvc.database.checking import open_for_check
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.filesystem import FilesystemStore
 from tests.conftest import StartService
 from tests.harness.audit import audit
+from tests.harness.service import config_of
 from tests.origin import ROOT, Origin
 from tests.service_process import Service, stored_name, table
 
@@ -111,7 +115,8 @@ def test_check_reports_and_repairs_missing_damaged_and_unused_outputs(
     fixed = service.finished(request_id)
     assert output_names(fixed) == output_names(status)
     assert fixed["bytes"] == status["bytes"]
-    assert check_outputs(service.data_dir).consistent
+    config = config_of(service.data_dir)
+    assert asyncio.run(check_outputs(config)).consistent
 
 
 def test_output_that_the_service_deletes_during_a_check_is_no_difference(
@@ -121,8 +126,9 @@ def test_output_that_the_service_deletes_during_a_check_is_no_difference(
     status = upload(service, origin)
     damage(service, status)
     listed = [UNUSED, f"{'cd' * 16}.jpg", *output_names(status)]
+    store = FilesystemStore(service.data_dir, DiskSpace(service.data_dir, 0))
     with open_for_check(service.data_dir / "imgsvc.db") as c:
-        assert unused_outputs(c, service.data_dir, listed) == [UNUSED]
+        assert asyncio.run(unused_outputs(c, store, listed)) == [UNUSED]
 
 
 def test_check_without_database_says_what_to_do(tmp_path: Path) -> None:

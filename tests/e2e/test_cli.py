@@ -3,88 +3,26 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from imgsvc import __version__
+from imgsvc.cli import cli as imgsvc_cli
 from imgsvc.images import native
 from tests import sample_images
+from tests.command_line import CommandLine, Result
 from tests.conftest import StartService
 from tests.origin import ROOT, Origin, Reply
 from tests.service_process import Service, table
 from tests.waiting import block_until
-
-LOOPBACK = {"IMGSVC_FETCH__ALLOWED_NETWORKS": '["127.0.0.0/8"]', "IMGSVC_COMPRESS__WORKERS": "1"}
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished command: its exit code and what it printed to stdout and stderr."""
-
-    code: int
-    out: str
-    err: str
-
-
-@dataclass(frozen=True)
-class CommandLine:
-    """The `imgsvc` command with `folder` as its working directory."""
-
-    folder: Path
-    processes: list[subprocess.Popen[str]] = field(default_factory=list)
-
-    def start(self, *arguments: str, **environ: str) -> subprocess.Popen[str]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("IMGSVC_")}
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "imgsvc", *arguments],
-            cwd=self.folder,
-            env=environment | {"PYTHONPATH": str(ROOT)} | LOOPBACK | environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.processes.append(process)
-        return process
-
-    def run(self, *arguments: str, **environ: str) -> Result:
-        process = self.start(*arguments, **environ)
-        out, err = process.communicate(timeout=90)
-        assert "Traceback" not in err, err
-        return Result(process.returncode, out, err)
-
-    def write(self, name: str, content: bytes) -> str:
-        (self.folder / name).write_bytes(content)
-        return name
-
-    def rows(self, name: str) -> list[dict[str, str]]:
-        text = (self.folder / name).read_text("utf-8")
-        return list(csv.DictReader(io.StringIO(text, newline="")))
-
-
-@pytest.fixture
-def cli(tmp_path: Path) -> Iterator[CommandLine]:
-    folder = tmp_path / "work"
-    folder.mkdir()
-    cli = CommandLine(folder)
-    yield cli
-    for process in cli.processes:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
 
 
 def products(origin: Origin, numbers: range) -> bytes:
@@ -98,8 +36,10 @@ def test_help_has_an_example_for_each_command(cli: CommandLine) -> None:
     assert cli.run("--version") == Result(0, f"imgsvc {__version__}\n", "")
     result = cli.run("--help")
     assert result.code == 0
-    assert "imgsvc process products.csv -o out.csv" in result.out
-    for command in ("serve", "process", "submit", "status", "repeat", "backup", "check", "secret"):
+    commands = set(imgsvc_cli.commands)
+    assert "imgsvc process products.csv " in result.out
+    assert set(re.findall(r"^  ([a-z]+)  ", result.out, re.MULTILINE)) == set(commands)
+    for command in commands - {"config", "demo"}:
         result = cli.run(command, "--help")
         assert (result.code, result.err) == (0, "")
         assert re.search(rf"Examples:\s+imgsvc {command}\b", result.out)
@@ -172,11 +112,16 @@ def test_serve_reports_why_it_cannot_start(service: Service, cli: CommandLine) -
 
 
 def test_config_check_prints_changed_settings_without_secrets(cli: CommandLine) -> None:
-    cli.write("config.toml", b"[server]\nport = 9\napi_keys = ['hunter2']")
+    settings = (
+        b"[server]\nport = 9\napi_keys = ['hunter2-hunter2-hunter2']\n"
+        b"[[server.keys]]\nname = 'shop'\nrole = 'submit'\nkey = 'hunter2-of-the-shop'\n"
+    )
+    cli.write("config.toml", settings)
     result = cli.run("config", "check", IMGSVC_LOG__LEVEL="debug")
     assert result.code == 0
     lines = result.out.splitlines()
     assert {"server.port = 9", "server.api_keys = (set)", 'log.level = "debug"'} <= set(lines)
+    assert "server.keys = shop (submit)" in lines
     assert "hunter2" not in result.out + result.err
     cli.write("config.toml", b"[server]\nprot = 9")
     result = cli.run("config", "check")
@@ -303,6 +248,20 @@ def test_submit_with_wait_exits_1_if_an_image_failed(
     }
 
 
+def test_status_prints_what_images_wait_for(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    busy = origin.script("/busy.jpg", Reply(503, {"Retry-After": "250"}))
+    request_id = service.upload(table([[1, "busy", busy]]))
+    block_until(lambda: service.status(request_id)["waiting"], what="the waiting image")
+    result = cli.run("status", request_id, "--server", service.url)
+    assert re.search(
+        r"^127\.0\.0\.1:\d+: 503 Service Unavailable \(1 image\)\. Next try in 2\d\d s\.$",
+        result.out,
+        re.MULTILINE,
+    )
+
+
 def test_invalid_csv_is_rejected_with_every_error_listed(
     service: Service, cli: CommandLine
 ) -> None:
@@ -338,18 +297,20 @@ def test_status_with_wait_survives_a_restart_of_the_service(
 def test_api_key_is_read_from_environment_or_file(
     start_service: StartService, cli: CommandLine
 ) -> None:
-    service = start_service(server={"port": 0, "api_keys": ["key-1"]})
-    cli.write("key", b"key-1\n")
+    service = start_service(server={"port": 0, "api_keys": ["key-1-of-the-tests"]})
+    cli.write("key", b"key-1-of-the-tests\n")
     cli.write("products.csv", table([[1, "a", "http://127.0.0.1:9/1.jpg"]]))
     submit = ("submit", "products.csv", "--server", service.url)
     assert "IMGSVC_API_KEY" in cli.run(*submit).err
-    assert cli.run(*submit, IMGSVC_API_KEY="key-2").code == 1
-    assert cli.run(*submit, IMGSVC_API_KEY="key-1").code == 0
+    assert cli.run(*submit, IMGSVC_API_KEY="key-2-of-the-tests").code == 1
+    assert cli.run(*submit, IMGSVC_API_KEY="key-1-of-the-tests").code == 0
     proxied = service.url.replace("http://", "http://user:word@")
-    behind_proxy = cli.run("submit", "products.csv", "--server", proxied, IMGSVC_API_KEY="key-1")
+    behind_proxy = cli.run(
+        "submit", "products.csv", "--server", proxied, IMGSVC_API_KEY="key-1-of-the-tests"
+    )
     assert behind_proxy.code == 0, "the key must not use the header of the proxy's credentials"
     assert cli.run(*submit, "--api-key-file", "key").code == 0
-    assert "key-1" not in service.log()
+    assert "key-1-of-the-tests" not in service.log()
 
 
 # --- process ---------------------------------------------------------------------------------------
@@ -373,8 +334,61 @@ def test_process_compresses_a_file_without_output_if_all_succeed(
     for number, (file,) in enumerate(output_files(cli, "out.csv")):
         assert file.is_relative_to(cli.folder / "out.images")
         assert sample_images.is_photograph(file.read_bytes(), number)
-    assert cli.run("process", "products.csv", "-o", "out.csv") == Result(0, "", "")
-    assert origin.hits() == 5
+    assert sorted(each.name for each in cli.folder.iterdir()) == [
+        "out.csv",
+        "out.images",
+        "products.csv",
+    ]
+    assert sorted(each.name for each in (cli.folder / "out.images").iterdir()) == [
+        f"product-{n}-1.jpg" for n in range(5)
+    ]
+
+
+def test_process_names_images_after_products_and_rows(origin: Origin, cli: CommandLine) -> None:
+    """The CSV is beside the file. Equal names of different images get the row; equal images share."""
+    rows = [
+        [1, "Red Pumps", [origin.photo(1), origin.photo(2)]],
+        [2, "Red  pumps!", origin.photo(3)],
+    ]
+    cli.write("shoes.csv", table([*rows, [3, "Red Pumps", origin.photo(1)]]))
+    result = cli.run("process", "shoes.csv")
+    assert result == Result(0, "", "")
+    assert output_files(cli, "shoes-compressed.csv") == [
+        [cli.folder / "shoes-compressed.images" / name for name in names]
+        for names in (
+            ["red-pumps-1.jpg", "red-pumps-2.jpg"],
+            ["red-pumps-1-row-2.jpg"],
+            ["red-pumps-1.jpg"],
+        )
+    ]
+    for number, name in enumerate(("red-pumps-1", "red-pumps-2", "red-pumps-1-row-2"), 1):
+        data = (cli.folder / "shoes-compressed.images" / f"{name}.jpg").read_bytes()
+        assert sample_images.is_photograph(data, number)
+
+
+def test_process_into_a_given_folder_removes_no_file(origin: Origin, cli: CommandLine) -> None:
+    folder = cli.folder / "mine"
+    folder.mkdir()
+    (folder / "mine.jpg").write_bytes(b"mine")
+    cli.write("products.csv", products(origin, range(1)))
+    assert cli.run("process", "products.csv", "--images", "mine").code == 0
+    assert sorted(each.name for each in folder.iterdir()) == ["mine.jpg", "product-0-1.jpg"]
+
+
+def test_process_takes_over_the_folder_of_version_1(origin: Origin, cli: CommandLine) -> None:
+    """It stored its working data in the image folder."""
+    flaky = origin.script("/flaky.jpg", Reply(404), Reply(photo="/photo/7.jpg"))
+    cli.write("products.csv", table([[1, "a", [origin.photo(1), flaky]]]))
+    assert cli.run("process", "products.csv", "-o", "out.csv").code == 1
+    shutil.rmtree(cli.folder / "out.images")
+    (cli.folder / ".out.csv.imgsvc").rename(cli.folder / "out.images")
+    (cli.folder / "out.images" / ".process").touch()
+    assert cli.run("process", "products.csv", "-o", "out.csv").code == 0
+    assert [each.name for each in sorted((cli.folder / "out.images").iterdir())] == [
+        "a-1.jpg",
+        "a-2.jpg",
+    ]
+    assert origin.hits("/photo/1.jpg") == 1
 
 
 def test_process_shrinks_images_to_the_given_size(origin: Origin, cli: CommandLine) -> None:
@@ -501,7 +515,7 @@ def test_process_continues_after_it_was_stopped(
     rows = [*([n, "a", origin.photo(n)] for n in range(4)), [9, "held", held]]
     cli.write("products.csv", table(rows))
     process = cli.start("process", "products.csv", "-o", "out.csv")
-    outputs = cli.folder / "out.images" / "outputs"
+    outputs = cli.folder / ".out.csv.imgsvc" / "outputs"
     wait_for_files(outputs, 4)
     origin.wait_for_hits("/held.jpg", 1)
     os.killpg(process.pid, number)

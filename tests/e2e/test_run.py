@@ -42,7 +42,7 @@ class Project:
         shutil.copy(ROOT / "run.py", folder)
         (folder / "pyproject.toml").write_text(
             '[project]\ndependencies = ["no-such-package-for-imgsvc>=1"]\n'
-            "[dependency-groups]\ndev = []\n"
+            "[project.optional-dependencies]\ns3 = []\n[dependency-groups]\ndev = []\n"
         )
         self.lock("# empty\n")
         (folder / "imgsvc").mkdir()
@@ -51,6 +51,7 @@ class Project:
     def lock(self, text: str) -> None:
         """Write the lock files."""
         (self.folder / "requirements.lock").write_text(text)
+        (self.folder / "requirements-s3.lock").write_text(text + "# s3\n")
         (self.folder / "requirements-dev.lock").write_text(text + "# dev\n")
 
     def start(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> RunningCommand:
@@ -127,6 +128,23 @@ def test_first_start_creates_environment_and_execs_the_service(project: Project)
     assert "creating an environment" in project.run().err
     assert "requirements-dev.lock" in project.run("test", "--version").err
     assert project.run().err == ""
+
+
+def test_bucket_in_environment_or_configuration_installs_its_packages(project: Project) -> None:
+    assert "requirements.lock" in project.run("serve").err
+    assert project.run(IMGSVC_STORAGE__BUCKET="").err == ""
+    file = project.folder / "other.toml"
+    file.write_text('[storage]\nbucket = "s3://images"\n')
+    with_bucket = project.run("serve", f"--config={file}")
+    assert with_bucket.code == 0
+    assert "requirements-s3.lock" in with_bucket.err
+    assert "creating an environment" not in with_bucket.err
+    assert project.run(IMGSVC_STORAGE__BUCKET="gs://images").err == ""
+    assert project.run("serve").err == ""
+    project.lock("# another\n")
+    again = project.run(IMGSVC_CONFIG=str(file)).err
+    assert "creating an environment" in again
+    assert "requirements-s3.lock" in again
 
 
 def test_interrupted_setup_is_repeated_by_the_next_start(project: Project) -> None:
@@ -225,7 +243,7 @@ def pins(name: str) -> dict[str, set[str]]:
 
 
 def test_lock_files_contain_no_index_url() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
+    for name in ("requirements.lock", "requirements-s3.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
         assert "://" not in text
         assert "index" not in text
@@ -233,10 +251,13 @@ def test_lock_files_contain_no_index_url() -> None:
 
 def test_lock_files_agree_with_each_other_and_with_pyproject() -> None:
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
-    assert {name: dev.get(name) for name in runtime} == runtime
+    s3 = pins("requirements-s3.lock")
+    assert {name: dev.get(name) for name in s3} == s3
+    assert {name: s3.get(name) for name in runtime} == runtime
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for requirements, lock in (
         (project["project"]["dependencies"], runtime),
+        (project["project"]["optional-dependencies"]["s3"], s3),
         (project["dependency-groups"]["dev"], dev),
     ):
         for requirement in requirements:

@@ -26,7 +26,12 @@ def audit(c: sqlite3.Connection) -> None:
             assert (finished_at is not None) == (progress.finished and not retrying)
             assert row[13] is not None or not progress.processing
         _audit_failures(c, key, progress)
+        _audit_waiting(c, key)
         _audit_delivery(c, key, finished_at is not None)
+    assert not c.execute(
+        "SELECT 1 FROM cancelled_hosts h JOIN requests r ON r.key = h.request_key "
+        "WHERE finished_at IS NOT NULL"
+    ).fetchall()
     _audit_images(c)
     _audit_files(c)
 
@@ -63,6 +68,26 @@ def _audit_failures(c: sqlite3.Connection, key: int, progress: Progress) -> None
     ).fetchone()
     assert count == progress.failed
     assert c.execute("SELECT count(*) FROM failures WHERE count <= 0").fetchone() == (0,)
+
+
+def _audit_waiting(c: sqlite3.Connection, key: int) -> None:
+    hosts = c.execute(
+        "SELECT host_key, retrying, unfinished, counted, probe_at, count FROM waiting_hosts "
+        "WHERE request_key = ?",
+        (key,),
+    ).fetchall()
+    for host_key, retrying, unfinished, counted, probe_at, count in hosts:
+        actual = c.execute(
+            "SELECT count(*) FILTER (WHERE status = 'pending' AND not_before > 0), "
+            "count(*) FILTER (WHERE status IN ('pending', 'processing')) "
+            "FROM images WHERE request_key = ? AND host_key = ?",
+            (key, host_key),
+        ).fetchone()
+        assert (retrying, unfinished if counted else actual[1]) == actual
+        assert counted or probe_at is None
+        assert count == (retrying if probe_at is None else unfinished)
+    (waiting,) = c.execute("SELECT waiting FROM requests WHERE key = ?", (key,)).fetchone()
+    assert waiting == sum(count for *_, count in hosts)
 
 
 def _audit_delivery(c: sqlite3.Connection, key: int, finished: bool) -> None:

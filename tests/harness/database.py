@@ -15,6 +15,7 @@ from imgsvc.image_types import CompressionSettings, ImageInfo
 from imgsvc.models import (
     Claim,
     Completed,
+    Delivery,
     Request,
     RequestOptions,
 )
@@ -50,6 +51,7 @@ class DatabaseHarness:
         self.token_store = stores.token_store
         self.queries = stores.queries
         self.webhook_store = stores.webhook_store
+        self.clock_store = stores.clock_store
 
     def with_limits(self, **limits: Any) -> DatabaseHarness:
         """Return a harness with other limits of transactions and pages, on the same database."""
@@ -89,6 +91,15 @@ class DatabaseHarness:
         await self.job_store.finish(outcomes)
         return outcomes
 
+    async def due_webhooks(
+        self, now: float, limit: int, *, per_receiver: int = 100, longest_delay: float = 1e12
+    ) -> list[Delivery]:
+        """Return webhooks that are due, at most `per_receiver` of each receiver."""
+        due, _ = await self.webhook_store.due(
+            now, limit, lambda _: per_receiver, longest_delay=longest_delay
+        )
+        return due
+
     async def output_name(self, outcome: Completed) -> str:
         """Return the name of the output of an outcome that `completed` has returned."""
         key = await self.database.read(secret)
@@ -97,9 +108,9 @@ class DatabaseHarness:
     async def delete_marked(self) -> list[str]:
         """Delete all marked outputs, without a store. Return their names, in order."""
         deleted: list[str] = []
-        more = True
-        while more:
-            names, more = await self.token_store.begin_deletion(100)
+        after: str | None = ""
+        while after is not None:
+            names, after = await self.token_store.begin_deletion(100, after)
             await self.token_store.end_deletion(names)
             deleted += names
         return sorted(deleted)

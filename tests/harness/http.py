@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from multidict import CIMultiDictProxy
 
+from imgsvc.adapters import Replacements
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import ImageInfo
 from imgsvc.limits import ServiceLimits
@@ -51,6 +52,8 @@ class HttpResponse:
         problem = self.json()
         assert problem["status"] == self.status
         assert {"type", "title", "detail"} <= problem.keys()
+        code = problem["type"].removeprefix("urn:imgsvc:problem:")
+        assert problem["help"].endswith(f"/docs#errors-{code}")
         return problem
 
 
@@ -135,12 +138,18 @@ class HttpHarness:
 
 @asynccontextmanager
 async def open_http(
-    folder: Path, *, limits: ServiceLimits = ServiceLimits(), **sections: Mapping[str, object]
+    folder: Path,
+    *,
+    limits: ServiceLimits = ServiceLimits(),
+    replacements: Replacements = Replacements(),
+    **sections: Mapping[str, object],
 ) -> AsyncIterator[HttpHarness]:
-    """Run a server with these settings, e.g. `open_http(tmp_path, server={"api_keys": ["k"]})`."""
+    """Run a server with these settings, e.g. `open_http(tmp_path, server={"public_url": "…"})`."""
     timeout = aiohttp.ClientTimeout(total=60)
     async with (
-        open_service(config_of(folder / "data", **sections), limits=limits) as service,
+        open_service(
+            config_of(folder / "data", **sections), limits=limits, replacements=replacements
+        ) as service,
         service.listening(),
         background(service.events.publish(), service.monitor.watch()),
         aiohttp.ClientSession(

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from imgsvc.adapters import Replacements
 from imgsvc.config import Config
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.queries import Queries
@@ -20,7 +21,7 @@ from imgsvc.limits import ServiceLimits
 from imgsvc.models import Request
 from imgsvc.processing.events import Events
 from imgsvc.processing.limits import ProcessingLimits
-from imgsvc.service import Replacements, Service, opened
+from imgsvc.service import Service, opened
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
@@ -204,7 +205,7 @@ async def open_scheduler(
 
     `store`, `executor`: by default, those of the service, with one worker that runs `function`.
     """
-    config = config_of(folder, fetch={"allowed_networks": ["127.0.0.0/8"], **fetch})
+    config = config_of(folder, fetch={"allowed_networks": ["127.0.0.0/8"]} | fetch)
     claim_disk, store_disk = SwitchableDisk(folder), SwitchableDisk(folder)
     replacements = Replacements(
         claim_disk,

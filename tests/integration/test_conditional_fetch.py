@@ -67,6 +67,27 @@ async def test_fetch_returns_body_if_source_was_modified(fetcher: Fetcher, origi
     assert body == ResponseBody(b"new", "", Validators(url_key(url), '"2"'))
 
 
+async def test_rejected_conditions_are_left_out_of_a_second_request(
+    fetcher: Fetcher, origin: Origin
+) -> None:
+    url = origin.script("/a.jpg", Reply(412, body=b"no"), Reply(body=b"x"))
+    body = await fetch(fetcher, url, Validators(url_key(url), '"1"', MODIFIED))
+    assert body is not None
+    assert body.data == b"x"
+    assert conditions(origin, "/a.jpg") == [('"1"', MODIFIED), (None, None)]
+
+
+@pytest.mark.parametrize(("conditional", "requests"), [(True, 2), (False, 1)])
+async def test_412_to_request_without_conditions_is_an_error(
+    fetcher: Fetcher, origin: Origin, conditional: bool, requests: int
+) -> None:
+    url = origin.script("/a.jpg", Reply(412))
+    validators = Validators(url_key(url), '"1"') if conditional else None
+    with pytest.raises(ImageError, match="412 Precondition Failed"):
+        await fetch(fetcher, url, validators)
+    assert len(origin.seen("/a.jpg")) == requests
+
+
 async def test_304_to_request_without_conditions_is_an_error(
     fetcher: Fetcher, origin: Origin
 ) -> None:

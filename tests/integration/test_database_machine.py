@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import tempfile
 from collections.abc import Coroutine
@@ -19,7 +20,7 @@ from imgsvc.database.job_store import host_key
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.tokens import Content, reserve
 from imgsvc.database.transitions import IMAGE_TRANSITIONS
-from imgsvc.errors import ImageErrorCode, ProblemError
+from imgsvc.errors import ImageError, ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Cancelled,
@@ -39,7 +40,7 @@ T = TypeVar("T")
 HOSTS = ("a", "b", "c")
 URLS = st.builds("http://{}/{}".format, st.sampled_from(HOSTS), st.integers(0, 5))
 ROWS = st.lists(st.lists(URLS, min_size=1, max_size=4), min_size=1, max_size=6)
-OUTCOMES = st.sampled_from(["complete", "fail", "again", "later", "cancel"])
+OUTCOMES = st.sampled_from(["complete", "fail", "again", "later", "full", "cancel"])
 NOW = 1_000.0
 
 
@@ -121,18 +122,21 @@ class Machine(RuleBasedStateMachine):
         self.run(upload())
 
     @precondition(lambda self: self.ids)
-    @rule(data=st.data(), action=st.sampled_from(["cancel", "retry", "delete"]))
+    @rule(data=st.data(), action=st.sampled_from(["cancel", "cancel host", "retry", "delete"]))
     def change_request(self, data: st.DataObject, action: str) -> None:
         request_id = data.draw(st.sampled_from(self.ids))
-        method = {
-            "cancel": self.db.job_store.start_cancel,
-            "retry": self.db.job_store.retry_failed,
-            "delete": self.db.request_store.mark_deleting,
-        }[action]
-        try:
-            self.run(method(request_id))
-        except ProblemError:
-            return
+        with contextlib.suppress(ProblemError):
+            match action:
+                case "cancel":
+                    self.run(self.db.job_store.start_cancel(request_id))
+                case "cancel host":
+                    host = data.draw(st.sampled_from(HOSTS))
+                    self.run(self.db.job_store.start_cancel_host(request_id, host))
+                case "retry":
+                    include = data.draw(st.booleans())
+                    self.run(self.db.job_store.retry_failed(request_id, include_cancelled=include))
+                case "delete":
+                    self.run(self.db.request_store.mark_deleting(request_id))
 
     # --- actions of the service --------------------------------------------------------------------
 
@@ -172,7 +176,10 @@ class Machine(RuleBasedStateMachine):
             case "again":
                 return Requeued(claim, claim.attempts)
             case "later":
-                return Requeued(claim, claim.attempts + 1, 1.5 * NOW)
+                error = ImageError(ImageErrorCode.TIMEOUT, "slow")
+                return Requeued(claim, claim.attempts + 1, 1.5 * NOW, error)
+            case "full":
+                return Requeued(claim, claim.attempts, 1.5 * NOW)
             case _:
                 return Cancelled(claim)
 
@@ -184,9 +191,22 @@ class Machine(RuleBasedStateMachine):
     @rule(host=st.sampled_from(HOSTS))
     def fail_host(self, host: str) -> None:
         key_of_host = host_key(f"http://{host}:80")
-        for key, _ in self.run(self.db.job_store.requests_waiting_for(key_of_host)):
+        for key, *_ in self.run(self.db.job_store.requests_waiting_for(key_of_host)):
             args = (key, key_of_host, ImageErrorCode.DNS_FAILURE, "dead", 2)
             assert self.run(self.db.job_store.fail_host(*args)).changed_requests == [key]
+
+    @rule(host=st.sampled_from(HOSTS), is_open=st.booleans(), probe_at=st.floats(NOW, 2 * NOW))
+    def change_circuit(self, host: str, is_open: bool, probe_at: float) -> None:
+        key_of_host = host_key(f"http://{host}:80")
+        store = self.db.job_store
+        if is_open:
+            waiting = self.run(store.requests_waiting_for(key_of_host))
+            new = [key for key, _, held in waiting if not held]
+            error = ImageError(ImageErrorCode.DNS_FAILURE, "dead")
+            changed = self.run(store.hold_host(key_of_host, error, probe_at, new))
+            assert set(changed.changed_requests) >= {key for key, *_ in waiting}
+        else:
+            self.run(store.release_host(key_of_host))
 
     async def store(self, outcome: Completed) -> Completed | Requeued:
         """Store the output of an outcome as a job does, if its token can be reserved."""

@@ -9,9 +9,13 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from imgsvc.access import Caller, Role
 from imgsvc.database import connection
 from imgsvc.database.job_store import host_key
-from imgsvc.errors import ImageErrorCode
+from imgsvc.database.session_store import SessionStore
+from imgsvc.errors import ImageError, ImageErrorCode, ProblemError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.models import (
     Failed,
@@ -31,6 +35,10 @@ SMALL = {
     "instance",
     "forgotten_sources",
     "probe",
+    "sessions",
+    "clock",
+    "cancelled_hosts",
+    "all_requests",  # the totals of all requests
 }
 """Tables that may be scanned: they are as large as the result, or tiny."""
 PARTIAL = {
@@ -39,6 +47,7 @@ PARTIAL = {
     "requests_retrying",
     "deliveries_due",
     "images_in_flight",
+    "waiting_hosts_open",
 }
 """Indexes that may be scanned: they contain only unfinished work."""
 
@@ -57,18 +66,29 @@ async def run_everything(db: DatabaseHarness) -> None:
         idempotency=("key", "x"),
     )
     await db.request_store.find_idempotent("key")
+    await db.request_store.find_idempotent("key", "owner")
     await db.request_store.skipped_errors(request.key, 10)
     one, two, three = (await db.claim(limit=20))[:3]
     validators = Validators(url_key(one.url), '"1"')
     done = replace(completed(one, "x"), validators=validators)
-    await db.job_store.finish([done, completed(two, "x"), Requeued(three, 1, 9e12)])
+    await db.job_store.finish(
+        [
+            done,
+            completed(two, "x"),
+            Requeued(three, 1, 1e12 + 100, ImageError(ImageErrorCode.TIMEOUT, "x")),
+        ]
+    )
     (claim,) = await db.claim(limit=1)
     await db.token_store.reserve(claim, b"x" * 32)
     await db.job_store.next_due()
     await db.job_store.recover()
     host = host_key("http://b.example:80")
     await db.job_store.requests_waiting_for(host)
+    error = ImageError(ImageErrorCode.TIMEOUT, "x")
+    await db.job_store.hold_host(host, error, 9e12, [request.key])
     await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
+    assert (await db.queries.request(request.request_id)).waiting
+    await db.job_store.release_host(host)
     claims = [c for _ in range(9) for c in await db.claim(limit=500, capacity=500)]
     mine = [c for c in claims if c.request_key == request.key]
     await db.job_store.finish([Failed(c, 1, ImageErrorCode.TIMEOUT, "x") for c in mine[:50]])
@@ -81,7 +101,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.job_store.cancel_slice(request.key, 1_000)
     await run_queries(db, request.request_id)
     await db.webhook_store.next_due(0.0)
-    for delivery in await db.webhook_store.due(1e12, 10):
+    for delivery in await db.due_webhooks(1e12, 10):
         await db.webhook_store.record_failure(delivery.delivery_id, "x", 5.0)
         await db.webhook_store.record_success(delivery.delivery_id)
     await db.job_store.retry_failed(request.request_id)
@@ -96,6 +116,7 @@ async def run_everything(db: DatabaseHarness) -> None:
     await db.token_store.recover()
     assert await db.delete_marked()
     await db.database.probe()
+    await run_sessions(db)
 
 
 async def run_queries(db: DatabaseHarness, request_id: str) -> None:
@@ -107,10 +128,23 @@ async def run_queries(db: DatabaseHarness, request_id: str) -> None:
     assert await db.queries.public_file(files[0])
     await db.queries.version(request_id)
     await db.queries.backlog()
+    await db.queries.totals()
     for status in (None, *RequestStatus):
         _, cursor = await db.queries.list_requests(status, 1)
         await db.queries.list_requests(status, 1, cursor)
         await db.queries.list_requests(status, 1, cursor, "name")
+        await db.queries.list_requests(status, 1, cursor, "name", "owner")
+    await db.queries.check_visible(request_id, Caller())
+    with pytest.raises(ProblemError):
+        await db.queries.check_visible(request_id, Caller("shop", "shop", Role.SUBMIT))
+
+
+async def run_sessions(db: DatabaseHarness) -> None:
+    sessions = SessionStore(db.database)
+    token = await sessions.create(b"key", 0.0)
+    await sessions.find(token, [b"key"], 0.0)
+    await sessions.end(token)
+    await sessions.recover([b"key"])
 
 
 async def trace(db: DatabaseHarness, callback: Callable[[str], None]) -> None:

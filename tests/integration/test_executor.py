@@ -306,3 +306,23 @@ async def test_close_interrupts_images(subject: Subject) -> None:
     results = await asyncio.gather(*running, return_exceptions=True)
     assert [type(result) for result in results] == [ExecutionInterruptedError] * 2
     assert subject.store.outputs == {}
+
+
+async def test_make_thumbnail_returns_bytes_or_the_error_of_the_image(subject: Subject) -> None:
+    _, output = subject.serve("/1.jpg")
+    assert await subject.executor.make_thumbnail(output)
+    _, damaged = subject.serve("/2.jpg", "refuse")
+    with pytest.raises(ImageError) as caught:
+        await subject.executor.make_thumbnail(damaged)
+    assert caught.value.code is ImageErrorCode.CORRUPT_IMAGE
+
+
+async def test_make_thumbnail_is_interrupted_when_executor_closes(subject: Subject) -> None:
+    _, output = subject.serve("/1.jpg", "hang")
+    call = asyncio.create_task(subject.executor.make_thumbnail(output))
+    await asyncio.sleep(0)
+    await subject.executor.close(0)
+    with pytest.raises(ExecutionInterruptedError):
+        await call
+    with pytest.raises(ExecutionInterruptedError):
+        await subject.executor.make_thumbnail(output)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgsvc.errors import ImageError
+from imgsvc.machine_errors import MachineError
 from imgsvc.storage.base import StorageFullError
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore, has_outputs, output_path
@@ -285,3 +287,61 @@ async def test_put_raises_image_error_when_file_exceeds_size_limit(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert names_below(tmp_path) == set()
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Use up the file descriptors of this process until the block ends."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.dup(0))
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_put_waits_while_there_are_no_descriptors(tmp_path: Path) -> None:
+    files = FilesystemStore(tmp_path, DiskSpace(tmp_path, 0), retry_delays=[0.01] * 10_000)
+    names = [new_name() for _ in range(100)]
+    with no_descriptors():
+        puts = [asyncio.create_task(files.put(name, b"x")) for name in names]
+        _, waiting = await asyncio.wait(puts, timeout=0.02)
+    assert len(waiting) == len(puts)
+    await asyncio.gather(*puts)
+    assert all([await files.read(name, 0, 2) == b"x" for name in names])
+    assert {Path(name).name for name in names_below(tmp_path)} == set(names)
+    await files.close()
+
+
+async def test_put_raises_machine_error_when_descriptors_stay_away(tmp_path: Path) -> None:
+    files = FilesystemStore(tmp_path, DiskSpace(tmp_path, 0), retry_delays=[0.01])
+    with no_descriptors(), pytest.raises(MachineError, match=os.strerror(errno.EMFILE)):
+        await files.put(NAME, b"x")
+    assert names_below(tmp_path) == set()
+    await files.close()
+
+
+async def test_put_writes_again_after_a_failed_sync(
+    files: FilesystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failed sync, another sync of the same file may succeed although data is lost."""
+    synced: list[int] = []
+    sync = os.fsync
+
+    def fail_once(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        if len(synced) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", fail_once)
+    await files.put(NAME, b"x")
+    assert output_path(tmp_path, NAME).stat().st_ino == synced[1]
+    assert await files.read(NAME, 0, 2) == b"x"

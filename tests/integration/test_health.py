@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from imgsvc.adapters import Replacements
 from imgsvc.limits import ServiceLimits
 from imgsvc.processing.health import HealthLimits, HealthMonitor, ServiceState
-from imgsvc.service import Replacements
 from tests.harness.database import NO_LOCK_WAIT
 from tests.harness.service import SwitchableDisk, background, config_of, open_service
 from tests.waiting import wait_until

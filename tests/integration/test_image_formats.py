@@ -123,14 +123,14 @@ from imgsvc.image_types import CompressionSettings, OutputFormat, Quality
 from imgsvc.images.codec import compress_image
 from imgsvc.images.sniff import sniff
 from imgsvc.web.handlers.static_files import FORMATS_MODULE, StaticFilesHandler
-from imgsvc.web.routes import ROUTES, TAGS
+from imgsvc.web.routes import ROUTES
 from imgsvc.web.schema.openapi import openapi_document
 
 photo, *files = sys.argv[1:]
 settings = CompressionSettings(Quality(50, relative=True), OutputFormat("demo"))
 data = compress_image(open(photo, "rb").read(), settings, 10**6).data
 page = make_mocked_request("GET", "/", match_info={"path": FORMATS_MODULE})
-paths = openapi_document(ROUTES, TAGS, with_keys=False)["paths"]
+paths = openapi_document(ROUTES, cookie=None)["paths"]
 image = paths["/images/{file}"]["get"]
 upload = paths["/processImages"]["post"]
 jpeg = CompressionSettings(format=OutputFormat("jpeg"))

@@ -14,10 +14,13 @@ from typing import Protocol
 import pytest
 
 from imgsvc.errors import ImageError, ImageErrorCode
-from imgsvc.storage.base import ImageStore, StorageFullError
+from imgsvc.storage.base import ImageStore, StorageUnavailableError
+from imgsvc.storage.bucket import object_key, open_bucket
 from imgsvc.storage.filesystem import FilesystemStore, output_path
+from tests.faulty_objects import QUICK, FaultyObjects, bucket_store, http_error
 from tests.harness.service import SwitchableDisk
 from tests.memory_store import MemoryStore
+from tests.s3_servers import BUCKET, ENVIRON, FailingProxy, S3Server
 
 NAME = "0123456789abcdef0123456789abcdef01.jpg"
 OLD_NAME = "0123456789abcdef0123456789abcdef.jpg"
@@ -33,7 +36,7 @@ class Subject(Protocol):
     def store(self) -> ImageStore: ...
 
     def set_full(self, full: bool) -> None:
-        """Remove, or add, the free space for outputs."""
+        """Make the store unable, or able, to store anything."""
 
     def break_name(self, name: str) -> None:
         """Make this output fail to be stored, for another reason than missing space."""
@@ -81,17 +84,67 @@ class MemorySubject:
         return bool(self.store.partial)
 
 
+class BucketSubject:
+    def __init__(self, _folder: Path) -> None:
+        self.objects = FaultyObjects()
+        self.store = bucket_store(self.objects)
+
+    def set_full(self, full: bool) -> None:
+        self.objects.error = http_error(503, "SlowDown") if full else None
+
+    def break_name(self, name: str) -> None:
+        self.objects.refused.add(object_key(name))
+
+    def leave_partial(self, name: str) -> None:
+        """Do nothing: a PUT leaves a whole object or none."""
+
+    def has_partial(self) -> bool:
+        return False
+
+
+class MotoSubject:
+    """A store on a server with the S3 API, behind a proxy. Each test has a prefix of its own."""
+
+    def __init__(self, server: S3Server) -> None:
+        self.proxy = FailingProxy(server)
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            for name, value in ENVIRON.items():
+                monkeypatch.setenv(name, value)
+            prefix = secrets.token_hex(8)
+            self.store = open_bucket(f"s3://{BUCKET}/{prefix}", self.proxy.url, limits=QUICK)
+
+    def set_full(self, full: bool) -> None:
+        self.proxy.status = 503 if full else 0
+
+    def break_name(self, name: str) -> None:
+        self.proxy.refused.add(object_key(name))
+
+    def leave_partial(self, name: str) -> None:
+        """Do nothing: a PUT leaves a whole object or none."""
+
+    def has_partial(self) -> bool:
+        return False
+
+
 SUBJECTS: dict[str, Callable[[Path], Subject]] = {
     "filesystem": FilesystemSubject,
     "memory": MemorySubject,
+    "bucket": BucketSubject,
 }
+MOTO = pytest.param("moto", marks=pytest.mark.external)
 
 
-@pytest.fixture(params=SUBJECTS)
+@pytest.fixture(params=[*SUBJECTS, MOTO])
 async def subject(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Subject]:
-    subject = SUBJECTS[request.param](tmp_path)
-    yield subject
-    await subject.store.close()
+    if request.param != "moto":
+        subject = SUBJECTS[request.param](tmp_path)
+        yield subject
+        await subject.store.close()
+        return
+    moto = MotoSubject(request.getfixturevalue("moto_server"))
+    yield moto
+    await moto.store.close()
+    moto.proxy.close()
 
 
 @pytest.fixture
@@ -146,14 +199,14 @@ async def test_put_of_stored_name_keeps_one_complete_output(store: ImageStore) -
     assert await read_all(store, NAME) == data
 
 
-async def test_put_raises_storage_full_error_until_there_is_space(
+async def test_put_raises_storage_unavailable_error_until_outputs_can_be_stored(
     subject: Subject, store: ImageStore
 ) -> None:
     subject.set_full(True)
-    with pytest.raises(StorageFullError):
+    with pytest.raises(StorageUnavailableError):
         await store.put(NAME, b"x")
-    assert await store.list_names() == []
     subject.set_full(False)
+    assert await store.list_names() == []
     await store.put(NAME, b"x")
     assert await store.list_names() == [NAME]
 

@@ -18,7 +18,9 @@ from imgsvc.metrics import Metrics
 from imgsvc.models import RequestOptions
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_upload import StagingLimits
+from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.state import StorageState
 from imgsvc.upload_types import UploadOptions, UploadResult
 from tests.harness.database import DatabaseHarness, open_database
 from tests.harness.service import SwitchableDisk
@@ -53,13 +55,14 @@ class IntakeHarness:
         self.db = db
         self.disk = SwitchableDisk(db.database.path.parent)
         self.scratch = Scratch(db.database.path.parent)
+        state = StorageState(self.disk, FilesystemStore(db.database.path.parent, self.disk))
         self._scheduler, self._maintenance = WakeCounter(), WakeCounter()
         self.metrics = Metrics()
         self.intake = Intake(
             db.request_store,
             ServerConfig.model_validate(server),
             self.metrics,
-            UploadResources(self.disk, self.scratch, Spreadsheets(Config(), self.scratch)),
+            UploadResources(state, self.scratch, Spreadsheets(Config(), self.scratch)),
             scheduler=self._scheduler,
             maintenance=self._maintenance,
             limits=limits or StagingLimits(rows=4),

@@ -340,7 +340,7 @@ async def test_finish_finishes_request_and_adds_webhook_with_last_outcome(
     result = await db.job_store.finish([completed(one), failed(two)])
     assert (result.finished_requests, result.changed_requests) == ([], [request.key])
     assert (await reload(db, request)).finished_at is None
-    assert await db.webhook_store.due(1e12, 10) == []
+    assert await db.due_webhooks(1e12, 10) == []
     result = await db.job_store.finish([Cancelled(three)])
     (finished,) = result.finished_requests
     assert finished.progress == Progress(completed=1, failed=1, cancelled=1)
@@ -348,7 +348,7 @@ async def test_finish_finishes_request_and_adds_webhook_with_last_outcome(
     assert after.finished_at is not None
     assert after.failures == (FailureCount("a.example", ImageErrorCode.TIMEOUT, 1),)
     assert (after.input_bytes, after.output_bytes) == (1_000, 400)
-    (delivery,) = await db.webhook_store.due(1e12, 10)
+    (delivery,) = await db.due_webhooks(1e12, 10)
     assert delivery.body == f"about {request.request_id}"
 
 
@@ -508,11 +508,13 @@ async def test_fail_host_fails_pending_images_of_host_in_slices(db: DatabaseHarn
     request = await db.accept([*urls(5, "dead"), *urls(2, "a")], webhook="http://me/")
     other = await db.accept(urls(1, "a"))
     dead = host_key("http://dead.example:80")
-    assert await db.job_store.requests_waiting_for(dead) == [(request.key, request.created_at)]
+    assert await db.job_store.requests_waiting_for(dead) == [
+        (request.key, request.created_at, False)
+    ]
     claimed = next(c for c in await db.claim(limit=99) if "dead" in c.url)
     await db.job_store.recover()
     claims = [c for c in await db.claim(limit=99) if c.numbers != claimed.numbers]
-    assert [key for key, _ in await db.job_store.requests_waiting_for(dead)] == []
+    assert await db.job_store.requests_waiting_for(dead) == []
     await db.job_store.finish([Requeued(c, 1, 5e12) for c in claims if "dead" in c.url])
     results = []
     while (
@@ -533,7 +535,7 @@ async def test_fail_host_finishes_request_with_last_image(db: DatabaseHarness) -
     host = host_key("http://a.example:80")
     result = await db.job_store.fail_host(request.key, host, ImageErrorCode.TIMEOUT, "x", 10)
     assert [finished.status for finished in result.finished_requests] == [RequestStatus.FAILED]
-    assert len(await db.webhook_store.due(1e12, 9)) == 1
+    assert len(await db.due_webhooks(1e12, 9)) == 1
 
 
 async def test_cancel_slice_cancels_pending_images_but_not_images_in_flight(
@@ -584,7 +586,7 @@ async def test_retry_failed_requeues_failed_images_without_attempts(db: Database
         assert refusal.value.code is ProblemCode.NOT_FINISHED
     one, *others = await db.claim()
     await db.job_store.finish([completed(one), *(failed(claim) for claim in others)])
-    (delivery,) = await db.webhook_store.due(1e12, 9)
+    (delivery,) = await db.due_webhooks(1e12, 9)
     done = await reload(db, request)
     again = await db.job_store.retry_failed(request.request_id)
     assert again.version > done.version
@@ -594,15 +596,15 @@ async def test_retry_failed_requeues_failed_images_without_attempts(db: Database
     assert (again.progress, again.failures) == (Progress(pending=3, completed=1), ())
     assert again.webhook is not None
     assert (again.webhook.status, again.webhook.attempts) == ("pending", 0)
-    assert await db.webhook_store.due(1e12, 9) == []
-    ((key, since),) = await db.job_store.requests_waiting_for(host_key("http://a.example:80"))
+    assert await db.due_webhooks(1e12, 9) == []
+    ((key, since, _),) = await db.job_store.requests_waiting_for(host_key("http://a.example:80"))
     assert key == request.key
     assert since > request.created_at
     claims = await db.claim(now=12_345.0)
     assert [claim.attempts for claim in claims] == [0, 0, 0]
     assert (await reload(db, request)).measured_since == 12_345.0
     await db.complete(claims)
-    (second,) = await db.webhook_store.due(1e12, 9)
+    (second,) = await db.due_webhooks(1e12, 9)
     assert second.delivery_id != delivery.delivery_id
     with pytest.raises(ProblemError) as refusal:
         await db.job_store.retry_failed(request.request_id)

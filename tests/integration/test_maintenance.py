@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +13,16 @@ from typing import Any
 import pytest
 
 from imgsvc.config import StorageConfig
+from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.models import SECONDS_PER_DAY, Request
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
-from tests.harness.database import DatabaseHarness, completed, open_database
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
+from imgsvc.system_clock import SystemClock
+from tests.harness.database import NO_LOCK_WAIT, DatabaseHarness, completed, open_database
+from tests.shifted_clock import ShiftedClock
 from tests.waiting import wait_until
 
 ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]
@@ -26,13 +32,27 @@ class MaintenanceHarness:
     """A database and a file store with their maintenance."""
 
     def __init__(
-        self, folder: Path, db: DatabaseHarness, days: float, limits: MaintenanceLimits
+        self,
+        folder: Path,
+        db: DatabaseHarness,
+        days: float,
+        limits: MaintenanceLimits,
+        clock: SystemClock,
     ) -> None:
         self.folder = folder
         self.db = db
         self.store = FilesystemStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
-        self.maintenance = Maintenance(db.request_store, db.token_store, self.store, config, limits)
+        self.thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
+        self.maintenance = Maintenance(
+            db.request_store,
+            db.token_store,
+            self.store,
+            self.thumbnails,
+            config,
+            clock=ExpiryClock(db.clock_store, clock),
+            limits=limits,
+        )
 
     async def finished_request(self, rows: list[list[str]] = ROWS) -> Request:
         """Return a finished request whose images are stored."""
@@ -69,14 +89,15 @@ class MaintenanceHarness:
 
 @asynccontextmanager
 async def open_harness(
-    folder: Path, days: float = 0, **limits: Any
+    folder: Path, days: float = 0, clock: SystemClock = SystemClock(), **limits: Any
 ) -> AsyncIterator[MaintenanceHarness]:
     async with open_database(folder) as db:
-        harness = MaintenanceHarness(folder, db, days, MaintenanceLimits(**limits))
+        harness = MaintenanceHarness(folder, db, days, MaintenanceLimits(**limits), clock)
         try:
             yield harness
         finally:
             await harness.store.close()
+            harness.thumbnails.close()
 
 
 @asynccontextmanager
@@ -157,6 +178,22 @@ async def test_only_requests_past_their_retention_are_removed(tmp_path: Path) ->
         assert {request.key for request in listed} == {young.key, waiting.key}
 
 
+async def test_nothing_is_removed_while_the_clock_may_be_ahead(tmp_path: Path) -> None:
+    clock = ShiftedClock()
+    async with open_harness(tmp_path, days=30, clock=clock) as harness:
+        await harness.finished_request()
+        assert await ExpiryClock(harness.db.clock_store, clock).now() is not None
+        clock.shift = 40.0 * SECONDS_PER_DAY
+        marked = await harness.finished_request(ROWS[:1])
+        await harness.db.request_store.mark_deleting(marked.request_id)
+        async with running(harness):
+            await wait_until(lambda: harness.stored_files() == 12, "the marked request's cleanup")
+        assert len((await harness.db.queries.list_requests(None, 10, None))[0]) == 1
+        clock.passed = SECONDS_PER_DAY + 1.0
+        async with running(harness):
+            await wait_until(lambda: harness.stored_files() == 0, "the request to expire")
+
+
 async def test_requests_are_kept_if_no_retention_is_set(tmp_path: Path) -> None:
     async with open_harness(tmp_path) as harness:
         old, marked = await harness.finished_request(), await harness.finished_request()
@@ -186,13 +223,47 @@ async def test_failed_cleanup_is_retried(tmp_path: Path, caplog: pytest.LogCaptu
         file.mkdir()
         await harness.db.request_store.mark_deleting(deleted.request_id)
         async with running(harness):
-            await wait_until(lambda: "cleanup failed" in caplog.text, "a failure")
+            await wait_until(lambda: "could not be deleted" in caplog.text, "a failure")
             file.rmdir()
 
             async def is_removed() -> bool:
                 return await harness.rows() == 0
 
             await wait_until(is_removed, "another cleanup")
+
+
+async def test_output_that_cannot_be_deleted_keeps_no_others(tmp_path: Path) -> None:
+    async with open_harness(tmp_path, purge_slice=5) as harness:
+        deleted = await harness.finished_request()
+        files = sorted(p for p in (tmp_path / "outputs").rglob("*.jpg"))
+        for file in files[:6]:
+            file.unlink()
+            file.mkdir()
+        await harness.db.request_store.mark_deleting(deleted.request_id)
+        assert await harness.maintenance.purge() == 6
+        assert harness.stored_files() == 0
+        for file in files[:6]:
+            file.rmdir()
+        assert await harness.maintenance.purge() == 0
+        assert await harness.rows() == 0
+
+
+async def test_request_that_could_not_be_discarded_is_discarded_later(tmp_path: Path) -> None:
+    async with open_database(tmp_path, NO_LOCK_WAIT) as db:
+        key = await db.stage(ROWS)
+        lock = sqlite3.connect(tmp_path / "imgsvc.db", isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        with pytest.raises(DatabaseUnavailableError):
+            await db.request_store.discard(key)
+        lock.execute("ROLLBACK")
+        lock.close()
+        await db.request_store.discard_remaining()
+        while await db.request_store.purge_slice():
+            pass
+        count = await db.database.read(
+            lambda c: c.execute("SELECT count(*) FROM requests").fetchone()[0]
+        )
+        assert count == 0
 
 
 @pytest.mark.parametrize(

@@ -5,24 +5,33 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
+from imgsvc.models import RequestStatus
 from imgsvc.network.webhooks import sign
 from imgsvc.web.handlers.uploads import RAW_TYPES
 from imgsvc.web.http.problems import PROBLEMS
-from imgsvc.web.routes import RAW_UPLOAD_TYPES, ROUTES, TAGS
+from imgsvc.web.routes import ROUTES
 from imgsvc.web.schema import openapi
 from imgsvc.web.schema.options import ListQuery, StatusQuery, UploadFields
 from imgsvc.web.schema.responses import RequestList, StatusResponse, WebhookEvent
 from tests.harness.http import HttpHarness, open_http
 
-KEYS = {"api_keys": ["k"]}
+KEYS = {"api_keys": ["key-of-the-tests"]}
 DOCUMENTED = [route for route in ROUTES if route.tag]
-UNDOCUMENTED_PATHS = {"/openapi.json", "/postman.json", "/docs", "/static/{path:.+}", "/"}
+UNDOCUMENTED_PATHS = {
+    "/openapi.json",
+    "/postman.json",
+    "/docs",
+    "/sample/products.csv",
+    "/sample/{id}/{name}",
+    "/static/{path:.+}",
+    "/",
+}
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ def references(node: Any) -> set[str]:
 
 
 def openapi_document(*, with_keys: bool) -> dict[str, Any]:
-    return openapi.openapi_document(ROUTES, TAGS, with_keys=with_keys)
+    return openapi.openapi_document(ROUTES, cookie="imgsvc_session" if with_keys else None)
 
 
 def test_document_has_every_route_but_the_pages_and_documents() -> None:
@@ -57,7 +66,7 @@ def test_documented_routes_are_described_completely() -> None:
     ids = [route.operation_id for route in DOCUMENTED]
     assert len(set(ids)) == len(ids)
     for route in DOCUMENTED:
-        assert route.tag in TAGS
+        assert route.tag in openapi.TAGS
         assert route.operation_id
         assert route.summary
         assert route.responses
@@ -108,8 +117,30 @@ def test_error_responses_are_problem_reports() -> None:
                     assert int(status) in {code for code, _ in PROBLEMS.values()}
 
 
-def test_upload_content_types_match_accepted_types() -> None:
-    assert set(RAW_TYPES) - set(RAW_UPLOAD_TYPES) == {"application/csv", "application/vnd.ms-excel"}
+def test_documented_upload_content_types_are_accepted() -> None:
+    upload = openapi_document(with_keys=False)["paths"]["/processImages"]["post"]
+    assert set(upload["requestBody"]["content"]) <= {*RAW_TYPES, "multipart/form-data"}
+
+
+def nodes(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield each object in a JSON document."""
+    if isinstance(schema, dict):
+        yield schema
+    if isinstance(schema, dict | list):
+        for value in schema.values() if isinstance(schema, dict) else schema:
+            yield from nodes(value)
+
+
+def test_response_schemas_allow_more_keys_and_values() -> None:
+    schemas = openapi_document(with_keys=True)["components"]["schemas"]
+    assert not [node for node in nodes(schemas) if "additionalProperties" in node]
+    for node in nodes(schemas):
+        if "enum" in node or "x-extensible-enum" in node:
+            assert "Values may be added." in node["description"]
+    status = schemas["RequestStatus"]
+    known, other = status["anyOf"]
+    assert other == {"type": "string"}
+    assert known["enum"] == status["x-extensible-enum"] == [str(each) for each in RequestStatus]
 
 
 def test_document_has_security_only_with_keys() -> None:
@@ -125,6 +156,29 @@ def test_document_has_security_only_with_keys() -> None:
         assert "401" not in image["responses"]
 
 
+def test_document_has_the_refusals_that_keys_or_their_absence_cause() -> None:
+    def codes(path: str, method: str, *, with_keys: bool) -> str:
+        responses = openapi_document(with_keys=with_keys)["paths"][path][method]["responses"]
+        return " ".join(re.findall(r"`([a-z-]+)`", json.dumps(responses)))
+
+    for path, method, expected in (
+        ("/listRequests", "get", set()),
+        ("/metrics", "get", {"forbidden"}),
+        ("/processImages", "post", {"forbidden", "foreign-origin"}),
+    ):
+        with_keys = set(codes(path, method, with_keys=True).split())
+        without_keys = set(codes(path, method, with_keys=False).split())
+        access = {
+            "forbidden",
+            "foreign-origin",
+            "foreign-host",
+            "unauthorized",
+            "too-many-attempts",
+        }
+        assert with_keys & access == expected | {"unauthorized", "too-many-attempts"}
+        assert without_keys & access == expected - {"forbidden"} | {"foreign-host"}
+
+
 async def test_documents_have_url_of_the_request_host(tmp_path: Path) -> None:
     async with open_http(tmp_path, server=KEYS) as http:
         document = (await http.get("/openapi.json", {"Host": "img.example:81"})).json()
@@ -135,6 +189,7 @@ async def test_documents_have_url_of_the_request_host(tmp_path: Path) -> None:
         variables = {v["key"]: v["value"] for v in collection["variable"]}
         assert variables["baseUrl"] == "http://img.example:81"
         assert variables["apiKey"] == ""
+        assert variables["imageUrl"].startswith("http://img.example:81/sample/")
 
 
 async def test_responses_match_their_models(http: HttpHarness) -> None:

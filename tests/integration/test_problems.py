@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from http import HTTPStatus
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
-from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
-from imgsvc.storage.base import StorageFullError
+from imgsvc.errors import FileError, FileErrorCode, ImageErrorCode, ProblemCode, ProblemError
+from imgsvc.storage.base import StorageFullError, StorageUnavailableError
 from imgsvc.web.http.problems import PROBLEMS, problem_response
 from imgsvc.web.schema.problem_responses import ProblemReport
 from tests.harness.http import HttpHarness, open_http
@@ -38,14 +39,38 @@ def test_problem_response_matches_model(code: ProblemCode) -> None:
     error = FileError(
         FileErrorCode.TOO_LONG, "Shorten it.", row=3, column="Product Name", value="\ud800é"
     )
-    response = problem_response(ProblemError(code, "Because.", errors=[error], error_count=200))
+    response = problem_response(
+        ProblemError(code, "Because.", errors=[error], error_count=200), "/img/docs"
+    )
     assert response.headers["Content-Type"] == JSON
     assert isinstance(response.body, bytes)
     problem = ProblemReport.model_validate_json(response.body.replace(b"\\ud800", b""))
     assert problem.type == f"urn:imgsvc:problem:{code}"
     assert problem.status == response.status
+    assert problem.help == f"/img/docs#errors-{code}"
     assert problem.error_count == 200
     assert ("Retry-After" in response.headers) is (response.status in {429, 503})
+
+
+async def test_problems_link_to_help_below_the_path_prefix(tmp_path: Path) -> None:
+    async with open_http(tmp_path, server={"public_url": "https://localhost/img"}) as http:
+        for path in ("/nowhere", "/img/nowhere", "/checkStatus/x", "/listRequests?limit=0"):
+            problem = (await http.get(path)).problem()
+            assert problem["help"].startswith("/img/docs#errors-"), path
+        malformed = await http.raw(b"nonsense\r\n\r\n")
+        assert b'"help": "/img/docs#errors-bad-request"' in malformed
+        page = await http.get(problem["help"].partition("#")[0])
+        assert b'id="errors-invalid-option"' in page.body
+
+
+async def test_docs_page_has_one_entry_for_each_error_code(http: HttpHarness) -> None:
+    page = (await http.get("/docs")).body.decode()
+    entries = re.findall(r'id="errors-([^"]+)"', page)
+    codes = {str(code) for kind in (ProblemCode, FileErrorCode, ImageErrorCode) for code in kind}
+    assert sorted(entries) == sorted(codes)
+    assert "Add rows with full image URLs." in page
+    assert '<span class="muted">413 Too many images</span>' in page
+    assert "`" not in page
 
 
 async def test_unknown_path_returns_404_problem(http: HttpHarness) -> None:
@@ -63,7 +88,7 @@ async def test_unknown_path_returns_404_problem(http: HttpHarness) -> None:
         ("OPTIONS", "/processImages", "POST"),
         ("TRACE", "/listRequests", "GET, HEAD"),
         ("POST", "/checkStatus/x", "GET, HEAD"),
-        ("PATCH", "/session", "POST, DELETE"),
+        ("PATCH", "/session", "POST, GET, HEAD, DELETE"),
         ("GET", "/deleteRequest/x", "DELETE"),
         ("POST", "/", "GET, HEAD"),
         ("PROPFIND", "/", "GET, HEAD"),
@@ -114,6 +139,7 @@ async def test_malformed_http_returns_400_problem(
         (DatabaseUnavailableError("secret detail"), 503, "unavailable"),
         (DatabaseFullError("secret detail"), 503, "storage-full"),
         (StorageFullError("secret detail"), 503, "storage-full"),
+        (StorageUnavailableError("secret detail"), 503, "unavailable"),
     ],
 )
 async def test_internal_errors_are_logged_and_not_shown_to_client(

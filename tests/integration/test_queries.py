@@ -205,7 +205,7 @@ async def test_version_increases_with_every_change(db: DatabaseHarness) -> None:
     await db.job_store.finish([Failed(claim, 2, ImageErrorCode.TIMEOUT, "x") for claim in claims])
     await changed()
     assert [finished for _, finished in versions] == [False, False, False, False, True]
-    (delivery,) = await db.webhook_store.due(1e12, 1)
+    (delivery,) = await db.due_webhooks(1e12, 1)
     await db.webhook_store.record_failure(delivery.delivery_id, "no", 5.0)
     await changed()
     await db.webhook_store.record_success(delivery.delivery_id)

@@ -13,23 +13,38 @@ import pytest
 from imgsvc.config import StorageConfig
 from imgsvc.database.online_backup import copy_database
 from imgsvc.database.tokens import RESTORE_GRACE_SECONDS
+from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.reconciliation import Reconciliation, ReconciliationLimits
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.thumbnail_cache import ThumbnailCache
+from imgsvc.system_clock import SystemClock
 from tests.harness.database import DatabaseHarness, completed, open_database
 from tests.memory_store import MemoryStore
+from tests.shifted_clock import ShiftedClock
 
 
 class ReconciliationHarness:
     """A database and a store with the components that compare them."""
 
-    def __init__(self, db: DatabaseHarness, store: MemoryStore) -> None:
+    def __init__(
+        self, db: DatabaseHarness, store: MemoryStore, clock: SystemClock = SystemClock()
+    ) -> None:
         self.db = db
         self.store = store
-        self.maintenance = Maintenance(db.request_store, db.token_store, store, StorageConfig())
+        self.expiry = ExpiryClock(db.clock_store, clock)
+        folder = db.database.path.parent
+        thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
+        self.maintenance = Maintenance(
+            db.request_store, db.token_store, store, thumbnails, StorageConfig(), clock=self.expiry
+        )
 
     def reconciliation(self, **limits: Any) -> Reconciliation:
         return Reconciliation(
-            self.db.token_store, self.store, ReconciliationLimits(slice_pause_seconds=0.0, **limits)
+            self.db.token_store,
+            self.store,
+            self.expiry,
+            ReconciliationLimits(slice_pause_seconds=0.0, **limits),
         )
 
     async def store_outputs(self, count: int) -> set[str]:
@@ -134,7 +149,7 @@ async def test_nothing_is_removed_for_30_days_after_a_restore(
 ) -> None:
     async with open_database(tmp_path) as db:
         await db.token_store.recover()
-        assert not await db.token_store.restored_recently()
+        assert not await db.token_store.restored_recently(time.time())
         copy = tmp_path / "copy"
         copy.mkdir()
         copy_database(db.database.path, copy / "imgsvc.db")
@@ -151,6 +166,20 @@ async def test_nothing_is_removed_for_30_days_after_a_restore(
         await reconciliation.run_pass()
         assert await reconciliation.run_pass() == ([leftover] if removed else [])
     assert RESTORE_GRACE_SECONDS == 30 * 86_400
+
+
+async def test_nothing_is_removed_while_the_clock_may_be_ahead(tmp_path: Path) -> None:
+    clock = ShiftedClock()
+    async with open_database(tmp_path) as db:
+        harness = ReconciliationHarness(db, MemoryStore(), clock)
+        leftover = await harness.leave_output()
+        assert await harness.expiry.now() is not None
+        reconciliation = harness.reconciliation()
+        clock.shift = 40.0 * 86_400
+        for _ in range(3):
+            assert await reconciliation.run_pass() == []
+        clock.shift = 0.0
+        assert await reconciliation.run_pass() == [leftover]
 
 
 async def test_restore_deletes_no_output_that_the_backup_was_storing_or_deleting(

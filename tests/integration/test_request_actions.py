@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.models import Progress, Request, RequestStatus
+from imgsvc.database.limits import DatabaseLimits
+from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
+from imgsvc.models import Failed, Progress, Request, RequestStatus, Requeued
 from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.request_actions import RequestActions
-from tests.harness.database import NO_LOCK_WAIT
+from imgsvc.serializers import eta_seconds
+from tests.harness.database import NO_LOCK_WAIT, completed
 from tests.harness.service import SchedulerHarness, open_scheduler
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
@@ -157,6 +160,129 @@ async def test_cancel_continues_after_database_was_locked(
         assert (await harness.snapshot(request)).progress == Progress(cancelled=2)
 
 
+# --- cancelling one host ---------------------------------------------------------------------------
+
+
+LOOPBACK = ["127.0.0.0/8", "::1/128"]
+
+
+def host_of(url: str) -> str:
+    return url.split("/")[2]
+
+
+def on_localhost(url: str) -> str:
+    """Return a URL of the origin at another host, which is the same server."""
+    return url.replace("127.0.0.1", "localhost")
+
+
+async def test_cancel_of_host_cancels_its_pending_images_and_downloads_only(
+    tmp_path: Path, origin: Origin
+) -> None:
+    async with open_scheduler(
+        tmp_path,
+        per_host=3,
+        limits=ProcessingLimits(cancel_slice=2),
+        allowed_networks=LOOPBACK,
+    ) as harness:
+        actions = harness.service.actions
+        body = harness.script("other")
+        other = origin.script("/other.jpg", Reply(gate="other", body=body))
+        other = on_localhost(other)
+        work = harness.script("work", f"touch={harness.path('started')} wait={harness.path('go')}")
+        held = [origin.script(f"/{n}.jpg", Reply(gate="held")) for n in range(9)]
+        request = await harness.accept(origin.serve("/work.jpg", work), other, *held)
+        await wait_until(harness.path("started").exists, "the worker")
+        await wait_until(lambda: origin.hits() == 5, "the downloads")
+        await actions.cancel(request.request_id, host_of(held[0]))
+        snapshot = await harness.snapshot(request)
+        assert snapshot.progress == Progress(processing=2, cancelled=9)
+        assert eta_seconds(snapshot, time.time() + 1) is None, "cancelled images are no progress"
+        origin.open_gate("other")
+        harness.path("go").touch()
+        finished = await harness.wait_finished(request)
+        assert finished.progress == Progress(completed=2, cancelled=9)
+        assert origin.hits() == 5, "no further image is fetched"
+        assert harness.events.finished == [request.key]
+
+
+async def test_cancel_of_host_with_the_last_images_finishes_the_request(
+    harness: SchedulerHarness, actions: RequestActions, origin: Origin
+) -> None:
+    busy = origin.script("/busy.jpg", Reply(503, {"Retry-After": "200"}))
+    request = await harness.accept(busy, webhook="http://127.0.0.1:9/")
+
+    async def is_waiting() -> bool:
+        return bool((await harness.snapshot(request)).waiting)
+
+    await wait_until(is_waiting, "the delay before the second attempt")
+    (waiting,) = (await harness.snapshot(request)).waiting
+    await actions.cancel(request.request_id, waiting.host)
+    snapshot = await harness.snapshot(request)
+    assert (snapshot.progress, snapshot.waiting) == (Progress(cancelled=1), ())
+    assert snapshot.finished_at is not None
+    assert snapshot.webhook is not None
+    assert harness.events.finished == [request.key]
+    with pytest.raises(ProblemError) as refused:
+        await actions.cancel(request.request_id, waiting.host)
+    assert refused.value.code is ProblemCode.ALREADY_FINISHED
+
+
+@pytest.mark.parametrize(
+    ("host", "cancelled"),
+    [
+        ("a.example", 2),
+        ("A.EXAMPLE", 2),
+        ("a.example:80", 1),
+        ("a.example:443", 1),
+        ("a.example:81", 1),
+        ("b.example", 0),
+    ],
+)
+async def test_cancel_of_host_includes_both_schemes(
+    tmp_path: Path, host: str, cancelled: int
+) -> None:
+    async with open_scheduler(tmp_path, start=False) as harness:
+        request = await harness.accept(
+            *("http://a.example/1.jpg", "https://a.example/1.jpg", "https://a.example:81/1.jpg")
+        )
+        if cancelled:
+            await harness.service.actions.cancel(request.request_id, host)
+        else:
+            with pytest.raises(ProblemError, match=r"no unfinished images of b\.example"):
+                await harness.service.actions.cancel(request.request_id, host)
+        assert (await harness.snapshot(request)).progress.cancelled == cancelled
+
+
+async def test_resume_continues_cancel_of_host_and_claims_none_of_its_images(
+    tmp_path: Path, origin: Origin
+) -> None:
+    async with open_scheduler(tmp_path, start=False) as harness:
+        gone = [origin.url(f"/{n}.jpg") for n in range(5)]
+        good = on_localhost(origin.serve("/good.jpg", harness.script("good")))
+        request = await harness.accept(*gone, good)
+        await harness.db.job_store.start_cancel_host(request.request_id, host_of(gone[0]))
+    async with open_scheduler(tmp_path, allowed_networks=LOOPBACK) as harness:
+
+        async def is_completed() -> bool:
+            return (await harness.snapshot(request)).progress.completed == 1
+
+        await wait_until(is_completed, "the image of the other host")
+        assert (await harness.snapshot(request)).progress.pending == 5
+        await harness.service.actions.resume()
+        finished = await harness.wait_finished(request)
+        assert finished.progress == Progress(completed=1, cancelled=5)
+        assert origin.hits() == 1
+
+
+async def test_requeued_image_of_cancelled_host_is_cancelled(tmp_path: Path) -> None:
+    async with open_scheduler(tmp_path, start=False) as harness:
+        request = await harness.accept("http://a.example/1.jpg", "http://b.example/1.jpg")
+        claims = await harness.db.claim()
+        await harness.db.job_store.start_cancel_host(request.request_id, "a.example")
+        await harness.db.job_store.finish([Requeued(claim, 0) for claim in claims])
+        assert (await harness.snapshot(request)).progress == Progress(pending=1, cancelled=1)
+
+
 # --- retrying --------------------------------------------------------------------------------------
 
 
@@ -176,6 +302,71 @@ async def test_retry_wakes_scheduler_even_if_client_disconnects(
     with pytest.raises(ProblemError) as refused:
         await actions.retry(request.request_id)
     assert refused.value.code is ProblemCode.NOTHING_FAILED
+
+
+async def test_retry_includes_cancelled_images_if_asked(tmp_path: Path) -> None:
+    limits = DatabaseLimits(bulk_slice=2)
+    async with open_scheduler(tmp_path, start=False, database_limits=limits) as harness:
+        store, actions = harness.db.job_store, harness.service.actions
+        request = await harness.accept(*(f"http://a.example/{n}.jpg" for n in range(8)))
+        done, failed, *_ = await harness.db.claim(limit=2)
+        error = Failed(failed, 1, ImageErrorCode.TIMEOUT, "slow")
+        await store.finish([completed(done), error])
+        await actions.cancel(request.request_id)
+        assert (await harness.snapshot(request)).progress == Progress(0, 0, 1, 1, 6)
+        await actions.retry(request.request_id, include_cancelled=True)
+        while await harness.db.claim(limit=1, capacity=0):
+            pass
+        snapshot = await harness.snapshot(request)
+        assert snapshot.progress.pending >= 2
+        assert (snapshot.measured_done, snapshot.finished_at) == (1, None)
+        claims = [c for _ in range(5) for c in await harness.db.claim(limit=10)]
+        assert len(claims) == 7
+        assert {claim.attempts for claim in claims} == {0}
+        await store.finish([completed(claim) for claim in claims])
+        assert (await harness.snapshot(request)).progress == Progress(completed=8)
+
+
+async def test_images_of_cancelled_host_can_be_retried_when_request_has_finished(
+    tmp_path: Path,
+) -> None:
+    async with open_scheduler(tmp_path, start=False) as harness:
+        request = await harness.accept("http://a.example/1.jpg", "http://b.example/1.jpg")
+        await harness.service.actions.cancel(request.request_id, "a.example")
+        await harness.db.complete(await harness.db.claim())
+        assert (await harness.snapshot(request)).progress == Progress(completed=1, cancelled=1)
+        await harness.service.actions.retry(request.request_id, include_cancelled=True)
+        await harness.db.complete(await harness.db.claim())
+        assert (await harness.snapshot(request)).progress == Progress(completed=2)
+
+
+async def test_retry_refuses_request_without_failed_or_cancelled_images(tmp_path: Path) -> None:
+    async with open_scheduler(tmp_path, start=False) as harness:
+        actions = harness.service.actions
+        request = await harness.accept("http://a.example/1.jpg")
+        await actions.cancel(request.request_id)
+        with pytest.raises(ProblemError, match="no failed images"):
+            await actions.retry(request.request_id)
+        await actions.retry(request.request_id, include_cancelled=True)
+        await harness.db.complete(await harness.db.claim())
+        with pytest.raises(ProblemError, match="no failed or cancelled images") as refused:
+            await actions.retry(request.request_id, include_cancelled=True)
+        assert refused.value.code is ProblemCode.NOTHING_FAILED
+
+
+async def test_host_that_is_cancelled_during_retry_is_not_retried_further(tmp_path: Path) -> None:
+    limits = DatabaseLimits(bulk_slice=2)
+    async with open_scheduler(tmp_path, start=False, database_limits=limits) as harness:
+        urls = [f"http://{host}.example/{n}.jpg" for n in range(3) for host in "ab"]
+        request = await harness.accept(*urls)
+        await harness.service.actions.cancel(request.request_id)
+        await harness.service.actions.retry(request.request_id, include_cancelled=True)
+        await harness.service.actions.cancel(request.request_id, "a.example")
+        claims = [c for _ in range(5) for c in await harness.db.claim(limit=10)]
+        await harness.db.complete(claims)
+        finished = await harness.snapshot(request)
+        assert finished.progress == Progress(completed=3, cancelled=3)
+        assert finished.finished_at is not None
 
 
 # --- deleting --------------------------------------------------------------------------------------

@@ -58,8 +58,8 @@ async def delete(harness: SchedulerHarness, request: Request) -> None:
     await harness.db.request_store.mark_deleting(request.request_id)
     while await harness.db.request_store.purge_slice():
         pass
-    names, more = await harness.db.token_store.begin_deletion(1_000)
-    assert not more
+    names, last = await harness.db.token_store.begin_deletion(1_000)
+    assert last is None
     await harness.store.delete(names)
     await harness.db.token_store.end_deletion(names)
 

@@ -63,7 +63,8 @@ async def test_scheduler_requeues_images_of_host_without_attempt_after_ten_failu
         harness.breakers.record_failure(host_key(dead_host), REFUSED, time.monotonic())
         request = await harness.accept(*(f"{dead_host}/{n}.jpg" for n in range(30)))
         await wait_until(
-            lambda: harness.breakers.open_hosts() == [host_key(dead_host)], "the circuit to open"
+            lambda: list(harness.breakers.open_circuits()) == [host_key(dead_host)],
+            "the circuit to open",
         )
         await wait_until(
             lambda: harness.scheduler.in_flight == 0, "the claimed images to be requeued"
@@ -92,7 +93,7 @@ async def test_successful_probe_closes_circuit_and_remaining_images_complete(
     assert harness.scheduler.in_flight == 1
     origin.open_gate("back")
     assert (await harness.wait_finished(request)).progress.completed == 5
-    assert harness.breakers.open_hosts() == []
+    assert harness.breakers.open_circuits() == {}
     assert {attempts for _, attempts, *_ in await harness.image_rows(request)} == {1}
 
 
@@ -109,13 +110,15 @@ async def test_failed_probe_counts_one_attempt_of_one_image(tmp_path: Path, dead
         images = await harness.image_rows(request)
         assert sorted(attempts for _, attempts, *_ in images) == [0, 0, 0, 0, 1]
         assert {status for status, *_ in images} == {"pending"}
-        assert harness.breakers.open_hosts() == [host_key(dead_host)]
+        assert list(harness.breakers.open_circuits()) == [host_key(dead_host)]
 
 
 async def test_images_waiting_ten_minutes_for_unreachable_host_fail_with_its_error(
     tmp_path: Path, dead_host: str, origin: Origin
 ) -> None:
-    limits = ProcessingLimits(unreachable_check_seconds=0.02, unreachable_slice=2)
+    limits = ProcessingLimits(
+        circuit_check_seconds=0.02, unreachable_check_seconds=0.02, unreachable_slice=2
+    )
     async with open_scheduler(tmp_path, start=False, limits=limits) as harness:
         good = origin.serve("/good.jpg", harness.script("good"))
         fresh = await harness.accept(f"{dead_host}/fresh.jpg")

@@ -6,11 +6,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-from imgsvc.models import Progress
+import pytest
+
+from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.image_types import CompressionSettings
+from imgsvc.models import Progress, RequestOptions
 from imgsvc.processing.limits import ProcessingLimits
+from imgsvc.storage.bucket_outage import BucketLimits
+from imgsvc.upload_types import UploadOptions
 from tests.fake_executor import FakeExecutor
+from tests.faulty_objects import FaultyObjects, bucket_store, http_error
 from tests.harness.service import open_scheduler
 from tests.memory_store import MemoryStore
 from tests.waiting import wait_until
@@ -88,3 +96,51 @@ async def test_stop_requeues_image_that_fake_executor_does_not_finish(tmp_path: 
         await harness.stop(grace=0.1)
         assert await harness.image_rows(request) == [("pending", 0, None, 0.0)]
     assert (store.outputs, executor.held) == ({}, 0)
+
+
+async def test_scheduler_starts_no_job_while_store_reports_a_problem(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    executor = FakeExecutor(store)
+    executor.sources = {"http://a.example:80/1.jpg": b"a source"}
+    store.outage = "the bucket does not respond"
+    limits = ProcessingLimits(storage_retry_seconds=0.05)
+    async with open_scheduler(tmp_path, store=store, executor=executor, limits=limits) as harness:
+        request = await harness.accept(*executor.sources)
+        await wait_until(lambda: "the bucket does not respond" in caplog.text, "the pause")
+        assert (await harness.snapshot(request)).progress == Progress(pending=1)
+        assert executor.held == 0
+        store.outage = None
+        assert (await harness.wait_finished(request)).progress == Progress(completed=1)
+    assert len(executor.compressed) == 1
+
+
+async def test_stop_requeues_jobs_that_wait_for_a_bucket(tmp_path: Path) -> None:
+    objects = FaultyObjects()
+    store = bucket_store(objects, BucketLimits(hold_seconds=3_600, cancel_seconds=0.01))
+    executor = FakeExecutor(store)
+    executor.sources = {"http://a.example:80/1.jpg": b"a source"}
+    limits = ProcessingLimits(download_grace_seconds=0.01)
+    async with open_scheduler(tmp_path, store=store, executor=executor, limits=limits) as harness:
+        objects.error = http_error(503, "SlowDown")
+        request = await harness.accept(*executor.sources)
+        await wait_until(lambda: store.problem, "the outage")
+        await harness.stop(grace=3_600)
+        assert (await harness.snapshot(request)).progress == Progress(pending=1)
+        assert (await harness.image_rows(request))[0][1] == 0
+
+
+async def test_uploads_get_503_while_store_reports_a_problem(tmp_path: Path) -> None:
+    store = MemoryStore()
+    options = UploadOptions(RequestOptions(CompressionSettings()))
+    async with open_scheduler(tmp_path, store=store, start=False) as harness:
+        store.outage = "the bucket does not respond"
+        with pytest.raises(ProblemError, match="the bucket does not respond") as caught:
+            await harness.service.intake.upload(table(), lambda: options)
+        assert caught.value.code is ProblemCode.UNAVAILABLE
+        assert "the bucket does not respond" in harness.service.monitor.health().reasons
+
+
+async def table() -> AsyncIterator[bytes]:
+    yield b"S. No.,Product Name,Input Image Urls\r\n1,A,http://a.example/1.jpg\r\n"

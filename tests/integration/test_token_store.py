@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.database.token_store import TokenStore
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import CompressionSettings, Quality
-from imgsvc.models import Claim, Failed
-from tests.harness.database import DatabaseHarness, completed, open_database
+from imgsvc.models import Claim, Failed, Requeued
+from tests.harness.database import NO_LOCK_WAIT, DatabaseHarness, completed, open_database
 
 DIGEST = b"d" * 32
 
@@ -81,18 +83,49 @@ async def test_reserve_answers_concurrent_calls_although_others_are_cancelled(
     assert names == [None] * 4 + [expected[5], expected[6], expected[8]]
 
 
-async def test_reserve_works_after_calls_failed(db: DatabaseHarness) -> None:
-    open_claims = await claims(db, 3)
+@contextmanager
+def locked(db: DatabaseHarness) -> Iterator[None]:
+    """Hold the write lock, so that no other connection can write."""
+    with closing(sqlite3.connect(db.database.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+        other.execute("ROLLBACK")
 
-    async def reserve_all() -> list[object]:
-        calls = (db.token_store.reserve(claim, DIGEST) for claim in open_claims)
-        return await asyncio.gather(*calls, return_exceptions=True)
 
-    await db.database.write(lambda c: c.execute("ALTER TABLE files RENAME TO elsewhere"))
-    results = await reserve_all()
-    assert all(isinstance(result, sqlite3.OperationalError) for result in results), results
-    await db.database.write(lambda c: c.execute("ALTER TABLE elsewhere RENAME TO files"))
-    assert all(isinstance(result, str) for result in await reserve_all())
+async def test_reserve_works_after_calls_failed(tmp_path: Path) -> None:
+    async with open_database(tmp_path, NO_LOCK_WAIT) as db:
+        open_claims = await claims(db, 3)
+
+        async def reserve_all() -> list[object]:
+            calls = (db.token_store.reserve(claim, DIGEST) for claim in open_claims)
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        with locked(db):
+            results = await reserve_all()
+        assert all(isinstance(result, DatabaseUnavailableError) for result in results), results
+        assert all(isinstance(result, str) for result in await reserve_all())
+
+
+async def test_repeated_reservation_leaves_out_jobs_that_have_ended(tmp_path: Path) -> None:
+    async with open_database(tmp_path, NO_LOCK_WAIT) as db:
+        first, second = await claims(db, 2)
+        async with db.token_store._lock:  # both calls share one transaction
+            calls = [
+                asyncio.create_task(db.token_store.reserve(first, b"1" * 32)),
+                asyncio.create_task(db.token_store.reserve(second, b"2" * 32)),
+            ]
+            await asyncio.sleep(0)
+        with locked(db):
+            await asyncio.sleep(0)
+            calls[1].cancel()
+            results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(r) for r in results] == [DatabaseUnavailableError, asyncio.CancelledError]
+        await db.job_store.finish([Requeued(second, 0)])
+        assert await db.token_store.reserve(first, b"1" * 32)
+        reserved = await db.database.read(
+            lambda c: c.execute("SELECT claim FROM reservations").fetchall()
+        )
+        assert reserved == [(first.claim_id,)]
 
 
 async def test_failed_job_leaves_marks_of_its_output(db: DatabaseHarness) -> None:
@@ -138,8 +171,8 @@ async def test_job_waits_while_its_output_is_being_deleted(
     one, two = await claims(db, 2)
     token = await db.token_store.reserve(one, DIGEST)
     await db.job_store.finish([failure(one)])
-    names, more = await db.token_store.begin_deletion(100)
-    assert (f"{token}.jpg" in names, more) == (True, False)
+    names, last = await db.token_store.begin_deletion(100)
+    assert (f"{token}.jpg" in names, last) == (True, None)
     waiting = asyncio.create_task(db.token_store.reserve(two, DIGEST))
     for _ in range(3):
         await db.database.read(lambda _: None)  # the reservation has been tried
@@ -155,9 +188,11 @@ async def test_begin_deletion_returns_outputs_again_after_it_was_interrupted(
     (claim,) = await claims(db)
     await db.token_store.reserve(claim, DIGEST)
     await db.job_store.finish([failure(claim)])
-    names, more = await db.token_store.begin_deletion(2)
-    assert (len(names), more) == (2, True)
-    assert await TokenStore(db.database).begin_deletion(2) == (names, True)
+    names, last = await db.token_store.begin_deletion(2)
+    assert (len(names), last) == (2, names[1])
+    assert await TokenStore(db.database).begin_deletion(2) == (names, last)
+    following, _ = await db.token_store.begin_deletion(2, names[1])
+    assert following > names
 
 
 async def test_token_depends_on_settings(db: DatabaseHarness) -> None:

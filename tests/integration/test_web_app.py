@@ -19,7 +19,7 @@ ROUTES = [
     ("GET", "/"),
     ("GET", "/docs"),
     ("GET", "/static/app.js"),
-    ("GET", "/static/sample.csv"),
+    ("GET", "/sample/products.csv"),
     ("GET", "/openapi.json"),
     ("GET", "/postman.json"),
     ("GET", "/health/live"),
@@ -74,7 +74,7 @@ async def test_pages_are_revalidated_by_etag_and_support_head(http: HttpHarness,
 
 async def test_static_route_serves_only_files_of_static_folder(http: HttpHarness) -> None:
     for file in STATIC.rglob("*"):
-        if file.is_file():
+        if file.is_file() and file.name != "docs.html":  # it has generated parts
             response = await http.get(f"/static/{file.relative_to(STATIC).as_posix()}")
             assert (response.status, response.body) == (200, file.read_bytes())
     for path in ("..%2fapp.py", "%2fetc%2fpasswd", "", "nothing"):

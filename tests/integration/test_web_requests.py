@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -64,6 +65,48 @@ async def test_list_requests_pages_with_cursor(http: HttpHarness) -> None:
         seen += [each["requestId"] for each in page["requests"]]
         cursor = page["nextCursor"]
     assert seen == ids[::-1]
+
+
+async def test_list_requests_has_totals_of_all_requests(http: HttpHarness) -> None:
+    empty = (await http.get("/listRequests")).json()
+    assert empty["totals"] == {"requests": 0, "images": 0, "inputBytes": 0, "outputBytes": 0}
+    await http.upload()
+    await http.complete(await http.claim())
+    await http.upload()
+    await http.fail((await http.claim())[:1])
+    page = (await http.get("/listRequests?limit=1&status=completed&name=nothing")).json()
+    assert page["requests"] == []
+    assert page["totals"] == {"requests": 2, "images": 4, "inputBytes": 2_000, "outputBytes": 800}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("SPRING", ["spring 100%.csv"]),
+        ("straße", ["STRASSE_1"]),
+        ("ÉTÉ", ["e\u0301te\u0301"]),
+        ("İ", ["i\u0307zmir"]),
+        ("%", ["spring 100%.csv"]),
+        ("_", ["STRASSE_1"]),
+        ("*", []),
+        ("\N{FULLWIDTH DIGIT ONE}", ["STRASSE_1", "spring 100%.csv"]),
+    ],
+)
+async def test_list_requests_finds_names_in_any_case_and_literally(
+    http: HttpHarness, text: str, names: list[str]
+) -> None:
+    for name in ("spring 100%.csv", "STRASSE_1", "e\u0301te\u0301", "i\u0307zmir"):
+        await http.upload(query=f"?name={quote(name)}")
+    await http.upload()
+    found = (await http.get(f"/listRequests?name={quote(text)}")).json()["requests"]
+    assert [each["name"] for each in found] == names
+
+
+async def test_list_requests_finds_no_name_with_invalid_text(http: HttpHarness) -> None:
+    await http.upload(query="?name=x")
+    for text in ("%ED%A0%80", "%FF", "%00"):
+        response = await http.get(f"/listRequests?name={text}")
+        assert (response.status, response.json()["requests"]) == (200, [])
 
 
 async def test_list_requests_filters_by_status(http: HttpHarness) -> None:
@@ -174,6 +217,45 @@ async def test_retry_failed_requires_finished_request_with_failed_images(http: H
     late = await http.post(f"/retryFailed/{request_id}")
     assert late.status == 409
     assert late.problem()["type"] == "urn:imgsvc:problem:nothing-failed"
+
+
+async def test_cancel_of_host_cancels_its_images_and_refuses_when_none_is_unfinished(
+    http: HttpHarness,
+) -> None:
+    request_id = await http.upload()
+    path = f"/cancelRequest/{request_id}?host="
+    response = await http.post(f"{path}a.example")
+    assert response.status == 200
+    progress = response.json()["progress"]
+    assert (progress["pending"], progress["cancelled"]) == (1, 1)
+    again = await http.post(f"{path}a.example")
+    assert again.status == 409
+    assert again.problem()["type"] == "urn:imgsvc:problem:already-finished"
+    assert (await http.post(f"{path}b.example:80")).json()["status"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a.example/1.jpg", "http://a.example", "me@a.example", "a..b", "a:99999", "%23"]
+)
+async def test_cancel_rejects_invalid_host(http: HttpHarness, host: str) -> None:
+    request_id = await http.upload()
+    response = await http.post(f"/cancelRequest/{request_id}?host={host}")
+    assert response.status == 400
+    (error,) = response.problem()["errors"]
+    assert error["option"] == "host"
+
+
+async def test_retry_includes_cancelled_images_if_asked(http: HttpHarness) -> None:
+    request_id = await http.upload()
+    await http.post(f"/cancelRequest/{request_id}")
+    assert (await http.post(f"/retryFailed/{request_id}")).status == 409
+    response = await http.post(f"/retryFailed/{request_id}?include=cancelled")
+    assert response.status == 202
+    assert response.json()["progress"]["pending"] == 2
+    await http.complete(await http.claim())
+    late = await http.post(f"/retryFailed/{request_id}?include=cancelled")
+    assert late.status == 409
+    assert (await http.post(f"/retryFailed/{request_id}?include=x")).status == 400
 
 
 async def test_delete_removes_finished_request_and_its_outputs(http: HttpHarness) -> None:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from imgsvc.config import FetchConfig, WebhookConfig
+from imgsvc.database.index_keys import receiver_key
 from imgsvc.metrics import Metrics
 from imgsvc.models import DeliveryState, Request
 from imgsvc.network.addresses import AddressRules
+from imgsvc.network.circuit_breaker import FAILURES_TO_OPEN
 from imgsvc.network.session import open_session
 from imgsvc.network.webhooks import WebhookSender
 from imgsvc.processing.events import Events
@@ -45,10 +48,11 @@ async def running_queue(
     session: aiohttp.ClientSession,
     *,
     delays: Sequence[float] = (0.01,) * 7,
+    timeout: float = 60.0,
     limits: WebhookLimits = LIMITS,
 ) -> AsyncIterator[WebhookQueue]:
     """Run a webhook queue until the block ends. It stops as in the service's stop."""
-    config = WebhookConfig(retry_delays_seconds=tuple(delays))
+    config = WebhookConfig(retry_delays_seconds=tuple(delays), timeout_seconds=timeout)
     queue = WebhookQueue(
         db.webhook_store,
         WebhookSender(session, config),
@@ -138,7 +142,7 @@ async def test_retry_delay_is_kept_across_restart(
     async with running_queue(db, session, delays=(1_000.0,)):
         await wait_until(attempted, "the first attempt")
     other = await finished_request(db, origin.script("/other", Reply(204)))
-    async with running_queue(db, session):
+    async with running_queue(db, session, delays=(1_000.0,)):
         await wait_delivered(db, other)  # this one is due, the first one is not
         assert (await delivery_state(db, request)).attempts == 1
     await db.database.write(
@@ -166,22 +170,100 @@ async def test_slow_receiver_does_not_delay_other_receivers(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     slow = origin.script("/slow", Reply(204, gate="slow"))
-    held = [await finished_request(db, slow) for _ in range(LIMITS.concurrent + 1)]
+    held = [await finished_request(db, slow) for _ in range(LIMITS.receivers.total + 1)]
     fast = origin.script("/fast", Reply(204)).replace("127.0.0.1", "localhost")
     other = await finished_request(db, fast)
     async with running_queue(db, session):
         assert (await wait_delivered(db, other)).status == "delivered"
-        assert origin.hits("/slow") <= LIMITS.per_receiver
+        assert origin.hits("/slow") <= LIMITS.receivers.per_receiver
         origin.open_gate("slow")
         for request in held:
             assert (await wait_delivered(db, request)).attempts == 1
+
+
+async def due_webhooks(db: DatabaseHarness, urls: Sequence[str]) -> None:
+    """Add a finished request with a due webhook for each URL."""
+
+    def transaction(c: sqlite3.Connection) -> None:
+        first = c.execute("SELECT coalesce(max(key), 0) + 1 FROM requests").fetchone()[0]
+        for key, url in enumerate(urls, first):
+            c.execute(
+                "INSERT INTO requests (key, request_id, stage, created_at, finished_at, webhook_url) "
+                "VALUES (?, ?, 'accepted', 1, 2, ?)",
+                (key, f"request {key}", url),
+            )
+            c.execute(
+                "INSERT INTO deliveries (request_key, delivery_id, url, receiver_key, body, next_at) "
+                "VALUES (?, ?, ?, ?, '', 1)",
+                (key, f"msg_{key}", url, receiver_key(url)),
+            )
+
+    await db.database.write(transaction)
+
+
+@contextmanager
+def hanging_receivers(count: int) -> Iterator[list[socket.socket]]:
+    """Listen on `count` ports, and never answer."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=100))
+            for _ in range(count)
+        ]
+
+
+def url_of(receiver: socket.socket) -> str:
+    return f"http://127.0.0.1:{receiver.getsockname()[1]}/hook"
+
+
+@pytest.mark.parametrize(("receivers", "webhooks"), [(1, 2_400), (16, 1_900), (60, 600)])
+async def test_hanging_receivers_delay_no_other_receiver(
+    db: DatabaseHarness,
+    session: aiohttp.ClientSession,
+    origin: Origin,
+    receivers: int,
+    webhooks: int,
+) -> None:
+    """None of the hanging ones times out during this test."""
+    with hanging_receivers(receivers) as hanging:
+        urls = [url_of(receiver) for receiver in hanging]
+        await due_webhooks(db, urls * (webhooks // receivers))
+        async with running_queue(db, session, timeout=3_600.0) as queue:
+            await wait_until(lambda: len(queue._sending) >= receivers, "the webhooks to be sent")
+            request = await finished_request(db, origin.script("/hook", Reply(204)))
+            queue.wake()
+            assert (await wait_delivered(db, request)).attempts == 1
+
+
+async def test_receiver_that_timed_out_gets_one_webhook_at_a_time_and_then_its_circuit_opens(
+    db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
+) -> None:
+    request = await finished_request(db, origin.script("/hook", Reply(204)))
+    with hanging_receivers(1) as (hanging,):
+        await due_webhooks(db, [url_of(hanging)] * 100)
+        async with running_queue(db, session, timeout=0.05) as queue:
+            breakers = queue._receivers._breakers
+            key = receiver_key(url_of(hanging))
+
+            async def failed() -> int:
+                return await db.database.read(
+                    lambda c: c.execute("SELECT sum(attempts) FROM deliveries").fetchone()[0]
+                )
+
+            async def has_opened() -> bool:
+                assert queue._receivers._in_flight[key] <= 1
+                return bool(breakers.open_circuits())
+
+            await wait_until(has_opened, "the circuit to open")
+            assert (await wait_delivered(db, request)).status == "delivered"
+            assert queue._receivers.free_slots_of(key) == 0
+            assert await failed() <= FAILURES_TO_OPEN + 1
 
 
 async def test_more_webhooks_than_concurrency_limit_are_all_sent(
     db: DatabaseHarness, session: aiohttp.ClientSession, origin: Origin
 ) -> None:
     hook = origin.script("/hook", Reply(204))
-    requests = [await finished_request(db, hook) for _ in range(2 * LIMITS.concurrent)]
+    requests = [await finished_request(db, hook) for _ in range(2 * LIMITS.receivers.total)]
     async with running_queue(db, session):
         for request in requests:
             assert (await wait_delivered(db, request)).attempts == 1

@@ -16,6 +16,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from imgsvc.config import FetchConfig, WebhookConfig
+from imgsvc.errors import ImageErrorCode
 from imgsvc.models import Delivery
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
@@ -189,7 +190,9 @@ async def drip(head: str, writer: asyncio.StreamWriter) -> None:
 async def test_slow_receiver_fails_at_timeout(handler: Handler) -> None:
     async with raw_origin(handler) as origin:
         result = await send(origin.base, timeout_seconds=0.3)
-    assert result == SendResult(ok=False, error="No response within 0.3 seconds.")
+    assert result == SendResult(
+        ok=False, error="No response within 0.3 seconds.", code=ImageErrorCode.TIMEOUT
+    )
 
 
 async def test_fetch_timeouts_do_not_apply_to_webhooks() -> None:

@@ -30,7 +30,7 @@ def test_circuit_opens_after_ten_failures_in_a_row() -> None:
     fail(breakers, 1)
     assert not breakers.may_fetch(A)
     assert breakers.capacity(A, 0, 16) == 0
-    assert breakers.open_hosts() == [A]
+    assert list(breakers.open_circuits()) == [A]
     assert breakers.may_fetch(B)
     assert breakers.capacity(B, 0, 16) == 16
 
@@ -137,11 +137,11 @@ def test_number_of_hosts_is_limited_and_old_failures_are_removed() -> None:
     for host_key in range(MAX_HOSTS + 500):
         for _ in range(10):
             breakers.record_failure(host_key, REFUSED, float(host_key) / 1_000)
-    assert len(breakers.open_hosts()) == MAX_HOSTS
+    assert len(breakers.open_circuits()) == MAX_HOSTS
     assert breakers.may_fetch(0)
     assert not breakers.may_fetch(MAX_HOSTS)
     breakers.record_failure(-1, REFUSED, FORGET_SECONDS * 2)
-    assert breakers.open_hosts() == []
+    assert breakers.open_circuits() == {}
 
 
 @given(

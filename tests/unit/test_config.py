@@ -14,8 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgsvc.config import Config, parse_size
+from imgsvc.config import Config
 from imgsvc.config_loader import RENAMED_KEYS, load_config
+from imgsvc.config_types import parse_size
 from imgsvc.errors import ConfigError
 from imgsvc.image_types import OutputFormat, Quality
 
@@ -121,7 +122,8 @@ def test_relative_data_dir_is_relative_to_the_file(
         ("[server]\nport = true", {}, ["config.toml", "server.port", "number"]),
         ("[server.port]\na = 1", {}, ["config.toml", "server.port"]),
         ("", {"IMGSVC_SERVER__PORT": "-1"}, ["IMGSVC_SERVER__PORT", "server.port"]),
-        ("[server]\napi_keys = ['ok', 'a b']", {}, ["server.api_keys[1]", "ASCII"]),
+        ("[server]\napi_keys = ['0123456789abcdef', 'a b']", {}, ["server.api_keys[1]", "ASCII"]),
+        ("[server]\napi_keys = ['hunter2']", {}, ["server.api_keys[0]", "16 characters"]),
         ("", {"IMGSVC_SERVER__API_KEYS": "a,b"}, ["IMGSVC_SERVER__API_KEYS", "JSON"]),
         ("", {"IMGSVC_SERVER__API_KEYS": "{}"}, ["IMGSVC_SERVER__API_KEYS", "JSON"]),
         ("[server]\npublic_url = 'shop.example'", {}, ["server.public_url", "http"]),
@@ -211,7 +213,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
     config = load(
         tmp_path,
         environ={
-            "IMGSVC_SERVER__API_KEYS": '["a", "b"]',
+            "IMGSVC_SERVER__API_KEYS": '["0123456789abcdef", "fedcba9876543210"]',
             "IMGSVC_SERVER__MAX_UPLOAD_BYTES": "1.5 kB",
             "IMGSVC_FETCH__ALLOWED_NETWORKS": '["10.0.0.0/8", "fd00::/8"]',
             "IMGSVC_COMPRESS__QUALITY": "70",
@@ -224,7 +226,7 @@ def test_environment_accepts_values_of_every_type(tmp_path: Path) -> None:
             "IMGSVC_API_KEY": "a key for the command-line client",
         },
     )
-    assert config.server.api_keys == ("a", "b")
+    assert config.server.api_keys == ("0123456789abcdef", "fedcba9876543210")
     assert config.server.max_upload_bytes == 1500
     assert config.fetch.allowed_networks == ("10.0.0.0/8", "fd00::/8")
     assert config.compress.settings.quality == Quality(70, relative=False)
@@ -408,3 +410,46 @@ def test_invalid_network_entry_is_rejected(tmp_path: Path, entry: str) -> None:
     message = error_message(tmp_path, f"[webhook]\nallowed_networks = ['{entry}']")
     assert "webhook.allowed_networks[0]" in message
     assert "10.1.0.5:9000" in message
+
+
+@pytest.mark.parametrize(
+    "bucket", ["", "s3://shop-images", "s3://shop.images/a/b_c/", "gs://images/x", "az://images"]
+)
+def test_bucket_accepts_urls_of_buckets(tmp_path: Path, bucket: str) -> None:
+    storage = load(tmp_path, f'[storage]\nbucket = "{bucket}"').storage
+    assert storage.bucket == bucket.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "bucket",
+    [
+        "shop-images",
+        "s3:",
+        "s3://",
+        "s3://a",
+        "http://images",
+        "s3://images/x y",
+        "s3://images?x=1",
+        "s3://images//x",
+        "s3://user:key@images",
+        "file:///images",
+        "memory:///",
+    ],
+)
+def test_bucket_rejects_anything_else(tmp_path: Path, bucket: str) -> None:
+    message = error_message(tmp_path, f'[storage]\nbucket = "{bucket}"')
+    assert "storage.bucket: must be" in message
+
+
+@pytest.mark.parametrize(
+    "setting", ['endpoint = "http://a"', "redirect = true", 'public_url = "https://cdn.example"']
+)
+def test_settings_of_a_bucket_need_one(tmp_path: Path, setting: str) -> None:
+    message = error_message(tmp_path, f"[storage]\n{setting}")
+    assert f"storage.{setting.split(maxsplit=1)[0]}: needs storage.bucket" in message
+    load(tmp_path, f'[storage]\nbucket = "s3://images"\n{setting}')
+
+
+def test_endpoint_is_refused_for_google(tmp_path: Path) -> None:
+    text = '[storage]\nbucket = "gs://images"\nendpoint = "https://a.example"'
+    assert "only for s3:// and az://" in error_message(tmp_path, text)

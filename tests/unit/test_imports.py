@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -15,17 +16,23 @@ PACKAGE = Path(__file__).parents[2] / "imgsvc"
 
 LEAVES = {
     "",
+    "access",
     "models",
     "image_types",
     "table_types",
     "upload_types",
     "slugs",
     "errors",
+    "machine_errors",
+    "sample",
+    "error_help",
     "config",
+    "config_types",
     "urls",
     "logs",
     "metrics",
     "waiting",
+    "system_clock",
     "atomic_write",
 }
 CORE = {"table", "database", "network", "images", "workers", "storage"}
@@ -36,9 +43,18 @@ ALLOWED: dict[str, set[str]] = {
     "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
     "staged_repeat": LEAVES | {"database"},
-    "staged_upload": LEAVES | {"table", "database", "spreadsheets"},
+    "row_memory": LEAVES,
+    "staged_upload": LEAVES | {"table", "database", "spreadsheets", "row_memory"},
     "intake": LEAVES
-    | {"table", "database", "storage", "spreadsheets", "staged_repeat", "staged_upload"},
+    | {
+        "row_memory",
+        "table",
+        "database",
+        "storage",
+        "spreadsheets",
+        "staged_repeat",
+        "staged_upload",
+    },
     "serializers": LEAVES | {"status_table"},
     "processing": LEAVES | {"processing", "database", "execution", "network", "storage"},
     "web": LEAVES
@@ -53,23 +69,42 @@ ALLOWED: dict[str, set[str]] = {
         "status_table",
     },
     "limits": LEAVES | {"database", "staged_upload", "processing", "web"},
+    "adapters": LEAVES | CORE | {"execution", "processing"},
+    "gauges": LEAVES | {"execution", "images", "processing", "storage"},
     "service": LEAVES
     | CORE
-    | {"execution", "processing", "intake", "spreadsheets", "serializers", "web", "limits"},
+    | {
+        "adapters",
+        "gauges",
+        "execution",
+        "processing",
+        "intake",
+        "spreadsheets",
+        "serializers",
+        "web",
+        "limits",
+    },
     "serve": LEAVES | {"service", "config_loader", "workers"},
-    "client": LEAVES,
+    "client": LEAVES | {"client"},
     "terminal": LEAVES,
     "backup": LEAVES | {"database", "storage", "service"},
-    "check": LEAVES | {"database", "storage", "service"},
+    "check": LEAVES | {"adapters", "database", "storage", "service"},
     "instance_secret": LEAVES | {"database", "storage", "service"},
-    "offline": LEAVES | {"service", "intake", "serializers", "status_table", "storage"},
-    "demo": LEAVES | {"service", "client", "terminal"},
+    "offline": LEAVES | {"image_folder", "intake", "serializers", "service", "status_table"},
+    "demo": LEAVES | {"service", "storage", "client", "terminal"},
     "config_loader": LEAVES,
     "cli_options": LEAVES | {"client"},
-    "cli_table_options": LEAVES | {"status_table", "table"},
+    "cli_table_options": LEAVES | {"client", "status_table", "table"},
     "cli_requests": LEAVES | {"cli_options", "cli_table_options", "client", "terminal"},
+    "cli_actions": LEAVES | {"cli_options", "cli_table_options", "client", "terminal"},
+    "cli_operations": LEAVES
+    | {"backup", "check", "cli_options", "config_loader", "instance_secret"},
+    "image_folder": LEAVES | {"storage"},
+    "upload_chunks": LEAVES | {"storage"},
     "cli": LEAVES
     | {
+        "cli_actions",
+        "cli_operations",
         "cli_options",
         "cli_requests",
         "cli_table_options",
@@ -96,10 +131,11 @@ SEAMS: dict[str, set[str]] = {
         "network.retry",
         "network.webhooks",
         "storage.base",
-        "storage.disk_space",
+        "storage.state",
+        "storage.thumbnail_cache",
     },
     "web": {"storage.base", "storage.scratch", "storage.spool"},
-    "intake": {"storage.disk_space", "storage.scratch", "storage.spool"},
+    "intake": {"storage.state", "storage.scratch", "storage.spool"},
     "spreadsheets": {"storage.scratch", "storage.spool"},
     "cli": {"images.native"},
 }
@@ -110,13 +146,21 @@ So `processing` and `web` know the interfaces of stores and executors, and none 
 LIBRARIES: dict[str, set[str]] = {
     "anyascii": {"slugs"},
     "PIL": {"images", "demo"},
-    "aiohttp.web": {"web", "service", "demo"},
-    "aiohttp": {"web", "service", "demo", "network", "client"},
+    "aiohttp.web": {"web", "demo"},
+    "aiohttp": {"web", "adapters", "demo", "network", "client"},
     "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database", "check", "instance_secret"},
-    "click": {"cli", "cli_options", "cli_requests", "cli_table_options"},
-    "rich": {"cli", "cli_requests", "terminal", "demo"},
+    "click": {
+        "cli",
+        "cli_actions",
+        "cli_operations",
+        "cli_options",
+        "cli_requests",
+        "cli_table_options",
+    },
+    "obstore": {"storage"},
+    "rich": {"cli", "cli_actions", "cli_requests", "terminal", "demo"},
     "concurrent.futures.process": {"workers"},
     "multipart": {"web"},
     "multiprocessing": {"workers"},
@@ -191,6 +235,33 @@ def test_library_is_imported_only_by_its_components(library: str) -> None:
         if name == library or name.startswith(f"{library}.")
     }
     assert used - LIBRARIES[library] == set()
+
+
+def test_service_without_a_bucket_imports_no_module_of_an_extra(tmp_path: Path) -> None:
+    """In a process of its own: other tests import them."""
+    script = (
+        "import asyncio, sys\n"
+        "import imgsvc.cli\n"
+        "from pathlib import Path\n"
+        "from imgsvc.config import Config\n"
+        "from imgsvc.service import running\n"
+        "async def run():\n"
+        "    storage = {'data_dir': Path(sys.argv[1])}\n"
+        "    async with running(Config.model_validate({'storage': storage}), listen=False):\n"
+        "        pass\n"
+        "asyncio.run(run())\n"
+        "tops = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(tops & {'obstore', 'boto3', 'distributed', 'dask'})"
+    )
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", script, str(tmp_path)],
+        cwd=PACKAGE.parent,
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.stdout == "set()\n", process.stderr
 
 
 def test_every_component_has_an_entry_in_allowed() -> None:

@@ -131,3 +131,51 @@ def test_second_setup_does_not_duplicate_events() -> None:
     logs.setup(LogConfig(), out)
     logging.getLogger("x").warning("a")
     assert len(lines(out)) == 1
+
+
+def test_long_texts_are_shortened() -> None:
+    out = io.StringIO()
+    logs.setup(LogConfig(format="json"), out)
+    logging.getLogger("x").info("called %s", "m" * 9_000, extra={"path": "/" + "p" * 9_000})
+    try:
+        raise RuntimeError("e" * 90_000)
+    except RuntimeError:
+        logging.getLogger("x").exception("failed", extra={"reason": "r" * 9_000})
+    called, failed = lines(out)
+    assert called["message"] == f"called {'m' * 992}…"
+    assert called["path"] == f"/{'p' * 198}…"
+    assert len(failed["reason"]) == 2_000
+    assert len(failed["exception"]) == 20_000
+    assert failed["exception"].startswith("…e")
+
+
+@pytest.mark.parametrize(
+    ("message", "logged"),
+    [
+        ("stored", 100),
+        ("socket.accept() out of system resource\nsocket: <socket 7>", 1),
+        ("one cause", 1),
+    ],
+)
+def test_lines_of_one_event_are_limited_and_counted(message: str, logged: int) -> None:
+    limit = logs.RateLimit()
+
+    def passed(second: float) -> logging.LogRecord | None:
+        fields = {"name": "x", "msg": message, "created": second}
+        record = logging.makeLogRecord(fields | (logs.RARELY if message == "one cause" else {}))
+        return record if limit.filter(record) else None
+
+    assert sum(passed(7.5) is not None for _ in range(250)) == logged
+    assert limit.filter(logging.makeLogRecord({"name": "x", "msg": "another", "created": 7.5}))
+    first, second = passed(18.0), passed(28.0)
+    assert first is not None
+    assert second is not None
+    assert vars(first)["suppressed"] == 250 - logged
+    assert not {"suppressed", "log_rarely"} & vars(second).keys()
+
+
+def test_counting_events_needs_bounded_memory() -> None:
+    limit = logs.RateLimit()
+    for number in range(5_000):
+        assert limit.filter(logging.makeLogRecord({"name": "x", "msg": f"event {number}"}))
+    assert len(limit._events) < 1_100

@@ -43,7 +43,7 @@ def test_class_and_constant_names_have_one_definition() -> None:
         for name, sources in found.items()
         if len(sources) > 1 and name not in INTERFACES
     }
-    assert not ambiguous
+    assert not ambiguous, "\n".join(ambiguous)
 
 
 def test_exception_names_end_in_error() -> None:

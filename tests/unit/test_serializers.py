@@ -22,6 +22,7 @@ from imgsvc.models import (
     Progress,
     Request,
     RequestOptions,
+    WaitingHost,
 )
 from imgsvc.serializers import (
     accepted_json,
@@ -84,6 +85,9 @@ FINISHED = replace(
     webhook=DeliveryState("https://x.example/", "failed", 8, "HTTP 500"),
     failures=(FailureCount("a", ImageErrorCode.TIMEOUT, 1),),
 )
+WAITING = replace(
+    REQUEST, waiting=(WaitingHost("a", ImageErrorCode.TIMEOUT, "It took 60 s.", 2, 3_000.0),)
+)
 
 images = st.sampled_from([DONE, KEPT, FAILED, TIMED_OUT, PENDING])
 products = st.builds(
@@ -125,7 +129,7 @@ def test_product_json_matches_model(row: ProductRow) -> None:
     assert json.loads(parsed.model_dump_json(by_alias=True)) == json.loads(text)
 
 
-@pytest.mark.parametrize("request_", [REQUEST, FINISHED])
+@pytest.mark.parametrize("request_", [REQUEST, FINISHED, WAITING])
 @pytest.mark.parametrize("retention_days", [0, 1.5])
 def test_request_json_matches_models(request_: Request, retention_days: float) -> None:
     for model, rendered in (
@@ -171,6 +175,17 @@ def test_eta_seconds_uses_measured_rate(
 ) -> None:
     request = replace(
         REQUEST, progress=progress, measured_since=measured_since, measured_done=measured_done
+    )
+    assert eta_seconds(request, 1_100.0) == eta
+
+
+@pytest.mark.parametrize(("waiting_images", "eta"), [(10, 110), (11, None)])
+def test_eta_seconds_is_none_if_all_unfinished_images_wait(
+    waiting_images: int, eta: int | None
+) -> None:
+    progress = Progress(pending=10, processing=1, completed=10)
+    request = replace(
+        REQUEST, progress=progress, measured_since=1_000.0, waiting_images=waiting_images
     )
     assert eta_seconds(request, 1_100.0) == eta
 

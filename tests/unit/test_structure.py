@@ -88,3 +88,8 @@ def test_no_block_of_six_lines_is_written_twice() -> None:
             places[tuple(text for _, text in block)].append(place)
     copies = {block: found for block, found in places.items() if len(found) > 1}
     assert copies == {}
+
+
+def test_migrations_are_numbered_from_1_without_gaps() -> None:
+    names = sorted(file.name for file in (PACKAGE / "database" / "migrations").glob("*.sql"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))

@@ -17,6 +17,7 @@ from imgsvc.image_types import CompressionSettings, Effort, ImageFormat
 from imgsvc.images import colour, exif, icc_parser
 from imgsvc.images.compose import Frame
 from imgsvc.images.errors import corrupt, too_many_pixels
+from imgsvc.images.part_limits import check_frames
 from imgsvc.images.resize import Bounds, PixelSize
 
 INDEXED_MODES = frozenset({"1", "P", "PA"})
@@ -80,9 +81,10 @@ class DecodeLimits:
     declared_pixels: int = 0
 
     def check(self, width: int, height: int, frames: int = 1) -> None:
-        """Raise `too_many_pixels` above the limit, or `corrupt_image` for an image without pixels."""
+        """Raise `too_many_pixels` above a limit, or `corrupt_image` for an image without pixels."""
         if width < 1 or height < 1:
             raise corrupt("The image has no pixels.")
+        check_frames(frames)
         if width * height * frames > self.max_pixels:
             raise too_many_pixels(width, height, frames, self.max_pixels)
         self.declared_pixels = max(self.declared_pixels, width * height * frames)

@@ -22,9 +22,11 @@ from imgsvc.images.formats.base import (
     EncodeSettings,
     with_frames,
 )
+from imgsvc.images.part_limits import check_blocks, check_frames
 
 _EXTENSION, _IMAGE_DESCRIPTOR, _TRAILER = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL, _APPLICATION = 0xF9, 0xFF
+_ZEROS = re.compile(rb"\0+")
 _LOOP_EXTENSION = re.compile(rb"(NETSCAPE2\.0|ANIMEXTS1\.0)\x03\x01..\0", re.DOTALL)
 
 
@@ -125,7 +127,10 @@ class _Reader:
         gif = Gif(
             (width, height), palette, visible_blocks=[b"GIF89a" + header[6:] + (palette or b"")]
         )
+        count = 0
         while (block_type := self._read_block_type(gif)) != _TRAILER:
+            count += 1
+            check_blocks(count)
             if block_type == _EXTENSION:
                 self._read_extension(gif)
             elif block_type == _IMAGE_DESCRIPTOR:
@@ -144,8 +149,8 @@ class _Reader:
 
         If the file ends after a complete frame, it only lacks its trailer.
         """
-        while self._data[self._position : self._position + 1] == b"\0":
-            self._position += 1
+        if zeros := _ZEROS.match(self._data, self._position):
+            self._position = zeros.end()
         if self._position >= len(self._data) and gif.frames and self._control is None:
             return _TRAILER
         return self._read_bytes(1)[0]
@@ -198,6 +203,7 @@ class _Reader:
             gif.visible_blocks.append(self._data[start : self._position])
 
     def _read_image(self, gif: Gif) -> None:
+        check_frames(len(gif.frames) + 1)
         start = self._position - 1
         left, top, width, height, flags = struct.unpack("<HHHHB", self._read_bytes(9))
         palette = self._read_palette(flags)

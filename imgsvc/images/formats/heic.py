@@ -28,7 +28,7 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     """Decode the primary image of a HEIC file. Raise `unsupported_format` without pillow-heif."""
     if find_spec("pillow_heif") is None:
         raise unsupported("HEIC files", "To support them, install imgsvc[heic] on the server.")
-    isobmff.check_complete(data)
+    isobmff.check(data)
     with import_module("pillow_heif").HeifImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         if "icc_profile" not in image.info and (icc := isobmff.colour_profile(data)):

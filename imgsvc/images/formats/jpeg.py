@@ -6,7 +6,7 @@ import io
 
 from PIL.JpegImagePlugin import JpegImageFile
 
-from imgsvc.errors import ImageError
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.image_types import CompressionSettings, Effort, ImageFormat
 from imgsvc.images import colour, exif, native, resize
 from imgsvc.images.compose import Frame
@@ -23,6 +23,7 @@ from imgsvc.images.formats.base import (
     single_frame,
 )
 from imgsvc.images.formats.jpeg_segments import (
+    check_counts,
     coded_bytes,
     has_gain_map,
     strip,
@@ -39,6 +40,7 @@ def matches(head: bytes) -> bool:
 
 def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
     """Decode a JPEG, or the first image of an MPO."""
+    check_counts(data)
     with JpegImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         quality = _quality(image)
@@ -65,10 +67,17 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
 
 
 def _is_suspicious(data: bytes) -> bool:
-    """Return whether the markers of a file suggest that its coded data is damaged."""
+    """Return whether the markers of a file suggest that its coded data is damaged.
+
+    Raise `too_many_pixels` if there are too many of them.
+    """
     try:
         coded_bytes(data)
-    except (ImageError, IndexError):
+    except IndexError:
+        return True
+    except ImageError as error:
+        if error.code is ImageErrorCode.TOO_MANY_PIXELS:
+            raise
         return True
     return False
 
@@ -90,6 +99,7 @@ def transcode(
     """Return the image as a smaller JPEG, made from its coefficients, or None if it must be decoded."""
     if settings.progressive or not native.AVAILABLE:
         return None
+    check_counts(data)
     with JpegImageFile(io.BytesIO(data)) as image:
         limits.check(*image.size)
         is_shrunk = limits.bounds.fit(image.size) != image.size

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
-from imgsvc.errors import ImageError
+from imgsvc.errors import ImageError, ImageErrorCode
 from imgsvc.images import exif
 from imgsvc.images.errors import corrupt, truncated
+from imgsvc.images.part_limits import MAX_SCANS, check_blocks, check_scans
 
 SOI, EOI, SOS, DHT, DQT, DRI = 0xD8, 0xD9, 0xDA, 0xC4, 0xDB, 0xDD
 APP0, APP1, APP2, APP14, APP15, COM = 0xE0, 0xE1, 0xE2, 0xEE, 0xEF, 0xFE
@@ -41,6 +43,7 @@ _GAIN_MAP_ID = b"urn:iso:std:iso:ts:21496:-1\0"
 _APPLE_GAIN_MAP = b"urn:com:apple:photo:2020:aux:hdrgainmap"
 
 _RESTARTS = range(0xD0, 0xD8)
+_FILL = 0xFF
 _STANDALONE_MARKERS = {0x01, *_RESTARTS}
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff]")
 _NEXT_MARKER_IN_RESTARTED_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
@@ -48,6 +51,9 @@ _NEXT_MARKER_IN_RESTARTED_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")
 
 _MULTI_SCAN_MARKERS = {SOS, EOI, DHT, DQT, DRI, COM, *range(APP0, APP15 + 1)}
 """The markers that can follow a scan of an image that has several."""
+
+
+_SCAN_START = b"\xff\xda"
 
 
 class Segment(NamedTuple):
@@ -61,21 +67,21 @@ class Segment(NamedTuple):
 def segments(data: bytes) -> Iterator[Segment]:
     """Yield the segments of the first image in `data`, including its scans' coded data and its EOI.
 
-    `start` and `end` enclose a segment with its marker. Bytes between segments are padding. Raises
-    `corrupt_image` if the file ends before its EOI.
+    `start` and `end` enclose a segment with its marker. Bytes between segments are padding. Raise
+    `corrupt_image` if the file ends before its EOI, or `too_many_pixels` if it has too many segments.
     """
     yield Segment(SOI, 0, 2)
     position = 2
     has_restarts = False
-    while True:
+    for count in itertools.count():
+        check_blocks(count)
         position = data.find(b"\xff", position)
-        if position < 0:
-            raise truncated()
-        while data[position + 1 : position + 2] == b"\xff":
-            position += 1
-        if position + 1 >= len(data):
+        if position < 0 or position + 1 >= len(data):
             raise truncated()
         marker = data[position + 1]
+        if marker == _FILL:
+            position += 1
+            continue
         if marker == EOI:
             yield Segment(marker, position, position + 2)
             return
@@ -115,6 +121,28 @@ def coded_bytes(data: bytes) -> int:
             expected = {EOI} if is_whole else _MULTI_SCAN_MARKERS
         position = end
     return size
+
+
+def check_counts(data: bytes) -> None:
+    """Raise `too_many_pixels` if the first image in `data` has too many segments or scans.
+
+    This reads only the header of a file with few scans. In what cannot be parsed, count whatever looks
+    like the start of a scan.
+    """
+    has_few_scans = data.count(_SCAN_START) <= MAX_SCANS
+    scans = position = 0
+    try:
+        for segment in segments(data):
+            position = segment.end
+            if segment.marker == SOS:
+                scans += 1
+                check_scans(scans)
+                if has_few_scans:
+                    return
+    except ImageError as error:
+        if error.code is ImageErrorCode.TOO_MANY_PIXELS:
+            raise
+        check_scans(scans + data.count(_SCAN_START, position))
 
 
 def _scan_end(data: bytes, position: int, *, has_restarts: bool) -> int:

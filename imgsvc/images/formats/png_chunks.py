@@ -11,6 +11,7 @@ from typing import NamedTuple
 from imgsvc.images import exif, icc
 from imgsvc.images.compose import Disposal
 from imgsvc.images.errors import corrupt, truncated
+from imgsvc.images.part_limits import check_blocks, check_frames
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 _MAX_PROFILE_BYTES = 4 * 2**20
@@ -163,7 +164,10 @@ def chunks(data: bytes) -> Iterator[PngChunk]:
     """
     position = len(MAGIC)
     chunk_type = b""
+    count = 0
     while chunk_type != b"IEND":
+        count += 1
+        check_blocks(count)
         if position + 12 > len(data):
             raise truncated()
         length, chunk_type = struct.unpack_from(">I4s", data, position)
@@ -196,6 +200,7 @@ def read(data: bytes) -> Png:
         elif chunk_type == b"fcTL" and is_animated:
             frame = _parse_frame(body, png)
             png.frames.append(frame)
+            check_frames(len(png.frames))
         elif chunk_type == b"IDAT":
             png.data.append(body)
             if frame is not None:

@@ -25,6 +25,7 @@ from imgsvc.images.formats.base import (
     single_frame,
     with_pillow_frames,
 )
+from imgsvc.images.part_limits import check_blocks, check_frames
 
 _MAX_DURATION, _MAX_TOTAL_DURATION = 2**24 - 1, 2**31 - 1
 """The longest durations, in milliseconds: of one frame, and of the animation (a limit of libwebp)."""
@@ -70,8 +71,10 @@ def chunks(data: bytes) -> Iterator[RiffChunk]:
     limit = 8 + int.from_bytes(data[4:8], "little")
     if limit > len(data):
         raise truncated()
-    position = 12
+    position, count = 12, 0
     while position + 8 <= limit:
+        count += 1
+        check_blocks(count)
         fourcc, size = struct.unpack_from("<4sI", data, position)
         end = position + 8 + size + (size & 1)
         if position + 8 + size > limit:
@@ -92,6 +95,7 @@ def read(data: bytes) -> WebP:
             size = _size(fourcc, body)
         if fourcc == b"ANMF":
             frames += 1
+            check_frames(frames)
         elif fourcc == b"EXIF" and extended:
             exif_block = body
     if size is None:

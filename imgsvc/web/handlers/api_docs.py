@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from imgsvc.sample import Sample
 from imgsvc.web.handlers.static_files import STATIC
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema.responses import json_response
@@ -22,8 +23,12 @@ class ApiDocsHandler:
     """
 
     def __init__(
-        self, origin_policy: OriginPolicy, build_document: Callable[[], dict[str, Any]]
+        self,
+        origin_policy: OriginPolicy,
+        sample: Sample,
+        build_document: Callable[[], dict[str, Any]],
     ) -> None:
+        self._sample = sample
         self._origin_policy = origin_policy
         self._build_document = build_document
         self._collection: dict[str, Any] = json.loads((STATIC / "postman.json").read_text("utf-8"))
@@ -34,10 +39,11 @@ class ApiDocsHandler:
         return json_response(self._document | {"servers": servers})
 
     async def postman(self, request: web.Request) -> web.Response:
-        """`GET /postman.json`: the file in the static folder, with another value of `baseUrl`."""
-        base_url = {"key": "baseUrl", "value": self._origin_policy.base_url(request)}
+        """`GET /postman.json`: the file in the static folder, with URLs of this service."""
+        base_url = self._origin_policy.base_url(request)
+        own = {"baseUrl": base_url, "imageUrl": self._sample.image_url(base_url)}
         variables = [
-            base_url if variable["key"] == "baseUrl" else variable
+            variable | {"value": own.get(variable["key"], variable["value"])}
             for variable in self._collection["variable"]
         ]
         return json_response(self._collection | {"variable": variables})

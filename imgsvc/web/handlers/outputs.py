@@ -13,8 +13,9 @@ from aiohttp import web
 
 from imgsvc.database.queries import Queries
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.image_types import MEDIA_TYPES
+from imgsvc.image_types import MEDIA_TYPES, ThumbnailSettings
 from imgsvc.models import ProductRow, Request
+from imgsvc.processing.thumbnails import Thumbnails
 from imgsvc.storage.base import ImageStore
 from imgsvc.storage.scratch import Scratch
 from imgsvc.storage.spool import SPOOL_CHUNK_BYTES, Spool
@@ -38,9 +39,12 @@ PAGE_ROWS = 500
 class OutputsHandler:
     """Handles `/images/…` and `/downloadImages/{requestId}`."""
 
-    def __init__(self, queries: Queries, store: ImageStore, scratch: Scratch) -> None:
+    def __init__(
+        self, queries: Queries, store: ImageStore, thumbnails: Thumbnails, scratch: Scratch
+    ) -> None:
         self._queries = queries
         self._store = store
+        self._thumbnails = thumbnails
         self._scratch = scratch
 
     async def image(self, request: web.Request) -> web.StreamResponse:
@@ -50,16 +54,15 @@ class OutputsHandler:
         stored = await self._queries.public_file(name)
         if stored is None:
             raise _no_such_image()
-        etag = f'"{hashlib.sha256(stored.name.encode()).hexdigest()[:24]}"'
-        headers = {
-            "ETag": etag,
-            "Cache-Control": "public, max-age=31536000, immutable",
-            "Accept-Ranges": "bytes",
-            "Cross-Origin-Resource-Policy": "cross-origin",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-        }
-        if etag_matches(",".join(request.headers.getall("If-None-Match", [])), etag):
+        headers = _immutable_headers(stored.name) | {"Accept-Ranges": "bytes"}
+        etag = headers["ETag"]
+        if _has_version(request, etag):
             return web.Response(status=304, headers=headers)
+        if (url := await self._store.direct_url(stored.name, request.method)) is not None:
+            # Without an ETag: a 304 would make clients keep a redirect whose URL expires.
+            headers = {"Location": url, "Cache-Control": "private, max-age=60"}
+            headers["Cross-Origin-Resource-Policy"] = "cross-origin"
+            return web.Response(status=302, headers=headers)
         headers["Content-Type"] = MEDIA_TYPES[name.rpartition(".")[2]]
         size = stored.info.output_bytes
         offset, count = 0, size
@@ -78,6 +81,21 @@ class OutputsHandler:
                 await write_chunk(response, chunk)
         await response.write_eof()
         return response
+
+    async def thumbnail(self, request: web.Request) -> web.Response:
+        """`GET /images/{token}/thumbnail`"""
+        token = request.match_info["token"]
+        stored = await self._queries.public_output(token)
+        if stored is None:
+            raise _no_such_image()
+        headers = _immutable_headers(f"{stored.name} {ThumbnailSettings()}")
+        if _has_version(request, headers["ETag"]):
+            return web.Response(status=304, headers=headers)
+        try:
+            body = await self._thumbnails.get(token, stored)
+        except FileNotFoundError:
+            raise _missing_output(stored.name) from None
+        return web.Response(body=body, content_type="image/webp", headers=headers)
 
     async def download_images(self, request: web.Request) -> web.StreamResponse:
         """`GET /downloadImages/{requestId}`"""
@@ -138,8 +156,7 @@ class OutputsHandler:
         try:
             return await self._read(name, offset, min(count, SPOOL_CHUNK_BYTES))
         except FileNotFoundError:
-            log.error("stored output missing", extra={"file": name})  # noqa: TRY400
-            raise _no_such_image() from None
+            raise _missing_output(name) from None
 
     async def _chunks(self, name: str, offset: int, count: int) -> AsyncGenerator[bytes, None]:
         """Yield `count` bytes of an output. Raise `OSError` if it has fewer."""
@@ -210,6 +227,21 @@ class _ZipPlanner:
             yield json.dumps([name, image.file, size]) + "\n"
 
 
+def _immutable_headers(version: str) -> dict[str, str]:
+    """Return the headers of an image that never changes. `version` names its content."""
+    return {
+        "ETag": f'"{hashlib.sha256(version.encode()).hexdigest()[:24]}"',
+        "Cache-Control": "public, max-age=31536000, immutable",
+        "Cross-Origin-Resource-Policy": "cross-origin",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+    }
+
+
+def _has_version(request: web.Request, etag: str) -> bool:
+    """Return whether the client has this version already."""
+    return etag_matches(",".join(request.headers.getall("If-None-Match", [])), etag)
+
+
 def _zip_headers(request: Request) -> dict[str, str]:
     return {
         "Content-Type": "application/zip",
@@ -255,6 +287,12 @@ def _requested_range(request: web.Request, etag: str, size: int) -> tuple[int, i
             f"The range is outside the output, which has {size} bytes.",
             headers={"Content-Range": f"bytes */{size}"},
         ) from None
+
+
+def _missing_output(name: str) -> ProblemError:
+    """Log that the database has an output that the store has not, and return the problem."""
+    log.error("stored output missing", extra={"file": name})
+    return _no_such_image()
 
 
 def _no_such_image() -> ProblemError:

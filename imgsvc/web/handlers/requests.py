@@ -14,11 +14,12 @@ from imgsvc.database.queries import Queries
 from imgsvc.models import Request
 from imgsvc.processing.events import Events, Subscription
 from imgsvc.processing.request_actions import RequestActions
-from imgsvc.serializers import summary_json
+from imgsvc.serializers import summary_json, totals_json
 from imgsvc.web.handlers.status import StatusHandler
+from imgsvc.web.http.api_keys import CALLER
 from imgsvc.web.limits import EventStreamLimits
 from imgsvc.web.schema import options
-from imgsvc.web.schema.options import ListQuery, NoOptions
+from imgsvc.web.schema.options import CancelQuery, ListQuery, NoOptions, RetryQuery
 from imgsvc.web.schema.responses import json_response
 
 RETRY_MILLISECONDS = 3_000
@@ -46,25 +47,30 @@ class RequestsHandler:
     async def list_requests(self, request: web.Request) -> web.Response:
         """`GET /listRequests`"""
         query = options.parse_query(ListQuery, request)
+        owner = request[CALLER].visible_owner
         requests, cursor = await self._queries.list_requests(
-            query.status, query.limit, query.cursor, query.name
+            query.status, query.limit, query.cursor, query.name, owner
         )
         now = time.time()
-        body = {"requests": [summary_json(each, now) for each in requests], "nextCursor": cursor}
+        body = {
+            "requests": [summary_json(each, now) for each in requests],
+            "nextCursor": cursor,
+            "totals": totals_json(await self._queries.totals(owner)),
+        }
         return json_response(body)
 
     async def cancel_request(self, request: web.Request) -> web.StreamResponse:
         """`POST /cancelRequest/{requestId}`"""
-        options.parse_query(NoOptions, request)
+        query = options.parse_query(CancelQuery, request)
         request_id = request.match_info["requestId"]
-        await self._actions.cancel(request_id)
+        await self._actions.cancel(request_id, query.host)
         return await self._status.send_status(request, request_id, status=200)
 
     async def retry_failed(self, request: web.Request) -> web.StreamResponse:
         """`POST /retryFailed/{requestId}`"""
-        options.parse_query(NoOptions, request)
+        query = options.parse_query(RetryQuery, request)
         request_id = request.match_info["requestId"]
-        await self._actions.retry(request_id)
+        await self._actions.retry(request_id, include_cancelled=query.include == "cancelled")
         return await self._status.send_status(request, request_id, status=202)
 
     async def delete_request(self, request: web.Request) -> web.Response:

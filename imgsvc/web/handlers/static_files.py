@@ -12,6 +12,7 @@ from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.image_types import ImageFormat
+from imgsvc.web.error_docs import error_docs
 from imgsvc.web.http.conditional import etag_matches
 
 STATIC = Path(__file__).parent.parent / "static"
@@ -39,9 +40,30 @@ FORMATS_MODULE = "output-formats.js"
 
 
 @dataclass(frozen=True, slots=True)
-class _StaticFile:
+class StaticFile:
+    """A file in memory, and the headers of its responses."""
+
     body: bytes
     headers: Mapping[str, str]
+
+    @classmethod
+    def of(cls, body: bytes, content_type: str) -> StaticFile:
+        """Return a file of this content."""
+        headers = {
+            "Content-Type": content_type,
+            "ETag": f'"{hashlib.sha256(body).hexdigest()[:24]}"',
+            "Cache-Control": "no-cache",
+            "Content-Security-Policy": PAGE_POLICY,
+        }
+        return cls(body, headers)
+
+
+def serve_file(request: web.Request, file: StaticFile) -> web.Response:
+    """Return the file, or a 304 if the client has it already."""
+    if_none_match = ",".join(request.headers.getall("If-None-Match", []))
+    if etag_matches(if_none_match, file.headers["ETag"]):
+        return web.Response(status=304, headers=file.headers)
+    return web.Response(body=file.body, headers=file.headers)
 
 
 class StaticFilesHandler:
@@ -49,11 +71,15 @@ class StaticFilesHandler:
 
     def __init__(self, folder: Path = STATIC) -> None:
         self._files = {
-            path.relative_to(folder).as_posix(): _static_file(path.read_bytes(), path.suffix)
+            path.relative_to(folder).as_posix(): StaticFile.of(
+                path.read_bytes(), _TYPES[path.suffix]
+            )
             for path in sorted(folder.rglob("*"))
             if path.is_file() and path.suffix in _TYPES
         }
-        self._files[FORMATS_MODULE] = _static_file(_formats_module().encode(), ".js")
+        docs = (folder / "docs.html").read_text("utf-8").replace("<!-- errors -->", error_docs())
+        self._files["docs.html"] = StaticFile.of(docs.encode(), _TYPES[".html"])
+        self._files[FORMATS_MODULE] = StaticFile.of(_formats_module().encode(), _TYPES[".js"])
 
     async def index(self, request: web.Request) -> web.Response:
         """`GET /`"""
@@ -71,23 +97,10 @@ class StaticFilesHandler:
         file = self._files.get(name)
         if file is None:
             raise ProblemError(ProblemCode.NOT_FOUND, f"There is no static file {name!r}.")
-        if_none_match = ",".join(request.headers.getall("If-None-Match", []))
-        if etag_matches(if_none_match, file.headers["ETag"]):
-            return web.Response(status=304, headers=file.headers)
-        return web.Response(body=file.body, headers=file.headers)
+        return serve_file(request, file)
 
 
 def _formats_module() -> str:
     """Return a module for the page: the values and titles of the formats that users can select."""
     formats = [[each.value, each.traits.title] for each in ImageFormat if each.traits.selectable]
     return f"export const OUTPUT_FORMATS = {json.dumps(formats)};\n"
-
-
-def _static_file(body: bytes, suffix: str) -> _StaticFile:
-    headers = {
-        "Content-Type": _TYPES[suffix],
-        "ETag": f'"{hashlib.sha256(body).hexdigest()[:24]}"',
-        "Cache-Control": "no-cache",
-        "Content-Security-Policy": PAGE_POLICY,
-    }
-    return _StaticFile(body, headers)

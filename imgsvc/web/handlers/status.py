@@ -16,7 +16,7 @@ from imgsvc import __version__
 from imgsvc.config import Config
 from imgsvc.database.queries import Queries, Snapshot
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.models import ProductRow, Request
+from imgsvc.models import ImageRow, ProductRow, Request
 from imgsvc.processing.events import Events
 from imgsvc.serializers import Json, eta_seconds, product_json, reused_json, status_json
 from imgsvc.status_table import StatusTable, UrlOf
@@ -56,6 +56,7 @@ class StatusHandler:
         origin_policy: OriginPolicy,
     ) -> None:
         self._retention_days = config.storage.retention_days
+        self._public_url = config.storage.public_url.replace(",", "%2C")
         self._queries = queries
         self._events = events
         self._scratch = scratch
@@ -121,7 +122,7 @@ class StatusHandler:
     ) -> str:
         """Return a hash of everything but the request's version that changes the response body."""
         base_url = self._origin_policy.base_url(request)
-        parts: list[object] = [__version__, status_format, query.only]
+        parts: list[object] = [__version__, status_format, query.only, self._public_url]
         if status_format is not StatusFormat.JSON:
             parts += [astuple(query.table), base_url]
         else:
@@ -147,7 +148,7 @@ class StatusHandler:
         query: StatusQuery,
         request: web.Request,
     ) -> AsyncGenerator[bytes, None]:
-        url_of = _urls_below(self._origin_policy.base_url(request))
+        url_of = _urls_below(self._origin_policy.base_url(request), self._public_url)
         if status_format is StatusFormat.JSON:
             return self._render_json(snapshot, query, url_of)
         if status_format is StatusFormat.XLSX:
@@ -207,9 +208,19 @@ async def _render_xlsx(
         raise ProblemError(ProblemCode.INVALID_OPTION, str(error)) from None
 
 
-def _urls_below(base_url: str) -> UrlOf:
-    """Return a function for the URLs of outputs. `base_url` is the service's, without a final slash."""
-    return lambda image: f"{base_url}/images/{image.public_path}"
+def _urls_below(base_url: str, public_url: str) -> UrlOf:
+    """Return a function for the URLs of outputs. The service and the bucket are at these URLs.
+
+    `public_url` is empty if the bucket is not public. Outputs of version 1.0 have names of their own in
+    it, so their URLs are always those of the service.
+    """
+
+    def url_of(image: ImageRow) -> str:
+        if public_url and image.file and image.slug is not None:
+            return f"{public_url}/{image.file[:2]}/{image.file}"
+        return f"{base_url}/images/{image.public_path}"
+
+    return url_of
 
 
 async def _page_rows(

@@ -16,10 +16,12 @@ from imgsvc.models import MAX_REQUEST_NAME, RequestOptions
 from imgsvc.serializers import Json, accepted_json, preview_json, upload_json
 from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
+from imgsvc.web.http.api_keys import CALLER
 from imgsvc.web.http.multipart import FormError, FormParser, PartEnd, PartStart
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
+from imgsvc.web.limits import BodyLimits
 from imgsvc.web.schema import options
 from imgsvc.web.schema.option_types import UNPRINTABLE
 from imgsvc.web.schema.options import RepeatFields, UploadFields
@@ -55,8 +57,15 @@ MAX_FIELD_BYTES = 16 * 1024
 class UploadHandler:
     """Handles the API calls that create requests: by a CSV, or by the ID of a request to repeat."""
 
-    def __init__(self, config: Config, intake: Intake, origin_policy: OriginPolicy) -> None:
+    def __init__(
+        self,
+        config: Config,
+        intake: Intake,
+        origin_policy: OriginPolicy,
+        body_limits: BodyLimits,
+    ) -> None:
         self._config = config
+        self._body_limits = body_limits
         self._intake = intake
         self._origin_policy = origin_policy
 
@@ -70,7 +79,7 @@ class UploadHandler:
         limit = self._config.server.max_upload_bytes
         if declared_length(request) > limit + (FRAMING_BYTES if form else 0):
             raise _too_large(limit)
-        body = read_chunks(request, self._config.server.upload_idle_seconds)
+        body = read_chunks(request, self._config.server.upload_idle_seconds, self._body_limits)
         csv = _CsvBody(form.file_chunks(body) if form else body, limit)
         try:
             async with aclosing(csv.chunks()) as chunks:
@@ -79,6 +88,7 @@ class UploadHandler:
                     lambda: self._parse_options(
                         [*query, *(form.fields if form else ())], form.file_name if form else None
                     ),
+                    owner=request[CALLER].owner,
                     idempotency_key=key,
                     options_follow=form is not None,
                 )
@@ -102,6 +112,7 @@ class UploadHandler:
         result = await self._intake.repeat(
             request.match_info["requestId"],
             repeat_options,
+            owner=request[CALLER].owner,
             idempotency_key=_idempotency_key(request),
         )
         return self._response(request, result)

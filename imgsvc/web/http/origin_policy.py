@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import IPv6Address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError
-from imgsvc.urls import is_loopback, page_origin
+from imgsvc.urls import page_origin
 
 UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 """HTTP methods that change state."""
@@ -27,13 +27,18 @@ _ALLOWED_HEADERS = (
     "Accept, Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, Range, "
     "X-API-Key"
 )
+PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
+"""Domains that no one can register, so that no web page is loaded from them."""
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9._~-]{1,253})(?::([0-9]{1,5}))?")
+
+_ABSOLUTE_TARGET = re.compile("[a-z][a-z0-9+.-]*://([^/?#]*)", re.IGNORECASE)
 
 
 class OriginPolicy:
     """Checks where API calls come from, by the `[server]` settings.
 
-    `path_prefix` is the path of `public_url` and `secure` whether that URL is https.
+    `path_prefix` is the path of `public_url` and `secure` whether that URL is https. `cookie` is the
+    name of the session cookie: with its prefix, browsers accept it only over https.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -42,14 +47,17 @@ class OriginPolicy:
         public = urlsplit(config.public_url)
         self.path_prefix = public.path
         self.secure = public.scheme.lower() == "https"
-        self._public_host = ""
+        self.cookie = "imgsvc_session"
+        if self.secure:
+            self.cookie = f"__{'Secure' if self.path_prefix else 'Host'}-{self.cookie}"
+        self._allowed_hosts = {"localhost", *config.allowed_hosts}
         self._cors_origins = frozenset(config.cors_origins)
         self._trusted_origins = set(self._cors_origins)
         if config.public_url:
             origin = page_origin(config.public_url)
-            self._public_host = urlsplit(origin).hostname or ""
+            self._allowed_hosts.add((urlsplit(origin).hostname or "").removesuffix("."))
             self._trusted_origins.add(origin)
-        self._host_check_enabled = is_loopback(config.host) and not config.api_keys
+        self._host_check_enabled = not config.all_keys
 
     def base_url(self, request: web.Request) -> str:
         """Return the service's URL as the client sees it, without a final slash."""
@@ -58,15 +66,16 @@ class OriginPolicy:
     def check(self, request: web.Request, *, any_host: bool = False) -> None:
         """Raise `ProblemError` if a page of another origin sent the API call, or `Host` is invalid.
 
-        The check against DNS rebinding applies to all methods. `any_host` skips it.
+        The check against DNS rebinding applies to all methods, if there are no API keys. `any_host`
+        skips it.
         """
         host = _valid_host(request)
-        if self._host_check_enabled and not any_host and not self._is_own_host(host):
+        if self._host_check_enabled and not any_host and not self._is_allowed_host(host):
             raise ProblemError(
-                ProblemCode.FOREIGN_ORIGIN,
-                f"The host {host!r} is not allowed. This service listens on loopback without API "
-                "keys, so it accepts only loopback names and the host of server.public_url. Set "
-                "server.public_url or server.api_keys.",
+                ProblemCode.FOREIGN_HOST,
+                f"The host {host!r} is not allowed. Without API keys, this service accepts only IP "
+                "addresses, names of the local network, and the hosts of server.public_url and "
+                "server.allowed_hosts. Add the host to server.allowed_hosts, or set server.api_keys.",
             )
         if request.method in UNSAFE_METHODS and self._is_cross_origin(request):
             raise ProblemError(
@@ -114,9 +123,21 @@ class OriginPolicy:
         cross_site = request.headers.get("Sec-Fetch-Site", "").strip().lower() == "cross-site"
         return cross_site and self._cors_origin(request) is None
 
-    def _is_own_host(self, host: str) -> bool:
+    def _is_allowed_host(self, host: str) -> bool:
+        """Return whether no foreign web page can have been loaded from this host."""
         name = urlsplit(f"//{host}").hostname or ""
-        return is_loopback(name) or (bool(self._public_host) and name == self._public_host)
+        if "." not in name or _is_ip_address(name):
+            return True  # A name without a dot is of the local network.
+        name = name.removesuffix(".")
+        return name in self._allowed_hosts or name.endswith(PRIVATE_SUFFIXES)
+
+
+def _is_ip_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ipv6(text: str) -> bool:
@@ -132,11 +153,15 @@ def _request_origin(request: web.Request) -> str:
 
 
 def _valid_host(request: web.Request) -> str:
-    """Return the `Host` header, which is safe to put into a URL.
+    """Return the host that the call is for, which is safe to put into a URL. Raise `ProblemError`.
 
-    HTTP/1.0 does not require it: the socket's own address is the default. Raise `ProblemError`.
+    It is that of an absolute request target, else the `Host` header. HTTP/1.0 does not require the
+    header: the socket's own address is the default.
     """
     hosts = request.headers.getall("Host", [])
+    target = _ABSOLUTE_TARGET.match(request.raw_path)
+    if target and len(hosts) <= 1:
+        hosts = [target[1]]
     if not hosts and request.version < (1, 1):
         name, port = request.get_extra_info("sockname", ("localhost", 80))[:2]
         return f"[{name}]:{port}" if ":" in name else f"{name}:{port}"

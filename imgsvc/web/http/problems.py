@@ -10,10 +10,17 @@ from typing import Any
 
 from aiohttp import web
 
-from imgsvc.database.connection import DatabaseFullError, DatabaseUnavailableError
+from imgsvc.database.connection import (
+    DatabaseDamagedError,
+    DatabaseFullError,
+    DatabaseUnavailableError,
+)
+from imgsvc.error_help import help_anchor
 from imgsvc.errors import FileError, ProblemCode, ProblemError
+from imgsvc.logs import RARELY
+from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.serializers import file_error_json
-from imgsvc.storage.base import StorageFullError
+from imgsvc.storage.base import StorageFullError, StorageUnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +29,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:imgsvc:problem:"
 """Prefix of a problem's `type`; the problem code follows. Stable, because programs compare it."""
+DOCS_PATH: web.AppKey[str] = web.AppKey("docs_path", str)
+"""Application key: path of the page that explains errors, after the path prefix of `public_url`."""
 RESPONSE_STARTED: web.RequestKey[bool] = web.RequestKey("response_started", bool)
 """Request key: whether the headers of the response have been sent."""
 MAX_ERRORS = 100
@@ -35,20 +44,23 @@ PROBLEMS: Mapping[ProblemCode, tuple[int, str]] = {
     ProblemCode.INVALID_BODY: (400, "Malformed request body"),
     ProblemCode.BAD_REQUEST: (400, "Malformed HTTP request"),
     ProblemCode.UNAUTHORIZED: (401, "Missing or invalid API key"),
+    ProblemCode.FORBIDDEN: (403, "Not allowed for this API key"),
+    ProblemCode.FOREIGN_HOST: (403, "Host not allowed"),
     ProblemCode.FOREIGN_ORIGIN: (403, "Cross-origin request blocked"),
     ProblemCode.NOT_FOUND: (404, "Not found"),
     ProblemCode.METHOD_NOT_ALLOWED: (405, "Method not allowed"),
     ProblemCode.UPLOAD_STALLED: (408, "Upload timed out"),
     ProblemCode.IDEMPOTENCY_KEY_BUSY: (409, "Upload already in progress"),
-    ProblemCode.ALREADY_FINISHED: (409, "Request already finished"),
+    ProblemCode.ALREADY_FINISHED: (409, "Already finished"),
     ProblemCode.NOT_FINISHED: (409, "Request not finished"),
-    ProblemCode.NOTHING_FAILED: (409, "No failed images"),
+    ProblemCode.NOTHING_FAILED: (409, "Nothing to retry"),
     ProblemCode.NOT_AVAILABLE: (409, "Not available"),
     ProblemCode.TOO_LARGE: (413, "Request body too large"),
     ProblemCode.TOO_MANY_IMAGES: (413, "Too many images"),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: (415, "Unsupported media type"),
     ProblemCode.RANGE_NOT_SATISFIABLE: (416, "Range not satisfiable"),
     ProblemCode.IDEMPOTENCY_KEY_REUSED: (422, "Idempotency key already used"),
+    ProblemCode.TOO_MANY_ATTEMPTS: (429, "Too many wrong API keys"),
     ProblemCode.TOO_MUCH_WAITING: (429, "Too many pending images"),
     ProblemCode.INTERNAL: (500, "Internal error"),
     ProblemCode.UNAVAILABLE: (503, "Service unavailable"),
@@ -74,14 +86,15 @@ class HttpProblemError(ProblemError):
         self.error_items = error_items
 
 
-def problem_response(problem: ProblemError) -> web.Response:
-    """Return the problem report of an error as an HTTP response."""
+def problem_response(problem: ProblemError, docs_path: str) -> web.Response:
+    """Return the problem report of an error as an HTTP response. `docs_path`: see `DOCS_PATH`."""
     status, title = PROBLEMS[problem.code]
     body: dict[str, Any] = {
         "type": f"{TYPE_PREFIX}{problem.code}",
         "title": title,
         "status": status,
         "detail": problem.detail,
+        "help": f"{docs_path}#{help_anchor(problem.code)}",
     }
     headers = {"Content-Type": MEDIA_TYPE}
     if problem.errors:
@@ -120,37 +133,47 @@ async def problem_middleware(request: web.Request, handler: Handler) -> web.Stre
         return await handler(request)
     except Exception as error:
         if not request.get(RESPONSE_STARTED, False):
-            return _error_response(request, error)
+            return problem_response(_to_problem(request, error), request.app[DOCS_PATH])
         # Only an aborted connection shows the client that the response is incomplete.
         if request.transport is not None:
             request.transport.abort()
         if isinstance(error, ConnectionError):
             raise
-        if isinstance(error, OSError | ProblemError):  # For example: the request was deleted.
+        # For example: the request was deleted.
+        if isinstance(error, OSError | ProblemError | StorageUnavailableError):
             log.warning("response aborted: %s %s: %s", request.method, request.path, error)
         else:
             log.exception("response aborted: %s %s", request.method, request.path)
         raise ConnectionResetError from error
 
 
-def _error_response(request: web.Request, error: Exception) -> web.Response:
+def _to_problem(request: web.Request, error: Exception) -> ProblemError:
+    """Return the problem for an exception of a handler. Log those that clients cannot avoid."""
     if isinstance(error, ConnectionError):
         raise error  # The client has disconnected and cannot read a response.
     if isinstance(error, ProblemError):
-        return problem_response(error)
+        return error
     if isinstance(error, web.HTTPException):
-        return problem_response(_from_http_exception(error))
+        return _from_http_exception(error)
     if isinstance(error, DatabaseFullError | StorageFullError):
         log.warning("storage full: %s", error)
         detail = "The storage is full. Try again later."
-        return problem_response(ProblemError(ProblemCode.STORAGE_FULL, detail))
-    if isinstance(error, DatabaseUnavailableError):
-        log.warning("database unavailable: %s", error)
-        detail = "The database is unavailable. Try again later."
-        return problem_response(ProblemError(ProblemCode.UNAVAILABLE, detail))
+        return ProblemError(ProblemCode.STORAGE_FULL, detail)
+    if isinstance(error, DatabaseDamagedError):
+        detail = "The database is damaged. Restore the backup: see OPERATIONS.md."
+        return ProblemError(ProblemCode.UNAVAILABLE, detail)
+    if isinstance(error, DatabaseUnavailableError | StorageUnavailableError):
+        log.warning("unavailable: %s", error)
+        part = "database" if isinstance(error, DatabaseUnavailableError) else "storage"
+        detail = f"The {part} is unavailable. Try again later."
+        return ProblemError(ProblemCode.UNAVAILABLE, detail)
+    if is_machine_error(error):
+        log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
+        detail = "The service lacks file descriptors or memory, or its disk fails. Try again later."
+        return ProblemError(ProblemCode.UNAVAILABLE, detail)
     log.error("internal error: %s %s", request.method, request.path, exc_info=error)
     detail = "An internal error occurred. See the service log."
-    return problem_response(ProblemError(ProblemCode.INTERNAL, detail))
+    return ProblemError(ProblemCode.INTERNAL, detail)
 
 
 def _from_http_exception(error: web.HTTPException) -> ProblemError:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 
+import aiohttp
 from aiohttp import web
 
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.web.http.problems import HttpProblemError
+from imgsvc.web.limits import BodyLimits
 
 BODY_CHUNK_BYTES = 64 * 1024
 """Maximum chunk size. Small, so that parsing a form does not block the event loop for long."""
@@ -45,23 +48,21 @@ def declared_length(request: web.Request) -> int:
     return request.content_length or 0
 
 
-async def read_chunks(request: web.Request, idle_seconds: float) -> AsyncGenerator[bytes, None]:
+async def read_chunks(
+    request: web.Request, idle_seconds: float, limits: BodyLimits = BodyLimits()
+) -> AsyncGenerator[bytes, None]:
     """Yield the body as it arrives.
 
-    Raise `ProblemError` if no data arrive for `idle_seconds`, or the framing is malformed.
+    Raise `ProblemError` if no data arrive for `idle_seconds`, if they arrive too slowly, or if the
+    framing is malformed.
     """
     if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0  # Count only the final response.
+    rate = _RateLimit(idle_seconds, limits)
     while True:
         try:
-            async with asyncio.timeout(idle_seconds):
-                chunk = await request.content.read(BODY_CHUNK_BYTES)
-        except TimeoutError:
-            raise ProblemError(
-                ProblemCode.UPLOAD_STALLED,
-                f"No data received for {idle_seconds:g} s (server.upload_idle_seconds).",
-            ) from None
+            chunk = await _read(request.content, rate)
         except web.RequestPayloadError as error:
             raise ProblemError(
                 ProblemCode.BAD_REQUEST, f"The framing of the body is malformed: {error}"
@@ -69,6 +70,54 @@ async def read_chunks(request: web.Request, idle_seconds: float) -> AsyncGenerat
         if not chunk:
             return
         yield chunk
+
+
+class _RateLimit:
+    """The slowest rate at which a body may arrive."""
+
+    def __init__(self, idle_seconds: float, limits: BodyLimits) -> None:
+        self._idle_seconds = idle_seconds
+        self._limits = limits
+        self._seconds = 0.0
+        self._size = 0
+
+    @property
+    def timeout(self) -> float:
+        """The seconds in which the next bytes must arrive."""
+        return min(self._idle_seconds, max(0.0, self._limits.period_seconds - self._seconds))
+
+    def add(self, size: int, seconds: float) -> None:
+        """Count bytes for which the service has waited `seconds`."""
+        self._size += size
+        self._seconds += seconds
+        if self._size >= self._limits.min_bytes:
+            self._seconds, self._size = 0.0, 0
+
+    def error(self) -> ProblemError:
+        """Return the problem of a body that is too slow."""
+        if self.timeout >= self._idle_seconds:
+            message = f"No data received for {self._idle_seconds:g} s (server.upload_idle_seconds)."
+        else:
+            message = (
+                f"The upload is too slow: less than {self._limits.min_bytes:,} bytes in "
+                f"{self._limits.period_seconds:g} s."
+            )
+        return ProblemError(ProblemCode.UPLOAD_STALLED, message)
+
+
+async def _read(content: aiohttp.StreamReader, rate: _RateLimit) -> bytes:
+    """Return the next bytes, or b"" at the end. Raise `ProblemError` if they arrive too slowly."""
+    started = time.monotonic()
+    try:
+        async with asyncio.timeout(rate.timeout):
+            chunk = await content.read(BODY_CHUNK_BYTES)
+    except TimeoutError:
+        # Bytes that have arrived while this process was suspended count.
+        chunk = content.read_nowait(BODY_CHUNK_BYTES)
+        if not chunk and not content.at_eof():
+            raise rate.error() from None
+    rate.add(len(chunk), time.monotonic() - started)
+    return chunk
 
 
 async def read_small(request: web.Request, expected_type: str, limit: int) -> bytes:

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.urls import is_loopback
-from imgsvc.web.http.problems import problem_response
+from imgsvc.web.http.connections import Connections, LimitedConnection, connection_limit
+from imgsvc.web.http.problems import DOCS_PATH, problem_response
 from imgsvc.web.http.response_headers import add_security_headers
+from imgsvc.web.limits import ConnectionLimits
 
 log = logging.getLogger(__name__)
 
 RESPONSE_GRACE_SECONDS = 0.5
 """Time that active responses get to finish at shutdown, and the same time again to be aborted."""
+BACKLOG = 1_024
+"""Connections that the system holds until they are accepted."""
+ACCEPTS_PER_TURN = 16
+"""Connections that are accepted before other work continues. Without free file descriptors, asyncio
+fails as often in each turn."""
 
 
 @asynccontextmanager
-async def listening(app: web.Application, config: ServerConfig) -> AsyncIterator[str]:
+async def listening(
+    app: web.Application, config: ServerConfig, limits: ConnectionLimits = ConnectionLimits()
+) -> AsyncIterator[str]:
     """Serve an application until the block ends. Yield its URL.
 
     Raise `StartupError` if the server cannot listen.
     """
+    connections = Connections(connection_limit(config.max_connections), limits.head_seconds)
     runner = Runner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=RESPONSE_GRACE_SECONDS
+        app,
+        connections,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=RESPONSE_GRACE_SECONDS,
     )
     await runner.setup()
     try:
-        site = web.TCPSite(runner, config.host, config.port, backlog=1024)
         try:
-            await site.start()
+            for listener in await _listeners(config.host, config.port):
+                await web.SockSite(runner, listener, backlog=ACCEPTS_PER_TURN).start()
+                listener.listen(BACKLOG)
         except OSError as error:
+            # The text of a failed `bind` names the address again.
+            reason = os.strerror(number) if (number := error.errno or 0) > 0 else error.strerror
             raise StartupError(
-                f"Cannot listen on {config.host}:{config.port}: {error.strerror}. "
+                f"Cannot listen on {config.host}:{config.port}: {reason}. "
                 "If another program uses this port, choose another server.port."
             ) from None
         _warn_if_open(config)
@@ -48,8 +70,28 @@ async def listening(app: web.Application, config: ServerConfig) -> AsyncIterator
         await runner.cleanup()
 
 
+async def _listeners(host: str, port: int) -> list[socket.socket]:
+    """Return a socket for each address of a host that this machine has. Raise `OSError`."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    failure: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(found):
+        try:
+            listeners.append(socket.create_server(address, family=family, backlog=BACKLOG))
+        except OSError as error:
+            failure = failure or error
+            if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
+                for listener in listeners:
+                    listener.close()
+                raise
+    if not listeners and failure is not None:
+        raise failure
+    return listeners
+
+
 def _warn_if_open(config: ServerConfig) -> None:
-    if not config.api_keys and not is_loopback(config.host):
+    if not config.all_keys and not is_loopback(config.host):
         log.warning(
             "ANYONE WHO CAN REACH THIS ADDRESS CAN USE THE SERVICE: it listens on %s without API "
             "keys. Set server.api_keys, or listen on 127.0.0.1.",
@@ -58,12 +100,18 @@ def _warn_if_open(config: ServerConfig) -> None:
 
 
 class Runner(web.AppRunner):
-    """An `AppRunner` whose server responds to malformed HTTP with a problem report."""
+    """An `AppRunner` with limited connections and problem reports for malformed HTTP."""
+
+    def __init__(self, app: web.Application, connections: Connections, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._connections = connections
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         return _Server(
+            self.app[DOCS_PATH],
             server.request_handler,
+            connections=self._connections,
             request_factory=server.request_factory,
             handler_cancellation=server.handler_cancellation,
             **server._kwargs,
@@ -71,11 +119,18 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
+    def __init__(
+        self, docs_path: str, handler: Any, *, connections: Connections, **options: Any
+    ) -> None:
+        super().__init__(handler, **options)
+        self._docs_path = docs_path
+        self._limited = connections
+
     def __call__(self) -> web.RequestHandler:
-        return _Protocol(self, loop=self._loop, **self._kwargs)
+        return _Protocol(self, self._limited, self._docs_path, loop=self._loop, **self._kwargs)
 
 
-class _Protocol(web.RequestHandler):
+class _Protocol(LimitedConnection):
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -99,7 +154,8 @@ class _Protocol(web.RequestHandler):
             problem = ProblemError(
                 ProblemCode.INTERNAL, "An internal error occurred. See the service log."
             )
-        response = problem_response(problem)
+        request._version = HttpVersion11  # aiohttp uses 1.0 for a request that it cannot parse
+        response = problem_response(problem, self._docs_path)
         add_security_headers(response.headers)
         response.force_close()
         return response

@@ -9,11 +9,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from imgsvc import __version__
+from imgsvc.access import Role
 from imgsvc.errors import ProblemCode
-from imgsvc.table.xlsx_writer import XLSX_MEDIA_TYPE
-from imgsvc.web.http.api_keys import COOKIE
+from imgsvc.web.http.origin_policy import UNSAFE_METHODS
 from imgsvc.web.http.problems import MEDIA_TYPE, PROBLEMS
 from imgsvc.web.schema import parameters as p
+from imgsvc.web.schema.open_schema import open_schema
 from imgsvc.web.schema.options import Options
 from imgsvc.web.schema.problem_responses import ProblemReport
 from imgsvc.web.schema.responses import WebhookEvent
@@ -21,15 +22,25 @@ from imgsvc.web.schema.route import MediaType, Parameter, ResponseSpec, Route
 
 Json = dict[str, Any]
 
+TAGS = {
+    "Requests": "Upload a CSV, follow its progress, and download the result.",
+    "Images": "Download the outputs: the compressed images.",
+    "Sessions": "Sign in with a session cookie instead of sending an API key. Used by the web page.",
+    "Operations": "Health checks and metrics for running the service.",
+}
+"""Groups of routes in the OpenAPI document, and their descriptions."""
+
 _FORM = "multipart/form-data"
 _REF = "#/components/schemas/{model}"
-_SECURITY = {
+_BINARY = {"type": "string", "format": "binary"}
+_BYTES = "application/octet-stream"
+_BINARY_PREFIXES = ("image/", "application/zip")
+_SECURITY: Json = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "`Authorization: Bearer KEY`"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     "cookie": {
         "type": "apiKey",
         "in": "cookie",
-        "name": COOKIE,
         "description": "Session cookie, set by `POST /session`.",
     },
 }
@@ -43,14 +54,13 @@ _EXAMPLE_CSV = (
 )
 
 
-def openapi_document(
-    routes: Iterable[Route[Any]], tags: Mapping[str, str], *, with_keys: bool
-) -> Json:
+def openapi_document(routes: Iterable[Route[Any]], *, cookie: str | None) -> Json:
     """Return the OpenAPI document of the routes that have a tag, without `servers`.
 
-    `tags` has the description of each tag. Security schemes and 401 responses are included only if
-    `with_keys`.
+    `cookie` is the name of the session cookie, or None if the
+    service has no keys: then there are no security schemes, and no responses about keys.
     """
+    with_keys = cookie is not None
     documented = [route for route in routes if route.tag]
     paths: dict[str, Json] = {}
     for route in documented:
@@ -59,11 +69,13 @@ def openapi_document(
         )
     components: Json = {"schemas": _schemas(documented)}
     if with_keys:
-        components["securitySchemes"] = _SECURITY
+        components["securitySchemes"] = _SECURITY | {
+            "cookie": _SECURITY["cookie"] | {"name": cookie}
+        }
     return {
         "openapi": "3.1.0",
         "info": {"title": "imgsvc", "version": __version__, "description": _DESCRIPTION},
-        "tags": [{"name": name, "description": text} for name, text in tags.items()],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
         "webhooks": {"request.finished": {"post": _finished_webhook()}},
         "components": components,
@@ -91,7 +103,7 @@ def _schemas(routes: Sequence[Route[Any]]) -> Json:
         [(m, "validation" if m in received else "serialization") for m in models],
         ref_template=_REF,
     )[1]["$defs"]
-    return schemas
+    return {name: open_schema(schema) for name, schema in schemas.items()}
 
 
 def _finished_webhook() -> Json:
@@ -176,17 +188,19 @@ def _query_schema(field: Json, definitions: Mapping[str, Json]) -> Json:
 
 
 def _request_content(media_type: str, model: type[BaseModel] | None) -> Json:
-    if media_type == XLSX_MEDIA_TYPE:
-        return {"schema": {"type": "string", "format": "binary"}}
     if model is None:
-        return {"schema": {"type": "string"}, "example": _EXAMPLE_CSV}
+        return {"schema": _BINARY, "example": _EXAMPLE_CSV}
     if media_type != _FORM:
         return _content(model)
-    schema: Json = {"type": "object", "properties": {}, "required": ["file"]}
-    schema["properties"]["file"] = {"type": "string", "contentMediaType": "text/csv"}
-    for parameter in _query_parameters(model):  # type: ignore[arg-type]
-        schema["properties"][parameter["name"]] = parameter["schema"]
-    return {"schema": schema, "encoding": {"file": {"contentType": "text/csv"}}}
+    # Each option can be a field, too. Many tools would send a field's default, and `True` for `true`.
+    return {
+        "schema": {
+            "type": "object",
+            "properties": {"file": {**_BINARY, "contentMediaType": "application/octet-stream"}},
+            "required": ["file"],
+            "additionalProperties": {"type": "string", "description": "An option of the query."},
+        }
+    }
 
 
 def _responses(route: Route[Any], *, with_keys: bool) -> Json:
@@ -209,10 +223,15 @@ def _responses(route: Route[Any], *, with_keys: bool) -> Json:
 def _problem_codes(route: Route[Any], *, with_keys: bool) -> Iterable[ProblemCode]:
     """Return the problem codes of a route: its own, and those that follow from the other columns."""
     codes = [ProblemCode.BAD_REQUEST, ProblemCode.INTERNAL, *route.errors]
-    if not route.access.any_host:
+    if route.method in UNSAFE_METHODS:
         codes.append(ProblemCode.FOREIGN_ORIGIN)
-    if with_keys and route.access.needs_key:
-        codes.append(ProblemCode.UNAUTHORIZED)
+    if not with_keys:
+        if not route.access.any_host:
+            codes.append(ProblemCode.FOREIGN_HOST)
+    elif route.access.needs_key:
+        codes += [ProblemCode.UNAUTHORIZED, ProblemCode.TOO_MANY_ATTEMPTS]
+        if route.roles != frozenset(Role):
+            codes.append(ProblemCode.FORBIDDEN)
     if route.access.needs_running_service:
         codes += [ProblemCode.INVALID_OPTION, ProblemCode.UNAVAILABLE]
     return dict.fromkeys(codes)
@@ -221,13 +240,28 @@ def _problem_codes(route: Route[Any], *, with_keys: bool) -> Iterable[ProblemCod
 def _response(spec: ResponseSpec) -> Json:
     response: Json = {"description": spec.description}
     if spec.content:
-        response["content"] = {
-            media_type.name: _content(media_type.model) if media_type.model else {"schema": {}}
-            for media_type in spec.content
-        }
+        response["content"] = _response_content(spec.content)
     if spec.headers:
         response["headers"] = {header.name: _described(header) for header in spec.headers}
     return response
+
+
+def _response_content(content: Sequence[MediaType]) -> Json:
+    """Return the media types of a response.
+
+    Many tools do not know the types of images and archives. The general type of bytes is for them.
+    """
+    described: Json = {}
+    for media_type in content:
+        if media_type.model is not None:
+            described[media_type.name] = _content(media_type.model)
+        elif media_type.name.startswith("text/"):
+            described[media_type.name] = {"schema": {"type": "string"}}
+        else:
+            described[media_type.name] = {"schema": _BINARY}
+    if all(name.startswith(_BINARY_PREFIXES) for name in described):
+        described[_BYTES] = {"schema": _BINARY}
+    return described
 
 
 def _content(model: type[BaseModel]) -> Json:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from imgsvc.image_types import MAX_SIDE_SETTING, Quality
 from imgsvc.models import MAX_REQUEST_NAME
 from imgsvc.table.decoding import check_encoding
-from imgsvc.urls import UrlError, parse_url
+from imgsvc.urls import UrlError, host_urls, parse_url
 
 MAX_WAIT_SECONDS = 60
 """Maximum of the option `wait`."""
@@ -56,6 +56,16 @@ def parse_webhook_url(value: str | None) -> str | None:
         return parse_url(value).text
     except UrlError as error:
         raise ValueError(str(error)) from None
+
+
+def parse_host(value: str | None) -> str | None:
+    """Return a `host` or `host:port`. Raise ValueError if it is invalid."""
+    try:
+        if value is not None:
+            host_urls(value)
+    except UrlError as error:
+        raise ValueError(str(error)) from None
+    return value
 
 
 Boolean = Annotated[bool, BeforeValidator(_parse_boolean)]

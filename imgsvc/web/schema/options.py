@@ -38,6 +38,7 @@ from imgsvc.web.schema.option_types import (
     Offset,
     Wait,
     parse_encoding,
+    parse_host,
     parse_name,
     parse_quality,
     parse_webhook_url,
@@ -270,6 +271,28 @@ class StatusQuery(Options):
             excel=self.bom if self.excel is None else self.excel,
             input_encoding=self.encoding == "input",
         )
+
+
+class CancelQuery(Options):
+    """Options of `POST /cancelRequest/{requestId}`."""
+
+    host: Annotated[
+        str | None,
+        AfterValidator(parse_host),
+        Field(
+            min_length=1,
+            description="Cancel only the images of this host: `host` or `host:port`, as in `failures` "
+            "and `waiting`. It stands for http and https.",
+        ),
+    ] = None
+
+
+class RetryQuery(Options):
+    """Options of `POST /retryFailed/{requestId}`."""
+
+    include: Annotated[
+        Literal["cancelled"] | None, Field(description="`cancelled`: retry cancelled images too.")
+    ] = None
 
 
 class ListQuery(Options):

@@ -45,6 +45,11 @@ RANGE = Parameter("Range", "Byte range, such as `bytes=0-1023`.", {"type": "stri
 LOCATION = Parameter(
     "Location", "URL of the request's status.", {"type": "string", "format": "uri-reference"}
 )
+OUTPUT_LOCATION = Parameter(
+    "Location",
+    "URL of the output in the bucket. It is valid for a few minutes.",
+    {"type": "string", "format": "uri"},
+)
 IDEMPOTENT_REPLAYED = Parameter(
     "Idempotent-Replayed",
     "`true` if this is the response to an earlier upload with the same key.",

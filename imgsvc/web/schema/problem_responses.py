@@ -59,6 +59,13 @@ class ProblemReport(ResponseModel):
     title: Annotated[str, Field(description="Short summary of the problem type.")]
     status: Annotated[int, Field(description="HTTP status code.")]
     detail: Annotated[str, Field(description="What went wrong and what to do, for people.")]
+    help: Annotated[
+        str,
+        Field(
+            description="Path of the page that explains this problem type.",
+            json_schema_extra={"format": "uri-reference"},
+        ),
+    ]
     errors: Annotated[
         list[ErrorItem] | None,
         Field(description="List of errors in the file or the options, at most 100."),

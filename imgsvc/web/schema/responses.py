@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field
 
+from imgsvc.access import Role
 from imgsvc.errors import ImageErrorCode
 from imgsvc.image_types import Effort, Note, OutputFormat
 from imgsvc.models import (
@@ -19,7 +20,7 @@ from imgsvc.models import (
 )
 from imgsvc.table_types import ColumnRole
 from imgsvc.web.schema.problem_responses import ErrorItem
-from imgsvc.web.schema.response_model import Count, ResponseModel, Timestamp, Url
+from imgsvc.web.schema.response_model import Count, RequestId, ResponseModel, Timestamp, Url
 
 
 def json_response(
@@ -70,7 +71,7 @@ class UploadResponse(ResponseModel):
 class AcceptedUpload(UploadResponse):
     """The upload was accepted and is stored."""
 
-    request_id: Annotated[str, Field(description="ID of the new request.")]
+    request_id: Annotated[RequestId, Field(description="ID of the new request.")]
     status: Literal["pending"]
     status_url: Annotated[Url, Field(description="URL to poll for the request's status.")]
     created_at: Timestamp
@@ -142,7 +143,7 @@ class ImageProgress(ResponseModel):
         int | None,
         Field(
             description="Estimated seconds until the request has finished, at the measured rate. "
-            "Null: not known yet."
+            "Null: not known yet, or all unfinished images are in `waiting`."
         ),
     ]
     reused: ReuseSummary
@@ -162,6 +163,16 @@ class FailureSummary(ResponseModel):
     host: str
     code: ImageErrorCode
     count: Count
+
+
+class WaitingImages(ResponseModel):
+    """Images that wait for a host: for another attempt, or until the host responds again."""
+
+    host: str
+    code: Annotated[ImageErrorCode, Field(description="Code of the latest error.")]
+    message: Annotated[str, Field(description="What went wrong, for people.")]
+    count: Count
+    next_try_at: Annotated[Timestamp, Field(description="Time of the next attempt.")]
 
 
 class WebhookState(ResponseModel):
@@ -236,7 +247,7 @@ class ProductDetail(ResponseModel):
 class RequestSummary(ResponseModel):
     """A request, as in a list of requests."""
 
-    request_id: str
+    request_id: RequestId
     name: Name
     status: RequestStatus
     created_at: Timestamp
@@ -274,6 +285,13 @@ class RequestState(RequestSummary):
     failures: Annotated[
         list[FailureSummary], Field(description="Failed images by host and error code.")
     ]
+    waiting: Annotated[
+        list[WaitingImages],
+        Field(
+            description="Images that wait for another attempt, by host: the 100 hosts with most "
+            "images. If a host does not respond at all, all its unfinished images wait."
+        ),
+    ]
     webhook: Annotated[
         WebhookState | None, Field(description="Null if the upload set no `webhookUrl`.")
     ]
@@ -298,6 +316,17 @@ class StatusResponse(RequestState):
     ] = None
 
 
+class ListTotals(ResponseModel):
+    """Totals of all requests, on any page and with any name and status."""
+
+    requests: Count
+    images: Count
+    input_bytes: Annotated[
+        Count, Field(description="Size of the sources of completed images, in bytes.")
+    ]
+    output_bytes: Annotated[Count, Field(description="Size of their outputs, in bytes.")]
+
+
 class RequestList(ResponseModel):
     """One page of requests, newest first."""
 
@@ -305,6 +334,7 @@ class RequestList(ResponseModel):
     next_cursor: Annotated[
         str | None, Field(description="`cursor` of the next page. Null on the last page.")
     ]
+    totals: ListTotals
 
 
 class WebhookEvent(RequestState):
@@ -324,3 +354,19 @@ class ApiKeyLogin(BaseModel):
     """An API key to sign in with."""
 
     api_key: Annotated[str, Field(alias="apiKey", description="One of the configured API keys.")]
+
+
+class SessionStatus(ResponseModel):
+    """Who makes the API call."""
+
+    name: Annotated[
+        str | None,
+        Field(description="Name of the API key. Null if the service has no keys."),
+    ]
+    role: Annotated[
+        Role,
+        Field(
+            description="`admin` may do everything, `read` only reads, and `submit` sees and changes "
+            "only its own requests. More values may be added."
+        ),
+    ]

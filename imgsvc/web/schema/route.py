@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
+from imgsvc.access import Role
 from imgsvc.errors import ProblemCode
 from imgsvc.web.http.problems import Handler
 from imgsvc.web.schema.options import NoOptions, Options
@@ -20,7 +21,7 @@ class Access(Enum):
     """Who may call a route, and in which states of the service."""
 
     API = "API key required, only while the service is running"
-    OPERATOR = "API key required, in any state"
+    OPERATOR = "API key that reads everything required, in any state"
     PUBLIC = "no API key, in any state"
     SUPERVISOR = "no API key, in any state, with any Host header"
 
@@ -96,6 +97,18 @@ class Route(Generic[HandlersT]):
     def methods(self) -> tuple[str, ...]:
         """The HTTP methods of the route."""
         return (self.method, "HEAD") if self.method == "GET" else (self.method,)
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """The roles of the API keys that may call the route, if it needs a key."""
+        if self.access is Access.OPERATOR:
+            return frozenset({Role.READ, Role.ADMIN})
+        return frozenset(Role) if self.method == "GET" else frozenset({Role.SUBMIT, Role.ADMIN})
+
+    @property
+    def is_of_one_request(self) -> bool:
+        """Whether a path parameter is the ID of a request, which the caller must be allowed to see."""
+        return "{requestId}" in self.path
 
 
 def json_content(model: type[BaseModel]) -> tuple[MediaType, ...]:

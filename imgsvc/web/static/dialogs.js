@@ -1,6 +1,6 @@
 // The small dialogs of the page: confirmation and sign-in.
 
-import { h, announce, storage, toast } from "./dom.js";
+import { h, announce, toast } from "./dom.js";
 import { call, onUnauthorized } from "./api.js";
 
 /**
@@ -73,7 +73,7 @@ function showSignIn() {
       try {
         await call("POST", "session", { json: { apiKey: input.value.trim() }, quiet: true });
         signedIn = true;
-        setSignedIn(true);
+        showCaller();
         announce("Signed in.");
         dialog.close();
       } catch (problem) {
@@ -89,16 +89,26 @@ function showSignIn() {
   });
 }
 
-// Scripts cannot read the session cookie. This value only decides whether "Sign out" is shown.
-function setSignedIn(value) {
-  storage.set("signedIn", value ? "yes" : null);
-  document.getElementById("sign-out").hidden = !value;
+/** Show "Sign in" or "Sign out" if the service has keys. The style sheet hides what the role may not do. */
+async function showCaller() {
+  let caller;
+  try {
+    caller = await call("GET", "session", { quiet: true });
+  } catch (problem) {
+    caller = { signedOut: problem.status === 401 };
+  }
+  document.getElementById("sign-in").hidden = !caller.signedOut;
+  document.getElementById("sign-out").hidden = !caller.name;
+  document.documentElement.dataset.role = caller.role ?? "";
 }
 
-/** Show the sign-in dialog on every 401 response, and set up the "Sign out" button. */
-export function startSession(onSignedOut) {
+/** Show the sign-in dialog on every 401 response, and set up the buttons. `onChange`: after each sign-in or sign-out by them. */
+export function startSession(onChange) {
   onUnauthorized(signIn);
-  setSignedIn(storage.get("signedIn") === "yes");
+  showCaller();
+  document.getElementById("sign-in").addEventListener("click", async () => {
+    if (await signIn()) onChange();
+  });
   document.getElementById("sign-out").addEventListener("click", async () => {
     try {
       await call("DELETE", "session", { quiet: true });
@@ -108,8 +118,8 @@ export function startSession(onSignedOut) {
         return;
       }
     }
-    setSignedIn(false);
+    await showCaller();
     announce("Signed out.");
-    onSignedOut();
+    onChange();
   });
 }

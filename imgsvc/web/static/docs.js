@@ -10,17 +10,18 @@ import { tryForm } from "./try.js";
 
 const METHODS = ["get", "post", "put", "patch", "delete", "head", "options"];
 const main = document.getElementById("main");
+const operationsArea = document.getElementById("operations"); // The errors below it are part of the page.
 
 startTheme(document.getElementById("theme"));
 startSession(() => {});
 show();
 
 async function show() {
-  main.replaceChildren(skeleton(6));
+  operationsArea.replaceChildren(skeleton(6));
   try {
     render(await call("GET", "openapi.json"));
   } catch (problem) {
-    main.replaceChildren(problemPanel(problem, show));
+    operationsArea.replaceChildren(problemPanel(problem, show));
   }
 }
 
@@ -29,7 +30,7 @@ function render(api) {
   const groups = Map.groupBy(operations, (operation) => operation.isWebhook ? "Webhooks" : operation.tags?.[0] ?? "API");
   const tags = new Map((api.tags ?? []).map((tag) => [tag.name, tag.description]));
   const key = h("input", { type: "password", id: "api-key", autocomplete: "off", spellcheck: "false" });
-  main.replaceChildren(
+  operationsArea.replaceChildren(
     h("div", { class: "stack" },
       h("h1", { tabindex: "-1" }, api.info.title ?? "API", " ", h("small", { class: "muted" }, api.info.version)),
       prose(api.info.description),
@@ -43,9 +44,15 @@ function render(api) {
       h("h2", {}, name), prose(tags.get(name)), list.map((o) => operationView(api, o, () => key.value)))));
   document.getElementById("contents").replaceChildren(...[...groups].map(([name, list]) => h("div", {},
     h("p", { class: "muted" }, name),
-    h("ul", {}, list.map((o) => h("li", {}, h("a", { href: `#${o.anchor}` }, method(o.method), h("span", {}, o.path))))))));
+    h("ul", {}, list.map((o) => h("li", {}, h("a", { href: `#${o.anchor}` }, method(o.method), h("span", {}, o.path))))))), errorContents());
   scrollToAnchor();
 }
+
+/** Return the table of contents of the error codes: a link to the first entry of each kind. */
+const errorContents = () => h("div", {},
+  h("p", { class: "muted" }, "Errors"),
+  h("ul", {}, [...document.querySelectorAll("#errors > section")].map((section) =>
+    h("li", {}, h("a", { href: `#${section.id}` }, h("span", {}, section.getAttribute("aria-label")))))));
 
 const baseUrl = () => url(".").href.replace(/\/$/, "");
 

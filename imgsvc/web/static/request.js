@@ -195,7 +195,7 @@ class RequestPage {
   requestActions({ finishedAt, progress }) {
     const button = (action, iconName, text, onClick, style = "") =>
       h("button", { type: "button", class: style, data: { action }, on: { click: onClick } }, icon(iconName), text);
-    return h("div", { class: "buttons separated" },
+    return h("div", { class: "buttons separated changes" },
       finishedAt && progress.failed > 0 && button("retry", "retry", `Try ${plural(progress.failed, "failed image")} again`, () => this.retry()),
       !finishedAt && button("cancel", "stop", "Cancel", () => this.cancel(), "danger-quiet"),
       finishedAt && button("delete", "stop", "Delete", () => this.remove(), "danger-quiet"));

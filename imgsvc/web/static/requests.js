@@ -90,5 +90,5 @@ function emptyList(status) {
   return h("div", { class: "panel empty" },
     h("h2", {}, status ? `No requests with the status “${STATUS[status]}”` : "No requests yet"),
     h("p", { class: "muted" }, status ? "Choose another status above." : "Your uploads appear here."),
-    !status && h("a", { class: "button primary", href: "#/" }, "Upload a CSV"));
+    !status && h("a", { class: "button primary changes", href: "#/" }, "Upload a CSV"));
 }

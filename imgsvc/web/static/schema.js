@@ -39,16 +39,19 @@ export function schemaView(api, reference, depth = 0) {
 
 function typeText(api, schema) {
   const options = schema.anyOf ?? schema.oneOf ?? schema.allOf;
-  if (options) return options.map((option) => typeText(api, resolve(api, option))).join(schema.allOf ? " and " : " or ");
+  if (options) return [...new Set(options.map((option) => typeText(api, resolve(api, option))))].join(schema.allOf ? " and " : " or ");
   if (schema.const !== undefined) return JSON.stringify(schema.const);
   const name = Array.isArray(schema.type) ? schema.type.join(" or ") : schema.type ?? (schema.properties ? "object" : "any");
   if (schema.items) return `array of ${typeText(api, resolve(api, schema.items))}`;
   return schema.format ? `${name} (${schema.format})` : name;
 }
 
+const listText = (values) => values.map((v) => JSON.stringify(v)).join(", ");
+
 function limitsText(schema) {
   const limitTexts = [
-    schema.enum && `one of ${schema.enum.map((v) => JSON.stringify(v)).join(", ")}`,
+    schema.enum && `one of ${listText(schema.enum)}`,
+    schema["x-extensible-enum"] && `for now one of ${listText(schema["x-extensible-enum"])}`,
     schema.default !== undefined && `default ${JSON.stringify(schema.default)}`,
     schema.minimum !== undefined && `at least ${schema.minimum}`,
     schema.maximum !== undefined && `at most ${schema.maximum}`,

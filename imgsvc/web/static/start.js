@@ -13,7 +13,7 @@ const FILE_TYPES = [
 
 /** Show the view in `main` until `signal` aborts. */
 export function view(main, { signal, navigate }) {
-  const area = h("div", { class: "upload-area" });
+  const area = h("div", { class: "upload-area changes" });
   const recent = h("section", { class: "recent", "aria-labelledby": "recent-title" });
   main.append(
     h("div", { class: "intro" },
@@ -48,7 +48,7 @@ function showDropZone({ area, chooseFile }) {
       h("p", { class: "muted" },
         "No file yet? ",
         h("button", { type: "button", class: "link", on: { click: () => loadSample(chooseFile, problem) } }, "Try a sample"),
-        " (7 products, one broken on purpose). It needs an internet connection.")),
+        " (7 products, one broken on purpose).")),
     problem, exampleFile());
 }
 
@@ -64,12 +64,12 @@ function exampleFile() {
           row("2", "Oak shelf", "https://shop.example/shelf.png")))),
     h("p", { class: "muted" },
       "Separate several URLs with commas. S. No. is optional. All other columns are kept. Exports of Shopify, WooCommerce, Magento and other shop systems work unchanged; of any other table you choose the columns. CSV and .xlsx files saved by Excel work. ",
-      h("a", { href: url("static/sample.csv").href, download: "sample.csv" }, "Download the sample")));
+      h("a", { href: url("sample/products.csv").href, download: "sample.csv" }, "Download the sample")));
 }
 
 async function loadSample(chooseFile, problem) {
   try {
-    const response = await fetch(url("static/sample.csv"));
+    const response = await fetch(url("sample/products.csv"));
     if (!response.ok) throw new Error(`The server returned status ${response.status}.`);
     chooseFile(new File([await response.blob()], "sample.csv", { type: "text/csv" }));
   } catch (error) {
