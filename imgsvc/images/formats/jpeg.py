@@ -57,7 +57,7 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         last_pixel = image.getpixel((image.width - 1, image.height - 1))
         if _is_fill_colour(last_pixel) or size is None:
             jpeg_repair.check_complete(data, image, draft_size)
-        if "progressive" in image.info and not is_suspicious:
+        if "progressive" in image.info and size is not None:
             jpeg_repair.check_all_scans(data)
         decoded = single_frame(
             ImageFormat.JPEG, *normalised(image), orientation, quality, is_tone_mapped=is_hdr(image)
