@@ -1,4 +1,4 @@
-"""Finds the supported Python interpreters of this machine. As a script, prints all but the running one."""
+"""Finds the supported Python interpreters of this machine. As a script, prints the other ones."""
 
 from __future__ import annotations
 
