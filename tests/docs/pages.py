@@ -20,6 +20,7 @@ from imgsvc.web.http.problems import PROBLEMS
 from imgsvc.web.routes import ROUTES
 from imgsvc.web.schema.openapi import openapi_document
 from tests.docs.chart import draw_chart
+from tests.docs.dashboard import dashboard
 from tests.harness.service import config_of
 from tests.origin import ROOT
 
@@ -36,6 +37,7 @@ async def generated_pages(folder: Path) -> dict[str, str]:
         "docs/reference/api.md": page(api_page()),
         "docs/reference/command-line.md": page(command_line_page()),
         "docs/reference/metrics.md": page(metrics_page(metrics)),
+        "docs/reference/grafana.json": dashboard(),
         "docs/images/speed.svg": draw_chart(),
     }
 
@@ -157,7 +159,9 @@ def described(schema: dict[str, Any]) -> str:
         text = ", ".join(f"`{value}`" for value in schema["enum"])
     else:
         text = str(schema.get("type", ""))
-    limits = [f"{key} {schema[key]}" for key in ("minimum", "maximum", "maxLength") if key in schema]
+    limits = [
+        f"{key} {schema[key]}" for key in ("minimum", "maximum", "maxLength") if key in schema
+    ]
     default = schema.get("default")
     if default is not None and default not in ("", []):
         limits.append(f"default `{default if isinstance(default, str) else json.dumps(default)}`")
