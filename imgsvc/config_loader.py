@@ -141,9 +141,9 @@ def _suggestion(name: str) -> str:
 def _parse_environment_value(section: str, key: str, text: str, name: str) -> object:
     """Return the value of the environment variable `name`.
 
-    Lists and tables are JSON; an empty text is None and counts as not set, so that compose.yaml can pass
-    an optional key. Pydantic converts all other types from `text`. Raise `ConfigError` if the JSON is
-    not valid.
+    Lists and tables are JSON. None: an empty text counts as not set, so that compose.yaml can pass an
+    optional key. Pydantic converts all other types from `text`. Raise `ConfigError` if the JSON is not
+    valid.
     """
     key = RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}").partition(".")[2]
     field = Config.model_fields.get(section)

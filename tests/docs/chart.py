@@ -21,11 +21,14 @@ def draw_chart() -> str:
     most = max(figure for _, figure in FIGURES)
     width, height = LABEL_WIDTH + BAR_WIDTH + 60, ROW_HEIGHT * len(FIGURES) + 30
     names = ", ".join(f"{name} {figure}" for name, figure in FIGURES)
+    style = (
+        "text{font:14px system-ui,sans-serif;fill:#6b7280}.own{fill:#2563eb}.other{fill:#9ca3af}"
+    )
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    label = f'role="img" aria-label="Images per second: {escape(names)}"'
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-        f'height="{height}" role="img" aria-label="Images per second: {escape(names)}">',
-        "<style>text{font:14px system-ui,sans-serif;fill:#6b7280}.own{fill:#2563eb}"
-        ".other{fill:#9ca3af}</style>",
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} {label}>',
+        f"<style>{style}</style>",
         '<text x="0" y="16">images per second, two cores, a mixed catalogue</text>',
     ]
     for row, (name, figure) in enumerate(FIGURES):

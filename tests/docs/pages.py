@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def page(lines: Iterator[str]) -> str:
     return "\n".join([NOTE, "", *lines]).rstrip() + "\n"
 
 
-def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
+def table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     """Yield the lines of a Markdown table and an empty one. Without rows, yield nothing."""
     if not rows:
         return
@@ -68,8 +68,8 @@ def settings_page() -> Iterator[str]:
         "`IMGSVC_SECTION__KEY` overrides the file, and a command-line flag overrides both. In the",
         "environment, lists and tables are JSON; an empty text counts as not set. The file is",
         "`--config FILE`, else `$IMGSVC_CONFIG`, else `./config.toml`. A relative `data_dir` in it is",
-        "relative to the file. An unknown key stops the start. `imgsvc config check` prints the settings",
-        "that differ from their defaults.",
+        "relative to the file. An unknown key stops the start. `imgsvc config check` prints the",
+        "settings that differ from their defaults.",
         "",
     )
     section, comment = "", ""
@@ -212,8 +212,8 @@ def metrics_page(rows: list[tuple[str, ...]]) -> Iterator[str]:
         "",
         "`/metrics` has these metrics for Prometheus. With keys, it needs one with the role `read` or",
         "`admin`. Times are in seconds, sizes in bytes. A histogram has the series `…_bucket`, `…_sum`",
-        "and `…_count`. [grafana.json](grafana.json) is a dashboard for Grafana: import it, and choose the",
-        "Prometheus data source. [Monitoring](../how-to/monitoring.md) says what to watch.",
+        "and `…_count`. [grafana.json](grafana.json) is a dashboard for Grafana: import it, and choose",
+        "the Prometheus data source. [Monitoring](../how-to/monitoring.md) says what to watch.",
         "",
     )
     yield from table(("metric", "type", "labels", "description"), rows)
