@@ -1,3 +1,5 @@
+# To build from exactly this base image, add its digest to both lines: FROM python:3.13-slim@sha256:…
+# `docker buildx imagetools inspect python:3.13-slim` prints it.
 FROM python:3.13-slim AS build
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev libjpeg62-turbo-dev

@@ -11,7 +11,7 @@ from imgsvc.atomic_write import atomic_write
 from imgsvc.config import StorageConfig
 from imgsvc.database.online_backup import DatabaseCopyError, copy_database, stored_names
 from imgsvc.service import DATABASE
-from imgsvc.storage.filesystem import output_path
+from imgsvc.storage.filesystem import OUTPUTS, output_path
 
 MAX_COPIES = 3
 """Maximum number of copies, if images are deleted during the copy."""
@@ -60,6 +60,7 @@ def back_up(config: StorageConfig, dest: Path) -> Backup:
                 if partial.exists():
                     shutil.rmtree(partial)
                 partial.mkdir(mode=0o700, parents=True)
+                (partial / OUTPUTS).mkdir(mode=0o700)
                 copy_database(source, partial / DATABASE)
                 backup = _list_images(partial) if config.bucket else _copy_images(data_dir, partial)
                 if not backup.missing:
@@ -82,7 +83,7 @@ def _copy_images(data_dir: Path, copy: Path) -> Backup:
     files = missing = 0
     for name in stored_names(copy / DATABASE):
         target = output_path(copy, name)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
         try:
             _link_or_copy(output_path(data_dir, name), target)
             files += 1

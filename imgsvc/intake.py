@@ -18,7 +18,6 @@ from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.metrics import Metrics
 from imgsvc.models import Request
-from imgsvc.row_memory import RowMemory
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.staged_repeat import StagedRepeat
 from imgsvc.staged_upload import StagedUpload, StagingLimits
@@ -27,10 +26,8 @@ from imgsvc.storage.spool import Spool
 from imgsvc.storage.state import DISK_FULL, StorageState
 from imgsvc.table.file_errors import MAX_FILE_ERRORS
 from imgsvc.upload_chunks import file_chunks, first_chunk
+from imgsvc.upload_limits import RowMemory, UploadSlots
 from imgsvc.upload_types import RepeatOptions, UploadOptions, UploadResult
-
-UPLOADS_RETRY_SECONDS = 5
-"""`Retry-After` when too many uploads are in progress."""
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +85,7 @@ class Intake:
         self._maintenance = maintenance
         self._limits = limits
         self._row_memory = RowMemory(config)
-        self._uploads = 0
+        self._upload_slots = UploadSlots(config)
         self._keys_in_progress: set[Submission] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._stopping = False
@@ -109,21 +106,11 @@ class Intake:
         An accepted request is on disk. Nothing is stored of a rejected one.
         """
         self._check_open()
-        if self._uploads >= self._config.max_uploads:
-            raise ProblemError(
-                ProblemCode.UNAVAILABLE,
-                f"{self._uploads:,} uploads are in progress, as many as server.max_uploads allows. "
-                "Try again in a moment.",
-                retry_after=UPLOADS_RETRY_SECONDS,
-            )
         submission = Submission(owner, idempotency_key)
-        self._uploads += 1
-        try:
+        with self._upload_slots.slot():
             return await self._run(
                 self._upload_with_key(chunks, options, submission, options_follow=options_follow)
             )
-        finally:
-            self._uploads -= 1
 
     async def repeat(
         self,

@@ -109,7 +109,7 @@ def summary_json(request: Request, now: float) -> Json:
 
 
 def totals_json(totals: RequestTotals) -> Json:
-    """Return the totals of all requests that a list is made from."""
+    """Return the totals of requests."""
     return {
         "requests": totals.requests,
         "images": totals.images,

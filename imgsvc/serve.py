@@ -55,6 +55,7 @@ async def serve(config: Config) -> int:
 
     A second signal exits at once.
     """
+    os.umask(0o077)  # The data has secrets: signed URLs of images, URLs of webhooks.
     _raise_file_limit()
     _collect_garbage_less_often()
     loop = asyncio.get_running_loop()

@@ -17,6 +17,8 @@ from imgsvc.database.stores import Stores
 from imgsvc.gauges import register_gauges
 from imgsvc.intake import Intake, UploadResources
 from imgsvc.limits import ServiceLimits
+from imgsvc.logs import RARELY
+from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.metrics import Metrics
 from imgsvc.network.addresses import AddressRules
 from imgsvc.network.session import open_session
@@ -120,7 +122,7 @@ class Service:
     def _create_user_interface(self) -> None:
         """Create the components that users call: uploads and actions on requests."""
         stores, limits, processing = self.stores, self.limits, self.processing
-        self._scratch = Scratch(self.config.storage.data_dir)
+        self._scratch = Scratch(self.config.storage.data_dir, self.disk_space)
         self._spreadsheets = Spreadsheets(self.config, self._scratch)
         self._thumbnail_cache = ThumbnailCache(self.config.storage.data_dir, self.disk_space)
         self.thumbnails = Thumbnails(
@@ -239,6 +241,11 @@ class Service:
                 raise
             except (DatabaseUnavailableError, StorageUnavailableError):
                 # The health monitor reports it.
+                await asyncio.sleep(self.limits.recovery_retry_seconds)
+            except OSError as error:
+                if not is_machine_error(error):
+                    raise
+                log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
                 await asyncio.sleep(self.limits.recovery_retry_seconds)
             else:
                 return

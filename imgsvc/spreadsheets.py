@@ -5,12 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
 
 from imgsvc.config import Config
 from imgsvc.errors import FileError, FileErrorCode, ProblemCode, ProblemError
-from imgsvc.storage.scratch import Scratch
-from imgsvc.storage.spool import disk_errors
+from imgsvc.storage.scratch import Scratch, ScratchFile
 from imgsvc.table.xlsx import READ_ROWS, PieceDecoder, RowBatch
 from imgsvc.table.xlsx_package import XlsxError, damaged
 from imgsvc.workers.one_shot import (
@@ -21,9 +19,6 @@ from imgsvc.workers.one_shot import (
     WorkerTimeError,
 )
 from imgsvc.workers.resources import worker_memory
-
-if TYPE_CHECKING:
-    from aiofiles.threadpool.binary import AsyncBufferedReader
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +55,7 @@ class Spreadsheets:
         finally:
             await file.close()
 
-    async def _read(self, file: AsyncBufferedReader) -> AsyncGenerator[RowBatch, None]:
+    async def _read(self, file: ScratchFile) -> AsyncGenerator[RowBatch, None]:
         decoder = PieceDecoder()
         try:
             async with self._runner.run(self._function, file.fileno(), self._max_bytes) as pieces:
@@ -90,12 +85,9 @@ class Spreadsheets:
         self._runner.close()
 
 
-async def _save(file: AsyncBufferedReader, chunks: AsyncIterator[bytes]) -> None:
+async def _save(file: ScratchFile, chunks: AsyncIterator[bytes]) -> None:
     async for chunk in chunks:
-        with disk_errors():
-            await file.write(chunk)
-    with disk_errors():
-        await file.flush()
+        await file.write(chunk)
 
 
 def _problem(error: XlsxError) -> ProblemError:

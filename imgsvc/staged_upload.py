@@ -12,11 +12,11 @@ from imgsvc.config import ServerConfig
 from imgsvc.database.request_store import RequestStore
 from imgsvc.errors import ProblemCode, ProblemError
 from imgsvc.models import Request, RequestOptions
-from imgsvc.row_memory import RowMemory
 from imgsvc.spreadsheets import Spreadsheets
 from imgsvc.table.reader import TableReader
 from imgsvc.table.xlsx import XLSX_SIGNATURE
 from imgsvc.table_types import InputTable, Product, TableOptions
+from imgsvc.upload_limits import RowMemory
 
 FEED_BYTES = 32 * 1024
 """Bytes parsed between two yields to the event loop, so that a large chunk does not delay responses."""

@@ -33,19 +33,28 @@ def media_type(extension: str) -> str:
     return MEDIA_TYPES.get(extension, f"image/{extension}")
 
 
-@cache
-def _source(name: str) -> Image.Image:
+def source_path(name: str) -> Path:
+    """Return the path of one of the `PHOTOGRAPHS`."""
     spec = find_spec("skimage")
     assert spec is not None
     assert spec.origin is not None
-    with Image.open(Path(spec.origin).parent / "data" / name) as image:
+    return Path(spec.origin).parent / "data" / name
+
+
+@cache
+def _source(name: str) -> Image.Image:
+    with Image.open(source_path(name)) as image:
         return image.convert("RGB")
 
 
 def photograph(number: int, width: int = 320, height: int = 240) -> Image.Image:
     """Return the photograph `number`. Different numbers give different photographs."""
+    return part(_source(PHOTOGRAPHS[number % len(PHOTOGRAPHS)]), number, width, height)
+
+
+def part(source: Image.Image, number: int, width: int, height: int) -> Image.Image:
+    """Return the part `number` of an image, resized. Different numbers give different parts."""
     random_numbers = random.Random(number)
-    source = _source(PHOTOGRAPHS[number % len(PHOTOGRAPHS)])
     scale = min(source.width / width, source.height / height) * random_numbers.uniform(0.55, 0.9)
     cut_width, cut_height = width * scale, height * scale
     left = random_numbers.uniform(0, source.width - cut_width)

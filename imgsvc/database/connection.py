@@ -22,6 +22,7 @@ import aiosqlite
 from imgsvc.database.damage import Damage, check_schema, schema_of
 from imgsvc.database.limits import DatabaseLimits
 from imgsvc.database.migrate import migrate
+from imgsvc.database.private_file import make_private
 from imgsvc.database.tokens import ensure_secret
 from imgsvc.errors import DependencyError, StartupError
 
@@ -152,6 +153,7 @@ class Database:
         connections: list[_Connection] = []
         damage = Damage()
         try:
+            make_private(path)
             # Try without a thread first: aiosqlite leaks its thread if connecting fails.
             sqlite3.connect(path).close()
             connections.append(await _connect(path, _set_up_writer, limits, damage))

@@ -41,6 +41,7 @@ def copy_database(source: Path, dest: Path) -> None:
     """
     if dest.exists():
         raise FileExistsError(f"{dest} already exists.")
+    os.close(os.open(dest, os.O_CREAT | os.O_EXCL, 0o600))  # SQLite may write to an empty file
     with _opened(source, "rw") as connection:
         connection.execute("VACUUM INTO ?", (str(dest),))
     with _opened(dest, "rw") as copy:

@@ -76,13 +76,6 @@ class HostLimiter:
             del self._hosts[host_key]
         self.claimable.set()
 
-    @asynccontextmanager
-    async def _download(self, slot: HostSlot) -> AsyncIterator[None]:
-        async with self._hosts[slot.host_key].downloads, self._downloads:
-            if not slot.probe and not self._breakers.may_fetch(slot.host_key):
-                raise CircuitOpenError
-            yield
-
 
 class HostSlot:
     """The slot of one image.
@@ -106,8 +99,11 @@ class HostSlot:
         for a slow host do not delay others. Raise `CircuitOpenError` if the host's circuit is open,
         unless this is the probe.
         """
+        limiter = self._limiter
         try:
-            async with self._limiter._download(self):
+            async with limiter._hosts[self.host_key].downloads, limiter._downloads:
+                if not self.probe and not limiter._breakers.may_fetch(self.host_key):
+                    raise CircuitOpenError
                 yield
         finally:
             self.release()

@@ -108,11 +108,11 @@ class Maintenance:
         deleted: list[str] = []
         try:
             try:
+                await self._thumbnails.delete(names)
                 await self._store.delete(names)
                 deleted += names
             except OSError:
                 await self._delete_each(names, deleted)
-            await self._thumbnails.delete(deleted)
         finally:
             await self._token_store.end_deletion(deleted)
         return len(deleted)
@@ -122,6 +122,7 @@ class Maintenance:
         error: OSError | None = None
         for name in names:
             try:
+                await self._thumbnails.delete([name])
                 await self._store.delete([name])
                 deleted.append(name)
             except OSError as cause:

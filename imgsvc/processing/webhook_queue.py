@@ -12,6 +12,8 @@ from imgsvc.config import WebhookConfig
 from imgsvc.database.index_keys import receiver_key
 from imgsvc.database.webhook_store import WebhookStore
 from imgsvc.errors import ImageError
+from imgsvc.logs import RARELY
+from imgsvc.machine_errors import MACHINE_ERROR_EVENT, is_machine_error
 from imgsvc.metrics import Metrics
 from imgsvc.models import Delivery
 from imgsvc.network.retry import webhook_retry_delay
@@ -127,8 +129,11 @@ class WebhookQueue:
     async def _attempt(self, delivery: Delivery) -> None:
         try:
             await self._send(delivery)
-        except Exception:
-            log.exception("recording a webhook's outcome failed; it will be sent again")
+        except Exception as error:
+            if is_machine_error(error):
+                log.warning(MACHINE_ERROR_EVENT, extra={"reason": str(error), **RARELY})
+            else:
+                log.exception("recording a webhook's outcome failed; it will be sent again")
             await asyncio.sleep(self._limits.unrecorded_delay_seconds)
 
     async def _send(self, delivery: Delivery) -> None:

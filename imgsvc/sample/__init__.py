@@ -69,9 +69,8 @@ class Sample:
     @cached_property
     def images(self) -> Mapping[str, SampleImage]:
         """The images by file name."""
-        return {
-            path.name: _read(path) for path in sorted(_FOLDER.iterdir()) if path.suffix != ".py"
-        }
+        names = [name for names in SAMPLE_PRODUCTS.values() for name in names]
+        return {name: _read(_FOLDER / name) for name in names if (_FOLDER / name).is_file()}
 
 
 def _read(path: Path) -> SampleImage:

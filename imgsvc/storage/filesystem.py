@@ -41,7 +41,7 @@ GROUP = 64
 def output_path(data_dir: Path, name: str) -> Path:
     """Return the path of the output `TOKEN.EXT`. Raise ValueError if `name` is not such a name."""
     check_output_name(name)
-    return data_dir / OUTPUTS / name[:2] / name
+    return data_dir.joinpath(OUTPUTS, name[:2], name)
 
 
 def has_outputs(data_dir: Path) -> bool:
@@ -64,6 +64,7 @@ class _Put:
         self.fd = -1
         self.error: OSError | None = None
         self.abandoned = False
+        self.folder_created = False
         self.attempts = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -127,10 +128,10 @@ class FilesystemStore(ImageStore):
 
     async def put(self, name: str, data: bytes) -> None:
         """Store an output. Calls that arrive during a sync are stored together as the next group."""
-        check_output_name(name)
+        path = self.path(name)
         if not self._disk_space.has_free_space():
             raise StorageFullError("free disk space is below storage.min_free_bytes")
-        put = _Put(name, self.path(name), self._temporary(name), data)
+        put = _Put(name, path, self._temporary(name), data)
         self._waiting.append(put)
         if self._flushing is None:
             self._flushing = asyncio.create_task(self._flush())
@@ -227,6 +228,9 @@ def _store(group: Sequence[_Put]) -> None:
             moved.setdefault(put.path.parent, []).append(put)
         else:
             _discard(put)
+    created = {put.path.parent for put in group if put.folder_created}
+    for folder in created & moved.keys():
+        moved.setdefault(folder.parent, []).extend(moved[folder])
     for folder, puts in moved.items():
         try:
             sync_folder(folder)
@@ -255,7 +259,7 @@ def _move(put: _Put) -> None:
         put.temporary.replace(put.path)
     except FileNotFoundError:  # the folder does not exist yet
         put.path.parent.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(put.path.parent.parent)
+        put.folder_created = True
         put.temporary.replace(put.path)
 
 

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import errno
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Self
+from collections.abc import AsyncGenerator
+from typing import Self
 
-from imgsvc.storage.base import StorageFullError
-from imgsvc.storage.scratch import Scratch
-
-if TYPE_CHECKING:
-    from aiofiles.threadpool.binary import AsyncBufferedReader
+from imgsvc.storage.scratch import Scratch, ScratchFile
 
 MAX_MEMORY_BYTES = 1024 * 1024
 """Size up to which a spool stays in memory."""
 SPOOL_CHUNK_BYTES = 256 * 1024
 """Size of the chunks that are read from files."""
-
-
-@contextmanager
-def disk_errors() -> Iterator[None]:
-    """Raise `StorageFullError` instead of the `OSError` of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFullError(str(error)) from error
-        raise
 
 
 class Spool:
@@ -41,24 +23,26 @@ class Spool:
         self._scratch = scratch
         self._buffer: list[bytes] = []
         self._buffered_bytes = 0
-        self._file: AsyncBufferedReader | None = None
+        self._file: ScratchFile | None = None
         self.size = 0
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._buffer.clear()
+        self._clear_buffer()
         if self._file is not None:
-            with suppress(OSError):  # the disk is full; the content is no longer needed
-                await asyncio.shield(self._file.close())
+            await self._file.close()
 
     async def write(self, data: bytes) -> None:
         """Append bytes."""
         self.size += len(data)
         self._buffer.append(data)
         self._buffered_bytes += len(data)
-        if self._buffered_bytes > MAX_MEMORY_BYTES:
+        self._scratch.memory += len(data)
+        if self._buffered_bytes > MAX_MEMORY_BYTES or (
+            self._buffered_bytes > SPOOL_CHUNK_BYTES and not self._scratch.has_memory(0)
+        ):
             await self._flush()
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
@@ -71,12 +55,15 @@ class Spool:
         while chunk := await file.read(SPOOL_CHUNK_BYTES):
             yield chunk
 
-    async def _flush(self) -> AsyncBufferedReader:
+    async def _flush(self) -> ScratchFile:
         """Write the buffer to the scratch file, and return the file."""
-        buffered, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        with disk_errors():
-            if self._file is None:
-                self._file = await self._scratch.open()
-            await self._file.writelines(buffered)
-            await self._file.flush()
+        buffered = self._buffer
+        self._clear_buffer()
+        if self._file is None:
+            self._file = await self._scratch.open()
+        await self._file.write(*buffered)
         return self._file
+
+    def _clear_buffer(self) -> None:
+        self._scratch.memory -= self._buffered_bytes
+        self._buffer, self._buffered_bytes = [], 0

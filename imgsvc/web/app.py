@@ -130,7 +130,7 @@ class _AccessControl:
 def _forbidden(role: Role, request: web.Request) -> ProblemError:
     return ProblemError(
         ProblemCode.FORBIDDEN,
-        f"The role `{role}` of this API key does not allow {request.method} {request.path[:200]}.",
+        f"The role `{role}` of this API key does not allow {request.method} {_shown_path(request)}.",
     )
 
 

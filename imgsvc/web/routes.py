@@ -24,6 +24,7 @@ from imgsvc.web.http.api_keys import Authentication
 from imgsvc.web.http.origin_policy import OriginPolicy
 from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema import responses
+from imgsvc.web.schema.image_responses import IMAGE_RESPONSES, THUMBNAIL_RESPONSES
 from imgsvc.web.schema.options import (
     CancelQuery,
     ListQuery,
@@ -32,7 +33,6 @@ from imgsvc.web.schema.options import (
     StatusQuery,
     UploadFields,
 )
-from imgsvc.web.schema.output_responses import OUTPUT_RESPONSES
 from imgsvc.web.schema.route import Access, MediaType, ResponseSpec, Route, json_content
 
 
@@ -260,7 +260,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         summary="Download one output, from its URL in the status",
         path_parameters=(p.TOKEN, p.SLUG, p.EXTENSION),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses=OUTPUT_RESPONSES,
+        responses=IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(
@@ -275,10 +275,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         "it is the first frame. Small images are not enlarged.",
         path_parameters=(p.TOKEN,),
         request_headers=(p.IF_NONE_MATCH,),
-        responses={
-            200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
-            304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
-        },
+        responses=THUMBNAIL_RESPONSES,
         errors=(Code.NOT_FOUND, Code.UNAVAILABLE),
     ),
     Route(
@@ -291,7 +288,7 @@ ROUTES: tuple[Route[Handlers], ...] = (
         summary="Download one output, from its URL without a product's name",
         path_parameters=(p.FILE,),
         request_headers=(p.IF_NONE_MATCH, p.RANGE),
-        responses=OUTPUT_RESPONSES,
+        responses=IMAGE_RESPONSES,
         errors=(Code.NOT_FOUND, Code.RANGE_NOT_SATISFIABLE),
     ),
     Route(

@@ -132,8 +132,10 @@ class WorkerProcess:
         """Whether it can take a batch. Nothing is queued behind images that take long."""
         if not self.batches:
             return True
+        if len(self.batches) >= MAX_BATCHES or self.slow:
+            return False
         held = sum(job.charged_seconds for batch in self.batches for job in batch.jobs if job)
-        return len(self.batches) < MAX_BATCHES and not self.slow and held < MAX_HELD_SECONDS
+        return held < MAX_HELD_SECONDS
 
     @property
     def current(self) -> CompressionJob | None:

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import costs, peers, weekly
-from tests.bench.compare import SERVICE, Comparison
+from tests.bench import costs, peers, report, weekly
+from tests.bench.compare import Comparison
 from tests.bench.corpus import MIXES
 from tests.soak.load import response_times_under_load
 
@@ -26,17 +26,20 @@ OTHERS: dict[str, Callable[[Path], object]] = {
 
 def compare(mix: str, work: Path, available: set[str], options: argparse.Namespace) -> None:
     """Measure all programs on one mix of images, and print the table."""
-    comparison = Comparison(MIXES[mix], options.per_host, work)
+    comparison = Comparison(MIXES[mix], options.per_host, work, options.other)
     try:
         rows = comparison.rows(available)
         if options.only is not None:
-            rows = {name: run for name, run in rows.items() if name in {SERVICE, *options.only}}
+            rows = {
+                name: run for name, run in rows.items() if name in {report.SERVICE, *options.only}
+            }
         for _ in range(options.runs):
             for name, run in rows.items():
                 comparison.measure(name, run)
     finally:
         comparison.close()
-    comparison.print_table()
+    report.print_table(comparison.mix, comparison.results)
+    report.print_claims(mix, comparison.results)
 
 
 def main() -> None:
@@ -50,6 +53,9 @@ def main() -> None:
         "--per-host", type=int, default=64, help="concurrent downloads per host (default 64)"
     )
     parser.add_argument("--no-peers", action="store_true", help="skip sharp and img2dataset")
+    parser.add_argument(
+        "--other", nargs="*", type=Path, default=[], help="folders with other versions of imgsvc"
+    )
     parser.add_argument("--only", nargs="*", help="compare only these rows with imgsvc")
     options = parser.parse_args()
     chosen = options.benchmarks or known

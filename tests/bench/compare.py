@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import statistics
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,32 +16,19 @@ from pathlib import Path
 from tests.bench import peers
 from tests.bench.corpus import SIZES, Mix, folder
 from tests.bench.measure import ProcessMonitor, busy_seconds
+from tests.bench.report import (
+    DOWNLOADS,
+    LATENCY_SECONDS,
+    PILLOW,
+    SCRIPT,
+    SERVICE,
+    WITH_LATENCY,
+    WITHOUT_NATIVE,
+    Run,
+)
 from tests.bench.script import QUALITY
 from tests.origin import ROOT
 from tests.service_process import Service, table
-
-LATENCY_SECONDS = 0.1
-"""Seconds before the distant image host responds."""
-
-SERVICE, SCRIPT, PILLOW = "imgsvc", "minimal script", "limit: Pillow only"
-WITH_LATENCY = f", {LATENCY_SECONDS * 1000:.0f} ms latency"
-
-
-@dataclass(frozen=True)
-class Run:
-    """The figures of one run.
-
-    `bytes` is the total size of the outputs. `peak_pss` is in bytes. `other_cpu_seconds` is the CPU
-    time of all other processes. `warm_seconds` is the time without the program's start, for programs
-    whose `seconds` include it.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    peak_pss: int
-    bytes: int
-    other_cpu_seconds: float
-    warm_seconds: float | None = None
 
 
 class ImageHost:
@@ -66,12 +53,14 @@ class ImageHost:
 class Comparison:
     """A comparison of all programs on one mix of images.
 
+    `other_trees`: folders with other versions of imgsvc, which run as well.
     Outputs are deleted only at the end: on some file systems, deleting files slows the next run down.
     """
 
     mix: Mix
     per_host: int
     work: Path
+    other_trees: Sequence[Path] = ()
     results: dict[str, list[Run]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +81,11 @@ class Comparison:
             SCRIPT: partial(self.script, self.fast_host),
             SERVICE + WITH_LATENCY: partial(self.service, self.distant_host),
             SCRIPT + WITH_LATENCY: partial(self.script, self.distant_host),
+            DOWNLOADS + WITH_LATENCY: partial(self.downloads, self.distant_host),
+            WITHOUT_NATIVE: partial(self.service, self.fast_host, self.tree_without_native()),
         }
+        for tree in self.other_trees:
+            rows[f"{SERVICE} in {tree}"] = partial(self.service, self.fast_host, tree)
         if peers.SHARP in available:
             rows[peers.SHARP] = self.sharp
         if peers.IMG2DATASET in available:
@@ -138,6 +131,10 @@ class Comparison:
         module = ["-m", "tests.bench.script", host.base, self.mix.name, str(self.per_host)]
         return self.run_program([sys.executable, *module, self._folder()])
 
+    def downloads(self, host: ImageHost) -> Run:
+        module = ["-m", "tests.bench.downloads", host.base, self.mix.name, str(self.per_host)]
+        return self.run_program([sys.executable, *module])
+
     def sharp(self) -> Run:
         names = self.work / "names"
         names.write_text("\n".join(self.mix.names()))
@@ -150,8 +147,22 @@ class Comparison:
         script = str(peers.SCRIPTS / "img2dataset_run.py")
         return self.run_program([str(peers.PYTHON), script, str(names), self._folder()])
 
-    def service(self, host: ImageHost) -> Run:
-        """Run the service over HTTP, after a warm-up, from the upload until the request is finished."""
+    def tree_without_native(self) -> Path:
+        """Return a folder with a copy of imgsvc that lacks the native module."""
+        tree = self.work / "without-native"
+        shutil.copytree(
+            ROOT / "imgsvc",
+            tree / "imgsvc",
+            ignore=shutil.ignore_patterns("_requantise.*", "__pycache__"),
+            dirs_exist_ok=True,
+        )
+        return tree
+
+    def service(self, host: ImageHost, tree: Path = ROOT) -> Run:
+        """Run the service over HTTP, after a warm-up, from the upload until the request is finished.
+
+        `tree` is the folder with the version of imgsvc to run.
+        """
         fetch = {"per_host": self.per_host, "concurrency": max(64, self.per_host)}
         jpegs = SIZES.keys() >= self.mix.counts.keys()
         service = Service(
@@ -162,6 +173,7 @@ class Comparison:
                 "compress": {"workers": 0, "quality": QUALITY if jpegs else "50%"},
                 "log": {"format": "json", "level": "info"},
             },
+            {"PYTHONPATH": str(tree)},
         )
         service.start()
         try:
@@ -178,59 +190,6 @@ class Comparison:
     def _warm_up(self, service: Service, host: ImageHost) -> None:
         urls = [f"{host.base}/{name}" for kind in self.mix.counts for name in warm_names(kind)]
         service.finished(service.upload(table([(1, "warm", urls)])))
-
-    # --- table -------------------------------------------------------------------------------
-
-    def print_table(self) -> None:
-        seconds = {
-            name: statistics.median(run.seconds for run in runs)
-            for name, runs in self.results.items()
-        }
-        runs = self.results[SERVICE]
-        print(
-            f"\n{self.mix.name}: {self.mix.total} images, {self.mix.megapixels:.0f} MP, "
-            f"{len(runs)} runs, medians\n\n"
-            "| program | images/s | MP/s | CPU s | peak PSS MB | output MB | speed of imgsvc |\n"
-            "|---|---|---|---|---|---|---|"
-        )
-        for name, own_runs in self.results.items():
-            ratio = seconds[name] / seconds[SERVICE + WITH_LATENCY * name.endswith(WITH_LATENCY)]
-            self._print_row(name, own_runs, seconds[name], f"{ratio:.2f} ×")
-            warm = [run.warm_seconds for run in own_runs if run.warm_seconds is not None]
-            if warm:
-                median = statistics.median(warm)
-                self._print_row(
-                    f"{name}, without its start",
-                    own_runs,
-                    median,
-                    f"{median / seconds[SERVICE]:.2f} ×",
-                )
-        if {SERVICE + WITH_LATENCY, SCRIPT + WITH_LATENCY, SCRIPT} <= set(seconds):
-            remaining = {
-                program: seconds[program] / seconds[program + WITH_LATENCY]
-                for program in (SERVICE, SCRIPT)
-            }
-            print(
-                f"\nWith {LATENCY_SECONDS * 1000:.0f} ms of latency, imgsvc reaches "
-                f"{remaining[SERVICE]:.2f} of its speed and the script {remaining[SCRIPT]:.2f}. "
-                f"The ratio is {remaining[SERVICE] / remaining[SCRIPT]:.2f}."
-            )
-        most_other_cpu = max(
-            run.other_cpu_seconds for runs in self.results.values() for run in runs
-        )
-        print(
-            f"\nOther processes, including the image host, used at most {most_other_cpu:.1f} CPU s "
-            "in a run.\n"
-        )
-
-    def _print_row(self, name: str, runs: list[Run], seconds: float, ratio: str) -> None:
-        cpu = statistics.median(run.cpu_seconds for run in runs)
-        pss = statistics.median(run.peak_pss for run in runs) / 1e6
-        out = statistics.median(run.bytes for run in runs) / 1e6
-        print(
-            f"| {name} | {self.mix.total / seconds:.0f} | {self.mix.megapixels / seconds:.0f} "
-            f"| {cpu:.1f} | {pss:.0f} | {out:.1f} | {ratio} |"
-        )
 
 
 def warm_names(kind: str) -> list[str]:

@@ -1,4 +1,8 @@
-"""The images of the benchmark: photographs from scikit-image, created once per machine."""
+"""The images of the benchmark, created once per machine from `photographs`.
+
+They are as mixed as a catalogue: a third are products on white, a fifth of the JPEGs have full colour
+resolution (4:4:4), a seventh are progressive, and their quality is 75 to 95.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests import sample_images
+from tests.bench.photographs import photographs
 
 SIZES = {"xs": (64, 64), "s": (500, 500), "m": (1200, 1200), "l": (2400, 1600)}
 DISTINCT = 60
@@ -19,6 +24,10 @@ DISTINCT = 60
 
 A run serves each at many URLs. A number after the end of the image makes the bytes of each URL unique.
 """
+VERSION = 2
+"""Version of the corpus. Images of other versions are not used."""
+QUALITIES = (75, 80, 82, 85, 85, 88, 90, 90, 92, 95, 95)
+"""Qualities of JPEGs and WebPs. Their number shares no divisor with those of the other traits."""
 
 
 @dataclass(frozen=True)
@@ -69,33 +78,46 @@ def _extension(kind: str) -> str:
     return "jpg" if kind in SIZES else kind
 
 
-def _make(job: tuple[str, int, Path]) -> None:
-    kind, number, file = job
+def _make(job: tuple[str, int, Path, Path]) -> None:
+    kind, number, photograph, file = job
     extension = _extension(kind)
-    image = sample_images.photograph(number, *_size(kind))
-    if number % 3 == 0:  # one third are products on a white background
+    with Image.open(photograph) as source:
+        image = sample_images.part(source.convert("RGB"), number, *_size(kind))
+    if number % 3 == 0:
         background = Image.new("RGB", image.size, "white")
         product = image.resize((image.width * 2 // 3, image.height * 2 // 3))
         background.paste(product, (image.width // 6, image.height // 6))
         image = background
     out = io.BytesIO()
-    options = {} if extension == "png" else {"quality": sample_images.sample_quality(number)}
-    image.save(out, sample_images.FORMATS[extension], **options)
+    image.save(out, sample_images.FORMATS[extension], **_options(extension, number))
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_bytes(out.getvalue())
     partial.rename(file)
 
 
+def _options(extension: str, number: int) -> dict[str, object]:
+    """Return the options to save an image with."""
+    quality: dict[str, object] = {"quality": QUALITIES[number % len(QUALITIES)]}
+    if extension == "jpg":
+        sampling = "4:4:4" if number % 5 == 0 else "4:2:0"
+        return quality | {"subsampling": sampling, "progressive": number % 7 == 0}
+    return quality if extension == "webp" else {}
+
+
 def folder(mix: Mix) -> Path:
-    """Create the images that are missing, and return their folder."""
-    root = Path(tempfile.gettempdir()) / "imgsvc-bench-corpus"
+    """Create the images that are missing, and return their folder.
+
+    Its name contains the number of photographs, because not every machine can download all.
+    """
+    sources = photographs()
+    root = Path(tempfile.gettempdir()) / f"imgsvc-bench-corpus-{VERSION}-{len(sources)}"
     jobs = []
     for kind, count in mix.counts.items():
         for number in range(min(count, DISTINCT)):
             file = root / kind / f"{number}.{_extension(kind)}"
             if not file.exists():
-                jobs.append((kind, number, file))
+                jobs.append((kind, number, sources[number % len(sources)], file))
     if jobs:
         with ProcessPoolExecutor() as pool:
             list(pool.map(_make, jobs, chunksize=4))

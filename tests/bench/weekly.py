@@ -10,8 +10,9 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from tests.bench.compare import LATENCY_SECONDS, ImageHost
+from tests.bench.compare import ImageHost
 from tests.bench.corpus import MIXES, Mix, folder
+from tests.bench.report import LATENCY_SECONDS
 from tests.service_process import Service, table
 
 COUNT = 2_000

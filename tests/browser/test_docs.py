@@ -54,7 +54,7 @@ def test_docs_page_sends_an_api_call_and_shows_the_response(
     response = operation.get_by_role("group", name="Response")
     expect(response.locator(".status")).to_have_text("200 OK")
     body = response.get_by_role("group", name="Body")
-    assert json.loads(body.inner_text()) == {"requests": [], "nextCursor": None}
+    assert json.loads(body.inner_text())["requests"] == []
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     assert len(ids) == len(set(ids))
     expect(page.get_by_role("heading", name="/health/live")).to_be_visible()
@@ -73,3 +73,17 @@ def test_docs_page_sends_a_csv_with_the_api_key(
     operation.get_by_role("button", name="Send").click()
     response = operation.get_by_role("group", name="Response")
     expect(response.locator(".status")).to_have_text("200 OK")
+
+
+def test_docs_page_shows_the_error_that_a_problem_report_links_to(
+    open_page: OpenPage, service: Service
+) -> None:
+    problem = service.post("/processImages", b"Product Name\nLamp\n").json()
+    page = open_page(service.url + problem["help"]).page
+    entry = page.locator("article.error", has=page.get_by_role("heading", name="invalid-csv"))
+    expect(page.locator(".operation").first).to_be_visible()
+    expect(entry).to_be_focused()
+    expect(entry).to_be_in_viewport()
+    expect(entry).to_contain_text("What to do:")
+    page.get_by_role("navigation", name="Operations").get_by_text("Image errors").click()
+    expect(page.locator("#errors-dns_failure")).to_be_in_viewport()

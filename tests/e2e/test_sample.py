@@ -8,7 +8,7 @@ from typing import Any
 from tests.conftest import StartService
 from tests.service_process import Service
 
-KEY = {"X-API-Key": "key-of-the-test"}
+KEY = {"X-API-Key": "a-key-of-this-test"}
 
 
 def codes_of(status: Any) -> dict[str, str]:
@@ -24,7 +24,9 @@ def codes_of(status: Any) -> dict[str, str]:
 
 def open_service(start_service: StartService) -> Service:
     """Start a service that needs keys and may not fetch from loopback."""
-    return start_service(server={"api_keys": ["key-of-the-test"]}, fetch={"allowed_networks": []})
+    return start_service(
+        server={"api_keys": ["a-key-of-this-test"]}, fetch={"allowed_networks": []}
+    )
 
 
 def process(service: Service, table: bytes) -> Any:

@@ -32,6 +32,9 @@ def audit(c: sqlite3.Connection) -> None:
         "SELECT 1 FROM cancelled_hosts h JOIN requests r ON r.key = h.request_key "
         "WHERE finished_at IS NOT NULL"
     ).fetchall()
+    assert not c.execute(
+        "SELECT 1 FROM waiting_hosts WHERE request_key NOT IN (SELECT key FROM requests)"
+    ).fetchall()
     _audit_images(c)
     _audit_files(c)
 

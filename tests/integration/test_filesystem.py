@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from imgsvc.machine_errors import MachineError
 from imgsvc.storage.base import StorageFullError
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore, has_outputs, output_path
+from tests.no_descriptors import no_descriptors
 from tests.origin import ROOT
 
 NAME = "0123456789abcdef0123456789abcdef01.jpg"
@@ -154,6 +154,26 @@ async def test_put_stores_other_files_when_one_cannot_be_closed(files: Filesyste
             await bad
         await good
     assert files.path(OTHER).read_bytes() == b"y"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the paths of open files from /proc")
+async def test_put_syncs_its_file_and_the_folders_that_have_changed(
+    files: FilesystemStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{fd}").readlink().relative_to(tmp_path)))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    await asyncio.gather(files.put(NAME, b"x"), files.put(OTHER, b"y"))
+    assert [Path(path).parent.name for path in synced[:2]] == ["tmp", "tmp"]
+    assert sorted(synced[2:]) == ["outputs", "outputs/01", "outputs/fe"]
+    synced.clear()
+    await files.put(NAME.replace("ef01", "ef02"), b"z")
+    assert synced[1:] == ["outputs/01"]
 
 
 async def test_put_releases_data_when_it_cannot_be_stored(files: FilesystemStore) -> None:
@@ -287,24 +307,6 @@ async def test_put_raises_image_error_when_file_exceeds_size_limit(
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert names_below(tmp_path) == set()
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Use up the file descriptors of this process until the block ends."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    highest = max(int(path.name) for path in Path("/dev/fd").iterdir())
-    held = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, before[1]))
-    try:
-        with suppress(OSError):
-            while True:
-                held.append(os.dup(0))
-        yield
-    finally:
-        for fd in held:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 async def test_put_waits_while_there_are_no_descriptors(tmp_path: Path) -> None:

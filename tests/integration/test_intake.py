@@ -54,7 +54,7 @@ class IntakeHarness:
     ) -> None:
         self.db = db
         self.disk = SwitchableDisk(db.database.path.parent)
-        self.scratch = Scratch(db.database.path.parent)
+        self.scratch = Scratch(db.database.path.parent, self.disk)
         state = StorageState(self.disk, FilesystemStore(db.database.path.parent, self.disk))
         self._scheduler, self._maintenance = WakeCounter(), WakeCounter()
         self.metrics = Metrics()

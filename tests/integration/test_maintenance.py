@@ -281,3 +281,16 @@ async def test_cleanup_interval_depends_on_retention(
 ) -> None:
     async with open_harness(tmp_path, days) as harness:
         assert harness.maintenance._interval_seconds == pytest.approx(seconds)
+
+
+async def test_output_stays_marked_until_its_thumbnail_is_deleted(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        request = await harness.finished_request(ROWS[:1])
+        (output,) = (tmp_path / "outputs").rglob("*.jpg")
+        obstacle = tmp_path / "thumbnails" / output.name[:2] / f"{output.name}.webp"
+        obstacle.mkdir(parents=True)  # a folder cannot be deleted like a file
+        await harness.db.request_store.mark_deleting(request.request_id)
+        assert await harness.maintenance.purge() == 1
+        obstacle.rmdir()
+        assert await harness.maintenance.purge() == 0
+        assert (harness.stored_files(), await harness.rows()) == (0, 0)

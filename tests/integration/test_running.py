@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import sqlite3
 from collections.abc import AsyncIterator
@@ -12,13 +14,16 @@ from typing import Any
 import aiohttp
 import pytest
 
+from imgsvc.adapters import Replacements
 from imgsvc.config import Config
 from imgsvc.errors import ProblemCode, ProblemError, StartupError
 from imgsvc.image_types import CompressionSettings
 from imgsvc.limits import ServiceLimits
 from imgsvc.models import Progress, Request, RequestOptions
 from imgsvc.processing.health import ServiceState
-from imgsvc.service import Service, running
+from imgsvc.service import Service, opened, running
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.upload_types import UploadOptions
 from tests.harness.database import NO_LOCK_WAIT, open_database
 from tests.harness.service import config_of
@@ -198,3 +203,26 @@ async def test_failed_component_ends_the_service(
         async with asyncio.timeout(20):
             await service.ended()
     assert "a component of the service has failed: test" in caplog.text
+
+
+async def test_start_waits_while_there_are_no_file_descriptors(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class BusyStore(FilesystemStore):
+        sweeps = 0
+
+        async def sweep(self) -> None:
+            self.sweeps += 1
+            if self.sweeps < 3:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            await super().sweep()
+
+    config = config_in(tmp_path)
+    store = BusyStore(config.storage.data_dir, DiskSpace(config.storage.data_dir, 0))
+    limits = ServiceLimits(recovery_retry_seconds=0.02)
+    async with opened(config, limits=limits, replacements=Replacements(store=store)) as service:
+        await service.start()
+        assert service.monitor.health().ready
+        await service.stop()
+    assert store.sweeps == 3
+    assert "lacks file descriptors" in caplog.text

@@ -6,20 +6,22 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiofiles import tempfile
 
 from imgsvc.storage.base import StorageFullError
-from imgsvc.storage.scratch import Scratch
+from imgsvc.storage.disk_space import DiskSpace
+from imgsvc.storage.scratch import Scratch, ScratchLimits
 from imgsvc.storage.spool import MAX_MEMORY_BYTES, Spool
 from imgsvc.web.http.stream import SpoolQueue
 
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Iterator[Scratch]:
-    scratch = Scratch(tmp_path)
+    scratch = Scratch(tmp_path, DiskSpace(tmp_path, 0))
     yield scratch
     scratch.close()
 
@@ -32,7 +34,7 @@ async def test_scratch_file_has_no_name(scratch: Scratch, tmp_path: Path) -> Non
     file = await scratch.open()
     await file.write(b"rows")
     await file.seek(0)
-    assert await file.read() == b"rows"
+    assert await file.read(10) == b"rows"
     assert os.fstat(file.fileno()).st_nlink == 0
     await file.close()
     assert names_below(tmp_path) == []
@@ -78,10 +80,10 @@ async def test_spool_yields_everything_that_was_written_each_time(
 async def test_spool_raises_storage_full_error_when_disk_is_full(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def open_full_disk() -> None:
+    async def open_full_disk(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scratch, "open", open_full_disk)
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_full_disk)
     async with Spool(scratch) as spool:
         with pytest.raises(StorageFullError):
             await spool.write(bytes(MAX_MEMORY_BYTES + 1))
@@ -171,11 +173,78 @@ async def test_spool_queue_reader_waits_for_the_writer(scratch: Scratch) -> None
 async def test_spool_queue_raises_storage_full_error_when_disk_is_full(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def open_full_disk() -> None:
+    async def open_full_disk(**_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(scratch, "open", open_full_disk)
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_full_disk)
     queue = SpoolQueue(scratch)
     await queue.write(bytes(MAX_MEMORY_BYTES))
     with pytest.raises(StorageFullError):
         await queue.write(bytes(MAX_MEMORY_BYTES))
+
+
+async def test_scratch_files_are_limited_in_number(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path, DiskSpace(tmp_path, 0), ScratchLimits(files=2))
+    files = [await scratch.open() for _ in range(2)]
+    with pytest.raises(StorageFullError, match="2 scratch files"):
+        await scratch.open()
+    await files[0].close()
+    files.append(await scratch.open())
+    for file in files:
+        await file.close()
+    assert (scratch.files, scratch.size) == (0, 0)
+    scratch.close()
+
+
+async def test_scratch_files_are_limited_in_their_size_together(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path, DiskSpace(tmp_path, 0), ScratchLimits(total_bytes=100))
+    one, other = await scratch.open(), await scratch.open()
+    await one.write(bytes(60))
+    await one.seek(20)
+    await one.write(bytes(30), bytes(20))
+    assert scratch.size == 70
+    with pytest.raises(StorageFullError, match="70 bytes"):
+        await other.write(bytes(31))
+    await one.clear()
+    await other.write(bytes(100))
+    for file in (one, other):
+        await file.close()
+    assert scratch.size == 0
+    scratch.close()
+
+
+async def test_scratch_files_leave_the_configured_free_space(tmp_path: Path) -> None:
+    free = DiskSpace(tmp_path, 0).free()
+    scratch = Scratch(tmp_path, DiskSpace(tmp_path, 2 * free))
+    async with Spool(scratch) as spool:
+        with pytest.raises(StorageFullError, match="min_free_bytes"):
+            await spool.write(bytes(MAX_MEMORY_BYTES + 1))
+    scratch.close()
+
+
+async def test_spools_use_files_sooner_when_many_hold_memory(tmp_path: Path) -> None:
+    limits = ScratchLimits(memory_bytes=2 * MAX_MEMORY_BYTES)
+    scratch = Scratch(tmp_path, DiskSpace(tmp_path, 0), limits)
+    queues = [SpoolQueue(scratch) for _ in range(5)]
+    part = bytes(MAX_MEMORY_BYTES // 4)
+    for queue in queues:
+        for _ in range(4):
+            await queue.write(part)
+    assert scratch.memory == limits.memory_bytes
+    assert scratch.files == 3
+    async with Spool(scratch) as spool:
+        await spool.write(part + b"x")
+        assert scratch.files == 4
+        assert b"".join([chunk async for chunk in spool.chunks()]) == part + b"x"
+    for queue in queues:
+        queue.close()
+        assert b"".join([data async for data in iterate(queue)]) == 4 * part
+        await queue.discard()
+    assert (scratch.memory, scratch.files, scratch.size) == (0, 0, 0)
+    scratch.close()
+
+
+async def iterate(queue: SpoolQueue) -> AsyncIterator[bytes]:
+    """Yield all bytes of a closed queue."""
+    while data := await queue.read():
+        yield data

@@ -11,6 +11,7 @@ import pytest
 from imgsvc.config import Config
 from imgsvc.errors import FileErrorCode, ProblemCode, ProblemError
 from imgsvc.spreadsheets import Spreadsheets
+from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.scratch import Scratch
 from imgsvc.table.xlsx import READ_ROWS, RowBatch
 from tests.xlsx_files import HEADER, one_sheet, shared_strings, text_row, written
@@ -24,7 +25,7 @@ class Reader:
     def __init__(
         self, folder: Path, function: str = READ_ROWS, **settings: dict[str, object]
     ) -> None:
-        self.scratch = Scratch(folder)
+        self.scratch = Scratch(folder, DiskSpace(folder, 0))
         config = Config.model_validate({"compress": {"workers": 1}, **settings})
         self.spreadsheets = Spreadsheets(config, self.scratch, function=function)
 

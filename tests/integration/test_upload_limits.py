@@ -10,7 +10,7 @@ import pytest
 from imgsvc.config import ServerConfig
 from imgsvc.errors import ProblemError
 from imgsvc.limits import ServiceLimits
-from imgsvc.row_memory import LARGE_BYTES, SMALL_BYTES, RowMemory
+from imgsvc.upload_limits import LARGE_BYTES, SMALL_BYTES, RowMemory
 from imgsvc.web.limits import BodyLimits, ConnectionLimits
 from tests.harness.http import HttpHarness, csv_body, open_http
 from tests.waiting import wait_until
@@ -35,7 +35,9 @@ async def test_more_uploads_than_allowed_get_503_until_one_has_ended(tmp_path: P
     body = csv_body()
     async with open_http(tmp_path, server={"max_uploads": 2}) as http:
         uploads = [await begin(http, body, 10) for _ in range(2)]
-        await wait_until(lambda: http.service.intake._uploads == 2, "the uploads to begin")
+        await wait_until(
+            lambda: http.service.intake._upload_slots.used == 2, "the uploads to begin"
+        )
         refused = await http.post("/processImages", body, CSV)
         assert refused.status == 503
         assert refused.headers["Retry-After"] == "5"
@@ -45,7 +47,7 @@ async def test_more_uploads_than_allowed_get_503_until_one_has_ended(tmp_path: P
         assert (await http.post("/processImages", body, CSV)).status == 201
         for _, writer in uploads:
             writer.close()
-        await wait_until(lambda: http.service.intake._uploads == 0, "the upload to end")
+        await wait_until(lambda: http.service.intake._upload_slots.used == 0, "the upload to end")
 
 
 async def test_upload_that_is_too_slow_returns_408(tmp_path: Path) -> None:

@@ -43,11 +43,12 @@ ALLOWED: dict[str, set[str]] = {
     "status_table": LEAVES | {"table"},
     "spreadsheets": LEAVES | {"table", "storage", "workers"},
     "staged_repeat": LEAVES | {"database"},
-    "row_memory": LEAVES,
-    "staged_upload": LEAVES | {"table", "database", "spreadsheets", "row_memory"},
+    "upload_limits": LEAVES,
+    "staged_upload": LEAVES | {"table", "database", "spreadsheets", "upload_limits"},
     "intake": LEAVES
     | {
-        "row_memory",
+        "upload_chunks",
+        "upload_limits",
         "table",
         "database",
         "storage",

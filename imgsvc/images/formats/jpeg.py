@@ -48,36 +48,38 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         full_size = exif.upright_size(image.size, orientation)
         target = limits.bounds.fit(full_size)
         must_shrink = target != full_size
-        is_suspicious = _is_suspicious(data)
+        size = _coded_bytes(data)
         draft_size = None
-        if must_shrink and not is_suspicious:
+        if must_shrink and size is not None:
             draft_size = resize.draft_size(exif.upright_size(target, orientation))
             image.draft(None, draft_size)
         image.load()
         last_pixel = image.getpixel((image.width - 1, image.height - 1))
-        if _is_fill_colour(last_pixel) or is_suspicious:
+        if _is_fill_colour(last_pixel) or size is None:
             jpeg_repair.check_complete(data, image, draft_size)
+        if "progressive" in image.info and size is not None:
+            jpeg_repair.check_all_scans(data)
         decoded = single_frame(
             ImageFormat.JPEG, *normalised(image), orientation, quality, is_tone_mapped=is_hdr(image)
         )
         decoded.full_size = full_size
+        decoded.min_stripped_bytes = size or 0
         return decoded
 
 
-def _is_suspicious(data: bytes) -> bool:
-    """Return whether the markers of a file suggest that its coded data is damaged.
+def _coded_bytes(data: bytes) -> int | None:
+    """Return the size of the scans, or None if the markers suggest that coded data is damaged.
 
-    Raise `too_many_pixels` if there are too many of them.
+    Raise `too_many_pixels` if there are too many markers.
     """
     try:
-        coded_bytes(data)
+        return coded_bytes(data)
     except IndexError:
-        return True
+        return None
     except ImageError as error:
         if error.code is ImageErrorCode.TOO_MANY_PIXELS:
             raise
-        return True
-    return False
+        return None
 
 
 def _is_fill_colour(pixel: float | tuple[int, ...] | None) -> bool:
@@ -111,6 +113,8 @@ def transcode(
         if source_quality is None or quality >= source_quality:
             return None
         size = coded_bytes(data)
+        if "progressive" in image.info:
+            jpeg_repair.check_all_scans(data)
         output = native.requantise(data, quality, small=settings.effort is Effort.SMALL)
         if output is None:
             return None

@@ -64,11 +64,12 @@ class Segment(NamedTuple):
     end: int
 
 
-def segments(data: bytes) -> Iterator[Segment]:
+def segments(data: bytes, *, scans: bool = True) -> Iterator[Segment]:
     """Yield the segments of the first image in `data`, including its scans' coded data and its EOI.
 
-    `start` and `end` enclose a segment with its marker. Bytes between segments are padding. Raise
-    `corrupt_image` if the file ends before its EOI, or `too_many_pixels` if it has too many segments.
+    `start` and `end` enclose a segment with its marker. Bytes between segments are padding. Without
+    `scans`, stop before the first scan: finding its end takes time. Raise `corrupt_image` if the file
+    ends before its EOI, or `too_many_pixels` if it has too many segments.
     """
     yield Segment(SOI, 0, 2)
     position = 2
@@ -95,6 +96,8 @@ def segments(data: bytes) -> Iterator[Segment]:
         if marker == DRI:
             has_restarts = any(data[position + 4 : position + 6])
         if marker == SOS:
+            if not scans:
+                return
             end = _scan_end(data, end, has_restarts=has_restarts)
         yield Segment(marker, position, end)
         position = end
@@ -256,9 +259,7 @@ def has_gain_map(data: bytes) -> bool:
     """
     has_other_images = False
     try:
-        for marker, start, end in segments(data):
-            if marker == SOS:
-                break
+        for marker, start, end in segments(data, scans=False):
             if marker == APP1 and data.find(_GAIN_MAP_XMP, start, end) >= 0:
                 return True
             if marker == APP2 and data.startswith(_GAIN_MAP_ID, start + 4):

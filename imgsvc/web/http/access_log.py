@@ -15,8 +15,6 @@ log = logging.getLogger("imgsvc.access")
 
 CLIENT_CLOSED = 499
 """Status in the log if the connection was closed before the response ended."""
-LOGGED_PATH_CHARACTERS = 200
-"""Maximum length of a path in the log."""
 
 
 @web.middleware
@@ -47,7 +45,7 @@ def _log_call(request: web.Request, status: int, size: int, seconds: float) -> N
     is_refused = 400 <= status < 500
     fields = {
         "method": request.method,
-        "path": request.rel_url.raw_path[:LOGGED_PATH_CHARACTERS],
+        "path": request.rel_url.raw_path,
         "status": status,
         "seconds": round(seconds, 3),
         "bytes": size,

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from aiohttp import web
 
-from imgsvc.storage.scratch import Scratch
-from imgsvc.storage.spool import MAX_MEMORY_BYTES, SPOOL_CHUNK_BYTES, disk_errors
-
-if TYPE_CHECKING:
-    from aiofiles.threadpool.binary import AsyncBufferedReader
+from imgsvc.storage.scratch import Scratch, ScratchFile
+from imgsvc.storage.spool import MAX_MEMORY_BYTES, SPOOL_CHUNK_BYTES
 
 START_BYTES = 2_048
 """Bytes after which a response starts before it is complete. A shorter one has a `Content-Length`, and
@@ -49,7 +45,7 @@ class SpoolQueue:
         # In the order of reading: `_memory`, the file from `_read_at` to `_write_at`, `_newest`.
         self._memory: deque[bytes] = deque()
         self._memory_bytes = 0
-        self._file: AsyncBufferedReader | None = None
+        self._file: ScratchFile | None = None
         self._read_at = self._write_at = 0
         self._newest: list[bytes] = []
         self._newest_bytes = 0
@@ -62,9 +58,11 @@ class SpoolQueue:
             return
         self.size += len(data)
         is_spooled = self._read_at < self._write_at or self._newest
-        if not is_spooled and self._memory_bytes + len(data) <= MAX_MEMORY_BYTES:
+        has_memory = self._memory_bytes + len(data) <= MAX_MEMORY_BYTES
+        if not is_spooled and has_memory and self._scratch.has_memory(len(data)):
             self._memory.append(data)
             self._memory_bytes += len(data)
+            self._scratch.memory += len(data)
         else:
             self._newest.append(data)
             self._newest_bytes += len(data)
@@ -88,12 +86,14 @@ class SpoolQueue:
             if self._memory:
                 data = self._memory.popleft()
                 self._memory_bytes -= len(data)
+                self._scratch.memory -= len(data)
                 return data
             if self._read_at < self._write_at:
                 return await self._read_file()
             if self._newest:
                 self._memory.extend(self._newest)
                 self._memory_bytes = self._newest_bytes
+                self._scratch.memory += self._newest_bytes
                 self._newest, self._newest_bytes = [], 0
             elif self.closed:
                 return b""
@@ -108,12 +108,10 @@ class SpoolQueue:
         """Write `_newest` to the file."""
         newest, self._newest, self._newest_bytes = self._newest, [], 0
         async with self._file_lock:
-            with disk_errors():
-                if self._file is None:
-                    self._file = await self._scratch.open()
-                await self._file.seek(self._write_at)
-                await self._file.writelines(newest)
-                await self._file.flush()
+            if self._file is None:
+                self._file = await self._scratch.open()
+            await self._file.seek(self._write_at)
+            await self._file.write(*newest)
             self._write_at += sum(map(len, newest))
 
     async def _read_file(self) -> bytes:
@@ -123,17 +121,18 @@ class SpoolQueue:
             data = await self._file.read(min(SPOOL_CHUNK_BYTES, self._write_at - self._read_at))
             self._read_at += len(data)
             if self._read_at == self._write_at:
-                await self._file.truncate(0)
+                await self._file.clear()
                 self._read_at = self._write_at = 0
-            return bytes(data)
+            return data
 
     async def discard(self) -> None:
         """Free the memory and the file."""
+        self._scratch.memory -= self._memory_bytes
         self._memory.clear()
+        self._memory_bytes = 0
         self._newest.clear()
         if self._file is not None:
-            with suppress(OSError):  # the disk is full; the content is no longer needed
-                await asyncio.shield(self._file.close())
+            await self._file.close()
 
 
 class StreamedResponse:

@@ -317,7 +317,7 @@ class StatusResponse(RequestState):
 
 
 class ListTotals(ResponseModel):
-    """Totals of all requests, on any page and with any name and status."""
+    """Totals of all requests that the caller may see, on any page, with any name and status."""
 
     requests: Count
     images: Count

@@ -7,10 +7,12 @@ img2dataset's statistics.
 """
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # a library of it looks for updates and prints them
 started = time.perf_counter()
 
 from img2dataset import download  # noqa: E402

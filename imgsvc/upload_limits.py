@@ -1,9 +1,11 @@
-"""The memory of rows that are not complete yet, of all uploads together."""
+"""The limits of all uploads together: their number, and the memory of rows that are not complete."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -16,6 +18,34 @@ LARGE_BYTES = 24 * 2**20
 """Memory of the largest row, with its copies while it is completed."""
 LARGE_ROW_SECONDS = 60.0
 """Time in which an upload must complete a large row while other uploads wait to read theirs."""
+
+
+RETRY_SECONDS = 5
+"""`Retry-After` when too many uploads are in progress."""
+
+
+class UploadSlots:
+    """Limits the uploads in progress to `server.max_uploads`."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._limit = config.max_uploads
+        self.used = 0
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Occupy a slot until the block ends. Raise `ProblemError` if none is free."""
+        if self.used >= self._limit:
+            raise ProblemError(
+                ProblemCode.UNAVAILABLE,
+                f"{self.used:,} uploads are in progress, as many as server.max_uploads allows. "
+                "Try again in a moment.",
+                retry_after=RETRY_SECONDS,
+            )
+        self.used += 1
+        try:
+            yield
+        finally:
+            self.used -= 1
 
 
 class RowMemory:

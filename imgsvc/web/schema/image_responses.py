@@ -1,4 +1,4 @@
-"""Responses of the routes that serve outputs."""
+"""Responses that are images: outputs and thumbnails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from imgsvc.web.schema import parameters as p
 from imgsvc.web.schema.route import MediaType, ResponseSpec
 
 _IMAGE_TYPES = tuple(map(MediaType, MEDIA_TYPES.values()))
-OUTPUT_RESPONSES = {
+IMAGE_RESPONSES = {
     200: ResponseSpec("The output.", _IMAGE_TYPES, (p.ETAG,)),
     206: ResponseSpec(
         "The requested range of the output.", _IMAGE_TYPES, (p.ETAG, p.CONTENT_RANGE)
@@ -18,4 +18,8 @@ OUTPUT_RESPONSES = {
         (p.OUTPUT_LOCATION,),
     ),
     304: ResponseSpec("Not changed. The output at a URL never changes.", (), (p.ETAG,)),
+}
+THUMBNAIL_RESPONSES = {
+    200: ResponseSpec("The thumbnail.", (MediaType("image/webp"),), (p.ETAG,)),
+    304: ResponseSpec("Not changed. A thumbnail never changes.", (), (p.ETAG,)),
 }
