@@ -5,7 +5,7 @@ import { randomKey, upload } from "./api.js";
 import { bytes, plural } from "./format.js";
 import { problemPanel, skeleton } from "./components.js";
 import { optionsForm } from "./options.js";
-import { columnForm, encodingForm, forgetColumns, rememberColumns, rememberedColumns } from "./reading-forms.js";
+import { columnForm, encodingForm, forgetColumns, rememberColumns, rememberedColumns, rowsForm } from "./reading-forms.js";
 import { tablePreview } from "./table-preview.js";
 import { Trial } from "./trial.js";
 
@@ -135,6 +135,7 @@ export class FileUpload {
         this.#read(chosen);
       } }),
       result.encoding && encodingForm({ encoding: this.#reading.encoding, detected: result.encoding, action: "Use this encoding", onSubmit: (chosen) => this.#read(chosen) }),
+      rowsForm({ reading: this.#reading, action: "Use these rules", onSubmit: (chosen) => this.#read(chosen) }),
     ];
     return tablePreview(result, { isChosen: this.#hasChosenColumns(), isRemembered: this.#remembered }, forms);
   }
