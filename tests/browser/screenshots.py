@@ -26,7 +26,7 @@ WIDTHS = (390, 1280, 1920)
 SCHEMES = ("light", "dark")
 HEIGHT = 900
 THUMBNAIL_WIDTH = 440
-"""Width in pixels of each picture of the sheet."""
+"""Width in pixels of each screenshot on the sheet."""
 LABEL_HEIGHT = 24
 FOLDER = "build/screenshots"
 COLUMNS = 6

@@ -114,7 +114,7 @@ export class RequestActions {
 
   async #retry(query = {}) {
     await this.#run("POST", "retryFailed", query, (status) => {
-      toast("Trying these images again.");
+      toast("Retrying these images.");
       this.page.follow({ ...this.page.status, ...status });
     });
   }

@@ -16,7 +16,8 @@ export function countLine({ progress }) {
 
 /** Return how long a finished request took. The time of a request that was retried is that of its last run. */
 export function timeText({ startedAt, createdAt, finishedAt }) {
-  return `Finished in ${duration((new Date(finishedAt) - new Date(startedAt ?? createdAt)) / 1000)}`;
+  const seconds = (new Date(finishedAt) - new Date(startedAt ?? createdAt)) / 1000;
+  return `Finished in ${seconds < 1 ? "less than a second" : duration(seconds)}`;
 }
 
 /** Return the content of the panel of failures. `showFailed` filters the gallery. */

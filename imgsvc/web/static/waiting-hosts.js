@@ -63,5 +63,5 @@ const keyOf = ({ host, code }) => `${host} ${code}`;
 
 function nextTryText(nextTryAt) {
   const seconds = nextTryAt ? (new Date(nextTryAt) - Date.now()) / 1000 : 0;
-  return seconds >= 1 ? `Next attempt in ${duration(seconds)}.` : "Trying again now.";
+  return seconds >= 1 ? `Next attempt in ${duration(seconds)}.` : "The next attempt starts now.";
 }
