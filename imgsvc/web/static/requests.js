@@ -99,7 +99,7 @@ function requestRow({ requestId, name, status, createdAt, progress, bytes: sizes
 
 /**
  * Call `refresh` again and again until `signal` aborts: soon if it returned true, for a busy list, else
- * later. A hidden page waits.
+ * later. A hidden page waits, and nothing is refreshed after the session has ended.
  */
 export function keepFresh(refresh, signal) {
   let timer = 0;
@@ -108,8 +108,12 @@ export function keepFresh(refresh, signal) {
   };
   async function run() {
     clearTimeout(timer);
-    const isBusy = document.hidden ? false : await refresh().catch(() => false);
-    if (!signal.aborted) schedule(isBusy);
+    try {
+      const isBusy = !document.hidden && await refresh();
+      if (!signal.aborted) schedule(isBusy);
+    } catch (problem) {
+      if (!signal.aborted && problem.status !== 401) schedule(false);
+    }
   }
   document.addEventListener("visibilitychange", () => !document.hidden && run(), { signal });
   signal.addEventListener("abort", () => clearTimeout(timer));
