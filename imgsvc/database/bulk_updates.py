@@ -219,8 +219,9 @@ def start_retry(
             "The request has not finished yet. Retry its failed images when it has finished.",
         )
     reopened = c.execute(
-        "UPDATE requests SET retrying = ?1, cancelling = 0, finished_at = NULL, retried_at = ?2, "
-        "measured_since = NULL, measured_done = completed + iif(?1 = 2, 0, cancelled), "
+        "UPDATE requests SET retrying = ?1, cancelling = 0, started_at = NULL, finished_at = NULL, "
+        "retried_at = ?2, measured_since = NULL, "
+        "measured_done = completed + iif(?1 = 2, 0, cancelled), "
         "version = version + 1 WHERE key = ?3 AND failed + iif(?1 = 2, cancelled, 0) > 0",
         (2 if include_cancelled else 1, time.time(), key),
     ).rowcount

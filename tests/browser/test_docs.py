@@ -50,6 +50,10 @@ def test_docs_page_sends_an_api_call_and_shows_the_response(
     expect(operation.get_by_label("curl command")).to_contain_text(
         f"curl '{service.url}/listRequests?limit=7'"
     )
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    operation.get_by_role("button", name="Copy the curl command").click()
+    expect(page.locator("#toast")).to_have_text("Copied.")
+    assert "limit=7" in page.evaluate("navigator.clipboard.readText()")
     operation.get_by_role("button", name="Send").click()
     response = operation.get_by_role("group", name="Response")
     expect(response.locator(".status")).to_have_text("200 OK")
@@ -58,6 +62,13 @@ def test_docs_page_sends_an_api_call_and_shows_the_response(
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     assert len(ids) == len(set(ids))
     expect(page.get_by_role("heading", name="/health/live")).to_be_visible()
+
+
+def test_curl_command_of_a_zip_saves_it(open_page: OpenPage, service: Service) -> None:
+    page = open_page(f"{service.url}/docs").page
+    operation = page.locator(".operation", has=page.get_by_role("heading", name="/downloadImages"))
+    operation.get_by_text("Try it").click()
+    expect(operation.get_by_label("curl command")).to_contain_text("curl -OJ '")
 
 
 def test_docs_page_sends_a_csv_with_the_api_key(

@@ -487,7 +487,7 @@ def test_sign_in_sets_a_cookie_and_sign_out_removes_it(
     expect(page.get_by_text("Check that it is running")).to_be_visible()
     page.unroute("**/session")
     page.get_by_role("button", name="Sign out").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.locator("#toast")).to_have_text("Signed out.")
     assert page.context.cookies() == []
 
 
@@ -563,6 +563,8 @@ def test_page_can_be_used_with_the_keyboard_alone(
     ui.wait_for_status("Done")
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     page.get_by_role("searchbox").focus()
+    keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Copy 20 new URLs")).to_be_focused()
     keyboard.press("Tab")
     expect(ui.cards.first).to_be_focused()
     keyboard.press("ArrowRight")

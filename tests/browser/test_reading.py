@@ -56,7 +56,7 @@ def test_shop_export_is_recognised_and_comes_back_with_new_urls(
     assert service.get("/listRequests").json()["requests"] == []
     page.get_by_role("button", name="Compress 2 images").click()
     ui.wait_for_status("Done")
-    links = page.get_by_role("region", name="Downloads and actions").get_by_role("link")
+    links = page.get_by_role("region", name="Downloads").get_by_role("link")
     expect(links).to_have_text(["Download for your shop", "For Excel", "CSV", "Images as ZIP"])
     returned = rows_of(ui.download("Download for your shop"))
     assert returned[0] == header

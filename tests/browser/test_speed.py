@@ -12,6 +12,13 @@ from tests.service_process import Service, table
 pytestmark = pytest.mark.external
 
 MAX_FIRST_LOAD_BYTES = 150_000
+MAX_IMAGE_BYTES = 150_000
+VISIBLE_IMAGES_LOADED = """
+() => [...document.querySelectorAll(".card")].every((card) => {
+  const { top, bottom } = card.getBoundingClientRect();
+  return bottom < 0 || top > innerHeight || card.querySelector("img")?.complete;
+})
+"""
 OBSERVE_LONG_TASKS = """
 window.longTasks = [];
 new PerformanceObserver((list) => {
@@ -89,3 +96,33 @@ def test_gallery_of_10000_images_keeps_few_cards_in_the_document(
     # instead. On an idle machine no task is longer than 200 ms.
     print(f"tasks over 50 ms: {tasks}; cards in the document: {max_cards}")
     assert max_cards < 200, "only visible cards are in the document"
+
+
+def test_images_before_the_first_scroll_stay_under_the_byte_limit(
+    open_page: OpenPage, service: Service, origin: Origin
+) -> None:
+    """The table repeats forty photographs, more than are visible. Each has its own thumbnail."""
+    urls = [origin.photo(n, "jpg", "?w=1000&h=750") for n in range(40)]
+    sizes: dict[str, int] = {}
+    longest = {}
+    for images in (50, 5_000):
+        rows = ((n, f"Product {n}", urls[n % 40]) for n in range(images))
+        request_id = service.upload(table(rows))
+        service.finished(request_id)
+        page = open_page("about:blank").page
+        page.add_init_script(OBSERVE_LONG_TASKS)
+        sizes.clear()
+        page.on("response", lambda response: add_image(sizes, response))
+        page.goto(f"{service.url}/#/request/{request_id}")
+        expect(page.locator(".result-count")).to_contain_text(f"{images:,} images")
+        page.wait_for_function(VISIBLE_IMAGES_LOADED)
+        longest[images] = max(long_tasks(page), default=0)
+        assert 0 < sum(sizes.values()) < MAX_IMAGE_BYTES, sizes
+        print(f"{images} images: {sum(sizes.values())} bytes in {len(sizes)} images")
+    # As above, the duration is reported and not asserted.
+    print(f"longest task of 50 and of 5,000 images, in milliseconds: {longest}")
+
+
+def add_image(sizes: dict[str, int], response: Response) -> None:
+    if "/images/" in response.url:
+        sizes[response.url] = len(response.body())

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from imgsvc.errors import ProblemCode, ProblemError
+from imgsvc.error_help import ERROR_HELP
+from imgsvc.errors import ImageErrorCode, ProblemCode, ProblemError
 from imgsvc.image_types import ImageFormat
 from imgsvc.web.error_docs import error_docs
 from imgsvc.web.http.conditional import etag_matches
@@ -37,6 +38,8 @@ _TYPES = {
 
 FORMATS_MODULE = "output-formats.js"
 """A file of the page that is generated from the table of image formats."""
+HELP_MODULE = "error-help.js"
+"""A file of the page that is generated from the help for error codes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,7 @@ class StaticFilesHandler:
         docs = (folder / "docs.html").read_text("utf-8").replace("<!-- errors -->", error_docs())
         self._files["docs.html"] = StaticFile.of(docs.encode(), _TYPES[".html"])
         self._files[FORMATS_MODULE] = StaticFile.of(_formats_module().encode(), _TYPES[".js"])
+        self._files[HELP_MODULE] = StaticFile.of(_help_module().encode(), _TYPES[".js"])
 
     async def index(self, request: web.Request) -> web.Response:
         """`GET /`"""
@@ -104,3 +108,9 @@ def _formats_module() -> str:
     """Return a module for the page: the values and titles of the formats that users can select."""
     formats = [[each.value, each.traits.title] for each in ImageFormat if each.traits.selectable]
     return f"export const OUTPUT_FORMATS = {json.dumps(formats)};\n"
+
+
+def _help_module() -> str:
+    """Return a module for the page: what to do about each image error, by its code."""
+    actions = {code: ERROR_HELP[code].action for code in ImageErrorCode}
+    return f"export const ERROR_ACTIONS = {json.dumps(actions)};\n"

@@ -1,6 +1,7 @@
 // Entry point of the page: shows the view for the URL's hash and sets up the buttons in the header.
 
 import { announce } from "./dom.js";
+import { catchDrops } from "./drop.js";
 import { startSession } from "./dialogs.js";
 import { problemPanel } from "./components.js";
 import { startTheme } from "./theme-button.js";
@@ -57,7 +58,8 @@ function navigate(hash) {
 }
 
 startTheme(document.getElementById("theme"));
-startSession(() => show());
+startSession({ onSignIn: () => show(), onSignOut: () => navigate("#/") });
+catchDrops(() => navigate("#/"));
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // The link's hash is not a view.
   main.focus();

@@ -20,6 +20,7 @@ export function savingsChart() {
       bars));
 
   function update({ input, output }) {
+    element.hidden = !input; // There is nothing to show yet.
     const percent = savedPercent(input, output);
     const longest = Math.max(input, output, 1);
     const width = (n) => `${(n / longest) * 100}%`;
@@ -29,7 +30,7 @@ export function savingsChart() {
     saved.setAttribute("width", width(Math.max(0, input)));
     values[0].textContent = input ? bytes(input) : "–";
     values[1].textContent = input ? bytes(output) : "–";
-    headline.textContent = percent === null ? "No image finished yet" : percent >= 0 ? `${percent}% saved` : `${-percent}% larger`;
+    headline.textContent = percent === null ? "No image finished yet" : percent === 0 ? "Almost the same size" : percent > 0 ? `${percent}% saved` : `${-percent}% larger`;
     detail.textContent = percent === null ? "" : `${bytes(Math.abs(input - output))} ${percent >= 0 ? "smaller" : "larger"}`;
     title.textContent =
       percent === null ? "No image finished yet." : `Before ${bytes(input)}, after ${bytes(output)}: ${headline.textContent}.`;

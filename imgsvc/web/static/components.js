@@ -22,6 +22,14 @@ export function problemPanel(problem, retry) {
       } } }, needsKey ? "Sign in" : "Try again")));
 }
 
+/** Return a thin bar of the progress of a request, for a row of a list. The text beside it has the numbers. */
+export const thinBar = (progress) => {
+  const bar = h("span", { class: "thin-bar", "aria-hidden": "true" }, h("span", {}));
+  const done = progress.completed + progress.failed + progress.cancelled;
+  bar.firstChild.style.width = `${(done / (progress.total || 1)) * 100}%`;
+  return bar;
+};
+
 /** Return grey bars, shown while content loads. */
 export const skeleton = (lines = 3) =>
   h("div", { class: "skeletons", "aria-hidden": "true" },

@@ -99,15 +99,15 @@ async function showCaller() {
   }
   document.getElementById("sign-in").hidden = !caller.signedOut;
   document.getElementById("sign-out").hidden = !caller.name;
-  document.documentElement.dataset.role = caller.role ?? "";
+  document.documentElement.dataset.role = caller.role ?? (caller.signedOut ? "none" : "");
 }
 
-/** Show the sign-in dialog on every 401 response, and set up the buttons. `onChange`: after each sign-in or sign-out by them. */
-export function startSession(onChange) {
+/** Show the sign-in dialog on every 401 response, and set up the buttons. */
+export function startSession({ onSignIn, onSignOut }) {
   onUnauthorized(signIn);
   showCaller();
   document.getElementById("sign-in").addEventListener("click", async () => {
-    if (await signIn()) onChange();
+    if (await signIn()) onSignIn();
   });
   document.getElementById("sign-out").addEventListener("click", async () => {
     try {
@@ -119,7 +119,7 @@ export function startSession(onChange) {
       }
     }
     await showCaller();
-    announce("Signed out.");
-    onChange();
+    toast("Signed out.");
+    onSignOut();
   });
 }

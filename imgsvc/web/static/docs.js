@@ -13,7 +13,7 @@ const main = document.getElementById("main");
 const operationsArea = document.getElementById("operations"); // The errors below it are part of the page.
 
 startTheme(document.getElementById("theme"));
-startSession(() => {});
+startSession({ onSignIn() {}, onSignOut() {} });
 show();
 
 async function show() {

@@ -42,6 +42,8 @@ const ICONS = {
   sun: "M12 3v2m0 14v2m9-9h-2M5 12H3m15.4-6.4L17 7M7 17l-1.4 1.4m12.8 0L17 17M7 7 5.6 5.6M16 12a4 4 0 1 1-8 0 4 4 0 0 1 8 0",
   moon: "M20 14.5A8.5 8.5 0 0 1 9.5 4 8.5 8.5 0 1 0 20 14.5",
   copy: "M9 9h10v11H9zM5 15V4h10",
+  trash: "M4 7h16M9 7V4h6v3m3 0-1 13H7L6 7m4 4v5m4-5v5",
+  repeat: "M17 3l3 3-3 3M4 11V9a3 3 0 0 1 3-3h13M7 21l-3-3 3-3m13-2v2a3 3 0 0 1-3 3H4",
   retry: "M4 12a8 8 0 1 0 2.5-5.8L4 8.500M4 4v4.500h4.500",
 };
 
@@ -56,14 +58,36 @@ export function announce(text) {
   document.getElementById("live-region").textContent = text;
 }
 
+/** Copy a text to the clipboard, and say so. */
+export async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    copySelection(text); // The clipboard is only available on https pages and on localhost.
+  }
+  toast("Copied.");
+}
+
+function copySelection(text) {
+  const area = h("textarea", { class: "visually-hidden", readonly: true, "aria-hidden": "true" }, text);
+  const focused = document.activeElement;
+  (document.querySelector("dialog[open]") ?? document.body).append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+  focused?.focus();
+}
+
 let toastTimer = 0;
 
 /** Show a short message at the bottom of the page for 5 seconds. */
 export function toast(text) {
   const box = document.getElementById("toast");
   clearTimeout(toastTimer);
-  box.hidden = false;
   box.textContent = text;
+  box.hidden = false;
+  box.hidePopover?.();
+  box.showPopover?.(); // Above an open dialog.
   toastTimer = setTimeout(() => {
     box.hidden = true;
   }, 5000);

@@ -6,6 +6,8 @@ import { count, plural } from "./format.js";
 const MAX_CELL_LENGTH = 400; // Characters shown of an invalid cell or value.
 const MAX_CONTEXT_LENGTH = 80; // Characters shown of a valid cell, and beside an invalid value.
 
+const MAX_EQUAL = 5; // Rows shown of those with the same problem. A button shows the others.
+
 const HEADER_ERRORS = ["missing_column", "duplicate_column"];
 
 /**
@@ -42,13 +44,34 @@ function errorTable(byRow, columns) {
   const names = Array.from({ length: width }, (_, index) => columns[index] ?? "–");
   const invalid = new Set(rows.flatMap((row) => row.errors.map((error) => error.column)));
   const header = [...names.keys()].sort((a, b) => invalid.has(names[b]) - invalid.has(names[a])).map((index) => ({ name: names[index], index }));
-  return h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with problems" },
+  const { shown, folded } = foldEqual(rows);
+  const body = h("tbody", {}, shown.map((row) => errorRow(row, header)));
+  const table = h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Rows with problems" },
     h("table", { class: width ? "rows" : "rows no-header" },
       h("thead", {}, h("tr", {},
         h("th", { scope: "col" }, "Row"),
         h("th", { scope: "col" }, "Problem"),
         header.map(({ name }) => h("th", { scope: "col" }, name)))),
-      h("tbody", {}, rows.map((row) => errorRow(row, header)))));
+      body));
+  const more = h("button", { type: "button", class: "link", on: { click: showAll } }, `Show ${plural(folded.length, "more row")} with the same problems`);
+  function showAll() {
+    body.replaceChildren(...rows.map((row) => errorRow(row, header)));
+    more.remove();
+    table.focus();
+  }
+  return [table, folded.length > 0 && h("div", { class: "buttons" }, more)];
+}
+
+/** Return the first rows of each problem, and the others. */
+function foldEqual(rows) {
+  const counts = new Map();
+  const isShown = ({ errors }) => {
+    const problem = JSON.stringify(errors.map((error) => [error.column, error.code]));
+    counts.set(problem, (counts.get(problem) ?? 0) + 1);
+    return counts.get(problem) <= MAX_EQUAL;
+  };
+  const shown = rows.filter(isShown);
+  return { shown, folded: rows.filter((row) => !shown.includes(row)) };
 }
 
 function errorRow(row, header) {

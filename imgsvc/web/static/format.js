@@ -108,13 +108,24 @@ const ERRORS = {
  * contains the HTTP status, which makes the text more exact.
  */
 export function errorText(code, message = "") {
-  const status = code === "http_status" && /\b[3-5]\d\d\b/.exec(message)?.[0];
+  const status = code === "http_status" && httpStatus(message);
   return status ? `${httpErrorText(status)} (${status})` : ERRORS[code] ?? code.replaceAll("_", " ");
 }
+
+const httpStatus = (message) => /\b[3-5]\d\d\b/.exec(message)?.[0];
 
 function httpErrorText(status) {
   if (status === "404" || status === "410") return "Not found";
   if (status === "401" || status === "403") return "Access denied";
   if (status === "429") return "Too many requests";
   return status.startsWith("5") ? "Server error" : ERRORS.http_status;
+}
+
+/** Return what to do about an HTTP error of an image's host, or "" if that is not known. */
+export function httpErrorAction(message) {
+  const status = httpStatus(message);
+  if (!status) return "";
+  if (status === "404" || status === "410") return "Correct the URL in your file: the host has no image there.";
+  if (status === "401" || status === "403") return "Use a public URL, or allow this server at the host.";
+  return status === "429" || status.startsWith("5") ? "Try it again later." : "";
 }

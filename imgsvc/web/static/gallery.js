@@ -1,8 +1,9 @@
 // All images of a request: loaded page by page, filtered in the browser, drawn only while visible.
 
-import { h, icon } from "./dom.js";
+import { copy, h } from "./dom.js";
 import { call } from "./api.js";
-import { STATUS, bytes, count, errorText, plural, savedPercent, sizeChange } from "./format.js";
+import { card, createItem } from "./card.js";
+import { STATUS, count, plural } from "./format.js";
 import { problemPanel } from "./components.js";
 import { CompareDialog } from "./compare.js";
 import { VirtualList } from "./virtual-list.js";
@@ -36,8 +37,9 @@ export class Gallery {
 
   constructor(id, signal) {
     Object.assign(this, { id, signal });
+    this.toolbar = h("div", { class: "toolbar" });
     this.grid = new VirtualList({
-      label: "Images", description: "gallery-keys", signal,
+      label: "Images", description: "gallery-keys", signal, header: this.toolbar,
       draw: (item, index) => card(item, () => this.compare.open(this.#visible, index)),
     });
     this.compare = new CompareDialog((item) => this.#items[item.index], (item, index) => {
@@ -48,6 +50,7 @@ export class Gallery {
     this.search = h("input", { type: "search", id: "search", placeholder: "Name, number or URL", autocomplete: "off" });
     this.resultCount = h("p", { class: "muted result-count", role: "status" });
     this.more = h("button", { type: "button", hidden: true }, `Load the next ${count(MAX_IMAGES)} images`);
+    this.copyAll = h("button", { type: "button", class: "link", hidden: true, on: { click: () => copy(this.#newUrls().join("\n")) } });
     this.problem = h("div", {});
     this.element = this.#build();
   }
@@ -68,11 +71,12 @@ export class Gallery {
     });
     const statusFilter = h("fieldset", { class: "chips", on: { change: (event) => this.#setStatus(event.target.value) } },
       h("legend", { class: "visually-hidden" }, "Filter by status"), this.chips.map((c) => c.element));
+    this.toolbar.append(statusFilter,
+      h("div", { class: "field inline grow" }, h("label", { class: "visually-hidden", for: "search" }, "Search images"), this.search));
     return h("section", { class: "gallery stack", "aria-labelledby": "gallery-title" },
       h("h2", { id: "gallery-title" }, "Images"),
-      h("div", { class: "toolbar" }, statusFilter,
-        h("div", { class: "field inline grow" }, h("label", { class: "visually-hidden", for: "search" }, "Search images"), this.search)),
-      this.resultCount,
+      this.toolbar,
+      h("div", { class: "section-head" }, this.resultCount, this.copyAll),
       h("p", { id: "gallery-keys", class: "visually-hidden" }, "Use the arrow keys to move between images. Press Enter to compare before and after."),
       this.grid.element, this.problem, h("div", { class: "buttons" }, this.more));
   }
@@ -204,11 +208,18 @@ export class Gallery {
     this.#visible = isUnfiltered ? this.#items : this.#items.filter((item) => matches(item.status) && item.searchText.includes(this.#text));
     this.grid.show(this.#visible, isSameList);
     this.compare.refresh();
+    const urls = this.#newUrls().length;
+    this.copyAll.hidden = !urls;
+    this.copyAll.textContent = `Copy ${plural(urls, "new URL")}`;
     const loaded = this.#items.length;
     const offset = this.#pages.reduce((sum, page) => sum + page.products, 0);
     const partial = this.#productsTotal !== null && offset < this.#productsTotal;
     const text = this.#countText(isUnfiltered, loaded, partial);
     if (this.resultCount.textContent !== text) this.resultCount.textContent = text; // Screen readers repeat a text that is set again.
+  }
+
+  #newUrls() {
+    return this.#visible.map((item) => item.image.outputUrl).filter(Boolean);
   }
 
   #countText(isUnfiltered, loaded, partial) {
@@ -221,46 +232,8 @@ export class Gallery {
 
 const newPage = (offset, start, limit) => ({ offset, start, limit, items: [], products: 0, state: null, final: false });
 
-function createItem(product, image, imageIndex, page) {
-  const position = product.images.length > 1 ? `${imageIndex + 1} of ${product.images.length}` : "";
-  return {
-    image, page, position,
-    status: image.status,
-    final: !["pending", "processing"].includes(image.status),
-    name: product.productName,
-    serial: product.serialNumber,
-    searchText: `${product.productName}\n${product.serialNumber}\n${image.inputUrl}`.toLowerCase(),
-  };
-}
-
 function chip(value, text) {
   const input = h("input", { type: "radio", name: "status-filter", value, checked: value === "all", id: `chip-${value}` });
   const number = h("span", { class: "number" });
   return { value, input, number, element: h("span", { class: "chip" }, input, h("label", { for: `chip-${value}` }, text, " ", number)) };
-}
-
-function card(item, open) {
-  const { image } = item;
-  const frame = h("span", { class: "thumb" });
-  const button = h("button", { type: "button", class: `card ${item.status}`, on: { click: open } },
-    frame,
-    h("span", { class: "card-name" }, h("span", {}, item.name), item.position && [" ", h("span", { class: "muted" }, item.position)]),
-    h("span", { class: "card-line" }, cardLine(image)));
-  button.item = item;
-  if (image.outputUrl) button.onVisible = () => {
-    if (!frame.firstChild) frame.append(h("img", { src: image.outputUrl, alt: "", decoding: "async" }));
-  };
-  else if (image.status === "failed") frame.append(icon("alert"));
-  else if (!item.final) frame.append(icon("clock"));
-  return button;
-}
-
-function cardLine(image) {
-  if (image.status === "failed") return h("span", { class: "bad" }, errorText(image.error?.code ?? "failed", image.error?.message));
-  if (image.status !== "completed") return STATUS[image.status];
-  const percent = savedPercent(image.inputBytes, image.outputBytes);
-  return [
-    h("span", {}, bytes(image.inputBytes), h("span", { "aria-hidden": "true" }, " → "), h("span", { class: "visually-hidden" }, " to "), bytes(image.outputBytes)),
-    image.kept ? h("span", { class: "tag" }, "unchanged") : h("span", { class: "tag good" }, percent === null ? "" : sizeChange(percent)),
-  ];
 }

@@ -100,6 +100,21 @@ export function encodingForm({ encoding = "", detected = "", suggestions = [], a
     h("div", { class: "field" }, h("label", { for: field.id }, "Encoding of the text"), field), submitButton(action, !detected));
 }
 
+/** Return the form that asks what happens to rows without images and to invalid rows. `onSubmit` gets {allowEmpty, onInvalid}. */
+export function rowsForm({ reading, action, onSubmit }) {
+  const id = nextId();
+  const checkbox = (name, checked) => h("input", { type: "checkbox", id: `${id}-${name}`, checked });
+  const empty = checkbox("empty", reading.allowEmpty === "true");
+  const skip = checkbox("skip", reading.onInvalid === "skip");
+  const field = (input, text) => h("div", { class: "field inline" }, input, h("label", { for: input.id }, text));
+  const submit = (event) => {
+    event.preventDefault();
+    onSubmit({ allowEmpty: empty.checked ? "true" : "", onInvalid: skip.checked ? "skip" : "" });
+  };
+  return h("form", { class: "stack reading-form", on: { submit } },
+    field(empty, "Accept rows without images"), field(skip, "Leave out invalid rows"), submitButton(action, false));
+}
+
 function nextId() {
   formNumber += 1;
   return `reading-${formNumber}`;

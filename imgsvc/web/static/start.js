@@ -3,13 +3,15 @@
 import { h, icon } from "./dom.js";
 import { call, url } from "./api.js";
 import { heading, problemPanel } from "./components.js";
-import { requestTable } from "./requests.js";
+import { onDroppedFile } from "./drop.js";
+import { RequestTable, keepFresh, totalsText } from "./requests.js";
 import { FileUpload } from "./upload.js";
 
 const FILE_TYPES = [
   ".csv", ".tsv", ".txt", ".xlsx", "text/csv", "text/tab-separated-values", "text/plain",
   "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 ].join();
+const MAX_RECENT = 5; // Requests that are listed.
 
 /** Show the view in `main` until `signal` aborts. */
 export function view(main, { signal, navigate }) {
@@ -27,10 +29,15 @@ export function view(main, { signal, navigate }) {
     current = new AbortController();
     return new FileUpload(file, { ...context, signal: AbortSignal.any([signal, current.signal]) }).check();
   };
-  const context = { area, navigate, chooseFile, showDropZone: () => showDropZone(context) };
-  acceptDrops(chooseFile, signal);
+  const startOver = () => {
+    current?.abort();
+    showDropZone(context);
+    area.querySelector("input").focus();
+  };
+  const context = { area, navigate, chooseFile, startOver, showDropZone: () => showDropZone(context) };
   showDropZone(context);
   showRecentRequests(recent, signal);
+  onDroppedFile(chooseFile, signal);
 }
 
 function showDropZone({ area, chooseFile }) {
@@ -42,6 +49,7 @@ function showDropZone({ area, chooseFile }) {
   area.replaceChildren(
     h("div", { class: "drop-zone" },
       icon("upload"),
+      h("p", { class: "notice sign-in-first" }, "Sign in to upload a file."),
       h("p", { class: "drop-zone-title" }, h("span", { class: "wide-only" }, "Drop a CSV or .xlsx file here, or "), h("span", { class: "narrow-only" }, "Start with a CSV or .xlsx file")),
       input,
       h("label", { for: "file", class: "button primary" }, icon("file"), "Choose a file"),
@@ -77,32 +85,21 @@ async function loadSample(chooseFile, problem) {
   }
 }
 
-function acceptDrops(chooseFile, signal) {
-  const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
-  const highlight = (enabled) => document.body.classList.toggle("drag-over", enabled);
-  addEventListener("dragover", (event) => {
-    if (!hasFiles(event)) return;
-    event.preventDefault();
-    highlight(true);
-  }, { signal });
-  addEventListener("dragleave", (event) => !event.relatedTarget && highlight(false), { signal });
-  addEventListener("drop", (event) => {
-    highlight(false);
-    if (!hasFiles(event)) return;
-    event.preventDefault();
-    if (event.dataTransfer.files[0]) chooseFile(event.dataTransfer.files[0]);
-  }, { signal });
-  signal.addEventListener("abort", () => highlight(false));
-}
-
 async function showRecentRequests(section, signal) {
-  try {
-    const { requests } = await call("GET", "listRequests", { query: { limit: 5 }, signal, quiet: true });
-    if (!requests.length) return;
-    section.append(
-      h("div", { class: "section-head" }, h("h2", { id: "recent-title" }, "Recent requests"), h("a", { href: "#/requests" }, "All requests")),
-      requestTable(requests, "Recent requests"));
-  } catch {
-    // Not signed in, or the server cannot be reached. The upload shows such errors.
+  const table = new RequestTable("Recent requests");
+  const totals = h("p", { class: "muted" });
+  async function refresh() {
+    const page = await call("GET", "listRequests", { query: { limit: MAX_RECENT }, signal, quiet: true });
+    table.update(page.requests, true);
+    totals.textContent = totalsText(page.totals);
+    if (table.size && !section.firstChild) {
+      section.append(
+        h("div", { class: "section-head" }, h("h2", { id: "recent-title" }, "Recent requests"), totals, h("a", { href: "#/requests" }, "All requests")),
+        table.element);
+    }
+    return table.isBusy;
   }
+  // Not signed in, or the server cannot be reached: the upload shows such errors.
+  await refresh().catch(() => null);
+  if (!signal.aborted) keepFresh(refresh, signal);
 }

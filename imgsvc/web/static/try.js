@@ -1,6 +1,6 @@
 // The "Try it" form: sends an API call, and shows it as a curl command together with the response.
 
-import { announce, h } from "./dom.js";
+import { announce, copy, h, icon } from "./dom.js";
 import { url } from "./api.js";
 import { bytes } from "./format.js";
 import { resolve } from "./schema.js";
@@ -26,7 +26,8 @@ export function tryForm(api, operation, getKey) {
   const form = h("form", { class: "stack", on: { input: refresh, change: refresh, submit } },
     fields.length > 0 && h("div", { class: "fields" }, fields.map((f) => f.element)),
     body?.element,
-    h("div", {}, h("p", { class: "muted" }, "curl command"), curl),
+    h("div", {}, h("p", { class: "muted" }, "curl command ",
+      h("button", { type: "button", class: "quiet icon-button", "aria-label": "Copy the curl command", title: "Copy", on: { click: () => copy(curl.textContent) } }, icon("copy"))), curl),
     h("div", { class: "buttons" }, send, stop),
     response);
   document.getElementById("api-key")?.addEventListener("input", refresh);
@@ -74,8 +75,8 @@ function bodyField(api, requestBody, id) {
   return { element, type: () => type.value, file: () => file.files[0] ?? null, text: () => text.value };
 }
 
-/** Return the API call to send: {method, href, headers, body, file, form}. */
-function buildCall({ method, path, parameters }, fields, body, key) {
+/** Return the API call to send: {method, href, headers, body, file, form, isDownload}. */
+function buildCall({ method, path, parameters, responses = {} }, fields, body, key) {
   const filled = fields.filter((f) => f.value());
   let target = path;
   for (const p of parameters.filter((q) => q.in === "path")) {
@@ -85,7 +86,7 @@ function buildCall({ method, path, parameters }, fields, body, key) {
   const query = Object.fromEntries(filled.filter((f) => f.parameter.in === "query").map((f) => [f.parameter.name, f.value()]));
   const headers = Object.fromEntries(filled.filter((f) => f.parameter.in === "header").map((f) => [f.parameter.name, f.value()]));
   if (key) headers.Authorization = `Bearer ${key}`;
-  const apiCall = { method: method.toUpperCase(), href: url(target.replace(/^\//, ""), query).href, headers, body: null, file: null };
+  const apiCall = { method: method.toUpperCase(), href: url(target.replace(/^\//, ""), query).href, headers, body: null, file: null, isDownload: "application/zip" in (responses[200]?.content ?? {}) };
   if (!body) return apiCall;
   const content = body.file() ?? body.text();
   if (body.type() === "multipart/form-data") {
@@ -100,8 +101,9 @@ function buildCall({ method, path, parameters }, fields, body, key) {
   return apiCall;
 }
 
-function curlCommand({ method, href, headers, body, file, form }) {
-  const parts = [`curl ${method === "GET" ? "" : `-X ${method} `}${shellQuote(href)}`];
+function curlCommand({ method, href, headers, body, file, form, isDownload }) {
+  // -OJ saves the response under the name that the server sends, instead of printing it.
+  const parts = [`curl ${isDownload ? "-OJ " : ""}${method === "GET" ? "" : `-X ${method} `}${shellQuote(href)}`];
   for (const [name, value] of Object.entries(headers)) {
     parts.push(`-H ${shellQuote(`${name}: ${name === "Authorization" ? "Bearer YOUR_KEY" : value}`)}`);
   }

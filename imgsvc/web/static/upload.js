@@ -5,8 +5,9 @@ import { randomKey, upload } from "./api.js";
 import { bytes, plural } from "./format.js";
 import { problemPanel, skeleton } from "./components.js";
 import { optionsForm } from "./options.js";
-import { columnForm, encodingForm, forgetColumns, rememberColumns, rememberedColumns } from "./reading-forms.js";
+import { columnForm, encodingForm, forgetColumns, rememberColumns, rememberedColumns, rowsForm } from "./reading-forms.js";
 import { tablePreview } from "./table-preview.js";
+import { Trial } from "./trial.js";
 
 const MAX_CHECKED_BYTES = 16 * 2 ** 20; // Of a larger file only the start is checked before its upload.
 const START_BYTES = 2 ** 20;
@@ -14,7 +15,7 @@ const MAX_NAME_LENGTH = 200; // Characters of a request's name.
 const NOT_CHECKED = "Will be checked during the upload";
 
 /**
- * The upload of one file. `context`: {area, signal, navigate, showDropZone}.
+ * The upload of one file. `context`: {area, signal, navigate, showDropZone, startOver}.
  *
  * `reading` are the options that say how the file is read. `required` says which columns must be chosen,
  * because the header is unknown.
@@ -99,10 +100,7 @@ export class FileUpload {
     const element = h("div", { class: "file-card" },
       icon("file"),
       h("div", {}, h("h2", {}, this.file.name), details),
-      h("button", { type: "button", class: "quiet", on: { click: () => {
-        this.context.showDropZone();
-        this.context.area.querySelector("input").focus();
-      } } }, "Choose another file"));
+      h("button", { type: "button", class: "quiet", on: { click: this.context.startOver } }, "Choose another file"));
     return {
       element,
       showResult(text, isValid) {
@@ -116,9 +114,15 @@ export class FileUpload {
     const counts = isChecked ? `${plural(result.products, "product")}, ${plural(result.images, "image")}` : NOT_CHECKED;
     const skipped = isChecked && result.skipped ? ` · ${plural(result.skipped, "row")} left out` : "";
     const action = isChecked ? `Compress ${plural(result.images, "image")}` : "Upload and compress";
-    const form = optionsForm(action, requestNameOf(this.file), (options) => this.#submit(options));
+    const trial = isChecked && new Trial(result.preview, result.images, this.context.signal);
+    const actions = [
+      h("button", { class: "primary large" }, action),
+      trial && trial.urls.length > 0 && h("button", { type: "button", class: "large", on: { click: () => form.reportValidity() && trial.start(form.values()) } },
+        `Try ${plural(trial.urls.length, "image")} first`),
+    ];
+    const form = optionsForm(actions, requestNameOf(this.file), (options) => this.#submit(options));
     form.classList.add("upload");
-    const card = this.#show("Chosen file", result && this.#preview(result), form);
+    const card = this.#show("Chosen file", result && this.#preview(result), form, trial && trial.element);
     card.showResult(counts + skipped, isChecked && !skipped);
     announce(isChecked ? `${this.file.name}: ${skipped ? "" : "no problems found. "}${counts}${skipped}.` : "");
   }
@@ -131,6 +135,7 @@ export class FileUpload {
         this.#read(chosen);
       } }),
       result.encoding && encodingForm({ encoding: this.#reading.encoding, detected: result.encoding, action: "Use this encoding", onSubmit: (chosen) => this.#read(chosen) }),
+      rowsForm({ reading: this.#reading, action: "Use these rules", onSubmit: (chosen) => this.#read(chosen) }),
     ];
     return tablePreview(result, { isChosen: this.#hasChosenColumns(), isRemembered: this.#remembered }, forms);
   }
@@ -215,27 +220,41 @@ export class FileUpload {
     this.context.area.querySelector("form.upload button.primary").focus();
   }
 
+  /** Show the form again, with its values, after the user cancelled the upload. */
+  #showAgain(previous) {
+    const { area } = this.context;
+    area.replaceChildren(...previous.filter((element) => !element.matches(".problem")));
+    area.querySelector("form.upload button.primary").focus();
+    announce("The upload was cancelled.");
+  }
+
   /** Upload the file. Every attempt sends the same idempotency key, so a lost response does not create a second request. */
   async #submit(options, key = randomKey()) {
     const { area, signal, navigate } = this.context;
     const previous = [...area.children];
     const bar = h("progress", { max: "1", value: "0", "aria-label": "Upload" });
     const text = h("p", { class: "busy" }, "Uploading…");
-    this.#show("Upload", text, bar);
+    const stop = new AbortController();
+    const cancel = h("button", { type: "button", on: { click: () => stop.abort() } }, icon("stop"), "Cancel upload");
+    const card = this.#show("Upload", text, bar, h("div", { class: "buttons" }, cancel));
+    card.element.querySelector("button").remove();
+    cancel.focus();
     const warnBeforeLeaving = (event) => event.preventDefault();
     addEventListener("beforeunload", warnBeforeLeaving);
     try {
       const accepted = await upload(this.file, { ...this.#reading, ...options }, {
         key,
-        signal,
+        signal: AbortSignal.any([signal, stop.signal]),
         onProgress(fraction) {
           bar.value = fraction;
+          cancel.hidden = fraction >= 1; // Too late: the server has the file.
           if (fraction >= 1) text.textContent = "Uploaded. Checking and saving every row…";
         },
       });
       navigate(`#/request/${accepted.requestId}`);
     } catch (problem) {
-      if (problem.code === "invalid-option") restoreForm(problem, previous, this.context);
+      if (stop.signal.aborted) this.#showAgain(previous);
+      else if (problem.code === "invalid-option") restoreForm(problem, previous, this.context);
       else await this.#showProblem(problem, () => this.#submit(options, key));
     } finally {
       removeEventListener("beforeunload", warnBeforeLeaving);

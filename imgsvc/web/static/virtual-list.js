@@ -12,7 +12,8 @@ const VISIBLE_DELAY_MS = 120;
  * A list whose cards scroll with the page. `draw(item, index)` returns a card (a button). The card may have
  * a method `onVisible()`, for example to load its image: it is called when the card is still in the
  * document VISIBLE_DELAY_MS after the last scroll or change. The list is one tab stop; the arrow keys,
- * Home and End move within it. A card is only redrawn when its item is another object.
+ * Home and End move within it. `card.actions`, if it has them, is an element that is placed beside it.
+ * `header` is a bar above the list that stays at the top of the window. A card is only redrawn when its item is another object.
  */
 export class VirtualList {
   #cards = new Map();
@@ -21,8 +22,8 @@ export class VirtualList {
   #visibleTimer = 0;
   #animationFrame = 0;
 
-  constructor({ label, description, draw, signal }) {
-    this.draw = draw;
+  constructor({ label, description, draw, header, signal }) {
+    Object.assign(this, { draw, header });
     this.element = h("ul", { class: "cards", role: "list", "aria-label": label, "aria-describedby": description });
     this.element.addEventListener("keydown", (event) => this.#onKeyDown(event));
     this.element.addEventListener("focusin", (event) => this.#onFocusIn(event));
@@ -47,7 +48,8 @@ export class VirtualList {
     this.#active = index;
     const { columns, height } = this.#measure();
     const top = this.element.getBoundingClientRect().top + Math.floor(index / columns) * height;
-    if (top < 0) scrollBy(0, top - 16);
+    const covered = this.header.getBoundingClientRect().bottom + 8;
+    if (top < covered) scrollBy(0, top - covered);
     else if (top + height > innerHeight) scrollBy(0, top + height - innerHeight + 16);
     this.#update();
     this.#cards.get(index)?.button.focus({ preventScroll: true });
@@ -102,9 +104,9 @@ export class VirtualList {
       const button = this.draw(item, index);
       button.tabIndex = -1;
       const focused = card?.button === document.activeElement;
-      if (card) card.row.replaceChildren(button);
+      if (card) card.row.replaceChildren(...[button, button.actions].filter(Boolean));
       card = { item, button, row: card?.row ?? h("li", { "aria-posinset": index + 1 }) };
-      if (!card.row.firstChild) card.row.append(button);
+      if (!card.row.firstChild) card.row.append(...[button, button.actions].filter(Boolean));
       if (!card.row.isConnected) this.#insert(card.row, index);
       if (focused) button.focus({ preventScroll: true });
       button.dataset.index = index;
