@@ -22,6 +22,7 @@ from imgsvc.web.routes import ROUTES
 from imgsvc.web.schema.openapi import openapi_document
 from tests.docs.chart import draw_chart
 from tests.docs.dashboard import dashboard
+from tests.docs.llms import llms_text
 from tests.harness.service import config_of
 from tests.origin import ROOT
 
@@ -40,6 +41,7 @@ async def generated_pages(folder: Path) -> dict[str, str]:
         "docs/reference/metrics.md": page(metrics_page(metrics)),
         "docs/reference/grafana.json": dashboard(),
         "docs/images/speed.svg": draw_chart(),
+        "llms.txt": llms_text(),
     }
 
 
