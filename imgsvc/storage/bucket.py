@@ -154,14 +154,15 @@ class BucketStore(ImageStore):
     async def _abandon(self, put: asyncio.Task[None], name: str) -> None:
         """Delete an output whose caller forgets it now.
 
-        If that takes too long, the reservation of its token still makes the maintenance delete it.
+        If that takes too long, the reservation of its token still makes the maintenance delete it. If
+        another instance has claimed the bucket, it may have stored the same output: keep it.
         """
         await asyncio.wait({put}, timeout=self._limits.cancel_seconds)
         put.cancel()
         await asyncio.wait({put})
-        with suppress(TimeoutError, OSError, StorageUnavailableError):
+        with suppress(TimeoutError, OSError, StorageUnavailableError, StoreClaimedError):
             async with asyncio.timeout(self._limits.cancel_seconds):
-                await self._delete([object_key(name)])
+                await self.delete([name])
 
     async def read(self, name: str, offset: int, count: int) -> bytes:
         """Return a part of an output, by one call with a range."""
