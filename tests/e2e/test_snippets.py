@@ -34,7 +34,11 @@ NOT_RUN = {
 """Commands that do not run here, as patterns, and why."""
 
 OTHER_LANGUAGES = {
-    "docs/how-to/reverse-proxy.md": {"nginx", "caddyfile", "yaml"},  # need these programs
+    "docs/how-to/reverse-proxy.md": {
+        "nginx",
+        "caddyfile",
+        "yaml",
+    },  # test_reverse_proxy.py; yaml: not run, Cloudflare
     "docs/how-to/extend.md": {"diff", "python"},  # test_image_formats.py, test_seams.py
     "docs/how-to/weekly-run.md": {"bash"},  # below
     "docs/reference/client.md": {"python"},  # below
