@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import click
 from prometheus_client import CollectorRegistry
 
 from imgsvc.cli import cli
-from imgsvc.error_help import ERROR_HELP, help_anchor
+from imgsvc.error_help import ERROR_HELP
 from imgsvc.errors import ProblemCode
 from imgsvc.service import running
 from imgsvc.web.error_docs import ERROR_KINDS
@@ -21,6 +22,7 @@ from imgsvc.web.routes import ROUTES
 from imgsvc.web.schema.openapi import openapi_document
 from tests.docs.chart import draw_chart
 from tests.docs.dashboard import dashboard
+from tests.docs.llms import llms_text
 from tests.harness.service import config_of
 from tests.origin import ROOT
 
@@ -39,6 +41,7 @@ async def generated_pages(folder: Path) -> dict[str, str]:
         "docs/reference/metrics.md": page(metrics_page(metrics)),
         "docs/reference/grafana.json": dashboard(),
         "docs/images/speed.svg": draw_chart(),
+        "llms.txt": llms_text(),
     }
 
 
@@ -96,18 +99,19 @@ def errors_page() -> Iterator[str]:
         "entry of its code on the service's own page `/docs`, which has the same texts as this one.",
         "",
     )
-    described: set[str] = set()
+    headings: dict[str, str] = {}
     for title, text, codes in ERROR_KINDS:
         yield from (f"## {title}", "", text, "")
         for code in codes:
-            if code in described:
-                yield from (f"`{code}`: [see above](#{help_anchor(code)}).", "")
+            if code in headings:
+                anchor = re.sub(r"[^\w -]", "", headings[code]).lower().replace(" ", "-")
+                yield from (f"`{code}`: [see above](#{anchor}).", "")
                 continue
-            described.add(code)
             status = " {} {}".format(*PROBLEMS[code]) if isinstance(code, ProblemCode) else ""
+            headings[code] = f"`{code}`{status}"
             help_text = ERROR_HELP[code]
-            yield from (f'<a id="{help_anchor(code)}"></a>', "", f"### `{code}`{status}", "")
-            yield from (help_text.cause, "", f"**What to do:** {help_text.action}", "")
+            yield from (f"### {headings[code]}", "", help_text.cause, "")
+            yield from (f"**What to do:** {help_text.action}", "")
 
 
 def api_page() -> Iterator[str]:

@@ -19,10 +19,11 @@ from tests.origin import ROOT
 from tests.service_process import Service
 
 README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS_OF_ROOT = ("README.md", "OPERATIONS.md", "CONTRIBUTING.md", "SECURITY.md", "llms.txt")
 DOCUMENTS = {
     str(file.relative_to(ROOT)): file.read_text("utf-8")
     for file in [
-        *(ROOT / name for name in ("README.md", "OPERATIONS.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *(ROOT / name for name in DOCUMENTS_OF_ROOT),
         *sorted((ROOT / "docs").rglob("*.md")),
     ]
 }
@@ -84,6 +85,13 @@ def anchors(text: str) -> Iterator[str]:
     yield from re.findall(r'<a id="([^"]+)">', text)
     for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
         yield re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+
+
+def test_index_links_to_every_page() -> None:
+    folder = ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)#]+)", DOCUMENTS["docs/index.md"]))
+    pages = {str(file.relative_to(folder)) for file in folder.glob("*/*.md")}
+    assert pages <= linked
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
