@@ -65,6 +65,7 @@ def version_numbers(version: str) -> list[int]:
 LOCKS = {
     "run": ROOT / "requirements.lock",
     "s3": ROOT / "requirements-s3.lock",
+    "cluster": ROOT / "requirements-cluster.lock",
     "dev": ROOT / "requirements-dev.lock",
 }
 """The lock file of each kind of environment. Each of the others contains that of `run`."""
@@ -77,8 +78,7 @@ def main(arguments: list[str]) -> int:
         return 0
     command = arguments[0] if arguments else "serve"
     try:
-        kind = "s3" if uses_bucket(arguments) else "run"
-        python = find_python("dev" if command in TASKS else kind)
+        python = find_python("dev" if command in TASKS else needed_kind(arguments))
     except SetupError as error:
         print_message(str(error))
         return 1
@@ -121,19 +121,28 @@ def exec_module(python: str, module: str, *arguments: str) -> NoReturn:
     os.execv(python, [python, "-P", "-m", module, *arguments])
 
 
-def uses_bucket(arguments: list[str]) -> bool:
-    """Return whether the images are in a bucket, by the environment, the options or the settings."""
-    bucket = os.environ.get("IMGSVC_STORAGE__BUCKET")
-    if bucket is not None or "--bucket" in arguments:
-        return bucket != ""
+def needed_kind(arguments: list[str]) -> str:
+    """Return the kind of environment of a command: the key of `LOCKS` whose packages it needs."""
+    if arguments[:1] in (["node"], ["cluster"]) or is_set("cluster", "listen", arguments):
+        return "cluster"
+    if "--bucket" in arguments or is_set("storage", "bucket", arguments):
+        return "s3"
+    return "run"
+
+
+def is_set(section: str, key: str, arguments: list[str]) -> bool:
+    """Return whether a setting that is "" by default is set, in the environment or the settings."""
+    value = os.environ.get(f"IMGSVC_{section.upper()}__{key.upper()}")
+    if value is not None:
+        return value != ""
     file = os.environ.get("IMGSVC_CONFIG") or "config.toml"
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, _, rest = option.partition("=")
         if name == "--config":
-            file = rest or value
+            file = rest or following
     try:
         settings = tomllib.loads(Path(file).read_text("utf-8-sig"))
-        return bool(settings["storage"]["bucket"])
+        return bool(settings[section][key])
     except (OSError, ValueError, KeyError, TypeError):  # imgsvc reports what is wrong
         return False
 
@@ -165,8 +174,8 @@ def has_dependencies(kind: str) -> bool:
     requirements = list(project["project"]["dependencies"])
     if kind == "dev":
         requirements += project["dependency-groups"]["dev"]
-    if kind == "s3":
-        requirements += project["project"]["optional-dependencies"]["s3"]
+    if kind in {"s3", "cluster"}:
+        requirements += project["project"]["optional-dependencies"][kind]
     for requirement in requirements:
         name, _, minimum = requirement.partition(">=")
         try:

@@ -38,7 +38,7 @@ def load_config(
     """Return the configuration.
 
     `file` is the path from `--config`. Without it, the file is `IMGSVC_CONFIG`, or `./config.toml` if
-    that exists. `flags` maps dotted keys (`"server.port"`) to values. A relative `data_dir` is relative
+    that exists. `flags` maps dotted keys (`"server.port"`) to values. A relative folder is relative
     to the file, or to the working directory if there is no file. Raise `ConfigError`, which names the
     key and its source.
     """
@@ -67,14 +67,19 @@ def load_config(
         f"{old} is now {new}; the old name still works" for new, old in old_names.items()
     )
     base = path.parent if path is not None else Path()
-    try:
-        data_dir = (base / config.storage.data_dir.expanduser()).resolve()
-    except RuntimeError as error:  # an unknown user's home, or a loop of symbolic links
-        source = sources.get("storage.data_dir", "configuration")
-        raise ConfigError(f"{source}: storage.data_dir: {error}") from None
-    return config.model_copy(
-        update={"storage": config.storage.model_copy(update={"data_dir": data_dir})}
-    )
+    folders = {
+        "storage": ("data_dir", config.storage.data_dir),
+        "cluster": ("certificates", config.cluster.certificates),
+    }
+    for section, (key, folder) in folders.items():
+        try:
+            absolute = (base / folder.expanduser()).resolve()
+        except RuntimeError as error:  # an unknown user's home, or a loop of symbolic links
+            source = sources.get(f"{section}.{key}", "configuration")
+            raise ConfigError(f"{source}: {section}.{key}: {error}") from None
+        changed = getattr(config, section).model_copy(update={key: absolute})
+        config = config.model_copy(update={section: changed})
+    return config
 
 
 def _read_file(path: Path) -> dict[str, Any]:
