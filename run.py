@@ -8,6 +8,7 @@
     python3 run.py test unit            run one suite: unit, integration, e2e or browser
     python3 run.py lint                 check lint rules, formatting and types
     python3 run.py bench [...]          run the benchmarks
+    python3 run.py docs                 write the pages of docs/ that are made from the code
 
 The first start creates an environment in .venv beside this file and installs the locked dependencies.
 In an environment that has the dependencies, nothing is installed. If there is a C compiler, the first
@@ -49,7 +50,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "imgsvc.json"
 """What is installed in the environment: its platform, and the digest of each lock file."""
 BUILD_SCRIPT = ROOT / "imgsvc" / "images" / "native" / "build.py"
-TASKS = ("test", "lint", "bench")
+TASKS = ("test", "lint", "bench", "docs")
 """Commands that need the development dependencies."""
 SUITES = ("unit", "integration", "e2e", "browser")
 """Folders of tests. `run.py test unit` runs the tests of pure code alone."""
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_task(python: str, task: str, arguments: list[str]) -> int:
-    """Run the tests, the checks or the benchmarks, and return the exit code."""
+    """Run the tests, the checks, the benchmarks or the generator of pages, and return the exit code."""
     os.chdir(ROOT)
     if task == "test":
         # The coverage of some tests says little, and measuring it takes time.
@@ -103,6 +104,8 @@ def run_task(python: str, task: str, arguments: list[str]) -> int:
         exec_module(python, "pytest", *plugin, *arguments)
     if task == "bench":
         exec_module(python, "tests.bench", *arguments)
+    if task == "docs":
+        exec_module(python, "tests.docs", *arguments)
     checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
     return max([subprocess.call([python, "-m", *check]) for check in checks])
 

@@ -53,7 +53,8 @@ def load_config(
         if name.startswith(ENV_PREFIX) and "__" in name:
             section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
             value = _parse_environment_value(section, key, text, name)
-            _merge(values, sources, {section: {key: value}}, name)
+            if value is not None:
+                _merge(values, sources, {section: {key: value}}, name)
     for dotted, value in (flags or {}).items():
         section, _, key = dotted.partition(".")
         _merge(values, sources, {section: {key: value}}, f"--{key.replace('_', '-')}")
@@ -140,8 +141,9 @@ def _suggestion(name: str) -> str:
 def _parse_environment_value(section: str, key: str, text: str, name: str) -> object:
     """Return the value of the environment variable `name`.
 
-    Lists and tables are JSON. Pydantic converts all other types from `text`. Raise `ConfigError` if the
-    JSON is not valid.
+    Lists and tables are JSON. None: an empty text counts as not set, so that compose.yaml can pass an
+    optional key. Pydantic converts all other types from `text`. Raise `ConfigError` if the JSON is not
+    valid.
     """
     key = RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}").partition(".")[2]
     field = Config.model_fields.get(section)
@@ -152,6 +154,8 @@ def _parse_environment_value(section: str, key: str, text: str, name: str) -> ob
     kind = typing.get_origin(setting.annotation) if setting is not None else None
     if kind not in {tuple, dict}:
         return text
+    if not text:
+        return None
     try:
         value = json.loads(text)
     except ValueError:

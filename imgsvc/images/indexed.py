@@ -7,8 +7,11 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageChops
 
-_DARK_LEVELS = (128, 64)
-"""Levels below which the palette entry of a dark pixel is looked up again, with more precision."""
+_STRETCHED_LEVELS = (128, 64)
+"""Ranges of dark and of bright levels. In 3/4 of them, entries are looked up with more precision."""
+
+_STEP = 4
+"""Number of levels that Pillow looks up together."""
 
 Colour = bytes
 """Four bytes: red, green, blue and alpha."""
@@ -44,21 +47,36 @@ def set_palette(indices: Image.Image, table: Sequence[Colour]) -> Image.Image:
 def map_to_nearest(image: Image.Image, indexed: Image.Image) -> Image.Image:
     """Map an RGB image to the nearest palette entries of `indexed`, an image in mode P.
 
-    Pillow looks entries up in steps of four levels, which is visible in dark areas. There the levels
-    of the image and of the palette are stretched, so that the steps become finer.
+    Pillow looks entries up in steps of four levels, which is visible in dark and in bright areas.
+    There the levels of the image and of the palette are stretched, so that the steps become finer.
     """
-    found = image.quantize(palette=indexed, dither=Image.Dither.NONE)
-    red, green, blue = image.split()
-    brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
-    for limit in _DARK_LEVELS:
-        mask = brightest.point([255] * limit + [0] * (256 - limit))
-        box = mask.getbbox()
-        if box is None:
-            break
-        stretch = [min(255, level * 256 // limit) for level in range(256)]
-        finer = indexed.copy()
-        finer.putpalette([stretch[level] for level in indexed.getpalette("RGB") or ()], "RGB")
-        dark = image.crop(box).point(stretch * 3)
-        refined = dark.quantize(palette=finer, dither=Image.Dither.NONE)
-        found.paste(refined, box, mask.crop(box))
+    table = indexed.getpalette("RGB") or []
+    found = _look_up(image, table, 1)
+    for inverted in (False, True):
+        levels = range(255, -1, -1) if inverted else range(256)
+        red, green, blue = image.point([*levels] * 3).split() if inverted else image.split()
+        brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+        for limit in _STRETCHED_LEVELS:
+            # Entries above the limit are clipped to it, and would seem near to pixels close to it.
+            mask = brightest.point([255 if level * 4 < limit * 3 else 0 for level in range(256)])
+            box = mask.getbbox()
+            if box is None:
+                break
+            stretch = [min(255, level * 256 // limit) for level in levels]
+            dark = image.crop(box).point(stretch * 3)
+            refined = _look_up(dark, [stretch[level] for level in table], 256 / limit)
+            found.paste(refined, box, mask.crop(box))
+    found.putpalette(table, "RGB")
     return found
+
+
+def _look_up(image: Image.Image, table: Sequence[int], distance: float) -> Image.Image:
+    """Return the numbers of the nearest palette entries, as Pillow looks them up.
+
+    Pillow looks four levels up together, by the lowest one. So the entries are shifted by the mean
+    offset of the levels. `distance` is the distance of neighbouring levels of the image, at most 4.
+    """
+    shift = (_STEP - distance) / 2
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([max(0, round(level - shift)) for level in table], "RGB")
+    return image.quantize(palette=palette, dither=Image.Dither.NONE)

@@ -14,7 +14,14 @@ from PIL import Image
 
 from imgsvc.images import alpha_palette
 from imgsvc.images.colour import drop_opaque_alpha
-from imgsvc.images.indexed import Colour, map_to_colours, map_to_nearest, set_palette
+from imgsvc.images.indexed import (
+    TRANSPARENT,
+    Colour,
+    entries,
+    map_to_colours,
+    map_to_nearest,
+    set_palette,
+)
 
 _MAX_CUT_PIXELS = 4_000_000
 _MAX_CUT_COLOURS = 32_768
@@ -22,6 +29,9 @@ _MAX_CUT_COLOURS = 32_768
 
 For larger images it is computed from a sample.
 """
+
+_MIN_CUT_OUT_COLOURS = 16
+"""Fewest colours for which the opaque pixels of a cut-out are reduced like an opaque image."""
 
 _SAMPLE_SIDE = 113
 """Width and height of the sample, in pixels. A prime, to avoid aliasing with patterns in the image."""
@@ -48,7 +58,7 @@ def reduce(images: Sequence[Image.Image], colours: int) -> list[Image.Image]:
         return [map_to_colours(image, table) for image in converted]
     stack = converted[0] if len(converted) == 1 else _stack(converted)
     return _split(
-        alpha_palette.reduce(stack, colours) if alpha else _reduce_rgb(stack, colours),
+        _reduce_rgba(stack, colours) if alpha else _reduce_rgb(stack, colours),
         len(converted),
     )
 
@@ -132,6 +142,24 @@ def _merge_levels(counts: Sequence[int], limit: int) -> list[int]:
 
 def _merging_cost(one: tuple[int, int], other: tuple[int, int]) -> int:
     return min(one[0], other[0]) * abs(one[1] - other[1])
+
+
+def _reduce_rgba(image: Image.Image, colours: int) -> Image.Image:
+    """Reduce an image with alpha. Without translucent pixels, its opaque ones are cut like RGB."""
+    mask = image.getchannel("A")
+    box = mask.getbbox()
+    if box is None or colours < _MIN_CUT_OUT_COLOURS or alpha_palette.is_translucent(image):
+        return alpha_palette.reduce(image, colours)
+    left = (mask.crop((0, box[1], image.width, box[1] + 1)).getbbox() or box)[0]
+    mask = mask.crop(box)
+    opaque = Image.new("RGB", mask.size, image.getpixel((left, box[1]))[:3])  # type: ignore[index]
+    opaque.paste(image.crop(box).convert("RGB"), mask=mask)
+    cut = _reduce_rgb(opaque, colours - 1)
+    shifted = cut.tobytes().translate(bytes(min(255, number + 1) for number in range(256)))
+    indices = Image.new("P", image.size)
+    indices.paste(Image.frombytes("P", mask.size, shifted), box, mask)
+    set_palette(indices, [TRANSPARENT, *(entry[:3] + b"\xff" for entry in entries(cut))])
+    return alpha_palette.octree_if_closer(image, indices, colours)
 
 
 def _reduce_rgb(image: Image.Image, colours: int) -> Image.Image:

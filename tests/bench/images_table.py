@@ -35,6 +35,7 @@ from imgsvc.images.codec import compress_image, warm_up
 from tests.image_assertions import encode_animation, encode_image, read_frames
 from tests.sample_images import photograph
 from tests.translucent_images import TRANSLUCENT_IMAGES
+from tests.unit.test_hdr import GREYS, LEVELS, png_chunk
 
 SIZES = {"s": (160, 120), "m": (320, 240), "l": (720, 540)}
 DURATIONS = [100, 40, 300, 70]
@@ -103,6 +104,7 @@ def generated_images() -> Iterator[Case]:
         translucent,
         soft_translucent,
         sixteen_bit,
+        hdr,
         cmyk_images,
         with_profile,
         plain_modes,
@@ -164,6 +166,19 @@ def sixteen_bit(size: tuple[int, int]) -> Iterator[Case]:
         image = Image.fromarray(np.clip(values, 0, 65_535).astype(np.uint16))
         for file_format in ("PNG", "TIFF"):
             yield Case("edge: 16 bit", encode_image(image, file_format), [grey])
+
+
+def hdr(size: tuple[int, int]) -> Iterator[Case]:
+    """Yield grey PQ and HLG images, whose levels Chromium shows as `GREYS` says."""
+    for transfer in (16, 18):
+        levels = np.interp(range(256), LEVELS, GREYS[transfer]).round().astype(np.uint8)
+        for number in range(6):
+            image = clean_photograph(250 + number, size).convert("L")
+            shown = Image.fromarray(levels[np.asarray(image)]).convert("RGB")
+            data = encode_image(image.convert("RGB"), "PNG")
+            chunk = png_chunk(b"cICP", bytes([9, transfer, 0, 1]))
+            for target in ("jpeg", "webp", "avif"):
+                yield Case("edge: HDR", data[:33] + chunk + data[33:], [shown], target=target)
 
 
 def cmyk_images(size: tuple[int, int]) -> Iterator[Case]:

@@ -12,36 +12,12 @@ from zipfile import ZipFile
 
 import pytest
 
+from tests.interpreters import find_interpreters
 from tests.origin import ROOT
 
 pytestmark = pytest.mark.external
 
-VERSIONS = ("3.11", "3.12", "3.13", "3.14")
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "node_modules", ".*_cache", "data", "*.so")
-
-
-def find_interpreters() -> dict[str, str]:
-    """Return the supported interpreters of this machine: their paths, by version."""
-    home = Path.home()
-    folders = [
-        *(Path(folder) for folder in os.get_exec_path()),
-        *(home / ".pyenv" / "versions").glob("*/bin"),
-        *(home / ".local" / "share" / "uv" / "python").glob("*/bin"),
-    ]
-    found: dict[str, str] = {}
-    for version in VERSIONS:
-        for folder in folders:
-            path = folder / f"python{version}"
-            # An interpreter of pyenv's shims may be one that is not selected.
-            if path.exists() and _version_of(path) == version:
-                found.setdefault(version, str(path))
-    return found
-
-
-def _version_of(python: Path) -> str:
-    code = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
-    command = [str(python), "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 INTERPRETERS = find_interpreters()

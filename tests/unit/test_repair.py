@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from contextlib import nullcontext
 
 import pytest
 from PIL import Image
@@ -72,6 +73,16 @@ def test_compress_rejects_progressive_jpeg_without_its_last_scans() -> None:
     scan = PROGRESSIVE.rindex(b"\xff\xda")
     assert_corrupt(PROGRESSIVE[:scan])
     assert_corrupt(PROGRESSIVE[: PROGRESSIVE.rindex(b"\xff\xda", 0, scan)])
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_compress_rejects_progressive_jpeg_cut_between_scans_and_closed(*, native: bool) -> None:
+    with nullcontext() if native else without_native_module():
+        scan = len(PROGRESSIVE)
+        for _ in range(PROGRESSIVE.count(b"\xff\xda") - 1):
+            scan = PROGRESSIVE.rindex(b"\xff\xda", 0, scan)
+            assert_corrupt(PROGRESSIVE[:scan] + b"\xff\xd9")
+        compress(PROGRESSIVE)
 
 
 def segment(marker: int, body: bytes) -> bytes:

@@ -64,3 +64,14 @@ def test_compress_scales_8_bit_colour_map_of_tiff() -> None:
     damaged = data[:start] + colour_map + data[start + len(colour_map) :]
     found, expected = (open_image(compress(file, 95, "webp").data) for file in (damaged, data))
     assert found.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(("kind", "notes"), [(0, ("first-frame",)), (2, ("first-frame",)), (1, ())])
+def test_compress_notes_first_frame_of_tiff_if_second_page_is_no_preview(
+    kind: int, notes: tuple[str, ...]
+) -> None:
+    page = PHOTO.copy()
+    page.encoderinfo = {"tiffinfo": {254: kind}}
+    data = encode_animation([PHOTO, page], "TIFF")
+    assert compress(data).info.notes == notes
+    assert compress(encode_image(PHOTO, "TIFF")).info.notes == ()

@@ -57,6 +57,8 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         last_pixel = image.getpixel((image.width - 1, image.height - 1))
         if _is_fill_colour(last_pixel) or size is None:
             jpeg_repair.check_complete(data, image, draft_size)
+        if "progressive" in image.info and size is not None:
+            jpeg_repair.check_all_scans(data)
         decoded = single_frame(
             ImageFormat.JPEG, *normalised(image), orientation, quality, is_tone_mapped=is_hdr(image)
         )
@@ -111,6 +113,8 @@ def transcode(
         if source_quality is None or quality >= source_quality:
             return None
         size = coded_bytes(data)
+        if "progressive" in image.info:
+            jpeg_repair.check_all_scans(data)
         output = native.requantise(data, quality, small=settings.effort is Effort.SMALL)
         if output is None:
             return None

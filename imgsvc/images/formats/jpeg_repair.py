@@ -44,7 +44,7 @@ def repair(data: bytes, limits: DecodeLimits) -> bytes:
         repaired = repaired.removesuffix(b"\xff") + _EOI_BYTES
     else:
         return repaired[: end.end]
-    _check_all_scans(repaired)
+    check_all_scans(repaired)
     with JpegImageFile(io.BytesIO(repaired)) as image:
         limits.check(*image.size)
         image.load()
@@ -67,27 +67,7 @@ def check_complete(
             raise truncated()
 
 
-def _header(data: bytes) -> tuple[bytes, int]:
-    """Return the segments before the first scan that affect how the image looks, and its position."""
-    kept = [_SOI_BYTES]
-    orientation: int | None = None
-    # The walk does not reach the end of the file, so it does not matter that the EOI is missing.
-    for marker, start, end in jpeg_segments.segments(data + _EOI_BYTES):
-        body = data[start + 4 : end]
-        if marker == SOS:
-            if orientation not in {None, 1}:
-                kept.append(jpeg_segments.orientation_segment(orientation or 1))
-            return b"".join(kept), start
-        if marker == APP1 and orientation is None and body.startswith(b"Exif\0\0"):
-            orientation = exif.orientation(body)
-        first, size = _SHORTEST.get(marker, (b"", 0))
-        is_metadata = APP0 <= marker <= COM and marker not in _SHORTEST
-        if start and not is_metadata and body.startswith(first) and len(body) >= size:
-            kept.append(data[start:end])
-    raise truncated()
-
-
-def _check_all_scans(data: bytes) -> None:
+def check_all_scans(data: bytes) -> None:
     """Raise `corrupt_image` if scans are missing: a component, or the refinement of a coefficient."""
     components: bytes = b""
     done: dict[int, set[int]] = {}
@@ -106,3 +86,23 @@ def _check_all_scans(data: bytes) -> None:
                     done.setdefault(component, set()).update(band)
     if any(len(done.get(component, ())) < _COEFFICIENTS for component in components):
         raise truncated()
+
+
+def _header(data: bytes) -> tuple[bytes, int]:
+    """Return the segments before the first scan that affect how the image looks, and its position."""
+    kept = [_SOI_BYTES]
+    orientation: int | None = None
+    # The walk does not reach the end of the file, so it does not matter that the EOI is missing.
+    for marker, start, end in jpeg_segments.segments(data + _EOI_BYTES):
+        body = data[start + 4 : end]
+        if marker == SOS:
+            if orientation not in {None, 1}:
+                kept.append(jpeg_segments.orientation_segment(orientation or 1))
+            return b"".join(kept), start
+        if marker == APP1 and orientation is None and body.startswith(b"Exif\0\0"):
+            orientation = exif.orientation(body)
+        first, size = _SHORTEST.get(marker, (b"", 0))
+        is_metadata = APP0 <= marker <= COM and marker not in _SHORTEST
+        if start and not is_metadata and body.startswith(first) and len(body) >= size:
+            kept.append(data[start:end])
+    raise truncated()

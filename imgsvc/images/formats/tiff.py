@@ -31,6 +31,9 @@ _DATA_TAGS = ((273, 279), (324, 325))
 
 _WHITE_IS_ZERO = 0
 
+_PREVIEW_OR_MASK = 0b101
+"""Bits of the subfile type: an image at a lower resolution, and a mask."""
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -89,6 +92,18 @@ def read_page(image: TiffImageFile) -> Page:
     )
 
 
+def _has_another_page(image: TiffImageFile) -> bool:
+    """Return whether the opened file has a second page that is not only a preview or a mask."""
+    if not image.tag_v2.next:
+        return False
+    try:
+        image.seek(1)
+        subfile = image.tag_v2.get(_SUBFILE_TYPE, 0)
+    except Exception:  # noqa: BLE001 - Pillow raises any exception for damaged pages
+        return False
+    return not (isinstance(subfile, int) and subfile & _PREVIEW_OR_MASK)
+
+
 def _8_bit_colour_map(tags: Any) -> bytes | None:
     """Return the palette of a file whose writer used the range of 8 bits instead of 16, or None."""
     levels = _as_integers(tags.get(_COLOUR_MAP))
@@ -130,6 +145,7 @@ def decode(data: bytes, limits: DecodeLimits) -> DecodedImage:
         normalised = colour.normalise(page.to_8_bit(pixels), icc)
         decoded = single_frame(ImageFormat.TIFF, *normalised, is_tone_mapped=is_hdr(image))
         decoded.is_indexed = image.mode in INDEXED_MODES
+        decoded.source_frames = 1 + _has_another_page(image)
         return decoded
 
 
