@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.conftest import StartService
-from tests.origin import ROOT, Origin
+from tests.origin import ROOT, Origin, Reply
 from tests.s3_servers import (
     BUCKET,
     ENVIRON,
@@ -57,8 +57,15 @@ def settings(endpoint: str, **storage: object) -> dict[str, Any]:
     return {"storage": keys, "environ": dict(ENVIRON)}
 
 
-def photos(origin: Origin, count: int) -> bytes:
-    return table((n, f"Product {n}", origin.photo(n)) for n in range(count))
+def photos(origin: Origin, count: int, held: int = 0) -> bytes:
+    """Return a table of photographs. The last `held` of them wait at the origin for the gate `held`."""
+    urls = [
+        origin.photo(number)
+        if number < count - held
+        else origin.script(f"/held/{number}.jpg", Reply(photo=f"/photo/{number}.jpg", gate="held"))
+        for number in range(count)
+    ]
+    return table((number, f"Product {number}", url) for number, url in enumerate(urls))
 
 
 def output_urls(status: Any) -> list[str]:
@@ -240,9 +247,10 @@ def test_bucket_that_answers_503_costs_waiting_and_no_image(
     start_service: StartService, origin: Origin, moto: S3Server, proxy: FailingProxy
 ) -> None:
     service = start_service(**settings(proxy.url))
-    request_id = service.upload(photos(origin, 60))
+    request_id = service.upload(photos(origin, 60, held=40))
     block_until(lambda: len(proxy.puts) > 5, "the first outputs")
     proxy.status = 503
+    origin.open_gate("held")
     block_until(lambda: not service.is_ready(), "the service to detect the outage")
     assert "503" in service.get("/health/ready").body.decode()
     refused = service.post("/processImages", photos(origin, 1))
@@ -261,9 +269,10 @@ def test_sigterm_in_an_outage_exits_with_0_and_loses_no_image(
     start_service: StartService, origin: Origin, moto: S3Server, proxy: FailingProxy
 ) -> None:
     service = start_service(**settings(proxy.url))
-    request_id = service.upload(photos(origin, 30))
+    request_id = service.upload(photos(origin, 30, held=20))
     block_until(lambda: len(proxy.puts) > 5, "the first outputs")
     proxy.status = 503
+    origin.open_gate("held")
     block_until(lambda: not service.is_ready(), "the service to detect the outage")
     assert service.stop() == 0
     proxy.status = 0
