@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import costs, peers, report, weekly
+from tests.bench import cluster, costs, peers, report, weekly
 from tests.bench.compare import Comparison
 from tests.bench.corpus import MIXES
 from tests.soak.load import response_times_under_load
@@ -20,6 +20,7 @@ OTHERS: dict[str, Callable[[Path], object]] = {
     "validator": costs.validator,
     "answers": response_times_under_load,
     "costs": costs.cost_per_image,
+    "cluster": cluster.coordinator,
     "weekly": weekly.second_run,
 }
 

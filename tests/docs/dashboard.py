@@ -69,6 +69,16 @@ PANELS = (
     ),
     Panel("Workers", "short", {"all": "imgsvc_workers", "busy": "imgsvc_workers_busy"}),
     Panel(
+        "Nodes of a cluster",
+        "short",
+        {
+            "workers: {{node}}": "imgsvc_node_workers",
+            "images in progress: {{node}}": "imgsvc_node_jobs",
+            "images per second: {{node}}": "rate(imgsvc_node_images_total[5m])",
+            "lost in an hour": "increase(imgsvc_nodes_lost_total[1h])",
+        },
+    ),
+    Panel(
         "Uploads and finished requests in an hour",
         "short",
         {

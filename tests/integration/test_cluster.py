@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed.security import Security
 from obstore.store import MemoryStore as MemoryObjects
@@ -240,6 +241,14 @@ async def test_cluster_is_unhealthy_after_some_time_without_a_node() -> None:
     await cluster.close()
 
 
+async def test_cluster_stays_healthy_for_a_while_after_its_last_node(cluster: Cluster) -> None:
+    cluster.executor._seen_at -= 100  # as if no node had been looked for since
+    cluster.add_node("one")
+    await wait_until(lambda: cluster.executor.workers == 2, "the node")
+    await cluster.lose("one")
+    assert cluster.executor.healthy
+
+
 async def test_silent_node_is_lost() -> None:
     cluster = Cluster(replace(ClusterLimits(), answer_seconds=0.05, poll_seconds=60.0))
     cluster.add_node("one")
@@ -328,6 +337,16 @@ async def test_node_of_another_version_is_refused_by_name() -> None:
         refusal = await ask({**versions, "pillow": "1.0"})
         assert isinstance(refusal, Refusal)
         assert f"pillow {versions['pillow']}, the node has 1.0" in refusal.reason
+
+
+async def test_coordinator_listens_on_one_port_only() -> None:
+    def ports() -> set[int]:
+        found = psutil.Process().net_connections("tcp")
+        return {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN}
+
+    before = ports()
+    async with listening(Security(), "tcp://127.0.0.1:0") as address:
+        assert ports() - before == {int(address.rpartition(":")[2])}
 
 
 async def test_only_certificates_of_the_own_authority_are_accepted(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from imgsvc.config import StorageConfig
 from imgsvc.database.online_backup import copy_database
 from imgsvc.database.tokens import RESTORE_GRACE_SECONDS
-from imgsvc.models import Requeued
+from imgsvc.errors import ImageErrorCode
+from imgsvc.models import Failed, Requeued
 from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.reconciliation import Reconciliation, ReconciliationLimits
@@ -118,6 +120,31 @@ async def test_output_that_becomes_used_after_it_was_found_is_kept(
     assert await harness.db.token_store.reserve(claim, outcome.source_digest)
     await harness.db.job_store.finish([outcome])
     assert await harness.outputs() == {name}
+
+
+async def test_late_outputs_of_a_lost_node_are_removed_unless_they_are_used(
+    harness: ReconciliationHarness,
+) -> None:
+    """The node reserved both, and was lost. Another node stored one; the other image failed."""
+    await harness.db.accept([[f"http://a.example/{n}.jpg"] for n in range(2)])
+    claims = await harness.db.claim()
+    for claim in claims:
+        assert await harness.db.token_store.reserve(claim, completed(claim).source_digest)
+    names = [await harness.db.output_name(completed(claim)) for claim in claims]
+    await harness.db.job_store.finish([Requeued(claim, 0) for claim in claims])
+    await harness.outputs()
+    again = {claim.url: claim for claim in await harness.db.claim()}
+    used, failed = (again[claim.url] for claim in claims)
+    assert await harness.db.token_store.reserve(used, completed(claims[0]).source_digest)
+    outcome = replace(completed(used), source_digest=completed(claims[0]).source_digest)
+    failure = Failed(failed, 1, ImageErrorCode.TIMEOUT, "It took too long.")
+    await harness.db.job_store.finish([outcome, failure])
+    for name in names:
+        await harness.store.put(name, b"late")
+    reconciliation = harness.reconciliation()
+    assert await reconciliation.run_pass() == []
+    assert await reconciliation.run_pass() == [names[1]]
+    assert await harness.outputs() == {names[0]}
 
 
 @pytest.mark.parametrize(("used", "unused", "removed"), [(50, 5, True), (50, 6, False)])

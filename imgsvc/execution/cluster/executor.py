@@ -193,6 +193,7 @@ class ClusterExecutor:
         finally:
             node.lose(f"the node {name} does not respond, or has left")
             del self._remote[name]
+            self._seen_at = time.monotonic()
             self._metrics.remove_node(name)
 
     # --- images ------------------------------------------------------------------------------
