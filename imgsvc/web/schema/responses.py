@@ -281,7 +281,10 @@ class RequestState(RequestSummary):
     settings: RequestSettings
     layout: LayoutName
     skipped: Skipped
-    started_at: Annotated[Timestamp | None, Field(description="Start of processing, or of the last retry. Null until then.")]
+    started_at: Annotated[
+        Timestamp | None,
+        Field(description="Start of processing, or of the last retry. Null until then."),
+    ]
     failures: Annotated[
         list[FailureSummary], Field(description="Failed images by host and error code.")
     ]
