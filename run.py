@@ -8,6 +8,7 @@
     python3 run.py test unit            run one suite: unit, integration, e2e or browser
     python3 run.py lint                 check lint rules, formatting and types
     python3 run.py bench [...]          run the benchmarks
+    python3 run.py docs                 write the pages of docs/ that are made from the code
     python3 run.py screenshots [FOLDER] save screenshots of every state of the page
 
 The first start creates an environment in .venv beside this file and installs the locked dependencies.
@@ -50,7 +51,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "imgsvc.json"
 """What is installed in the environment: its platform, and the digest of each lock file."""
 BUILD_SCRIPT = ROOT / "imgsvc" / "images" / "native" / "build.py"
-TASKS = ("test", "lint", "bench", "screenshots")
+TASKS = ("test", "lint", "bench", "docs", "screenshots")
 """Commands that need the development dependencies."""
 SUITES = ("unit", "integration", "e2e", "browser")
 """Folders of tests. `run.py test unit` runs the tests of pure code alone."""
@@ -64,6 +65,7 @@ def version_numbers(version: str) -> list[int]:
 LOCKS = {
     "run": ROOT / "requirements.lock",
     "s3": ROOT / "requirements-s3.lock",
+    "cluster": ROOT / "requirements-cluster.lock",
     "dev": ROOT / "requirements-dev.lock",
 }
 """The lock file of each kind of environment. Each of the others contains that of `run`."""
@@ -76,8 +78,7 @@ def main(arguments: list[str]) -> int:
         return 0
     command = arguments[0] if arguments else "serve"
     try:
-        kind = "s3" if uses_bucket(arguments) else "run"
-        python = find_python("dev" if command in TASKS else kind)
+        python = find_python("dev" if command in TASKS else needed_kind(arguments))
     except SetupError as error:
         print_message(str(error))
         return 1
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> int:
 
 
 def run_task(python: str, task: str, arguments: list[str]) -> int:
-    """Run the tests, the checks, the benchmarks or the screenshots, and return the exit code."""
+    """Run a task of the developers: the tests, the checks, pages, screenshots. Return the exit code."""
     os.chdir(ROOT)
     if task == "test":
         # The coverage of some tests says little, and measuring it takes time.
@@ -104,6 +105,8 @@ def run_task(python: str, task: str, arguments: list[str]) -> int:
         exec_module(python, "pytest", *plugin, *arguments)
     if task == "bench":
         exec_module(python, "tests.bench", *arguments)
+    if task == "docs":
+        exec_module(python, "tests.docs", *arguments)
     if task == "screenshots":
         exec_module(python, "tests.browser.screenshots", *arguments)
     checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"])
@@ -118,19 +121,28 @@ def exec_module(python: str, module: str, *arguments: str) -> NoReturn:
     os.execv(python, [python, "-P", "-m", module, *arguments])
 
 
-def uses_bucket(arguments: list[str]) -> bool:
-    """Return whether the images are in a bucket, by the environment, the options or the settings."""
-    bucket = os.environ.get("IMGSVC_STORAGE__BUCKET")
-    if bucket is not None or "--bucket" in arguments:
-        return bucket != ""
+def needed_kind(arguments: list[str]) -> str:
+    """Return the kind of environment of a command: the key of `LOCKS` whose packages it needs."""
+    if arguments[:1] in (["node"], ["cluster"]) or is_set("cluster", "listen", arguments):
+        return "cluster"
+    if "--bucket" in arguments or is_set("storage", "bucket", arguments):
+        return "s3"
+    return "run"
+
+
+def is_set(section: str, key: str, arguments: list[str]) -> bool:
+    """Return whether a setting that is "" by default is set, in the environment or the settings."""
+    value = os.environ.get(f"IMGSVC_{section.upper()}__{key.upper()}")
+    if value is not None:
+        return value != ""
     file = os.environ.get("IMGSVC_CONFIG") or "config.toml"
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
+    for option, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, _, rest = option.partition("=")
         if name == "--config":
-            file = rest or value
+            file = rest or following
     try:
         settings = tomllib.loads(Path(file).read_text("utf-8-sig"))
-        return bool(settings["storage"]["bucket"])
+        return bool(settings[section][key])
     except (OSError, ValueError, KeyError, TypeError):  # imgsvc reports what is wrong
         return False
 
@@ -162,8 +174,8 @@ def has_dependencies(kind: str) -> bool:
     requirements = list(project["project"]["dependencies"])
     if kind == "dev":
         requirements += project["dependency-groups"]["dev"]
-    if kind == "s3":
-        requirements += project["project"]["optional-dependencies"]["s3"]
+    if kind in {"s3", "cluster"}:
+        requirements += project["project"]["optional-dependencies"][kind]
     for requirement in requirements:
         name, _, minimum = requirement.partition(">=")
         try:

@@ -78,7 +78,48 @@ def create_executor(
     """Return the executor that the configuration selects, or its replacement."""
     if replacements.executor is not None:
         return replacements.executor
+    local = create_local_executor(config, session, store, metrics, replacements, sample=sample)
+    return _create_cluster(config, local, metrics, sample) if config.cluster.listen else local
+
+
+def create_local_executor(
+    config: Config,
+    session: aiohttp.ClientSession,
+    store: ImageStore,
+    metrics: Metrics,
+    replacements: Replacements = Replacements(),
+    *,
+    sample: Sample | None = None,
+) -> LocalExecutor:
+    """Return the executor of one machine. A service has one, and a node of a cluster."""
+    compress, cluster = config.compress, config.cluster
+    if cluster.listen and not cluster.local_node:
+        compress = compress.model_copy(update={"workers": 1})  # for thumbnails and the sample
     fetcher = Fetcher(session, config.fetch, ByteBudget(MAX_FETCHED_BYTES), sample)
     function, confined = replacements.compress_function, replacements.confined
-    pool = WorkerPool(config.compress, function=function, confined=confined)
+    pool = WorkerPool(compress, function=function, confined=confined)
     return LocalExecutor(fetcher, pool, store, metrics)
+
+
+def _create_cluster(
+    config: Config, local: LocalExecutor, metrics: Metrics, sample: Sample
+) -> Executor:
+    """Return the executor of a coordinator. Raise `StartupError` if the settings are incomplete."""
+    cluster, storage = config.cluster, config.storage
+    if not storage.bucket:
+        raise StartupError("cluster.listen needs storage.bucket: nodes store their outputs there.")
+    try:
+        # Not at the top: only a cluster needs these packages, which are an extra.
+        from imgsvc.execution.cluster.dask_coordinator import DaskMembership  # noqa: PLC0415
+        from imgsvc.execution.cluster.executor import ClusterExecutor  # noqa: PLC0415
+        from imgsvc.execution.cluster.messages import Welcome  # noqa: PLC0415
+        from imgsvc.execution.cluster.security import security_for  # noqa: PLC0415
+    except ImportError as error:
+        raise StartupError(
+            f"cluster.listen needs more packages ({error}). Install them: "
+            '`pip install "imgsvc[cluster]"`.'
+        ) from None
+    welcome = Welcome(config.fetch, config.compress, storage.bucket, storage.endpoint)
+    security = security_for(cluster.listen, cluster.certificates)
+    membership = DaskMembership(cluster.listen, security, welcome, metrics=metrics)
+    return ClusterExecutor(local, membership, metrics, local_node=cluster.local_node, sample=sample)

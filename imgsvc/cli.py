@@ -17,6 +17,7 @@ from rich.console import Console
 from imgsvc import __version__, logs
 from imgsvc.backup import BackupError
 from imgsvc.cli_actions import cancel, delete, download, list_requests, retry
+from imgsvc.cli_cluster import cluster, node
 from imgsvc.cli_operations import backup, check_data, load_quietly, secret
 from imgsvc.cli_options import (
     EXISTING_FILE,
@@ -147,7 +148,7 @@ def cli() -> None:
 
 
 REQUEST_COMMANDS = (submit, status, list_requests, download, retry, repeat, cancel, delete)
-for command in (*REQUEST_COMMANDS, backup, check_data, secret):
+for command in (*REQUEST_COMMANDS, backup, check_data, secret, node, cluster):
     cli.add_command(command)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +18,7 @@ from rich.table import Table
 
 from imgsvc.cli_options import (
     OUTPUT_FILE,
+    STDOUT,
     Server,
     client_of,
     examples,
@@ -164,7 +168,7 @@ def delete(request_id: str, yes: bool, server: Server) -> None:
     "-o",
     "--out",
     type=OUTPUT_FILE,
-    help="File to write. A name that ends in .xlsx is written as .xlsx. "
+    help="File to write; - is standard output. A name that ends in .xlsx is written as .xlsx. "
     "[default: the name of the request]",
 )
 @click.option("--images", is_flag=True, help="Download the images as a ZIP instead of the table.")
@@ -177,15 +181,21 @@ def download(
 
     An unfinished request has the URLs and the images that are ready.
     """
+
+    async def save(client: AsyncClient, target: Path | None) -> Path:
+        if images:
+            return await client.download_images(request_id, target)
+        return await client.download_table(request_id, target, **table_download(options))
+
+    if out == STDOUT:
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder, "download")
+            with _run(server, partial(save, target=target)).open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+        return
     if out is not None:
         prepare_output(out)
-
-    async def save(client: AsyncClient) -> Path:
-        if images:
-            return await client.download_images(request_id, out)
-        return await client.download_table(request_id, out, **table_download(options))
-
-    click.echo(f"Saved {_run(server, save)}.", err=True)
+    click.echo(f"Saved {_run(server, partial(save, target=out))}.", err=True)
 
 
 def _print_summary(status: Status) -> None:

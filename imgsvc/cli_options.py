@@ -43,6 +43,7 @@ class QualityType(click.ParamType[Quality]):
 FILE_OR_STDIN = click.Path(exists=True, dir_okay=False, path_type=Path, allow_dash=True)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
+STDOUT = Path("-")
 config_option = click.option(
     "--config",
     "file",
@@ -152,8 +153,10 @@ def _is_base_url(text: str) -> bool:
 def prepare_output(out: Path) -> None:
     """Create the folder of `out`, and check that it is writable.
 
-    Raise `OSError` before the work starts instead of after it.
+    Raise `OSError` or `click.BadParameter` before the work starts instead of after it.
     """
+    if out == STDOUT:
+        raise click.BadParameter("- is not a file; only `download` writes to standard output")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent):
         pass

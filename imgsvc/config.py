@@ -40,6 +40,7 @@ from imgsvc.config_types import (
     check_webhook_secret,
     parse_bucket,
     parse_host,
+    parse_listen,
     parse_origin,
     parse_request_headers,
 )
@@ -206,6 +207,14 @@ class CompressConfig(_Section):
         )
 
 
+class ClusterConfig(_Section):
+    """Settings of a cluster."""
+
+    listen: Annotated[str, AfterValidator(parse_listen)] = ""
+    certificates: Annotated[Path, BeforeValidator(check_path)] = Path("cluster")
+    local_node: bool = True
+
+
 class WebhookConfig(_Section):
     """Settings of webhooks."""
 
@@ -229,6 +238,7 @@ class Config(_Section):
     storage: StorageConfig = StorageConfig()
     fetch: FetchConfig = FetchConfig()
     compress: CompressConfig = CompressConfig()
+    cluster: ClusterConfig = ClusterConfig()
     webhook: WebhookConfig = WebhookConfig()
     log: LogConfig = LogConfig()
     _warnings: tuple[str, ...] = PrivateAttr(default=())

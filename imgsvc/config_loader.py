@@ -38,7 +38,7 @@ def load_config(
     """Return the configuration.
 
     `file` is the path from `--config`. Without it, the file is `IMGSVC_CONFIG`, or `./config.toml` if
-    that exists. `flags` maps dotted keys (`"server.port"`) to values. A relative `data_dir` is relative
+    that exists. `flags` maps dotted keys (`"server.port"`) to values. A relative folder is relative
     to the file, or to the working directory if there is no file. Raise `ConfigError`, which names the
     key and its source.
     """
@@ -53,7 +53,8 @@ def load_config(
         if name.startswith(ENV_PREFIX) and "__" in name:
             section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("__")
             value = _parse_environment_value(section, key, text, name)
-            _merge(values, sources, {section: {key: value}}, name)
+            if value is not None:
+                _merge(values, sources, {section: {key: value}}, name)
     for dotted, value in (flags or {}).items():
         section, _, key = dotted.partition(".")
         _merge(values, sources, {section: {key: value}}, f"--{key.replace('_', '-')}")
@@ -66,14 +67,19 @@ def load_config(
         f"{old} is now {new}; the old name still works" for new, old in old_names.items()
     )
     base = path.parent if path is not None else Path()
-    try:
-        data_dir = (base / config.storage.data_dir.expanduser()).resolve()
-    except RuntimeError as error:  # an unknown user's home, or a loop of symbolic links
-        source = sources.get("storage.data_dir", "configuration")
-        raise ConfigError(f"{source}: storage.data_dir: {error}") from None
-    return config.model_copy(
-        update={"storage": config.storage.model_copy(update={"data_dir": data_dir})}
-    )
+    folders = {
+        "storage": ("data_dir", config.storage.data_dir),
+        "cluster": ("certificates", config.cluster.certificates),
+    }
+    for section, (key, folder) in folders.items():
+        try:
+            absolute = (base / folder.expanduser()).resolve()
+        except RuntimeError as error:  # an unknown user's home, or a loop of symbolic links
+            source = sources.get(f"{section}.{key}", "configuration")
+            raise ConfigError(f"{source}: {section}.{key}: {error}") from None
+        changed = getattr(config, section).model_copy(update={key: absolute})
+        config = config.model_copy(update={section: changed})
+    return config
 
 
 def _read_file(path: Path) -> dict[str, Any]:
@@ -140,8 +146,9 @@ def _suggestion(name: str) -> str:
 def _parse_environment_value(section: str, key: str, text: str, name: str) -> object:
     """Return the value of the environment variable `name`.
 
-    Lists and tables are JSON. Pydantic converts all other types from `text`. Raise `ConfigError` if the
-    JSON is not valid.
+    Lists and tables are JSON. None: an empty text counts as not set, so that compose.yaml can pass an
+    optional key. Pydantic converts all other types from `text`. Raise `ConfigError` if the JSON is not
+    valid.
     """
     key = RENAMED_KEYS.get(f"{section}.{key}", f"{section}.{key}").partition(".")[2]
     field = Config.model_fields.get(section)
@@ -152,6 +159,8 @@ def _parse_environment_value(section: str, key: str, text: str, name: str) -> ob
     kind = typing.get_origin(setting.annotation) if setting is not None else None
     if kind not in {tuple, dict}:
         return text
+    if not text:
+        return None
     try:
         value = json.loads(text)
     except ValueError:

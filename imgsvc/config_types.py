@@ -69,6 +69,31 @@ def parse_bucket(value: str) -> str:
     return value.rstrip("/")
 
 
+def check_cluster_address(value: str) -> str:
+    """Return the address of a coordinator. Raise `ValueError` if it is none.
+
+    Without TLS, each program that can connect may run code, so `tcp://` is for loopback only.
+    """
+    match = re.fullmatch(r"(tls|tcp)://([^/:\s\[\]]+|\[[0-9a-f:]+\]):([0-9]{1,5})", value)
+    if match is None or int(match[3]) > 65_535:
+        raise ValueError('must be an address such as "tls://0.0.0.0:8786"')
+    if match[1] == "tcp" and not _is_loopback(match[2].strip("[]")):
+        raise ValueError("must start with tls://: without TLS, use only 127.0.0.1")
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def parse_listen(value: str) -> str:
+    """Return the address on which nodes may join, or "". Raise `ValueError` if it is invalid."""
+    return check_cluster_address(value) if value else value
+
+
 def parse_origin(value: str) -> str:
     """Return the origin of a web page in its usual form. Raise `ValueError` if it is invalid."""
     if not re.fullmatch(r"https?://[^\s/?#@,*]+", value, re.IGNORECASE):

@@ -47,6 +47,7 @@ class Metrics:
             "Webhooks that are not delivered yet.",
             registry=self.registry,
         )
+        self._create_node_metrics()
         self.fetch_seconds = self._histogram("fetch", "Time to fetch an image.")
         self.wait_seconds = self._histogram("wait", "Time an image waited for a download slot.")
         self.compress_seconds = self._histogram(
@@ -57,10 +58,46 @@ class Metrics:
     def _counter(self, name: str, description: str, *labels: str) -> Counter:
         return Counter(f"imgsvc_{name}", description, labels, registry=self.registry)
 
+    def _create_node_metrics(self) -> None:
+        """Create the metrics of a cluster."""
+        self.nodes_lost = Counter(
+            "imgsvc_nodes_lost",
+            "Nodes of the cluster that were lost: they left without finishing.",
+            registry=self.registry,
+        )
+        self.node_images = Counter(
+            "imgsvc_node_images",
+            "Images fetched, by node of the cluster.",
+            ["node"],
+            registry=self.registry,
+        )
+        self._node_workers = Gauge(
+            "imgsvc_node_workers",
+            "Worker processes, by node of the cluster.",
+            ["node"],
+            registry=self.registry,
+        )
+        self._node_jobs = Gauge(
+            "imgsvc_node_jobs",
+            "Images being fetched, compressed or stored, by node of the cluster.",
+            ["node"],
+            registry=self.registry,
+        )
+
     def _histogram(self, name: str, description: str) -> Histogram:
         return Histogram(
             f"imgsvc_{name}_seconds", description, buckets=_BUCKET_SECONDS, registry=self.registry
         )
+
+    def add_node(self, name: str, workers: Callable[[], int], jobs: Callable[[], int]) -> None:
+        """Register the gauges of a node, which read their values like those of `gauge`."""
+        self._node_workers.labels(name).set_function(workers)
+        self._node_jobs.labels(name).set_function(jobs)
+
+    def remove_node(self, name: str) -> None:
+        """Remove the gauges of a node."""
+        self._node_workers.remove(name)
+        self._node_jobs.remove(name)
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Register a gauge. `read` returns its value, each time that Prometheus reads the metrics."""

@@ -33,7 +33,7 @@ def protect_secrets() -> None:
     forbid_inspection()
 
 
-def _raise_file_limit() -> None:
+def raise_file_limit() -> None:
     """Raise this process's limit of open files: each connection to a host is an open file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
@@ -56,7 +56,7 @@ async def serve(config: Config) -> int:
     A second signal exits at once.
     """
     os.umask(0o077)  # The data has secrets: signed URLs of images, URLs of webhooks.
-    _raise_file_limit()
+    raise_file_limit()
     _collect_garbage_less_often()
     loop = asyncio.get_running_loop()
     stop_requested, started = asyncio.Event(), asyncio.Event()

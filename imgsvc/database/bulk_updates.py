@@ -146,24 +146,25 @@ def cancel(
 ) -> tuple[bool, FinishResult]:
     """Cancel at most `limit` pending images of a request, or of its hosts that are being cancelled.
 
+    A retry that is in progress continues, without these hosts: it may leave no image to wait for.
     Return whether there may be more, and the changes.
     """
     row = c.execute(
-        "SELECT cancelling FROM requests "
+        "SELECT cancelling, retrying FROM requests "
         "WHERE key = ? AND stage = 'accepted' AND finished_at IS NULL",
         (request_key,),
     ).fetchone()
     if row is None:
         return False, FinishResult()
-    images = _PENDING_IMAGES if row[0] else _PENDING_IMAGES + _OF_CANCELLED_HOSTS
+    cancelling, retrying = row
+    more = bool(retrying) and _retry(c, request_key, limit, include_cancelled=retrying == 2)
+    images = _PENDING_IMAGES if cancelling else _PENDING_IMAGES + _OF_CANCELLED_HOSTS
     pending = c.execute(f"{images} LIMIT ?", (request_key, limit)).fetchall()
-    if not pending and not row[0]:
-        return False, FinishResult()
     numbers = [number for number, _ in pending]
     _change_status(c, request_key, numbers, ImageStatus.PENDING, ImageStatus.CANCELLED)
     outcome = ImageStatus.CANCELLED, ""
     result = _finish_if_done(c, request_key, outcome, len(numbers), webhook_body)
-    return len(numbers) == limit, result
+    return more or len(numbers) == limit, result
 
 
 # --- unreachable hosts -------------------------------------------------------------------------
@@ -241,8 +242,11 @@ def retry(c: sqlite3.Connection, limit: int) -> int | None:
     return int(row[0])
 
 
-def _retry(c: sqlite3.Connection, request_key: int, limit: int, *, include_cancelled: bool) -> None:
-    """Requeue at most `limit` images, but none of hosts that have been cancelled meanwhile."""
+def _retry(c: sqlite3.Connection, request_key: int, limit: int, *, include_cancelled: bool) -> bool:
+    """Requeue at most `limit` images, but none of hosts that have been cancelled meanwhile.
+
+    Return whether there may be more.
+    """
     failed = _requeue(c, request_key, ImageStatus.FAILED, limit)
     hosts = Counter((host_name(host_url_of(url)), code) for _, code, url in failed)
     for (host, code), count in hosts.items():
@@ -253,6 +257,7 @@ def _retry(c: sqlite3.Connection, request_key: int, limit: int, *, include_cance
         remaining -= len(_requeue(c, request_key, ImageStatus.CANCELLED, remaining))
     if remaining:
         c.execute("UPDATE requests SET retrying = 0 WHERE key = ?", (request_key,))
+    return not remaining
 
 
 def _requeue(

@@ -73,13 +73,16 @@ _FAILURES = f"""(
     ORDER BY count DESC LIMIT {MAX_FAILURE_COUNTS}))"""
 _WAITING = f"""(
   SELECT json_group_array(json_array(host, code, message, count, next_try_at)) FROM (
-    SELECT host, code, message, count, max(
-      coalesce(probe_at, 0), iif(probe_at IS NULL OR retrying = unfinished, coalesce((
-        SELECT min(not_before) FROM images INDEXED BY images_waiting
-        WHERE request_key = w.request_key AND status = 'pending' AND host_key = w.host_key
-          AND not_before > 0), 0), 0)) AS next_try_at
-    FROM waiting_hosts w INDEXED BY waiting_hosts_by_count
-    WHERE request_key = r.key AND count > 0 ORDER BY count DESC LIMIT {MAX_WAITING_HOSTS}))"""
+    SELECT host, code, message, sum(count) AS count, min(next_try_at) AS next_try_at FROM (
+      SELECT host, code, message, count, max(
+        coalesce(probe_at, 0), iif(probe_at IS NULL OR retrying = unfinished, coalesce((
+          SELECT min(not_before) FROM images INDEXED BY images_waiting
+          WHERE request_key = w.request_key AND status = 'pending' AND host_key = w.host_key
+            AND not_before > 0), 0), 0)) AS next_try_at
+      FROM waiting_hosts w INDEXED BY waiting_hosts_by_count
+      WHERE request_key = r.key AND count > 0 ORDER BY count DESC LIMIT {MAX_WAITING_HOSTS})
+    GROUP BY host, code ORDER BY sum(count) DESC))"""
+"""The schemes of a host have one entry, as in `failures`."""
 _FROM = "FROM requests r LEFT JOIN deliveries d ON d.request_key = r.key"
 
 REQUESTS = f"SELECT {_REQUEST_COLUMNS}, NULL, NULL {_FROM} "

@@ -98,7 +98,9 @@ def release(c: sqlite3.Connection, claim_id: int, *, stored: bool) -> None:
     """Release the token that a job has reserved, if any.
 
     Unless its output is `stored`, mark the names that the output may have: the store may have a part.
+    After a restore, the output may be older than the job, and in use: reconciliation decides later.
     """
+    stored = stored or restored_recently(c, time.time())
     for (token,) in c.execute(
         "DELETE FROM reservations WHERE claim = ? RETURNING token", (claim_id,)
     ).fetchall():
@@ -113,8 +115,9 @@ def recover(c: sqlite3.Connection) -> None:
     finds what is unused.
     """
     if record_restore(c):
-        c.execute("DELETE FROM reservations")
         c.execute("DELETE FROM pending_deletions")
+    if restored_recently(c, time.time()):
+        c.execute("DELETE FROM reservations")
         return
     for (token,) in c.execute("DELETE FROM reservations RETURNING token").fetchall():
         _mark_all_names(c, token)

@@ -77,7 +77,7 @@ class HealthMonitor:
         elif time.monotonic() - self._written > timeout:
             reasons.append(f"the database has accepted no write for {timeout:.0f} s")
         if not self._executor.healthy:
-            reasons.append("no worker process can be started")
+            reasons.append("no worker process is running")
         return Health(self.state, tuple(reasons))
 
     async def watch(self) -> None:

@@ -12,7 +12,7 @@ from imgsvc.database.request_store import RequestStore
 from imgsvc.database.token_store import TokenStore
 from imgsvc.models import SECONDS_PER_DAY
 from imgsvc.processing.clock import ExpiryClock
-from imgsvc.storage.base import ImageStore
+from imgsvc.storage.base import ImageStore, StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.thumbnail_cache import ThumbnailCache
 from imgsvc.waiting import wait_for_event
 
@@ -75,6 +75,8 @@ class Maintenance:
                 await self._request_store.discard_remaining()
                 await self._expire()
                 not_deleted = await self.purge()
+            except StoreClaimedError:
+                raise  # the service stops
             except Exception:
                 log.exception("cleanup failed; retrying")
                 pause = self._limits.retry_seconds
@@ -113,6 +115,8 @@ class Maintenance:
                 deleted += names
             except OSError:
                 await self._delete_each(names, deleted)
+            except StorageUnavailableError as error:
+                _log_not_deleted(len(names), error)
         finally:
             await self._token_store.end_deletion(deleted)
         return len(deleted)
@@ -128,10 +132,7 @@ class Maintenance:
             except OSError as cause:
                 error = cause
         if error is not None:
-            log.error(
-                "outputs could not be deleted; retrying later",
-                extra={"outputs": len(names) - len(deleted), "error": str(error)},
-            )
+            _log_not_deleted(len(names) - len(deleted), error)
 
     async def _expire(self) -> None:
         now, days = await self._clock.now(), self._config.retention_days
@@ -139,6 +140,13 @@ class Maintenance:
             count = await self._request_store.hide_expired(now - days * SECONDS_PER_DAY)
             if count:
                 log.info("requests have passed their retention period", extra={"count": count})
+
+
+def _log_not_deleted(count: int, error: Exception) -> None:
+    log.error(
+        "outputs could not be deleted; retrying later",
+        extra={"outputs": count, "error": str(error)},
+    )
 
 
 def _interval_seconds(retention: float) -> float:

@@ -15,6 +15,7 @@ from imgsvc.processing.limits import ProcessingLimits
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.results import ResultWriter
 from imgsvc.processing.scheduler import Scheduler
+from imgsvc.storage.base import StoreClaimedError
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class RequestActions:
             # The request is deleted, and the rest may belong to another one. It is deleted later.
             if await self._maintenance.purge():
                 self._maintenance.wake()
-        except (OSError, DatabaseUnavailableError) as error:
+        except (OSError, DatabaseUnavailableError, StoreClaimedError) as error:
             log.warning("outputs could not be deleted; retrying: %s", error)
             self._maintenance.wake()
 

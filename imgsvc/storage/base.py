@@ -29,6 +29,13 @@ class StoreClaimedError(Exception):
     """Another instance has claimed the store. This one has to stop. The message says what to do."""
 
 
+class Fence(Protocol):
+    """Keeps a node of a cluster from storing outputs while others may have its images."""
+
+    def check(self) -> None:
+        """Raise `StorageUnavailableError` if nothing may be stored now."""
+
+
 class ImageStore(Protocol):
     """Stores outputs. An output is complete and permanent, or does not exist.
 

@@ -19,6 +19,7 @@ from obstore.store import from_url
 from imgsvc.errors import ImageError, ImageErrorCode, StartupError
 from imgsvc.image_types import MEDIA_TYPES
 from imgsvc.storage.base import (
+    Fence,
     ImageStore,
     StorageUnavailableError,
     StoreClaimedError,
@@ -47,12 +48,18 @@ _CREDENTIALS = ("AWS_", "AZURE_", "GOOGLE_")
 
 
 def open_bucket(
-    url: str, endpoint: str = "", *, redirect: bool = False, limits: BucketLimits = BucketLimits()
+    url: str,
+    endpoint: str = "",
+    *,
+    redirect: bool = False,
+    fence: Fence | None = None,
+    limits: BucketLimits = BucketLimits(),
 ) -> BucketStore:
     """Return the store at `s3://BUCKET/PREFIX`, or `gs://`, `az://`. `endpoint`: of another server.
 
     The credentials are those in the environment, or the role of the machine. They are removed from the
-    environment, which worker processes inherit. Raise `StartupError` if they are incomplete.
+    environment, which worker processes inherit. `fence`: see `BucketStore`. Raise `StartupError` if
+    they are incomplete.
     """
     options: dict[str, Any] = {"endpoint": endpoint} if endpoint else {}
     try:
@@ -73,7 +80,7 @@ def open_bucket(
         raise StartupError(f"Cannot use {url}: {str(error).splitlines()[0]}.") from None
     for name in [name for name in os.environ if name.startswith(_CREDENTIALS)]:
         del os.environ[name]
-    return BucketStore(objects, url, redirect=redirect, limits=limits)
+    return BucketStore(objects, url, redirect=redirect, fence=fence, limits=limits)
 
 
 def object_key(name: str) -> str:
@@ -83,7 +90,11 @@ def object_key(name: str) -> str:
 
 
 class BucketStore(ImageStore):
-    """An `ImageStore` in a bucket. Use `open_bucket`. `place`: the bucket's URL, for messages."""
+    """An `ImageStore` in a bucket. Use `open_bucket`. `place`: the bucket's URL, for messages.
+
+    `fence` is that of a node of a cluster. A node begins no PUT without its permission, and deletes
+    nothing: another node may have stored the same output meanwhile.
+    """
 
     def __init__(
         self,
@@ -91,11 +102,13 @@ class BucketStore(ImageStore):
         place: str,
         *,
         redirect: bool = False,
+        fence: Fence | None = None,
         limits: BucketLimits = BucketLimits(),
     ) -> None:
         self._objects = objects
         self._place = place
         self._redirect = redirect
+        self._fence = fence
         self._limits = limits
         self._outage = BucketOutage(objects, limits)
         self._claim = BucketClaim(objects, place)
@@ -133,6 +146,8 @@ class BucketStore(ImageStore):
         while True:
             if self._closed:
                 raise _not_stored("the store is closed")
+            if self._fence is not None:
+                self._fence.check()
             try:
                 await self._objects.put_async(key, data, attributes=attributes, use_multipart=False)
             except BUCKET_ERRORS as error:
@@ -154,14 +169,17 @@ class BucketStore(ImageStore):
     async def _abandon(self, put: asyncio.Task[None], name: str) -> None:
         """Delete an output whose caller forgets it now.
 
-        If that takes too long, the reservation of its token still makes the maintenance delete it.
+        If that takes too long, the reservation of its token still makes the maintenance delete it. If
+        another instance has claimed the bucket, it may have stored the same output: keep it.
         """
         await asyncio.wait({put}, timeout=self._limits.cancel_seconds)
         put.cancel()
         await asyncio.wait({put})
-        with suppress(TimeoutError, OSError, StorageUnavailableError):
+        if self._fence is not None:
+            return
+        with suppress(TimeoutError, OSError, StorageUnavailableError, StoreClaimedError):
             async with asyncio.timeout(self._limits.cancel_seconds):
-                await self._delete([object_key(name)])
+                await self.delete([name])
 
     async def read(self, name: str, offset: int, count: int) -> bytes:
         """Return a part of an output, by one call with a range."""

@@ -64,6 +64,7 @@ class _Put:
         self.fd = -1
         self.error: OSError | None = None
         self.abandoned = False
+        self.moved = False
         self.folder_created = False
         self.attempts = 0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -83,7 +84,7 @@ class _Put:
         """
         if self.error is None or self.abandoned or not is_machine_error(self.error):
             return False
-        self.error, self.temporary = None, temporary
+        self.error, self.temporary, self.moved = None, temporary, False
         self.attempts += 1
         return True
 
@@ -142,7 +143,8 @@ class FilesystemStore(ImageStore):
             put.abandoned = True
             await asyncio.wait({put.done})
             with suppress(OSError):  # the disk fails; the image is requeued anyway
-                await self.delete([name])
+                if put.moved:
+                    await self.delete([name])
             raise
         finally:
             # An error refers to this frame. Without `del`, the frame would refer to the error through
@@ -261,14 +263,16 @@ def _move(put: _Put) -> None:
         put.path.parent.mkdir(mode=0o700, exist_ok=True)
         put.folder_created = True
         put.temporary.replace(put.path)
+    put.moved = True
 
 
 def _discard(put: _Put) -> None:
+    """Remove what this call of `put` has written. An older output of the name stays."""
     if put.fd >= 0:
         with suppress(OSError):  # on NFS, close may report the error of an earlier write again
             os.close(put.fd)
         put.fd = -1
-    for path in (put.temporary, put.path):
+    for path in (put.temporary, *([put.path] if put.moved else [])):
         with suppress(OSError):
             path.unlink()
 

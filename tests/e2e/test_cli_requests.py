@@ -65,6 +65,12 @@ def test_download_saves_the_table_or_the_images(
         assert len(images.namelist()) == 1
     assert cli.run("download", request_id, "-o", "new/out.xlsx", **server).code == 0
     assert (cli.folder / "new" / "out.xlsx").read_bytes().startswith(b"PK")
+    printed = cli.run("download", request_id, "--layout", "input", "-o", "-", **server)
+    assert printed == Result(0, text, "")
+    refused = cli.run("status", request_id, "-o", "-", **server)
+    assert refused.code == 2
+    assert "only `download` writes to standard output" in refused.err
+    assert not (cli.folder / "-").exists()
 
 
 def test_submit_reads_standard_input(service: Service, origin: Origin, cli: CommandLine) -> None:

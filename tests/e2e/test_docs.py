@@ -3,55 +3,103 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click import Group
+from click import Command, Group
 
 from imgsvc.cli import cli
+from tests.docs.pages import generated_pages
 from tests.origin import ROOT
 from tests.service_process import Service
 
-README = (ROOT / "README.md").read_text()
-OPERATIONS = (ROOT / "OPERATIONS.md").read_text()
-DOCUMENTS = {"README.md": README, "OPERATIONS.md": OPERATIONS}
+README = (ROOT / "README.md").read_text("utf-8")
+DOCUMENTS_OF_ROOT = ("README.md", "OPERATIONS.md", "CONTRIBUTING.md", "SECURITY.md", "llms.txt")
+DOCUMENTS = {
+    str(file.relative_to(ROOT)): file.read_text("utf-8")
+    for file in [
+        *(ROOT / name for name in DOCUMENTS_OF_ROOT),
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
+}
 
 
-def settings_table() -> list[str]:
-    """Return the rows of the README's table of settings, made from config.toml."""
-    rows, section, comment = [], "", ""
-    for line in (ROOT / "config.toml").read_text().splitlines():
-        if line.startswith("["):
-            section = line.strip("[]")
-        elif line.startswith("# "):
-            comment = line.removeprefix("# ")
-        elif line.startswith("#") and " = " in line:
-            key, _, value = line.removeprefix("#").partition(" = ")
-            rows.append(f"| `{section}.{key}` | `{value}` | {comment} |")
-    return rows
+async def test_generated_pages_are_current(tmp_path: Path) -> None:
+    pages = await generated_pages(tmp_path)
+    assert len(pages) > 5
+    old = [name for name, text in pages.items() if (ROOT / name).read_text("utf-8") != text]
+    assert old == [], "run `python3 run.py docs`"
 
 
-def test_readme_has_every_setting_with_its_default() -> None:
-    assert re.findall(r"^\| `[a-z]+\.[a-z_]+` .*$", README, re.MULTILINE) == settings_table()
+def test_page_of_settings_has_every_setting_with_its_default() -> None:
+    shipped = (ROOT / "config.toml").read_text("utf-8")
+    page = DOCUMENTS["docs/reference/settings.md"]
+    keys = re.findall(r"^#(\w+) = (.*)$", shipped, re.MULTILINE)
+    rows = re.findall(r"^\| `\w+\.(\w+)` \| `(.*?)` \|", page, re.MULTILINE)
+    assert [(key, value) for key, value in keys if value] == rows
+
+
+def test_readme_is_short_and_has_a_small_screenshot() -> None:
+    assert len(README.split()) <= 600
+    images = re.findall(r"^!\[[^]]+\]\((.*?)\)$", README, re.MULTILINE)
+    assert len(images) == 2
+    assert all((ROOT / image).stat().st_size < 200_000 for image in images)
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_files_named_in_document_exist(name: str) -> None:
-    text = DOCUMENTS[name]
+    text = re.sub(r"^```.*?^```", "", DOCUMENTS[name], flags=re.MULTILINE | re.DOTALL)
+    folder = (ROOT / name).parent
     linked = re.findall(r"\]\((?!https?://|#)([^)#]+)", text)
     modules = re.findall(r"`((?:imgsvc|tests|packaging)/[^`*]*|[a-z]+\.(?:py|toml|yaml))`", text)
-    assert linked or modules
-    assert [each for each in linked + modules if not (ROOT / each).exists()] == []
+    new = {
+        "imgsvc/images/formats/NAME.py",
+        "imgsvc/storage/example.py",
+        "imgsvc/execution/example.py",
+    }
+    example = {"tests/data/layouts/example.csv"}
+    assert [each for each in linked if not (folder / each).exists()] == []
+    named = set(modules) - new - example
+    assert [each for each in named if not exists_as_named(each)] == []
+
+
+def exists_as_named(path: str) -> bool:
+    """Return whether a file exists: in the repository, or a module by its name alone."""
+    return (ROOT / path).exists() or any((ROOT / "imgsvc").rglob(path))
+
+
+def test_links_to_headings_exist() -> None:
+    for name, text in DOCUMENTS.items():
+        for path, anchor in re.findall(r"\]\(([^):#]*)#([^)]+)\)", text):
+            target = (ROOT / name).parent / path if path else ROOT / name
+            assert anchor in anchors(target.read_text("utf-8")), f"{name}: {path}#{anchor}"
+
+
+def anchors(text: str) -> Iterator[str]:
+    """Yield the anchors of a document, as GitHub makes them from headings."""
+    yield from re.findall(r'<a id="([^"]+)">', text)
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        yield re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+
+
+def test_index_links_to_every_page() -> None:
+    folder = ROOT / "docs"
+    linked = set(re.findall(r"\]\(([^)#]+)", DOCUMENTS["docs/index.md"]))
+    pages = {str(file.relative_to(folder)) for file in folder.glob("*/*.md")}
+    assert pages <= linked
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_commands_named_in_document_exist(name: str) -> None:
-    commands = re.findall(r"(?:imgsvc|run\.py) ([a-z]+)(?: ([a-z]+))?", code_of(DOCUMENTS[name]))
+    code = re.sub(r" # .*", "", code_of(DOCUMENTS[name]))
+    commands = re.findall(r"(?:imgsvc|run\.py) ([a-z]+)(?: ([a-z]+))?", code)
     for command, subcommand in commands:
-        if command in {"test", "lint", "bench"}:
+        if command in tasks():
             continue
         found = cli.commands.get(command)
         assert found is not None, command
@@ -59,9 +107,14 @@ def test_commands_named_in_document_exist(name: str) -> None:
             assert subcommand in found.commands, f"{command} {subcommand}"
 
 
+def tasks() -> set[str]:
+    """Return the commands that run.py has beside those of imgsvc."""
+    (names,) = re.findall(r"^TASKS = (.*)$", (ROOT / "run.py").read_text(), re.MULTILINE)
+    return set(ast.literal_eval(names))
+
+
 def test_tasks_of_run_script_hide_no_command() -> None:
-    (tasks,) = re.findall(r"^TASKS = (.*)$", (ROOT / "run.py").read_text(), re.MULTILINE)
-    assert not set(ast.literal_eval(tasks)) & set(cli.commands)
+    assert not tasks() & set(cli.commands)
 
 
 def code_of(text: str) -> str:
@@ -71,22 +124,43 @@ def code_of(text: str) -> str:
     return "\n".join(blocks + re.findall(r"`([^`\n]+)`", rest))
 
 
-def test_options_named_in_readme_exist() -> None:
-    for line in code_of(README).splitlines():
-        match = re.search(r"imgsvc (\w+)(.*)", line)
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_options_named_in_document_exist(name: str) -> None:
+    for line in code_of(DOCUMENTS[name]).splitlines():
+        match = re.search(r"imgsvc (\w+)( \w+)?(.*)", line.partition(" #")[0])
         if match and match[1] in cli.commands:
-            options = {o for p in cli.commands[match[1]].params for o in p.opts}
-            assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", match[2])) <= options | {"--help"}
+            command: Command | None = cli.commands[match[1]]
+            if isinstance(command, Group):
+                command = command.commands.get((match[2] or "").strip())
+            options = {
+                option for each in (command.params if command else []) for option in each.opts
+            }
+            named = set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", f"{match[2] or ''}{match[3]}"))
+            assert named <= options | {"--help"}, line
 
 
-def test_code_map_of_readme_has_every_module() -> None:
+def test_code_map_has_every_module() -> None:
     modules = {
         each.name + ("/" if each.is_dir() else "")
         for each in (ROOT / "imgsvc").iterdir()
         if (each.is_dir() or each.suffix == ".py") and not each.name.startswith("__")
     }
-    on_map = set(re.findall(r"`imgsvc/([a-z_]+(?:\.py|/))", README))
+    page = DOCUMENTS["docs/explanation/architecture.md"]
+    on_map = set(re.findall(r"`imgsvc/([a-z_]+(?:\.py|/))", page.partition("## Code map")[2]))
     assert modules - on_map == set()
+
+
+def test_metrics_named_in_documents_and_dashboard_exist() -> None:
+    page = DOCUMENTS["docs/reference/metrics.md"]
+    known = set(re.findall(r"^\| `(imgsvc_\w+)`", page, re.MULTILINE))
+    known |= {f"{name}_bucket" for name in known if name.endswith("_seconds")}
+    documents = "\n".join(text for name, text in DOCUMENTS.items() if "metrics.md" not in name)
+    assert set(re.findall(r"`(imgsvc_[a-z_]+)`", documents)) <= known
+    panels = json.loads((ROOT / "docs/reference/grafana.json").read_text("utf-8"))["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    in_dashboard = set(re.findall(r"imgsvc_\w+", "\n".join(queries)))
+    assert in_dashboard <= known
+    assert {name for name in known if f"{name}_bucket" not in known} <= in_dashboard
 
 
 @pytest.mark.external

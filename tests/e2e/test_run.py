@@ -42,7 +42,7 @@ class Project:
         shutil.copy(ROOT / "run.py", folder)
         (folder / "pyproject.toml").write_text(
             '[project]\ndependencies = ["no-such-package-for-imgsvc>=1"]\n'
-            "[project.optional-dependencies]\ns3 = []\n[dependency-groups]\ndev = []\n"
+            "[project.optional-dependencies]\ns3 = []\ncluster = []\n[dependency-groups]\ndev = []\n"
         )
         self.lock("# empty\n")
         (folder / "imgsvc").mkdir()
@@ -52,6 +52,7 @@ class Project:
         """Write the lock files."""
         (self.folder / "requirements.lock").write_text(text)
         (self.folder / "requirements-s3.lock").write_text(text + "# s3\n")
+        (self.folder / "requirements-cluster.lock").write_text(text + "# cluster\n")
         (self.folder / "requirements-dev.lock").write_text(text + "# dev\n")
 
     def start(self, *arguments: str, python: str = BASE_PYTHON, **environ: str) -> RunningCommand:
@@ -145,6 +146,11 @@ def test_bucket_in_environment_or_configuration_installs_its_packages(project: P
     again = project.run(IMGSVC_CONFIG=str(file)).err
     assert "creating an environment" in again
     assert "requirements-s3.lock" in again
+
+
+def test_commands_and_settings_of_a_cluster_install_its_packages(project: Project) -> None:
+    assert "requirements-cluster.lock" in project.run("node", "tls://coordinator:8786").err
+    assert project.run(IMGSVC_CLUSTER__LISTEN="tls://0.0.0.0:8786").err == ""
 
 
 def test_interrupted_setup_is_repeated_by_the_next_start(project: Project) -> None:
@@ -243,21 +249,23 @@ def pins(name: str) -> dict[str, set[str]]:
 
 
 def test_lock_files_contain_no_index_url() -> None:
-    for name in ("requirements.lock", "requirements-s3.lock", "requirements-dev.lock"):
-        text = (ROOT / name).read_text()
+    for kind in ("", "-s3", "-cluster", "-dev"):
+        text = (ROOT / f"requirements{kind}.lock").read_text()
         assert "://" not in text
         assert "index" not in text
 
 
 def test_lock_files_agree_with_each_other_and_with_pyproject() -> None:
     runtime, dev = pins("requirements.lock"), pins("requirements-dev.lock")
-    s3 = pins("requirements-s3.lock")
-    assert {name: dev.get(name) for name in s3} == s3
+    s3, cluster = pins("requirements-s3.lock"), pins("requirements-cluster.lock")
+    assert {name: dev.get(name) for name in cluster} == cluster
+    assert {name: cluster.get(name) for name in s3} == s3
     assert {name: s3.get(name) for name in runtime} == runtime
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     for requirements, lock in (
         (project["project"]["dependencies"], runtime),
         (project["project"]["optional-dependencies"]["s3"], s3),
+        (project["project"]["optional-dependencies"]["cluster"], cluster),
         (project["dependency-groups"]["dev"], dev),
     ):
         for requirement in requirements:

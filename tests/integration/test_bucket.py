@@ -189,6 +189,23 @@ async def test_each_claim_raises_the_generation_and_ends_the_one_before(
     await newer.close()
 
 
+async def test_cancelled_put_keeps_the_output_of_a_newer_instance(objects: FaultyObjects) -> None:
+    older = bucket_store(objects, BucketLimits(hold_seconds=30, probe_seconds=30))
+    newer = bucket_store(objects)
+    await older.claim(DATABASE, None)
+    objects.error = http_error(503, "SlowDown")
+    put = asyncio.create_task(older.put(NAME, b"data"))
+    await wait_until(lambda: older.problem, "the outage to be detected")
+    objects.error = None
+    await newer.claim(DATABASE, None)
+    await newer.put(NAME, b"data")
+    put.cancel()
+    await asyncio.gather(put, return_exceptions=True)
+    assert await newer.list_names() == [NAME]
+    await older.close()
+    await newer.close()
+
+
 async def test_watch_ends_when_another_instance_claims(objects: FaultyObjects) -> None:
     older, newer = bucket_store(objects), bucket_store(objects)
     await older.claim(DATABASE, None)

@@ -30,6 +30,7 @@ from imgsvc.network.session import open_session
 from imgsvc.storage.base import StorageFullError
 from imgsvc.workers.pool import WorkerPool
 from tests.fake_executor import FakeExecutor
+from tests.harness.cluster import RunningNode
 from tests.memory_store import MemoryStore
 from tests.origin import Origin, Reply
 from tests.waiting import wait_until
@@ -101,9 +102,27 @@ async def fake_subject(_folder: Path, _origin: Origin) -> AsyncIterator[Subject]
     yield FakeSubject()
 
 
+class ClusterSubject(LocalSubject):
+    """A coordinator without workers, and a node that has those of `LocalSubject`."""
+
+    def __init__(self, folder: Path, origin: Origin, session: aiohttp.ClientSession) -> None:
+        super().__init__(folder, origin, session)
+        self.node = RunningNode(self.executor, self.store)
+        self.executor: Executor = self.node.cluster  # type: ignore[assignment]
+
+
+@asynccontextmanager
+async def cluster_subject(folder: Path, origin: Origin) -> AsyncIterator[Subject]:
+    async with open_session(CONFIG, AddressRules(CONFIG.allowed_networks)) as session:
+        subject = ClusterSubject(folder, origin, session)
+        async with subject.node.connected():
+            yield subject
+
+
 SUBJECTS: dict[str, Callable[[Path, Origin], AbstractAsyncContextManager[Subject]]] = {
     "local": local_subject,
     "fake": fake_subject,
+    "cluster": cluster_subject,
 }
 
 
@@ -130,6 +149,11 @@ async def fetch(subject: Subject, claim: Claim) -> AsyncIterator[Fetched]:
         yield fetched
 
 
+async def dropped(subject: Subject) -> None:
+    """Return when all sources are dropped. A node does that when it receives the order."""
+    await wait_until(lambda: subject.held_bytes() == 0, "the sources to be dropped")
+
+
 def token_of(fetched: Fetched) -> str:
     """Return the token of a source: equal for equal bytes."""
     return fetched.digest.hex()[:32]
@@ -154,7 +178,7 @@ async def test_conditional_fetch_yields_none_only_while_source_is_not_modified(
         conditions = Conditions(fetched.digest, fetched.validators)
     async with subject.executor.fetch(job, conditions) as not_modified:
         assert not_modified is None
-        assert subject.held_bytes() == 0
+        await dropped(subject)
     _, changed = subject.serve("/a.jpg", "changed")
     async with subject.executor.fetch(job, conditions) as again:
         assert again is not None
@@ -169,14 +193,14 @@ async def test_failed_fetch_raises_image_error_and_holds_no_bytes(
         async with fetch(subject, claim(origin.script("/missing.jpg", Reply(404)))):
             pass
     assert (caught.value.code, caught.value.http_status) == (ImageErrorCode.HTTP_STATUS, 404)
-    assert subject.held_bytes() == 0
+    await dropped(subject)
 
 
 async def test_leaving_drops_the_bytes_and_stores_nothing(subject: Subject) -> None:
     url, _ = subject.serve("/a.jpg")
     async with fetch(subject, claim(url)) as fetched:
         pass
-    assert subject.held_bytes() == 0
+    await dropped(subject)
     with pytest.raises(ExecutionInterruptedError):
         await fetched.compress(secrets.token_hex(16), SETTINGS, 1)
     assert subject.store.outputs == {}
@@ -208,7 +232,7 @@ async def test_cancelled_fetch_holds_no_bytes(subject: Subject) -> None:
         fetching.cancel()
         await asyncio.gather(fetching, return_exceptions=True)
         assert fetching.cancelled()
-        assert subject.held_bytes() == 0
+        await dropped(subject)
 
 
 # --- compressing ----------------------------------------------------------------------------------
@@ -232,7 +256,7 @@ async def test_images_are_compressed_concurrently(subject: Subject) -> None:
 
     await asyncio.gather(*(run(number, job) for number, job in enumerate(jobs)))
     assert set(subject.store.outputs) == {f"{number:032x}.jpg" for number in range(20)}
-    assert subject.held_bytes() == 0
+    await dropped(subject)
 
 
 async def test_compress_with_stored_token_keeps_one_output(subject: Subject) -> None:
@@ -251,7 +275,7 @@ async def test_source_that_cannot_be_compressed_raises_image_error(subject: Subj
             await fetched.compress(token_of(fetched), SETTINGS, job.request_key)
     assert caught.value.code is ImageErrorCode.CORRUPT_IMAGE
     assert subject.store.outputs == {}
-    assert subject.held_bytes() == 0
+    await dropped(subject)
 
 
 async def test_full_store_raises_storage_full_error(subject: Subject) -> None:
@@ -287,7 +311,7 @@ async def test_cancelled_compression_stores_nothing_and_holds_no_bytes(subject: 
     await asyncio.gather(running, return_exceptions=True)
     assert running.cancelled()
     assert subject.store.outputs == {}
-    assert subject.held_bytes() == 0
+    await dropped(subject)
 
 
 # --- closing --------------------------------------------------------------------------------------

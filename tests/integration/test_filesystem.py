@@ -294,6 +294,17 @@ async def test_put_raises_storage_full_error_when_disk_is_full(small_disk: Path)
     await full.close()
 
 
+@pytest.mark.external
+async def test_put_that_fails_keeps_an_older_output_of_the_name(small_disk: Path) -> None:
+    """The database may be a backup that is older than the output."""
+    files = FilesystemStore(small_disk, DiskSpace(small_disk, 0))
+    await files.put(NAME, b"stored")
+    with pytest.raises(StorageFullError):
+        await files.put(NAME, bytes(2**21))
+    assert await files.read(NAME, 0, 10) == b"stored"
+    await files.close()
+
+
 async def test_put_raises_image_error_when_file_exceeds_size_limit(
     files: FilesystemStore, tmp_path: Path
 ) -> None:

@@ -90,4 +90,4 @@ async def test_service_is_not_ready_if_no_worker_starts(
     ) as monitor:
         monitor.state = ServiceState.RUNNING
         await wait_until(lambda: not monitor.health().ready, "the failed start to be detected")
-        assert monitor.health().reasons == ("no worker process can be started",)
+        assert monitor.health().reasons == ("no worker process is running",)

@@ -638,6 +638,24 @@ async def test_retry_failed_continues_in_slices_after_restart(
     assert (await reload(db, request)).progress == Progress(processing=32)
 
 
+async def test_request_finishes_when_its_host_is_cancelled_during_a_retry(
+    db: DatabaseHarness,
+) -> None:
+    db = db.with_limits(bulk_slice=10)
+    request = await db.accept(urls(30))
+    await db.job_store.finish([failed(claim) for claim in await db.claim()])
+    await db.job_store.retry_failed(request.request_id)
+    key = await db.job_store.start_cancel_host(request.request_id, "a.example")
+    more, result = True, FinishResult()
+    while more:
+        assert await db.claim() == []
+        more, changes = await db.job_store.cancel_slice(key, 4)
+        result.add(changes)
+    assert [finished.progress for finished in result.finished_requests] == [
+        Progress(failed=20, cancelled=10)
+    ]
+
+
 async def test_cancel_slice_cancels_requeued_images_of_unfinished_retry(
     db: DatabaseHarness,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from imgsvc.database.connection import DatabaseUnavailableError
 from imgsvc.models import SECONDS_PER_DAY, Request
 from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance, MaintenanceLimits
+from imgsvc.storage.base import StorageUnavailableError, StoreClaimedError
 from imgsvc.storage.disk_space import DiskSpace
 from imgsvc.storage.filesystem import FilesystemStore
 from imgsvc.storage.thumbnail_cache import ThumbnailCache
@@ -26,6 +27,17 @@ from tests.shifted_clock import ShiftedClock
 from tests.waiting import wait_until
 
 ROWS = [[f"http://a.example/{n}.jpg"] for n in range(12)]
+
+
+class FailingStore(FilesystemStore):
+    """A store whose outputs cannot be deleted while `error` is set."""
+
+    error: Exception | None = None
+
+    async def delete(self, names: Iterable[str]) -> None:
+        if self.error is not None:
+            raise self.error
+        await super().delete(names)
 
 
 class MaintenanceHarness:
@@ -41,7 +53,7 @@ class MaintenanceHarness:
     ) -> None:
         self.folder = folder
         self.db = db
-        self.store = FilesystemStore(folder, DiskSpace(folder, 0))
+        self.store = FailingStore(folder, DiskSpace(folder, 0))
         config = StorageConfig(retention_days=days)
         self.thumbnails = ThumbnailCache(folder, DiskSpace(folder, 0))
         self.maintenance = Maintenance(
@@ -246,6 +258,29 @@ async def test_output_that_cannot_be_deleted_keeps_no_others(tmp_path: Path) -> 
             file.rmdir()
         assert await harness.maintenance.purge() == 0
         assert await harness.rows() == 0
+
+
+async def test_outputs_of_an_unavailable_store_are_deleted_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_harness(tmp_path) as harness:
+        deleted = await harness.finished_request()
+        await harness.db.request_store.mark_deleting(deleted.request_id)
+        harness.store.error = StorageUnavailableError("the bucket does not respond")
+        assert await harness.maintenance.purge() == 12
+        assert [record.exc_info for record in caplog.records] == [None]
+        harness.store.error = None
+        assert await harness.maintenance.purge() == 0
+        assert (harness.stored_files(), await harness.rows()) == (0, 0)
+
+
+async def test_cleanup_ends_when_another_instance_claims_the_store(tmp_path: Path) -> None:
+    async with open_harness(tmp_path) as harness:
+        deleted = await harness.finished_request()
+        await harness.db.request_store.mark_deleting(deleted.request_id)
+        harness.store.error = StoreClaimedError("Another instance has claimed the bucket.")
+        with pytest.raises(StoreClaimedError):
+            await harness.maintenance.run()
 
 
 async def test_request_that_could_not_be_discarded_is_discarded_later(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from imgsvc.config import StorageConfig
 from imgsvc.database.online_backup import copy_database
 from imgsvc.database.tokens import RESTORE_GRACE_SECONDS
+from imgsvc.models import Requeued
 from imgsvc.processing.clock import ExpiryClock
 from imgsvc.processing.maintenance import Maintenance
 from imgsvc.processing.reconciliation import Reconciliation, ReconciliationLimits
@@ -203,3 +204,26 @@ async def test_restore_deletes_no_output_that_the_backup_was_storing_or_deleting
     async with open_database(copy) as db:
         await db.token_store.recover()
         assert await ReconciliationHarness(db, store).outputs() == {stored, deleted}
+
+
+async def test_restore_keeps_the_output_of_a_job_that_fails(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with open_database(tmp_path) as db:
+        await db.accept([["http://a.example/1.jpg"]])
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        copy_database(db.database.path, copy / "imgsvc.db")
+    async with open_database(copy) as db:
+        await db.token_store.recover()
+        (claim,) = await db.claim()
+        token = await db.token_store.reserve(claim, completed(claim).source_digest)
+        stored = f"{token}.jpg"
+        await store.put(stored, b"stored after the backup")
+        await db.job_store.finish([Requeued(claim, 0)])
+        harness = ReconciliationHarness(db, store)
+        assert await harness.outputs() == {stored}
+        (claim,) = await db.claim()
+        await db.token_store.reserve(claim, completed(claim).source_digest)
+    async with open_database(copy) as db:  # killed while it compresses
+        await db.token_store.recover()
+        assert await ReconciliationHarness(db, store).outputs() == {stored}

@@ -230,3 +230,17 @@ async def test_restart_closes_circuits_and_keeps_retries(tmp_path: Path) -> None
         (waiting,) = after.waiting
         assert (waiting.count, waiting.code, waiting.message) == (1, SLOW.code, SLOW.message)
         assert after.version > before.version
+
+
+async def test_schemes_of_a_host_are_one_entry(db: DatabaseHarness) -> None:
+    both = [["http://a.example/1.jpg"], ["https://a.example/2.jpg"], ["https://a.example/3.jpg"]]
+    request = await db.accept([*urls(2, "b"), *both])
+    claims = await db.claim()
+    assert len(claims) == 5
+    await db.job_store.finish(
+        [Requeued(claim, 1, 6e9 - number, SLOW) for number, claim in enumerate(claims)]
+    )
+    of_a = [6e9 - number for number, claim in enumerate(claims) if "a.example" in claim.url]
+    first, second = (await db.queries.request(request.request_id)).waiting
+    assert (first.host, first.count, first.next_try_at) == ("a.example", 3, min(of_a))
+    assert (second.host, second.count) == ("b.example", 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from imgsvc.web.schema.option_types import MAX_IMAGE_COLUMNS
 from imgsvc.web.schema.problem_responses import ProblemReport
 from imgsvc.web.schema.responses import DryRunResult
 from tests.harness.http import ROWS, HttpHarness, csv_body, open_http
@@ -147,6 +148,14 @@ async def test_form_options_may_precede_or_follow_file(http: HttpHarness, last: 
     assert response.status == 201
     request = await http.service.queries.request(response.json()["requestId"])
     assert str(request.options.settings) == "30 webp"
+
+
+async def test_form_may_name_as_many_columns_as_a_query(http: HttpHarness) -> None:
+    data = form(*[("imageColumn", "Input Image Urls")] * MAX_IMAGE_COLUMNS, file=csv_body())
+    assert (await http.post("/processImages", data)).status == 201
+    data = form(*[("imageColumn", "Input Image Urls")] * 200, file=csv_body())
+    refused = (await http.post("/processImages", data)).problem()
+    assert "has more than 132 options" in refused["detail"]
 
 
 async def test_dry_run_returns_counts_and_stores_nothing(http: HttpHarness) -> None:

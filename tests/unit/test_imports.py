@@ -85,6 +85,8 @@ ALLOWED: dict[str, set[str]] = {
         "web",
         "limits",
     },
+    "node": LEAVES | {"adapters", "execution", "network", "storage"},
+    "cli_cluster": LEAVES | {"cli_options", "config_loader", "execution", "node", "serve"},
     "serve": LEAVES | {"service", "config_loader", "workers"},
     "client": LEAVES | {"client"},
     "terminal": LEAVES,
@@ -106,6 +108,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "cli_actions",
         "cli_operations",
+        "cli_cluster",
         "cli_options",
         "cli_requests",
         "cli_table_options",
@@ -152,9 +155,12 @@ LIBRARIES: dict[str, set[str]] = {
     "aiofiles": {"storage", "spreadsheets", "web", "offline"},
     "aiosqlite": {"database"},
     "sqlite3": {"database", "check", "instance_secret"},
+    "cryptography": {"execution"},
+    "distributed": {"execution", "node"},
     "click": {
         "cli",
         "cli_actions",
+        "cli_cluster",
         "cli_operations",
         "cli_options",
         "cli_requests",
@@ -252,7 +258,7 @@ def test_service_without_a_bucket_imports_no_module_of_an_extra(tmp_path: Path) 
         "        pass\n"
         "asyncio.run(run())\n"
         "tops = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(tops & {'obstore', 'boto3', 'distributed', 'dask'})"
+        "print(tops & {'obstore', 'boto3', 'cryptography', 'distributed', 'dask', 'tornado'})"
     )
     process = subprocess.run(
         [sys.executable, "-P", "-c", script, str(tmp_path)],

@@ -188,8 +188,8 @@ def test_every_golden_table_is_tested() -> None:
     assert files == {golden[0] for golden in GOLDEN}
 
 
-def test_readme_lists_the_layouts_in_order_with_headers_that_identify_them() -> None:
-    text = (DATA.parents[2] / "README.md").read_text("utf-8")
+def test_page_lists_the_layouts_in_order_with_headers_that_identify_them() -> None:
+    text = (DATA.parents[2] / "docs" / "reference" / "csv.md").read_text("utf-8")
     rows = re.findall(r"^\| `([a-z]+)` \| (.*) \|$", text.partition("| layout |")[2], re.MULTILINE)
     assert [name for name, _ in rows] == list(dict.fromkeys(layout.name for layout in LAYOUTS))
     for name, columns in rows:

@@ -23,7 +23,7 @@ from imgsvc.web.http.problems import HttpProblemError
 from imgsvc.web.http.request_body import declared_length, media_type, read_chunks, reject_encoding
 from imgsvc.web.limits import BodyLimits
 from imgsvc.web.schema import options
-from imgsvc.web.schema.option_types import UNPRINTABLE
+from imgsvc.web.schema.option_types import MAX_IMAGE_COLUMNS, UNPRINTABLE
 from imgsvc.web.schema.options import RepeatFields, UploadFields
 from imgsvc.web.schema.responses import json_response
 
@@ -48,8 +48,8 @@ CURL_HINT = (
 FORM_TYPE = "multipart/form-data"
 FRAMING_BYTES = 256 * 1024
 """Maximum size of a form apart from its file: boundaries, headers and options."""
-MAX_FIELDS = 32
-"""Maximum number of options in a form."""
+MAX_FIELDS = 32 + MAX_IMAGE_COLUMNS
+"""Maximum number of options in a form. `imageColumn` may be repeated."""
 MAX_FIELD_BYTES = 16 * 1024
 """Maximum length of an option in a form."""
 

@@ -1,0 +1,1 @@
+"""The executor of a cluster: a coordinator, and nodes on other machines."""
