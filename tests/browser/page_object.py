@@ -11,6 +11,12 @@ from playwright.sync_api import Locator, Page, expect
 from tests.origin import Origin, Reply
 from tests.service_process import table
 
+VISIBLE_IMAGES_LOADED = """
+() => [...document.querySelectorAll(".card.completed")].every((card) => {
+  const { top, bottom } = card.getBoundingClientRect();
+  return bottom <= 0 || top >= innerHeight || card.querySelector("img")?.complete;
+})
+"""
 WAIT_FOR_TRANSITIONS = """
 Promise.all(document.getAnimations()
   .filter((animation) => animation.effect.getTiming().iterations !== Infinity)

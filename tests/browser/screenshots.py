@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.browser.conftest import CHROMIUM, FLAGS
-from tests.browser.page_object import PageObject
+from tests.browser.page_object import VISIBLE_IMAGES_LOADED, PageObject
 from tests.origin import Origin, Reply
 from tests.sample_images import photograph
 from tests.service_process import Service, table
@@ -30,10 +30,6 @@ THUMBNAIL_WIDTH = 440
 LABEL_HEIGHT = 24
 FOLDER = "build/screenshots"
 COLUMNS = 6
-IMAGES_LOADED = """
-() => [...document.images].every((image) => image.complete)
-  && !document.querySelector(".card.completed .thumb:empty")
-"""
 Row = tuple[int, str, str | list[str]]
 SHAPES = {
     "Portrait poster": "?w=800&h=1200",
@@ -82,7 +78,8 @@ class Camera:
         self._prefix = prefix
 
     def take(self, state: str) -> None:
-        self.ui.page.wait_for_function(IMAGES_LOADED)
+        self.ui.page.wait_for_function(VISIBLE_IMAGES_LOADED)
+        self.ui.page.wait_for_function("[...document.images].every((image) => image.complete)")
         self.ui.wait_for_transitions()
         self.ui.page.screenshot(path=self._folder / f"{state}-{self._prefix}.png")
 
@@ -111,7 +108,7 @@ def take_request(camera: Camera, url: str, request_id: str) -> None:
     ui, page = camera.ui, camera.ui.page
     page.goto(f"{url}/#/request/{request_id}")
     expect(page.get_by_role("heading", name="spring-catalogue.csv")).to_be_visible()
-    expect(ui.cards.first.locator("img")).to_be_visible()
+    expect(ui.cards.first).to_be_visible()
     camera.take("05-request")
     page.get_by_role("heading", name="Images", exact=True).evaluate("e => e.scrollIntoView()")
     camera.take("06-gallery")
@@ -137,7 +134,7 @@ def take_running(camera: Camera, url: str, request_id: str) -> None:
     page = camera.ui.page
     page.goto(f"{url}/#/request/{request_id}")
     expect(page.get_by_role("button", name="Stop trying")).to_be_visible()
-    expect(camera.ui.cards.first.locator("img")).to_be_visible()
+    expect(camera.ui.cards.first).to_be_visible()
     camera.take("10-waiting")
 
 

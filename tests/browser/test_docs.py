@@ -51,7 +51,7 @@ def test_docs_page_sends_an_api_call_and_shows_the_response(
         f"curl '{service.url}/listRequests?limit=7'"
     )
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    operation.get_by_role("button", name="Copy the curl command").click()
+    operation.get_by_role("button", name="Copy the command").click()
     expect(page.locator("#toast")).to_have_text("Copied.")
     assert "limit=7" in page.evaluate("navigator.clipboard.readText()")
     operation.get_by_role("button", name="Send").click()

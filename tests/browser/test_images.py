@@ -30,6 +30,7 @@ def test_images_of_all_shapes_stay_inside_their_cards(
     rows = [(n, f"Shape {n}", origin.photo(n, "jpg", q)) for n, q in enumerate(SHAPES)]
     url, _ = open_request(open_page, service, table(rows))
     ui = open_page(url)
+    expect(ui.cards).to_have_count(len(SHAPES))
     for card in ui.cards.all():
         image, frame = card.locator("img"), card.locator(".thumb")
         expect(image).to_have_js_property("complete", value=True)

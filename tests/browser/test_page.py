@@ -301,6 +301,7 @@ def test_long_product_name_does_not_hide_the_image_position(
         "e => e.getBoundingClientRect().right <= e.closest('.card').getBoundingClientRect().right"
     )
     assert position.evaluate(inside), "the position of the image is visible"
+    ui.cards.first.scroll_into_view_if_needed()
     expect(ui.cards.first.locator("img")).to_be_visible()
     ui.cards.first.click()
     dialog = page.get_by_role("dialog")

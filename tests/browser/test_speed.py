@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, Response, expect
 
 from tests.browser.conftest import OpenPage
+from tests.browser.page_object import VISIBLE_IMAGES_LOADED
 from tests.origin import Origin, Reply
 from tests.service_process import Service, table
 
@@ -13,12 +14,6 @@ pytestmark = pytest.mark.external
 
 MAX_FIRST_LOAD_BYTES = 150_000
 MAX_IMAGE_BYTES = 150_000
-VISIBLE_IMAGES_LOADED = """
-() => [...document.querySelectorAll(".card")].every((card) => {
-  const { top, bottom } = card.getBoundingClientRect();
-  return bottom < 0 || top > innerHeight || card.querySelector("img")?.complete;
-})
-"""
 OBSERVE_LONG_TASKS = """
 window.longTasks = [];
 new PerformanceObserver((list) => {

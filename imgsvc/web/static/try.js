@@ -27,7 +27,7 @@ export function tryForm(api, operation, getKey) {
     fields.length > 0 && h("div", { class: "fields" }, fields.map((f) => f.element)),
     body?.element,
     h("div", {}, h("p", { class: "muted" }, "curl command ",
-      h("button", { type: "button", class: "quiet icon-button", "aria-label": "Copy the curl command", title: "Copy", on: { click: () => copy(curl.textContent) } }, icon("copy"))), curl),
+      h("button", { type: "button", class: "quiet icon-button", "aria-label": "Copy the command", title: "Copy", on: { click: () => copy(curl.textContent) } }, icon("copy"))), curl),
     h("div", { class: "buttons" }, send, stop),
     response);
   document.getElementById("api-key")?.addEventListener("input", refresh);

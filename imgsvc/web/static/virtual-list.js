@@ -10,8 +10,8 @@ const VISIBLE_DELAY_MS = 120;
 
 /**
  * A list whose cards scroll with the page. `draw(item, index)` returns a card (a button). The card may have
- * a method `onVisible()`, for example to load its image: it is called when the card is still in the
- * document VISIBLE_DELAY_MS after the last scroll or change. The list is one tab stop; the arrow keys,
+ * a method `onVisible()`, for example to load its image: it is called when the card is in the
+ * window VISIBLE_DELAY_MS after the last scroll or change. The list is one tab stop; the arrow keys,
  * Home and End move within it. `card.actions`, if it has them, is an element that is placed beside it.
  * `header` is a bar above the list that stays at the top of the window. A card is only redrawn when its item is another object.
  */
@@ -131,7 +131,10 @@ export class VirtualList {
   }
 
   #notifyVisible() {
-    for (const { button } of this.#cards.values()) button.onVisible?.();
+    for (const { button } of this.#cards.values()) {
+      const { top, bottom } = button.getBoundingClientRect();
+      if (bottom > 0 && top < innerHeight) button.onVisible?.();
+    }
   }
 
   #onFocusIn(event) {
