@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -304,6 +305,14 @@ class Service:
         self._ended.set()
 
 
+async def _secret(database: Database) -> bytes:
+    """Return the secret of the instance. If the database is damaged, return one that nothing uses."""
+    try:
+        return await database.read(tokens.secret)
+    except DatabaseDamagedError:  # the service starts, and is not ready
+        return secrets.token_bytes(tokens.SECRET_BYTES)
+
+
 @asynccontextmanager
 async def opened(
     config: Config,
@@ -319,7 +328,7 @@ async def opened(
         stack.enter_context(lock_data_dir(config.storage.data_dir, DATABASE))
         database = await Database.open(config.storage.data_dir / DATABASE, limits.database)
         stack.push_async_callback(database.close)
-        sample = Sample(await database.read(tokens.secret))
+        sample = Sample(await _secret(database))
         service = Service(config, database, sample, limits, replacements)
         stack.push_async_callback(service.close)
         yield service

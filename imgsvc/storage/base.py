@@ -11,13 +11,14 @@ import re
 from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
+from imgsvc.errors import DependencyError
 from imgsvc.image_types import EXTENSIONS
 
 _TOKEN = re.compile(r"([0-9a-f]{2}){16,17}")
 _NAME = re.compile(rf"{_TOKEN.pattern}\.({'|'.join(sorted(set(EXTENSIONS.values())))})")
 
 
-class StorageUnavailableError(Exception):
+class StorageUnavailableError(DependencyError):
     """Outputs cannot be stored or read at present, for example because the bucket does not respond."""
 
 

@@ -153,7 +153,15 @@ class FilesystemStore(ImageStore):
 
     async def read(self, name: str, offset: int, count: int) -> bytes:
         """Return a part of an output. It is read in a shared thread: writes would delay it."""
-        return await asyncio.to_thread(_read, self.path(name), offset, count)
+        path = self.path(name)
+        for delay in self._retry_delays:
+            try:
+                return await asyncio.to_thread(_read, path, offset, count)
+            except OSError as error:
+                if not is_machine_error(error):
+                    raise
+            await asyncio.sleep(delay)
+        return await asyncio.to_thread(_read, path, offset, count)
 
     async def delete(self, names: Iterable[str]) -> None:
         """Delete outputs permanently. Names without a file are ignored."""

@@ -28,7 +28,13 @@ def drop_table(service: Service) -> None:
         database.commit()
 
 
-@pytest.mark.parametrize("damage", [damage_last_page, drop_table])
+def drop_secret(service: Service) -> None:
+    with closing(sqlite3.connect(service.data_dir / "imgsvc.db")) as database:
+        database.execute("DROP TABLE instance")
+        database.commit()
+
+
+@pytest.mark.parametrize("damage", [damage_last_page, drop_table, drop_secret])
 @pytest.mark.parametrize("killed", [False, True])
 def test_damaged_database_makes_the_service_not_ready_and_says_what_to_do(
     start_service: StartService, origin: Origin, damage: object, killed: bool

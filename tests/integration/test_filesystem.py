@@ -333,6 +333,17 @@ async def test_put_waits_while_there_are_no_descriptors(tmp_path: Path) -> None:
     await files.close()
 
 
+async def test_read_waits_while_there_are_no_descriptors(tmp_path: Path) -> None:
+    files = FilesystemStore(tmp_path, DiskSpace(tmp_path, 0), retry_delays=[0.01] * 10_000)
+    await files.put(NAME, b"x")
+    with no_descriptors():
+        read = asyncio.create_task(files.read(NAME, 0, 2))
+        _, waiting = await asyncio.wait([read], timeout=0.02)
+    assert waiting
+    assert await read == b"x"
+    await files.close()
+
+
 async def test_put_raises_machine_error_when_descriptors_stay_away(tmp_path: Path) -> None:
     files = FilesystemStore(tmp_path, DiskSpace(tmp_path, 0), retry_delays=[0.01])
     with no_descriptors(), pytest.raises(MachineError, match=os.strerror(errno.EMFILE)):

@@ -13,6 +13,7 @@ import pytest
 from imgsvc import logs
 from imgsvc.config import LogConfig
 from imgsvc.errors import DependencyError
+from imgsvc.storage.base import StorageUnavailableError
 
 
 class Terminal(io.StringIO):
@@ -59,11 +60,12 @@ def test_json_event_contains_traceback_in_same_line() -> None:
     assert event["exception"].splitlines()[-1] == "RuntimeError: boom"
 
 
-def test_dependency_error_is_logged_without_traceback() -> None:
+@pytest.mark.parametrize("kind", [DependencyError, StorageUnavailableError])
+def test_dependency_error_is_logged_without_traceback(kind: type[DependencyError]) -> None:
     out = io.StringIO()
     logs.setup(LogConfig(format="json"), out)
     try:
-        raise DependencyError("100% full")
+        raise kind("100% full")
     except DependencyError:
         logging.getLogger("x").exception("claim %s failed", 3)
     (event,) = lines(out)
