@@ -105,6 +105,16 @@ PANELS = (
             "wrong keys in an hour": "increase(imgsvc_wrong_keys_total[1h])",
         },
     ),
+    Panel(
+        "Nodes of a cluster",
+        "short",
+        {
+            "workers: {{node}}": "imgsvc_node_workers",
+            "jobs: {{node}}": "imgsvc_node_jobs",
+            "images per second: {{node}}": "rate(imgsvc_node_images_total[5m])",
+            "nodes lost in an hour": "increase(imgsvc_nodes_lost_total[1h])",
+        },
+    ),
     Panel("Clients that watch a request", "short", {"watchers": "imgsvc_watchers"}),
 )
 

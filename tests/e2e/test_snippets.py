@@ -29,6 +29,7 @@ NOT_RUN = {
     "run.py bench": "takes minutes; tests/bench",
     "run.py test|run.py lint": "this is a test",
     "docker ": "needs a daemon; see test_container.py and test_deployment.py",
+    "imgsvc node ": "needs a coordinator; test_cluster.py",
     "^# ": "needs root and systemd; test_docs.py verifies the unit file",
 }
 """Commands that do not run here, as patterns, and why."""
