@@ -230,6 +230,11 @@ def repeat(
 @click.option("--wait", is_flag=True, help="Wait until the request has finished.")
 @click.option("-o", "--out", type=OUTPUT_FILE, help="CSV file to write.")
 @click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
+@click.option("--products", is_flag=True, help="With --json, print a page of the products too.")
+@click.option("--offset", type=click.IntRange(0), default=0, help="First product of the page.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000), help="Number of products of the page. [default: 100]"
+)
 @status_options
 @server_options
 def status(
@@ -237,6 +242,9 @@ def status(
     wait: bool,
     out: Path | None,
     as_json: bool,
+    products: bool,
+    offset: int,
+    limit: int | None,
     server: Server,
     **options: Any,
 ) -> int:
@@ -248,7 +256,7 @@ def status(
     async def run() -> int:
         async with client_of(server) as client:
             code = await _follow(client, request_id, out, csv_options) if wait else 0
-            found = await client.status(request_id)
+            found = await client.status(request_id, products=products, offset=offset, limit=limit)
             if out is not None and not wait:
                 await client.download_table(request_id, out, **csv_options)
         lines = [summary(found), *failure_lines(found), *waiting_lines(found, time.time())]

@@ -92,9 +92,15 @@ class AsyncClient:
         headers = {"Content-Type": "application/octet-stream"}
         return await self._json("POST", "/processImages", options, data=table, headers=headers)
 
-    async def status(self, request_id: str) -> Status:
-        """Return the status of a request, without its products."""
-        query = {"format": "json", "products": False}
+    async def status(
+        self, request_id: str, *, products: bool = False, offset: int = 0, limit: int | None = None
+    ) -> Status:
+        """Return the status of a request. `products`: with one page of its products.
+
+        The page begins at `offset`, and has at most `limit` products: by default 100, at most 1,000.
+        """
+        page = {"offset": offset, "limit": limit} if products else {}
+        query = {"format": "json", "products": products, **page}
         return cast("Status", await self._json("GET", _path("checkStatus", request_id), query))
 
     async def products(

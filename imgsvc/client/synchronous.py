@@ -52,9 +52,12 @@ class Client:
         """Return how a table would be read. Nothing is stored."""
         return self._runner.run(self._client.check(table, **options))
 
-    def status(self, request_id: str) -> Status:
-        """Return the status of a request, without its products."""
-        return self._runner.run(self._client.status(request_id))
+    def status(
+        self, request_id: str, *, products: bool = False, offset: int = 0, limit: int | None = None
+    ) -> Status:
+        """Return the status of a request. `products`: with one page of its products."""
+        found = self._client.status(request_id, products=products, offset=offset, limit=limit)
+        return self._runner.run(found)
 
     def products(
         self, request_id: str, offset: int = 0, limit: int | None = None

@@ -73,6 +73,19 @@ def test_download_saves_the_table_or_the_images(
     assert not (cli.folder / "-").exists()
 
 
+def test_status_prints_a_page_of_the_products(
+    service: Service, origin: Origin, cli: CommandLine
+) -> None:
+    server = {"IMGSVC_SERVER": service.url}
+    rows = [[number, f"Product {number}", origin.photo(number)] for number in range(3)]
+    request_id = service.upload(table(rows))
+    page = ("--json", "--products", "--offset", "1", "--limit", "1")
+    found = json.loads(cli.run("status", request_id, *page, **server).out)
+    assert [each["productName"] for each in found["products"]] == ["Product 1"]
+    assert found["productsTotal"] == 3
+    assert "products" not in json.loads(cli.run("status", request_id, "--json", **server).out)
+
+
 def test_submit_reads_standard_input(service: Service, origin: Origin, cli: CommandLine) -> None:
     data = table([[1, "Lamp", origin.photo(1)]])
     process = cli.start(
