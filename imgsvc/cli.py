@@ -66,6 +66,7 @@ SECTIONS = {
         "delete",
     ),
     "Run a service": ("serve", "config", "backup", "check", "secret"),
+    "Use several machines": ("cluster", "node"),
 }
 """The commands, by heading of the help."""
 HINTS = {
