@@ -328,7 +328,8 @@ async def test_close_interrupts_images(subject: Subject) -> None:
     await wait_until(subject.held_bytes, "a fetch")
     await subject.executor.close(0)
     results = await asyncio.gather(*running, return_exceptions=True)
-    assert [type(result) for result in results] == [ExecutionInterruptedError] * 2
+    # On other machines, it may be the loss of the node that interrupts them.
+    assert [isinstance(result, ExecutionInterruptedError) for result in results] == [True] * 2
     assert subject.store.outputs == {}
 
 
