@@ -10,7 +10,10 @@ FIGURES = (
     ("minimal Python script", 140),
     ("sharp with undici", 98),
 )
-"""Images per second of the mixed corpus. Source: the table `mix` in tests/bench/README.md, one run. img2dataset: without its start."""
+"""Images per second of the mixed corpus. Source: the table `mix` in tests/bench/README.md, one run.
+
+img2dataset is without its start.
+"""
 
 LABEL_WIDTH, BAR_WIDTH, ROW_HEIGHT = 180, 360, 34
 """Sizes in the chart, in pixels."""
