@@ -199,10 +199,11 @@ async def _write_csv(
             aiofiles.open(partial, "wb") as file,
         ):
             request = snapshot.request
+            first_row = len(request.table.rows_above) + 2  # after the header
             csv_format = table.csv_format(request.table)
             await file.write(csv_format.mark + csv_format.encode(table.header(request)))
             async for products in snapshot.pages(whole=table.whole):
-                urls = await asyncio.to_thread(_store_images, folder, products)
+                urls = await asyncio.to_thread(_store_images, folder, products, first_row)
                 url_of = urls.__getitem__
                 await file.write(csv_format.encode(table.rows(products, request, url_of)))
     if options.replace:
@@ -210,10 +211,15 @@ async def _write_csv(
     return status_json(request, time.time())
 
 
-def _store_images(folder: ImageFolder, products: Iterable[ProductRow]) -> dict[ImageRow, str]:
-    """Store the outputs of products under readable names, and return the URL of each image."""
+def _store_images(
+    folder: ImageFolder, products: Iterable[ProductRow], first_row: int
+) -> dict[ImageRow, str]:
+    """Store the outputs of products under readable names, and return the URL of each image.
+
+    `first_row` is the number of the first product's row in the file.
+    """
     return {
-        image: folder.add(image, product.number + 1)
+        image: folder.add(image, first_row + product.number)
         for product in products
         for image in product.images
     }

@@ -357,11 +357,11 @@ def test_process_names_images_after_products_and_rows(origin: Origin, cli: Comma
         [cli.folder / "shoes-compressed.images" / name for name in names]
         for names in (
             ["red-pumps-1.jpg", "red-pumps-2.jpg"],
-            ["red-pumps-1-row-2.jpg"],
+            ["red-pumps-1-row-3.jpg"],
             ["red-pumps-1.jpg"],
         )
     ]
-    for number, name in enumerate(("red-pumps-1", "red-pumps-2", "red-pumps-1-row-2"), 1):
+    for number, name in enumerate(("red-pumps-1", "red-pumps-2", "red-pumps-1-row-3"), 1):
         data = (cli.folder / "shoes-compressed.images" / f"{name}.jpg").read_bytes()
         assert sample_images.is_photograph(data, number)
 

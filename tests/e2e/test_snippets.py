@@ -177,6 +177,6 @@ def test_catalogue_script_replaces_the_result_only_after_a_complete_run(
     with pytest.raises(AssertionError):
         run(f"sh {file} {folder}", tmp_path, incomplete)
     assert (folder / "import.csv").read_text() == "the last result"
-    url = f"file://{tmp_path}/work/export.csv"
+    url = (tmp_path / "work" / "export.csv").as_uri()
     run(f"sh {file} {folder}", tmp_path, {**environ, "EXPORT_URL": url})
     assert f"{service.url}/images/" in (folder / "import.csv").read_text()
