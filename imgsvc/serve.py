@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import signal
+import sys
 
 from imgsvc.config import Config
 from imgsvc.config_loader import ENV_PREFIX
@@ -86,6 +87,8 @@ async def _serve_until(
 ) -> None:
     async with running(config) as service:
         started.set()
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\n  Open {service.url} in a browser. Ctrl-C stops the service.\n\n")
         waits = {
             asyncio.create_task(stop_requested.wait()),
             asyncio.create_task(service.ended()),

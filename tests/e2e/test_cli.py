@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pty
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -179,6 +182,25 @@ def test_serve_does_not_start_if_a_key_is_set_under_both_names(cli: CommandLine)
     assert result.code == 2
     assert "fetch.total_seconds is the old name of fetch.timeout_seconds" in result.err
     assert not (cli.folder / "data").exists()
+
+
+def test_serve_on_a_terminal_prints_the_address_and_how_to_stop(cli: CommandLine) -> None:
+    terminal, process_end = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "imgsvc", "serve", "--port", "0"],
+        cwd=cli.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stderr=process_end,
+    )
+    os.close(process_end)
+    printed = ""
+    while "Ctrl-C stops the service." not in printed:
+        printed += os.read(terminal, 2**16).decode()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    os.close(terminal)
+    assert re.search(r"Open http://127\.0\.0\.1:[0-9]+ in a browser", printed)
 
 
 # --- submit and status -----------------------------------------------------------------------------
